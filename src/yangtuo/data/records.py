@@ -1,0 +1,162 @@
+"""Files -> records. Owns reading and checking of rows; knows nothing of tokens.
+
+The format is Stanford Alpaca: a JSON array of objects with `instruction`, `output` and, where wanted, `input`. Every
+bad row of every file is reported at once, and no value is coerced: a null answer is an error, never the text "None".
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yangtuo.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One utterance. `trained` tells whether its tokens carry a loss, `weight` how much each of them counts."""
+
+    role: str
+    text: str
+    trained: bool
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row as read: its turns, the file that it stands in and its 0-based row number there."""
+
+    source: str
+    row: int
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data file and the SHA-256 of its bytes."""
+
+    path: str
+    sha256: str
+    num_rows: int
+
+
+def find_files(dataset_dir: str, *, exclude: str | None = None) -> list[Path]:
+    """The .json files of a folder in sorted order (or the one file given), without `exclude`.
+
+    Raises:
+        DataError: nothing there, or no .json file in it.
+    """
+    place = Path(dataset_dir)
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise DataError(f"--dataset_dir {dataset_dir}: no such folder; give a folder with .json files, or one file")
+    files = sorted(path for path in place.iterdir() if path.suffix == ".json" and path.is_file())
+    kept = [path for path in files if exclude is None or path.resolve() != Path(exclude).resolve()]
+    if not kept:
+        others = sorted(path.name for path in place.iterdir())[:5]
+        found = ", ".join(others) if others else "nothing"
+        only = " besides the validation file" if files else ""
+        raise DataError(f"--dataset_dir {dataset_dir}: no .json file in it{only} (found: {found})")
+    return kept
+
+
+def read(files: Sequence[Path]) -> tuple[list[Record], list[Source]]:
+    """All records of the files, in order.
+
+    Raises:
+        DataError: every unreadable file and every bad row, with file, row, key, value and rule.
+    """
+    records: list[Record] = []
+    sources: list[Source] = []
+    problems: list[str] = []
+    for path in files:
+        try:
+            raw = path.read_bytes()
+            rows = _parse(raw, path)
+        except OSError as error:
+            problems.append(f"{path}: cannot be read: {error.strerror}")
+        except DataError as error:
+            problems.append(str(error))
+        else:
+            before = len(records)
+            for row, value in enumerate(rows):
+                record, faults = _check(value, str(path), row)
+                problems += faults
+                if record:
+                    records.append(record)
+            sources.append(Source(str(path), hashlib.sha256(raw).hexdigest(), len(records) - before))
+    if problems:
+        raise DataError.of_problems("data", problems)
+    return records, sources
+
+
+def _parse(raw: bytes, path: Path) -> list[Any]:
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}:{line}: not UTF-8 (byte {raw[error.start]:#04x}); save the file as UTF-8") from error
+    if not text.strip():
+        raise DataError(f"{path}: the file is empty; expected a JSON array of rows")
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        rows_before = _rows_before(text)
+        read = f" after {rows_before} whole rows" if rows_before else ""
+        raise DataError(f"{path}:{error.lineno}:{error.colno}: broken JSON{read}: {error.msg}") from error
+    if not isinstance(rows, list):
+        keys = f" with keys {', '.join(map(repr, list(rows)[:4]))}" if isinstance(rows, dict) else ""
+        raise DataError(f"{path}: expected a JSON array of rows, found a JSON {_kind(rows)}{keys}")
+    if not rows:
+        raise DataError(f"{path}: the array has no rows")
+    return rows
+
+
+def _rows_before(text: str) -> int:
+    """How many rows of a broken array can still be read; helps to find the place."""
+    decoder, place, count = json.JSONDecoder(), text.find("[") + 1, 0
+    while place:
+        while place < len(text) and text[place] in " \t\r\n,":
+            place += 1
+        try:
+            _, place = decoder.raw_decode(text, place)
+        except json.JSONDecodeError:
+            break
+        count += 1
+    return count
+
+
+def _check(value: Any, source: str, row: int) -> tuple[Record | None, list[str]]:
+    if not isinstance(value, dict):
+        return None, [f"{source} row {row}: expected an object, found a {_kind(value)}: {_short(value)}"]
+    faults = list(_faults(value, f"{source} row {row}"))
+    if faults:
+        return None, faults
+    instruction, addition = value["instruction"], value.get("input")
+    user = f"{instruction}\n{addition}" if addition else instruction
+    return Record(source, row, (Turn("user", user, False), Turn("assistant", value["output"], True))), []
+
+
+def _faults(value: dict[str, Any], where: str) -> Iterator[str]:
+    for key, rule in (("instruction", "a text that is not empty"), ("output", "a text")):
+        if key not in value:
+            yield f"{where}: no {key!r} (keys: {', '.join(value) or 'none'}); expected {rule}"
+        elif not isinstance(value[key], str):
+            yield f"{where}: {key!r} is a {_kind(value[key])}, {_short(value[key])}; expected {rule}"
+        elif key == "instruction" and not value[key].strip():
+            yield f"{where}: {key!r} is empty; expected {rule}"
+    if not isinstance(value.get("input"), str | None):
+        yield f"{where}: 'input' is a {_kind(value['input'])}, {_short(value['input'])}; expected a text, null or no input"
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "object", list: "list", str: "text", bool: "boolean", int: "number", float: "number"}
+    return kinds.get(type(value), "null")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,77 @@
+"""Everything that can go wrong by a cause outside this code, as one tree.
+
+    YangtuoError                 one line on the screen, never a traceback
+    ├── UserError                exit code 2: something that the user gave
+    │   ├── UsageError             an option: unknown, contradictory, not possible here
+    │   ├── DataError              a data file or a row of it
+    │   ├── TokenizerError         a tokenizer folder
+    │   ├── ModelError             a base model folder
+    │   ├── AdapterError           a LoRA folder, or LoRA options that do not fit the base
+    │   ├── RunFolderError         an output folder that holds another run
+    │   └── MissingDependencyError an optional package that the options ask for
+    └── RunFailure               exit code 1: the run itself failed
+        └── NonFiniteLossError     the loss became NaN or infinite
+
+A message says what was found, where, what is allowed and what to do next. Any other exception is a bug of ours and
+shows its traceback.
+"""
+
+from collections.abc import Sequence
+
+
+class YangtuoError(Exception):
+    """A failure with a known cause; `exit_code` is what the process returns."""
+
+    exit_code = 1
+
+
+class UserError(YangtuoError):
+    """Something that the user gave cannot be used."""
+
+    exit_code = 2
+
+    @classmethod
+    def of_problems(cls, title: str, problems: Sequence[str], *, shown: int = 20) -> "UserError":
+        """One error for all problems found, the first `shown` of them spelled out."""
+        if len(problems) == 1:
+            return cls(f"{title}: {problems[0]}")
+        lines = [f"  {problem}" for problem in problems[:shown]]
+        if len(problems) > shown:
+            lines.append(f"  ... and {len(problems) - shown} more")
+        return cls("\n".join([f"{title} ({len(problems)} problems):", *lines]))
+
+
+class UsageError(UserError):
+    """An option is unknown, contradicts another, or cannot be honoured here."""
+
+
+class DataError(UserError):
+    """A data file or a row of it cannot be used."""
+
+
+class TokenizerError(UserError):
+    """A tokenizer folder cannot be used."""
+
+
+class ModelError(UserError):
+    """A base model folder cannot be used."""
+
+
+class AdapterError(UserError):
+    """A LoRA folder cannot be used, or LoRA options do not fit the base."""
+
+
+class RunFolderError(UserError):
+    """The output folder holds something that this run may not touch."""
+
+
+class MissingDependencyError(UserError):
+    """An optional package is not installed."""
+
+
+class RunFailure(YangtuoError):
+    """The run started and failed."""
+
+
+class NonFiniteLossError(RunFailure):
+    """The loss of a step is NaN or infinite."""

@@ -1,0 +1,306 @@
+"""Command line and configuration file -> `Settings`. The only importer of transformers' `HfArgumentParser`.
+
+A file's keys are turned into the flags that they stand for and parsed first, so a file and a command line obey the
+same rules and a flag overrides the file. Nothing here looks at the hardware, the data or the model.
+"""
+
+import argparse
+import difflib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from yangtuo.arguments import (
+    GONE,
+    OUR_GROUPS,
+    RENAMED,
+    TRAINING_ARGUMENTS,
+    WITHOUT_EFFECT,
+    DataArguments,
+    DataOrder,
+    Fate,
+    LoraArguments,
+    ModelArguments,
+    RunArguments,
+)
+from yangtuo.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for, complete.
+
+    `training` holds the values of `TrainingArguments` fields that were given; `origins` says for each option that was
+    given whether it came from the configuration file or the command line.
+    """
+
+    model: ModelArguments
+    data: DataArguments
+    lora: LoraArguments
+    run: RunArguments
+    training: dict[str, Any]
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def given(self, name: str) -> bool:
+        """Whether the user set this option, rather than leaving its default."""
+        return name in self.origins
+
+    def training_value(self, name: str) -> Any:
+        """The value of a `TrainingArguments` field, given or default."""
+        return self.training.get(name, _training_default(name))
+
+
+class _Parser(HfArgumentParser):  # type: ignore[misc]  # its own signature of parse_args differs from argparse's
+    """argparse that raises our error instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}")
+
+
+def build_parser(prog: str, add_own_options: Callable[[argparse.ArgumentParser], None] | None = None) -> _Parser:
+    """The parser of every verb that takes a training run's options."""
+    parser = _Parser(
+        (*OUR_GROUPS, TrainingArguments),
+        prog=prog,
+        allow_abbrev=False,
+        conflict_handler="resolve",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Options of yangtuo first, then those of transformers' TrainingArguments.",
+    )
+    parser.add_argument("config", nargs="?", help="YAML or JSON file with the same names; flags override it.")
+    old = parser.add_argument_group("names of earlier versions")
+    for name, today in RENAMED.items():
+        old.add_argument(f"--{name}", nargs="?", const="true", help=f"now --{today}")
+    for name in (*WITHOUT_EFFECT, *GONE):
+        old.add_argument(f"--{name}", nargs="?", const="true", help=WITHOUT_EFFECT.get(name) or GONE[name])
+    if add_own_options:
+        add_own_options(parser)
+    for name, treatment in TRAINING_ARGUMENTS.items():
+        if treatment.fate is Fate.REFUSED:
+            _describe(parser, name, f"Not supported: {treatment.reason}.")
+    # A field of TrainingArguments that is a bool with default None would insist on a value; the seed's bare flags
+    # (--gradient_checkpointing) must go on working.
+    for action in parser._actions:
+        if action.type is not None and getattr(action.type, "__name__", "") == "string_to_bool" and not action.nargs:
+            action.nargs, action.const = "?", True
+    return parser
+
+
+def _describe(parser: argparse.ArgumentParser, name: str, text: str) -> None:
+    for action in parser._actions:
+        if action.dest == name:
+            action.help = text
+
+
+def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Namespace]:
+    """Parse a command line.
+
+    Returns:
+        The settings, and the namespace with the verb's own options (those that are no dataclass field).
+
+    Raises:
+        UsageError: all unknown options at once, each with the nearest known name; a wrong value; a refused option.
+    """
+    own = _own_defaults(parser)
+    flags = _parse_known(parser, argv)
+    config = flags.pop("config", None)
+    from_file = _parse_known(parser, _file_as_flags(config)) if config else {}
+    given = {**from_file, **flags}
+    origins = {**dict.fromkeys(from_file, "configuration file"), **dict.fromkeys(flags, "command line")}
+
+    _drop_empty(given, origins)
+    _apply_old_names(given, origins)
+    _refuse(given)
+    names = {f.name for f in fields(TrainingArguments)}
+    training = {name: value for name, value in given.items() if name in names}
+    groups = [_build(group, given) for group in OUR_GROUPS]
+    settings = Settings(*groups, training=training, origins=origins)
+    rest = {name: given.get(name, default) for name, default in own.items()}
+    return _settle(settings), argparse.Namespace(**rest)
+
+
+def _own_defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    known = {f.name for group in (*OUR_GROUPS, TrainingArguments) for f in fields(group)}
+    known |= {*RENAMED, *WITHOUT_EFFECT, *GONE, "help", "config"}
+    return {a.dest: a.default for a in parser._actions if a.dest not in known}
+
+
+def _parse_known(parser: _Parser, argv: Sequence[str]) -> dict[str, Any]:
+    # A namespace that already has every name: argparse then fills in no default, so what was given can be told.
+    unset = object()
+    blank = argparse.Namespace(**{action.dest: unset for action in parser._actions})
+    namespace, unknown = parser.parse_known_args(list(argv), blank)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        raise UsageError.of_problems("command line", [_unknown(word, known) for word in unknown])
+    return {name: value for name, value in vars(namespace).items() if value is not unset and value is not None}
+
+
+def _unknown(word: str, known: Sequence[str]) -> str:
+    if not word.startswith("-"):
+        return (
+            f"{word!r} belongs to no option; in a shell script, a comment or a space behind a line's closing "
+            "backslash cuts the command there"
+        )
+    name = word.split("=")[0]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; --help lists all options")
+
+
+def _file_as_flags(path: str) -> list[str]:
+    """A configuration file as the command line that says the same."""
+    source = Path(path)
+    if source.suffix.lower() not in (".yaml", ".yml", ".json"):
+        raise UsageError(_unknown(path, []))
+    try:
+        values = yaml.safe_load(source.read_text(encoding="utf-8"))  # JSON is a part of YAML
+    except OSError as error:
+        raise UsageError(f"configuration file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"configuration file {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, Mapping):
+        raise UsageError(f"configuration file {path}: expected 'name: value' lines, found {type(values).__name__}")
+    flags: list[str] = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, list) and name in ("trainable", "modules_to_save"):
+            value = ",".join(map(str, value))
+        if isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        elif isinstance(value, Mapping):
+            flags.append(f"--{name}={json.dumps(value)}")
+        else:
+            flags.append(f"--{name}={value}")
+    return flags
+
+
+def _drop_empty(given: dict[str, Any], origins: dict[str, str]) -> None:
+    for name in [name for name, value in given.items() if value == ""]:
+        logger.warning("--%s is empty and counts as not given", name)
+        del given[name], origins[name]
+
+
+def _apply_old_names(given: dict[str, Any], origins: dict[str, str]) -> None:
+    gone = [f"--{name}: {GONE[name]}" for name in given if name in GONE and given[name] not in ("False", "false")]
+    if gone:
+        raise UsageError.of_problems("options of earlier versions", gone)
+    for name in GONE:
+        given.pop(name, None), origins.pop(name, None)
+    for name in [name for name in given if name in WITHOUT_EFFECT]:
+        logger.warning("--%s has no effect: %s", name, WITHOUT_EFFECT[name])
+        del given[name], origins[name]
+    for name in [name for name in given if name in RENAMED]:
+        today, value = RENAMED[name], given.pop(name)
+        origin = origins.pop(name)
+        if today in given:
+            raise UsageError(f"--{name} and --{today} are the same option; give one of them")
+        given[today], origins[today] = _convert(name, value), origin
+        logger.warning("--%s is now called --%s", name, today)
+
+
+def _convert(name: str, value: str) -> Any:
+    target = RENAMED[name]
+    try:
+        if target == "warmup_steps":
+            ratio = float(value)
+            if not 0 <= ratio < 1:
+                raise UsageError(f"--warmup_ratio {value}: a ratio lies from 0 to below 1; --warmup_steps takes a count")
+            return ratio
+        if target.startswith("per_device"):
+            return int(value)
+    except ValueError as error:
+        raise UsageError(f"--{name}: {value!r} is not a number") from error
+    if target == "use_cpu":
+        return value.lower() in ("true", "1", "yes")
+    return value
+
+
+def _refuse(given: Mapping[str, Any]) -> None:
+    problems = []
+    for name, value in given.items():
+        treatment = TRAINING_ARGUMENTS.get(name)
+        if treatment and treatment.fate is Fate.REFUSED and value != _training_default(name):
+            problems.append(f"--{name} {value}: not supported: {treatment.reason}")
+    strategy = given.get("train_sampling_strategy", "random")
+    if strategy not in ("random", "sequential"):
+        problems.append(f"--train_sampling_strategy {strategy}: {GONE['group_by_length']}")
+    optim = str(given.get("optim", ""))
+    if "lomo" in optim or "galore" in optim or "apollo" in optim:
+        problems.append(f"--optim {optim}: it trains full weights, here LoRA matrices are trained; try adamw_torch")
+    if problems:
+        raise UsageError.of_problems("options that cannot be honoured", problems)
+
+
+def _training_default(name: str) -> Any:
+    spec = next(f for f in fields(TrainingArguments) if f.name == name)
+    if spec.default is not MISSING:
+        return spec.default
+    return spec.default_factory() if spec.default_factory is not MISSING else None
+
+
+def _build(group: type, given: Mapping[str, Any]) -> Any:
+    return group(**{f.name: given[f.name] for f in fields(group) if f.name in given})
+
+
+def _settle(settings: Settings) -> Settings:
+    """Check what can be checked from the options alone, all problems at once, and settle what depends on others."""
+    data, lora, run, training = settings.data, settings.lora, settings.run, dict(settings.training)
+    problems = []
+    if data.max_seq_length < 2:
+        problems.append(f"--max_seq_length {data.max_seq_length}: an example has at least 2 tokens")
+    if lora.lora_rank < 1:
+        problems.append(f"--lora_rank {lora.lora_rank}: at least 1")
+    if not 0 <= lora.lora_dropout < 1:
+        problems.append(f"--lora_dropout {lora.lora_dropout}: from 0 to below 1")
+    if data.preprocessing_num_workers is not None and data.preprocessing_num_workers < 1:
+        problems.append(f"--preprocessing_num_workers {data.preprocessing_num_workers}: at least 1")
+    part = data.validation_split_percentage
+    if part is not None and not 0 < part < 100:
+        problems.append(f"--validation_split_percentage {part}: above 0 and below 100")
+    if data.dataset_dir and data.train_file:
+        problems.append("--dataset_dir and --train_file: give one of them")
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if settings.training_value(name) < 1:
+            problems.append(f"--{name} {settings.training_value(name)}: at least 1")
+    if problems:
+        raise UsageError.of_problems("options", problems)
+
+    if not training.get("do_train") and not training.get("do_eval"):
+        training["do_train"] = True
+    strategy = training.pop("train_sampling_strategy", None)
+    if strategy == "sequential":
+        data = DataArguments(**{**vars(data), "data_order": DataOrder.SEQUENTIAL})
+    return Settings(settings.model, data, lora, run, training, settings.origins)
+
+
+def as_dict(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Every option with its value and origin ('default' where it was not given), for `run.json`."""
+    values: dict[str, Any] = {}
+    for group in (settings.model, settings.data, settings.lora, settings.run):
+        values |= vars(group)
+    for spec in fields(TrainingArguments):
+        values[spec.name] = settings.training.get(spec.name, _training_default(spec.name))
+    secret = {"hub_token"}
+    return {
+        name: {
+            "value": "(not written)" if name in secret and value else _plain(value),
+            "from": settings.origins.get(name, "default"),
+        }
+        for name, value in sorted(values.items())
+    }
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return cast(Any, json.loads(json.dumps(value)))
+    except TypeError:
+        return str(value)
