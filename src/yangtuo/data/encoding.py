@@ -8,9 +8,11 @@ Source: scripts/training/build_dataset.py of ymcui/Chinese-LLaMA-Alpaca, v5, who
 `Truncation.RIGHT`; it loses the end token of every long answer, which is why it is not the default.
 """
 
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +25,7 @@ from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
 
 IGNORED_LABEL = -100  # the label that transformers and torch leave out of the loss
-_BATCH_ROWS = 4096  # rows given to the tokenizer library at once: enough for its threads, little memory
+_BATCH_ROWS = 1024  # rows given to the tokenizer library at once: enough for its threads, little memory
 _SENTENCE_ENDS = "。！？!?…\n；;"
 _NEAR = 0.75  # a sentence end counts as near when at least this part of the room for the answer stays used
 
@@ -74,10 +76,13 @@ class Examples:
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "Examples":
         """The chosen rows, in the order given."""
-        pieces = [self.row(int(i)) for i in indices]
-        return _columns(
-            [(self.sources[int(i)], int(self.rows[int(i)]), *piece) for i, piece in zip(indices, pieces, strict=True)]
-        )
+        chosen = np.asarray(indices, dtype=np.int64)
+        lengths = self.lengths()[chosen]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        # Token j of the new columns stands in the old ones as far from its row's begin as in the new.
+        tokens = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
+        sources = [self.sources[i] for i in chosen]
+        return Examples(self.input_ids[tokens], self.supervised[tokens], offsets, sources, self.rows[chosen])
 
 
 @dataclass
@@ -125,33 +130,19 @@ def encode(
         DataError: with `Truncation.ERROR`, every row that is too long; with any, when no row is left.
     """
     encoder = _Encoder(tokenizer, template, max_seq_length, truncation, num_threads)
-    kept = [example for example in encoder.run(records) if example]
+    encoder.run(records)
     if encoder.too_long:
         title = f"rows longer than --max_seq_length {max_seq_length}"
         raise DataError.of_problems(title, encoder.too_long)
-    if not kept:
+    if not encoder.kept:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in encoder.counts.reasons().most_common())
         raise DataError(f"none of the {len(records)} rows can be trained on ({reasons}); raise --max_seq_length")
-    encoder.counts.num_read, encoder.counts.num_kept = len(records), len(kept)
-    return _columns(kept), encoder.counts
-
-
-_Example = tuple[str, int, npt.NDArray[np.int32], npt.NDArray[np.bool_]]
-
-
-def _columns(kept: Sequence[_Example]) -> Examples:
-    lengths = [len(ids) for _, _, ids, _ in kept]
-    return Examples(
-        input_ids=np.concatenate([ids for _, _, ids, _ in kept]),
-        supervised=np.concatenate([mask for _, _, _, mask in kept]),
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        sources=[source for source, _, _, _ in kept],
-        rows=np.array([row for _, row, _, _ in kept], dtype=np.int64),
-    )
+    encoder.counts.num_read, encoder.counts.num_kept = len(records), len(encoder.kept)
+    return encoder.columns(), encoder.counts
 
 
 class _Encoder:
-    """The state of one `encode` call: its settings and what has been counted so far."""
+    """The state of one `encode` call: its settings, the columns so far and what has been counted."""
 
     def __init__(
         self, tokenizer: Tokenizer, template: Template, limit: int, truncation: Truncation, num_threads: int | None
@@ -161,35 +152,55 @@ class _Encoder:
         self.start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         self.counts = Counts()
         self.too_long: list[str] = []
+        self.kept: list[Record] = []
+        self.ids: list[npt.NDArray[np.int32]] = []
+        self.prompt_lengths, self.lengths = array("q"), array("q")
 
-    def run(self, records: Sequence[Record]) -> Iterator[_Example | None]:
-        quiet = True if len(records) < 5 * _BATCH_ROWS else None  # None: a bar only where a person looks on
+    def run(self, records: Sequence[Record]) -> None:
+        quiet = True if len(records) < 20 * _BATCH_ROWS else None  # None: a bar only where a person looks on
         with tqdm(total=len(records), desc="tokenising", unit=" rows", disable=quiet, leave=False) as bar:
             for begin in range(0, len(records), _BATCH_ROWS):
                 batch = records[begin : begin + _BATCH_ROWS]
                 prompts = self._ids([self.template.prompt(record.turns[0].text) for record in batch])
                 answers = self._ids([record.turns[1].text for record in batch])
+                pieces: list[list[int]] = []
                 for record, prompt, answer in zip(batch, prompts, answers, strict=True):
-                    yield self._one(record, self.start + prompt, answer)
+                    pieces += self._one(record, prompt, answer)
+                self.ids.append(np.fromiter(chain.from_iterable(pieces), np.int32, sum(map(len, pieces))))
                 bar.update(len(batch))
+
+    def columns(self) -> Examples:
+        lengths, prompt_lengths = np.frombuffer(self.lengths, np.int64), np.frombuffer(self.prompt_lengths, np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Examples(
+            input_ids=np.concatenate(self.ids),
+            supervised=np.repeat(
+                np.tile([False, True], len(lengths)), np.stack([prompt_lengths, lengths - prompt_lengths], 1).ravel()
+            ),
+            offsets=offsets,
+            sources=[record.source for record in self.kept],
+            rows=np.array([record.row for record in self.kept], dtype=np.int64),
+        )
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer.encode(texts, num_threads=self.num_threads)
 
-    def _one(self, record: Record, prompt: list[int], answer: list[int]) -> _Example | None:
-        if not answer:
-            self.counts.empty_answers += 1
-        answer = [*answer, self.tokenizer.eos_id]
-        if len(prompt) + len(answer) > self.limit:
-            shortened = self._shorten(record, prompt, answer)
+    def _one(self, record: Record, prompt: list[int], answer: list[int]) -> tuple[list[int], ...]:
+        """The ids of one row in pieces, none where it is dropped; `prompt` comes without BOS, `answer` without EOS."""
+        self.counts.empty_answers += not answer
+        answer.append(self.tokenizer.eos_id)
+        start = self.start
+        if len(start) + len(prompt) + len(answer) > self.limit:
+            shortened = self._shorten(record, start + prompt, answer)
             if isinstance(shortened, str):
                 self.counts.dropped.append((record.source, record.row, shortened))
-                return None
-            prompt, answer = shortened
-        ids = np.array(prompt + answer, dtype=np.int32)
-        supervised = np.zeros(len(ids), dtype=np.bool_)
-        supervised[len(prompt) :] = True
-        return record.source, record.row, ids, supervised
+                return ()
+            (prompt, answer), start = shortened, []
+        num_prompt = len(start) + len(prompt)
+        self.kept.append(record)
+        self.prompt_lengths.append(num_prompt)
+        self.lengths.append(num_prompt + len(answer))
+        return start, prompt, answer
 
     def _shorten(self, record: Record, prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]] | str:
         """Prompt and answer that fit, or the reason why the row is dropped."""

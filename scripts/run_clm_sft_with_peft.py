@@ -1,0 +1,7 @@
+"""The training script under its old name: the same as `yangtuo train`, for torchrun and for command lines of 2023."""
+
+import sys
+
+from yangtuo.cli import main
+
+sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,0 +1,76 @@
+"""The command line: sub-commands, and what becomes of an error. Heavy imports happen inside a command."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from yangtuo import __version__, reporting
+from yangtuo.errors import YangtuoError
+
+_HELP = """usage: yangtuo VERB [options]
+
+Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
+
+  train     train a LoRA, or continue one with --peft_path
+  encode    write the token ids and labels that training sees, as JSON lines
+  demo      a real model, real Chinese data, minutes on two processor cores
+
+yangtuo VERB --help lists a verb's options; --version prints the version.
+A file of options can be given first: yangtuo train run.yaml --learning_rate 1e-4"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 the run failed, 2 something that the user gave."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verbs: dict[str, Callable[[list[str]], None]] = {"train": _train, "encode": _encode, "demo": _demo}
+    if not words or words[0] in ("-h", "--help"):
+        print(_HELP)  # noqa: T201  # the answer to --help belongs on standard output
+        return 0
+    if words[0] == "--version":
+        print(f"yangtuo {__version__}")  # noqa: T201
+        return 0
+    reporting.set_up()
+    if words[0] not in verbs:
+        return _fail(f"unknown verb {words[0]!r}; yangtuo --help lists them", 2)
+    try:
+        verbs[words[0]](words[1:])
+    except YangtuoError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("stopped by Ctrl-C; a run goes on from its last checkpoint with the same command", 130)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    import os
+
+    rank = os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    where = f" [rank {rank}]" if rank else ""
+    sys.stderr.write(f"error{where}: {message}\n")
+    return code
+
+
+def _train(argv: list[str]) -> None:
+    from yangtuo.parsing import build_parser, parse
+
+    settings, _ = parse(argv, build_parser("yangtuo train"))
+    from yangtuo import run
+
+    reporting.quiet_libraries()
+    run.train(settings)
+
+
+def _encode(argv: list[str]) -> None:
+    from yangtuo.encode import add_options, write
+    from yangtuo.parsing import build_parser, parse
+
+    settings, own = parse(argv, build_parser("yangtuo encode", add_options))
+    write(settings, own.out)
+
+
+def _demo(argv: list[str]) -> None:
+    from yangtuo import demo
+
+    parser = argparse.ArgumentParser("yangtuo demo", description=demo.__doc__)
+    demo.add_options(parser)
+    demo.run(parser.parse_args(argv))

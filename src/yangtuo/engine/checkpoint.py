@@ -1,0 +1,42 @@
+"""Which checkpoints of a run are whole. Writing them is transformers' business, marking them is ours."""
+
+import json
+import re
+from pathlib import Path
+
+MARK = "complete.json"  # written last, so a checkpoint that has it has everything
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """List the files and their sizes; the mark appears in one piece."""
+    sizes = {path.name: path.stat().st_size for path in sorted(checkpoint.iterdir()) if path.is_file()}
+    draft = checkpoint / f".{MARK}"
+    draft.write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
+    draft.rename(checkpoint / MARK)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether the mark is there and every file that it lists has its size."""
+    try:
+        files = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))["files"]
+        return all((checkpoint / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def can_resume(checkpoint: Path) -> bool:
+    """Whether it holds the optimizer too (`--save_only_model` leaves it out)."""
+    return any((checkpoint / name).exists() for name in ("optimizer.pt", "latest"))
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in its name."""
+    match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
+    return int(match.group(1)) if match else -1
+
+
+def latest_complete(output_dir: Path) -> Path | None:
+    """The complete, resumable checkpoint of the highest step."""
+    found = [path for path in output_dir.glob("checkpoint-*") if step_of(path) >= 0 and path.is_dir()]
+    whole = [path for path in found if is_complete(path) and can_resume(path)]
+    return max(whole, key=step_of, default=None)

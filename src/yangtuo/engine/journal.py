@@ -1,0 +1,46 @@
+"""`log.jsonl`: one JSON object a step, floats in full, and one an evaluation."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """Appends to a run's log; every line is on its way to disk before the next step begins."""
+
+    def __init__(self, path: Path, *, last_step: int = 0, writes: bool = True):
+        """Open for appending, cut back to `last_step`: what a resumed run repeats is not logged twice.
+
+        `writes` is False on all ranks but one; those only read.
+        """
+        self._path, self._writes = path, writes
+        kept = [line for line in _lines(path) if line["step"] <= last_step] if last_step else []
+        if writes:
+            draft = path.with_name(f".{path.name}")
+            draft.write_text("".join(_line(entry) for entry in kept), encoding="utf-8")
+            os.replace(draft, path)
+        losses = [entry["eval_loss"] for entry in kept if "eval_loss" in entry]
+        self.best_eval_loss = min(losses, default=float("inf"))
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Add one line."""
+        if not self._writes:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(entry))
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    entries = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except json.JSONDecodeError:  # the line that was being written when the run was killed
+                break
+    return entries

@@ -1,0 +1,60 @@
+"""What a person sees while steps run: a bar where there is a terminal, plain lines where there is none."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Screen:
+    """Progress of a run. `shown` is False on all ranks but one."""
+
+    def __init__(self, *, shown: bool, bar: bool):
+        self._shown, self._wants_bar = shown, bar and sys.stderr.isatty()
+        self._bar: Any = None
+        self._total = 0
+        self._tokens_per_s = 0.0
+        self._begin, self._first_step = time.monotonic(), 0
+
+    def start(self, first_step: int, total: int) -> None:
+        """Steps are about to run."""
+        self._total, self._first_step, self._begin = total, first_step, time.monotonic()
+        if self._shown and self._wants_bar:
+            self._bar = tqdm(total=total, initial=first_step, unit="step", dynamic_ncols=True)
+
+    def step(self, entry: dict[str, Any]) -> None:
+        """A step is done; `entry` is its line of log.jsonl."""
+        smooth = 0.8 if self._tokens_per_s else 0.0
+        self._tokens_per_s = smooth * self._tokens_per_s + (1 - smooth) * entry["tokens_per_s"]
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {entry['loss']:.4f}, {self._tokens_per_s:,.0f} tokens/s", refresh=False)
+            self._bar.update(1)
+
+    def report(self, step: int, logs: dict[str, Any]) -> None:
+        """A logging step is due."""
+        parts = [f"step {step}/{self._total}", f"loss {logs['loss']:.4f}", f"lr {logs['learning_rate']:.3g}"]
+        if "grad_norm" in logs:
+            parts.append(f"grad_norm {logs['grad_norm']:.3g}")
+        done = step - self._first_step
+        if self._bar is None and done:
+            left = (time.monotonic() - self._begin) / done * (self._total - step)
+            parts += [f"{self._tokens_per_s:,.0f} tokens/s", f"{_clock(left)} left"]
+        self.say("  ".join(parts))
+
+    def say(self, line: str) -> None:
+        """Print a line without breaking the bar."""
+        if self._shown:
+            tqdm.write(line, file=sys.stderr)
+
+    def stop(self) -> None:
+        """No more steps."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,373 @@
+"""Examples -> gradients, on transformers' Trainer. The only importer of `transformers.Trainer`.
+
+One "batch" of the Trainer is one rank's share of a whole step. `training_step` runs its micro-batches, and gradients
+are exchanged at the last one only; clipping, the optimizer, the schedule, saving and the engines (DDP, DeepSpeed,
+FSDP) stay the Trainer's. It is told to accumulate nothing, since the step is whole already.
+"""
+
+import contextlib
+import math
+import os
+import time
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from yangtuo.arguments import DataOrder, LossReduction
+from yangtuo.data.encoding import Examples
+from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.engine import checkpoint, loss
+from yangtuo.engine.journal import Journal
+from yangtuo.engine.padding import PaddedBatch, pad
+from yangtuo.engine.planning import StepPlan, StepShape, epoch_order, plan_evaluation, plan_step
+from yangtuo.engine.screen import Screen
+from yangtuo.errors import NonFiniteLossError, UsageError
+from yangtuo.model import adapters
+from yangtuo.model.adapters import Adapter
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What is computed, whatever computes it.
+
+    Attributes:
+        shape: rows of a step.
+        reduction: how the loss is averaged.
+        order: shuffled or sequential.
+        order_seed: seed of the shuffling.
+        drop_last: leave out the short last step of an epoch.
+        label_smoothing: of the training loss.
+        eval_rows: rows of one forward in evaluation.
+    """
+
+    shape: StepShape
+    reduction: LossReduction
+    order: DataOrder
+    order_seed: int
+    drop_last: bool
+    label_smoothing: float
+    eval_rows: int
+
+
+@dataclass(frozen=True)
+class Logging:
+    """When the screen and the trackers are told; log.jsonl gets every step. Same values as in TrainingArguments."""
+
+    strategy: str
+    steps: float
+    first_step: bool
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is trained, and on what."""
+
+    adapter: Adapter
+    tokenizer: Tokenizer
+    train_set: Examples | None
+    eval_set: Examples | None
+
+
+@dataclass(frozen=True)
+class Outlets:
+    """Where a run tells what it does."""
+
+    journal: Journal
+    screen: Screen
+    logging: Logging
+
+
+class Steps(Dataset[dict[str, Any]]):
+    """The steps of an epoch as one rank sees them; `epoch` is set as the run goes on."""
+
+    def __init__(self, examples: Examples, meaning: Meaning, rank: int):
+        self.epoch = 0
+        self._examples, self._meaning, self._rank = examples, meaning, rank
+        self._num_supervised = examples.num_supervised()
+        self._order: tuple[int, Any] = (-1, None)
+
+    def __len__(self) -> int:
+        return self._meaning.shape.num_steps(len(self._examples), drop_last=self._meaning.drop_last)
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        meaning = self._meaning
+        if self._order[0] != self.epoch:
+            order = epoch_order(len(self._examples), self.epoch, meaning.order_seed, meaning.order)
+            self._order = (self.epoch, order)
+        plan = plan_step(self._order[1], step, meaning.shape, self._num_supervised, meaning.reduction)
+        return {"plan": plan, "batches": [pad(self._examples, batch) for batch in plan.micro_batches[self._rank]]}
+
+
+class StepTrainer(Trainer):
+    """Trainer whose batches are whole steps."""
+
+    def __init__(self, subject: Subject, meaning: Meaning, outlets: Outlets, args: TrainingArguments):
+        super().__init__(
+            model=subject.adapter.model,
+            args=args,
+            train_dataset=None if subject.train_set is None else Steps(subject.train_set, meaning, args.process_index),
+            eval_dataset=subject.eval_set,
+            callbacks=[_Hooks(outlets.screen)],
+        )
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
+        self._subject, self._meaning, self._out = subject, meaning, outlets
+        self._losses: list[float] = []  # of the steps since the screen was last told
+        self._step_seconds, self._step_begin = 0.0, 0.0
+        self._plan: StepPlan | None = None
+        self._best = outlets.journal.best_eval_loss
+        self._linear_weights = sum(
+            p.numel() for name, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in name
+        )
+
+    # ---- what the Trainer asks for
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Not handed to accelerate, which would deal the steps out to the ranks once more."""
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            self.train_dataset,
+            batch_size=1,
+            collate_fn=itemgetter(0),
+            num_workers=workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
+        )
+
+    def num_examples(self, dataloader: DataLoader[dict[str, Any]]) -> int:
+        """Rows, for the Trainer's rates."""
+        return 0 if self._subject.train_set is None else len(self._subject.train_set)
+
+    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
+        """Rows of a step, for the Trainer's rates."""
+        return self._meaning.shape.rows_per_step
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """4 x linear weights x real tokens: forward, and the gradient of the activations; frozen weights have none."""
+        return 4 * self._linear_weights * sum(batch.num_tokens for batch in inputs["batches"])
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Forward and backward of one rank's share of a step.
+
+        Returns:
+            A scalar whose mean over the ranks is the step's loss.
+
+        Raises:
+            NonFiniteLossError: before the last backward, so no weight has been touched.
+        """
+        self._step_begin = time.monotonic()
+        model.train()
+        if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimizers have two modes
+            train()
+        plan: StepPlan = inputs["plan"]
+        batches: list[PaddedBatch] = inputs["batches"]
+        self._plan = plan
+        world_size = self._meaning.shape.world_size  # engines average gradients over ranks, the step's sum is wanted
+        losses: list[torch.Tensor] = []
+        for i, cpu_batch in enumerate(batches):
+            batch = cpu_batch.to(self.args.device)
+            is_last = i == len(batches) - 1
+            self._seed_dropout(i)
+            with self._gradients_stay_here(model, is_last):
+                with self.compute_loss_context_manager():
+                    nll = loss.token_nll(model, batch, self._meaning.label_smoothing)
+                share = loss.weighted_sum(nll, batch) * (world_size / plan.total_weight)
+                losses.append(share.detach())
+                if is_last:
+                    self._check_finite(torch.stack(losses), batches)
+                self.accelerator.backward(share, **self._backward_options())
+        return torch.stack(losses).sum()
+
+    def _seed_dropout(self, micro_batch: int) -> None:
+        # Seeded by place, not by history: a step that is redone or resumed draws the same masks.
+        place = [self.args.seed, self.state.global_step, self.args.process_index, micro_batch]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+
+    def _gradients_stay_here(self, model: torch.nn.Module, is_last: bool) -> contextlib.AbstractContextManager[Any]:
+        self.accelerator.gradient_state._set_sync_gradients(is_last)
+        if is_last or self.is_deepspeed_enabled:  # DeepSpeed takes the flag itself as its accumulation boundary
+            return contextlib.nullcontext()
+        context: contextlib.AbstractContextManager[Any] = self.accelerator.no_sync(model)
+        return context
+
+    def _backward_options(self) -> dict[str, Any]:
+        return {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+
+    def _check_finite(self, losses: torch.Tensor, batches: list[PaddedBatch]) -> None:
+        """All ranks stop together, or none."""
+        bad = ~torch.isfinite(losses)
+        if not bool(self.accelerator.reduce(bad.any().float(), "sum")):
+            return
+        examples = self._subject.train_set
+        rows = [row for batch, is_bad in zip(batches, bad.tolist(), strict=True) if is_bad for row in batch.rows]
+        named = ", ".join(examples.where(row) for row in rows[:8]) if examples and rows else "of another rank"
+        raise NonFiniteLossError(
+            f"step {self.state.global_step + 1}: the loss is not finite; rows {named}. No weight was changed by this "
+            "step; the last checkpoint is good. Try a lower --learning_rate, or --bf16 instead of --fp16"
+        )
+
+    # ---- evaluation
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss and perplexity over all rows, each counted once whatever the batch size and the number of ranks."""
+        begin = time.monotonic()
+        examples = self._subject.eval_set
+        if examples is None:
+            raise UsageError("evaluation needs --validation_file or --validation_split_percentage")
+        num_supervised, shape = examples.num_supervised(), self._meaning.shape
+        plan = plan_evaluation(num_supervised, self._meaning.eval_rows, shape.world_size, self._meaning.reduction)
+        model = self.model_wrapped
+        model.eval()
+        total = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        with torch.no_grad():
+            for micro_batch in plan.micro_batches[self.args.process_index]:
+                batch = pad(examples, micro_batch).to(self.args.device)
+                with self.compute_loss_context_manager():
+                    nll = loss.token_nll(model, batch)
+                total += loss.weighted_sum(nll, batch).double()
+        mean = float(self.accelerator.reduce(total, "sum")) / plan.total_weight
+        prefix = metric_key_prefix
+        metrics = {
+            f"{prefix}_loss": mean,
+            f"{prefix}_perplexity": math.exp(mean) if mean < 700 else math.inf,
+            f"{prefix}_rows": len(examples),
+            f"{prefix}_tokens": int(num_supervised.sum()),
+            f"{prefix}_runtime": time.monotonic() - begin,
+        }
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.is_in_train and mean < self._best:  # a NaN is not smaller than anything
+            self._best = mean
+            self._save_best()
+        return metrics
+
+    def _save_best(self) -> None:
+        best = Path(self.args.output_dir) / "best"
+        draft = best.with_name(".best")
+        self.save_model(str(draft), _internal_call=True)
+        if self.args.should_save:
+            old = best.with_name(".best.old")
+            if best.exists():
+                best.rename(old)
+            draft.rename(best)
+            _remove_folder(old)
+
+    # ---- saving and logging
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """A PEFT folder with the tokenizer; the Trainer's own would add a pickle of its arguments."""
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            adapters.save(self._subject.adapter, folder, self._subject.tokenizer, state_dict)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Called by the Trainer after every step, since it is told to log each; the screen is told when it is due."""
+        step = self.state.global_step
+        if "loss" in logs:
+            logs = self._log_step(step, logs)
+            if not self._is_due(step):
+                return
+            logs["loss"], self._losses = sum(self._losses) / len(self._losses), []
+            self._out.screen.report(step, logs)
+        elif "eval_loss" in logs:
+            entry = {"step": step, **{name.removeprefix("eval_"): value for name, value in logs.items()}}
+            entry["eval_loss"], entry["eval_tokens"] = entry.pop("loss"), entry.pop("tokens")
+            self._out.journal.write(entry)
+            self._out.screen.say(
+                f"step {step}  eval_loss {entry['eval_loss']:.4f}  perplexity {entry['perplexity']:.3f}  "
+                f"({entry['rows']} rows, {entry['runtime']:.0f} s)"
+            )
+        super().log(logs, start_time)
+
+    def _log_step(self, step: int, logs: dict[str, float]) -> dict[str, float]:
+        assert self._plan is not None and self._subject.train_set is not None
+        seconds = time.monotonic() - self._step_begin
+        rows = self._plan.rows
+        num_tokens = int(self._subject.train_set.lengths()[rows].sum())
+        logs = {name: float(value) for name, value in logs.items()}
+        entry = {
+            "step": step,
+            "epoch": self.state.epoch,
+            **logs,
+            "num_tokens": num_tokens,
+            "num_supervised_tokens": int(self._subject.train_set.num_supervised()[rows].sum()),
+            "rows": len(rows),
+            "tokens_per_s": num_tokens / seconds,
+            "step_seconds": seconds,
+        }
+        self._losses.append(logs["loss"])
+        self._out.journal.write(entry)
+        self._out.screen.step(entry)
+        return logs
+
+    def _is_due(self, step: int) -> bool:
+        logging = self._out.logging
+        if step == 1 and logging.first_step:
+            return True
+        if logging.strategy == "epoch":
+            return step % len(self.train_dataset) == 0 or step == self.state.max_steps
+        every = logging.steps if logging.steps >= 1 else math.ceil(logging.steps * self.state.max_steps)
+        return logging.strategy == "steps" and step % max(1, int(every)) == 0
+
+
+class _Hooks(TrainerCallback):
+    """Turns of events that have no method of the Trainer to override."""
+
+    def __init__(self, screen: Screen):
+        self._screen = screen
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._screen.start(state.global_step, state.max_steps)
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        steps: Steps = kwargs["train_dataloader"].dataset
+        steps.epoch = state.global_step // len(steps)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every rank has written its part
+        if args.should_save:
+            checkpoint.mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._screen.stop()
+
+
+def check_engine(trainer: Trainer, *, deepspeed: bool, fsdp: bool) -> None:
+    """Compare the engine that accelerate chose with the one asked for.
+
+    Several set-ups otherwise run another engine, or each process alone, and end with success.
+
+    Raises:
+        UsageError: they differ.
+    """
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    kind = trainer.accelerator.distributed_type.value
+    if trainer.args.world_size != wanted:
+        raise UsageError(f"{wanted} processes were started, but the engine sees {trainer.args.world_size}")
+    engine = "DEEPSPEED" if deepspeed else "FSDP" if fsdp else "MULTI" if wanted > 1 else "NO"
+    if not kind.startswith(engine):
+        raise UsageError(f"asked for {engine}, but accelerate chose {kind}; unset ACCELERATE_* variables")
+    if trainer.args.n_gpu > 1:
+        raise UsageError(
+            f"{trainer.args.n_gpu} GPUs are visible to one process; start one process a GPU "
+            f"(torchrun --nproc_per_node {trainer.args.n_gpu} ...), or choose one with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def _remove_folder(folder: Path) -> None:
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()

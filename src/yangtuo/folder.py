@@ -1,0 +1,141 @@
+"""The output folder: what it holds already, whether this run may go on there, and `run.json`.
+
+The *meaning* of a run is everything that decides its result. The same meaning resumes, a changed one is refused with
+what differs; nothing is ever deleted.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from yangtuo.engine import checkpoint
+from yangtuo.errors import RunFolderError
+
+RUN_FILE = "run.json"
+ADAPTER_FOLDER = "sft_lora_model"
+
+
+class Start(StrEnum):
+    """How a run begins."""
+
+    FRESH = "fresh"
+    RESUME = "resume"
+    FINISHED = "finished"
+    MOVE_ASIDE = "move aside"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do with the output folder.
+
+    Attributes:
+        start: how the run begins.
+        checkpoint: to resume from.
+        seed: the recorded seed where a run goes on, else None.
+    """
+
+    start: Start
+    checkpoint: Path | None = None
+    seed: int | None = None
+
+
+def decide(output_dir: Path, meaning: Mapping[str, Any], *, overwrite: bool, checkpoint_dir: str | None) -> Decision:
+    """Look at the output folder; nothing is changed yet.
+
+    Args:
+        output_dir: the folder.
+        meaning: what decides the result of this run, JSON values only.
+        overwrite: `--overwrite_output_dir`, which moves a folder of another run aside.
+        checkpoint_dir: `--resume_from_checkpoint`; None to find the last complete one.
+
+    Raises:
+        RunFolderError: it holds something else, or a run of another meaning.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise RunFolderError(f"--output_dir {output_dir}: that is a file")
+    if not output_dir.exists() or not any(output_dir.iterdir()):
+        return Decision(Start.FRESH)
+    recorded = read_run(output_dir)
+    if recorded is None:
+        if overwrite:
+            return _move_aside(output_dir)
+        raise RunFolderError(
+            f"--output_dir {output_dir}: not empty, and no {RUN_FILE} in it tells of a run; choose another folder, or "
+            "add --overwrite_output_dir to have this one renamed"
+        )
+    different = _differences(recorded.get("meaning", {}), meaning)
+    if different:
+        if overwrite:
+            return _move_aside(output_dir)
+        raise RunFolderError.of_problems(
+            f"--output_dir {output_dir} holds a run of another meaning; choose another folder, or add "
+            "--overwrite_output_dir to have this one renamed",
+            different,
+        )
+    seed = recorded.get("seed")
+    if recorded.get("state") == "finished" and (output_dir / ADAPTER_FOLDER).is_dir():
+        return Decision(Start.FINISHED, seed=seed)
+    found = _chosen(checkpoint_dir, output_dir)
+    return Decision(Start.RESUME, found, seed) if found else Decision(Start.FRESH)
+
+
+def _chosen(checkpoint_dir: str | None, output_dir: Path) -> Path | None:
+    if checkpoint_dir is None or checkpoint_dir.lower() == "true":
+        return checkpoint.latest_complete(output_dir)
+    chosen = Path(checkpoint_dir)
+    if not checkpoint.is_complete(chosen) or not checkpoint.can_resume(chosen):
+        raise RunFolderError(
+            f"--resume_from_checkpoint {checkpoint_dir}: no complete checkpoint with its optimizer there"
+        )
+    return chosen
+
+
+def _move_aside(output_dir: Path) -> Decision:
+    if Path.cwd().resolve().is_relative_to(output_dir.resolve()):
+        raise RunFolderError(f"--output_dir {output_dir}: the current folder lies in it, so it is not renamed; choose another")
+    return Decision(Start.MOVE_ASIDE)
+
+
+def move_aside(output_dir: Path) -> Path:
+    """Rename the folder to its name with the date; returns the new name."""
+    target = output_dir.with_name(f"{output_dir.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{output_dir.name}.{time.strftime('%Y%m%d-%H%M%S')}-{number}")
+    output_dir.rename(target)
+    return target
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}: {_short(old.get(name))} there, {_short(new.get(name))} here"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 70 else f"{text[:34]}...{text[-33:]}"
+
+
+def read_run(output_dir: Path) -> dict[str, Any] | None:
+    """The folder's run.json, None where there is none that can be read."""
+    try:
+        value = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one piece: it is the old one or the new one, never a part."""
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    os.replace(draft, path)

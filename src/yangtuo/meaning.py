@@ -1,0 +1,186 @@
+"""Settings -> what is computed: the values that decide a run's result, and those that transformers is given."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from yangtuo.arguments import TRAINING_ARGUMENTS, Fate
+from yangtuo.data.records import Source
+from yangtuo.data.templates import Template
+from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.engine.planning import StepShape
+from yangtuo.engine.trainer import Logging, Meaning
+from yangtuo.errors import MissingDependencyError, UsageError
+from yangtuo.model.adapters import SavedAdapter, names
+from yangtuo.model.base import Hardware, Precision
+from yangtuo.parsing import Settings
+
+# Fields that decide the result and are passed to transformers unchanged.
+_DECIDING = (
+    "num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args "
+    "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm neftune_noise_alpha label_smoothing_factor data_seed"
+).split()
+
+
+def world_size() -> int:
+    """Number of processes, as torchrun tells."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def step_shape(settings: Settings) -> StepShape:
+    """Rows of a step."""
+    return StepShape(
+        settings.training_value("per_device_train_batch_size"),
+        settings.training_value("gradient_accumulation_steps"),
+        world_size(),
+    )
+
+
+def meaning_of(settings: Settings, seed: int) -> Meaning:
+    """What the engine computes."""
+    data_seed = settings.training_value("data_seed")
+    return Meaning(
+        shape=step_shape(settings),
+        reduction=settings.run.loss_reduction,
+        order=settings.data.data_order,
+        order_seed=seed if data_seed is None else data_seed,
+        drop_last=settings.training_value("dataloader_drop_last"),
+        label_smoothing=settings.training_value("label_smoothing_factor"),
+        eval_rows=settings.training_value("per_device_eval_batch_size"),
+    )
+
+
+def record_meaning(
+    settings: Settings, sources: Sequence[Source], base: Path, tokenizer: Tokenizer, template: Template
+) -> dict[str, Any]:
+    """The meaning as JSON values, for run.json; two runs with equal ones (and seeds) have equal results."""
+    shape = step_shape(settings)
+    lora = vars(settings.lora) if not settings.lora.peft_path else {"lora_dropout": settings.lora.lora_dropout}
+    return {
+        **{name: _plain(settings.training_value(name)) for name in _DECIDING},
+        **{name: value for name, value in lora.items() if name not in ("peft_path", "trainable", "modules_to_save")},
+        "trainable": sorted(names(settings.lora.trainable)),
+        "modules_to_save": sorted(names(settings.lora.modules_to_save)),
+        "peft_path": _hash_of(Path(settings.lora.peft_path)) if settings.lora.peft_path else None,
+        "rows_per_step": shape.rows_per_step,
+        "rows_per_group": shape.rows_per_group if settings.run.loss_reduction == "device_batch" else None,
+        "loss_reduction": settings.run.loss_reduction,
+        "data_order": settings.data.data_order,
+        "dataloader_drop_last": settings.training_value("dataloader_drop_last"),
+        "data": [[Path(source.path).name, source.sha256] for source in sources],
+        "validation_split_percentage": settings.data.validation_split_percentage,
+        "max_seq_length": settings.data.max_seq_length,
+        "truncation": settings.data.truncation,
+        "template": hashlib.sha256((template.before + "\0" + template.after).encode()).hexdigest(),
+        "tokenizer": tokenizer.sha256(),
+        "base": _hash_of(base),
+    }
+
+
+def _hash_of(folder: Path) -> str:
+    """Configuration by content, weights by name and size: enough to tell models apart, quick on 70B."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.name in ("config.json", "adapter_config.json"):
+            digest.update(path.read_bytes())
+        elif path.suffix in (".safetensors", ".bin") and path.name != "training_args.bin":
+            digest.update(f"{path.name} {path.stat().st_size}".encode())
+    return digest.hexdigest()
+
+
+def logging_of(settings: Settings) -> Logging:
+    """When the screen is told."""
+    return Logging(
+        strategy=str(settings.training_value("logging_strategy")),
+        steps=float(settings.training_value("logging_steps")),
+        first_step=bool(settings.training_value("logging_first_step")),
+    )
+
+
+def training_arguments(
+    settings: Settings, precision: Precision, hardware: Hardware, seed: int, output_dir: Path
+) -> TrainingArguments:
+    """What transformers is given: the user's values where it does the work, fixed ones where we do.
+
+    Raises:
+        UsageError: transformers refuses a value.
+        MissingDependencyError: an engine that is not installed.
+    """
+    values = {
+        name: value for name, value in settings.training.items() if TRAINING_ARGUMENTS[name].fate is Fate.PASSED
+    }
+    for name in ("", "_kwargs"):  # today's name of the same option, so that no warning is printed
+        old = values.pop(f"gradient_checkpointing{name}", None)
+        if old is not None:
+            values.setdefault(f"activation_checkpointing{name}", old)
+    if hardware.device == "cpu" and values.get("fsdp"):
+        raise UsageError("--fsdp: accelerate runs plain DDP in its place on a CPU; leave --fsdp out")
+    for name in ("dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"):
+        values[name] = settings.training_value(name)
+    values |= {
+        "output_dir": str(output_dir),
+        "seed": seed,
+        "per_device_train_batch_size": settings.training_value("per_device_train_batch_size"),
+        "per_device_eval_batch_size": settings.training_value("per_device_eval_batch_size"),
+        "gradient_accumulation_steps": 1,  # a batch of the Trainer is a whole step already
+        "bf16": precision.bf16,
+        "fp16": precision.fp16,
+        "use_cpu": hardware.device == "cpu",
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "deepspeed": _deepspeed(settings.training.get("deepspeed")),
+        "remove_unused_columns": False,
+        "do_train": bool(settings.training.get("do_train")),
+        "do_eval": bool(settings.training.get("do_eval")),
+    }
+    try:
+        return TrainingArguments(**values)
+    except (ValueError, TypeError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
+    except ImportError as error:
+        raise MissingDependencyError(" ".join(str(error).split())) from error
+
+
+def _deepspeed(given: Any) -> Any:
+    """The DeepSpeed configuration as a dictionary, with the one value that today's DeepSpeed refuses mended."""
+    if not given:
+        return None
+    import importlib.util
+    import logging
+
+    if importlib.util.find_spec("deepspeed") is None:
+        raise MissingDependencyError(
+            "--deepspeed: DeepSpeed is not installed; pip install 'yangtuo[deepspeed]' (in a checkout: "
+            "pip install -e '.[deepspeed]'), or leave --deepspeed out: the result is the same"
+        )
+    text = given if str(given).lstrip().startswith("{") else _read_text(str(given))
+    try:
+        config = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"--deepspeed {given}: broken JSON: {error}") from error
+    scale = config.get("fp16", {}).get("min_loss_scale")
+    if isinstance(scale, float) and not scale.is_integer():
+        config["fp16"]["min_loss_scale"] = 1
+        config.setdefault("bf16", {"enabled": "auto"})
+        logging.getLogger(__name__).warning(
+            "deepspeed: min_loss_scale %g counts as 1 (this DeepSpeed takes whole numbers; the file is unchanged)", scale
+        )
+    return config
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--deepspeed {path}: {error.strerror}; give a JSON file") from error
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, int | float | str | bool | None) else str(value)

@@ -1,0 +1,1 @@
+"""The base model and the weights that are trained beside it."""

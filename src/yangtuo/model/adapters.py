@@ -1,0 +1,272 @@
+"""The LoRA beside the base: a new one, or one to continue; and its folder on disk.
+
+Trained weights are float32 whatever the base is in: with float16 ones, the loss scaler stops with "Attempting to
+unscale FP16 gradients", and PEFT's own autocast leaves `modules_to_save` as they are.
+"""
+
+import difflib
+import json
+import logging
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from yangtuo.arguments import LoraArguments
+from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.errors import AdapterError
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """An adapter folder as read from disk: PEFT's configuration, and the tensors by their names in the file."""
+
+    folder: Path
+    config: LoraConfig
+    tensors: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The base with its LoRA.
+
+    Attributes:
+        model: PEFT's model.
+        keeps_embeddings: embeddings that came in an adapter whose `modules_to_save` is null. They are used and
+            frozen, and have to be written again with the LoRA.
+    """
+
+    model: PeftModel
+    keeps_embeddings: bool = False
+
+    def num_trainable(self) -> int:
+        """Number of weights that the optimizer sees."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    def describe(self) -> str:
+        """One line for the screen."""
+        config, trainable = self.model.peft_config["default"], self.num_trainable()
+        total = sum(p.numel() for p in self.model.parameters())
+        full = f", in full: {', '.join(sorted(config.modules_to_save))}" if config.modules_to_save else ""
+        frozen = ", embeddings of the adapter frozen" if self.keeps_embeddings else ""
+        return (
+            f"adapter: rank {config.r}, alpha {config.lora_alpha:g}, dropout {config.lora_dropout:g} on "
+            f"{', '.join(sorted(config.target_modules))}{full}{frozen}; "
+            f"{trainable:,} trained weights in float32 ({trainable / total:.2%} of all)"
+        )
+
+
+def names(text: str | None) -> list[str]:
+    """A comma-separated option as a list."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def read(peft_path: str) -> SavedAdapter:
+    """Read an adapter folder, of today's PEFT or of 2023's (`adapter_model.bin`, keys since dropped).
+
+    Raises:
+        AdapterError: no such folder, a file missing or broken, or not a plain LoRA.
+    """
+    folder = Path(peft_path)
+    if not folder.is_dir():
+        raise AdapterError(f"--peft_path {peft_path}: no such folder; for a new LoRA, leave --peft_path out")
+    if not (folder / CONFIG_FILE).is_file():
+        near = [path.parent.name for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))]
+        hint = f"; did you mean its sub-folder {near[0]!r}?" if near else ""
+        raise AdapterError(f"--peft_path {peft_path}: no {CONFIG_FILE} in that folder, so it is no adapter{hint}")
+    return SavedAdapter(folder, _read_config(folder), _read_tensors(folder))
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    try:
+        raw = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AdapterError(f"{folder}/{CONFIG_FILE}: broken JSON: {error}") from error
+    if raw.get("peft_type") != "LORA":
+        raise AdapterError(f"{folder}/{CONFIG_FILE}: peft_type is {raw.get('peft_type')!r}; only 'LORA' can be trained")
+    if raw.get("enable_lora"):
+        raise AdapterError(f"{folder}/{CONFIG_FILE}: enable_lora (merged projections of 2023) is not supported")
+    known = {spec.name for spec in fields(LoraConfig)}
+    unknown = sorted(set(raw) - known - {"enable_lora", "merge_weights", "peft_version"})
+    if unknown:
+        logger.warning("%s/%s: this PEFT does not know and leaves out: %s", folder, CONFIG_FILE, ", ".join(unknown))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # said above, with names
+        return LoraConfig.from_pretrained(str(folder))  # type: ignore[no-any-return]
+
+
+def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    new, old = folder / WEIGHTS_FILE, folder / OLD_WEIGHTS_FILE
+    try:
+        if new.is_file():
+            return load_file(new)
+        if old.is_file():
+            tensors = torch.load(old, map_location="cpu", weights_only=True)
+            return {str(key): value for key, value in tensors.items()}
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        file = new if new.is_file() else old
+        raise AdapterError(f"{file}: cannot be read, perhaps cut short: {' '.join(str(error).split())[:160]}") from error
+    except Exception as error:  # torch.load's unpickler raises its own class for a pickle with code in it
+        raise AdapterError(f"{old}: refused, it is no plain file of tensors: {str(error).splitlines()[0][:160]}") from error
+    raise AdapterError(f"{folder}: neither {WEIGHTS_FILE} nor {OLD_WEIGHTS_FILE} in that folder")
+
+
+def check_options(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> None:
+    """Check the names in `--trainable` and `--modules_to_save` against the base, before any weight is loaded.
+
+    Raises:
+        AdapterError: every name that no module has (PEFT would say nothing as long as one name fits).
+    """
+    linear = {name.rsplit(".", 1)[-1] for name, module in modules.items() if isinstance(module, nn.Linear)}
+    problems = []
+    targets = [] if lora.trainable == "all-linear" else names(lora.trainable)
+    if not targets and lora.trainable != "all-linear":
+        problems.append("--trainable is empty; name the modules that get LoRA matrices")
+    for option, wanted, offered in (
+        ("trainable", targets, linear),
+        ("modules_to_save", names(lora.modules_to_save), {name.rsplit(".", 1)[-1] for name in modules if name}),
+    ):
+        for name in wanted:
+            if not any(module == name or module.endswith(f".{name}") for module in modules):
+                near = difflib.get_close_matches(name, offered, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(linear))}"
+                problems.append(f"--{option}: the base has no module {name!r}; {hint}")
+    problems += [
+        f"{name!r} is in --trainable and in --modules_to_save; a module is trained in one way"
+        for name in sorted(set(targets) & set(names(lora.modules_to_save)))
+    ]
+    if problems:
+        raise AdapterError.of_problems("LoRA options", problems)
+
+
+def check_contradictions(saved: SavedAdapter, lora: LoraArguments, given: Collection[str]) -> None:
+    """Compare LoRA options with the adapter that is to be continued; equal ones are fine.
+
+    Raises:
+        AdapterError: every option whose value is not the adapter's.
+    """
+    config = saved.config
+    targets = config.target_modules
+    of_adapter = {
+        "lora_rank": config.r,
+        "lora_alpha": float(config.lora_alpha),
+        "trainable": targets if isinstance(targets, str) else set(targets or ()),
+        "modules_to_save": set(config.modules_to_save or ()),
+    }
+    of_options = {
+        "lora_rank": lora.lora_rank,
+        "lora_alpha": lora.lora_alpha,
+        "trainable": lora.trainable if lora.trainable == "all-linear" else set(names(lora.trainable)),
+        "modules_to_save": set(names(lora.modules_to_save)),
+    }
+    different = [name for name, value in of_options.items() if name in given and value != of_adapter[name]]
+    if different:
+        raise AdapterError.of_problems(
+            f"options contradict the adapter {saved.folder}, which decides; remove the line",
+            [f"--{name} {_shown(of_options[name])}: the adapter has {_shown(of_adapter[name])}" for name in different],
+        )
+
+
+def _shown(value: Any) -> str:
+    return ",".join(sorted(value)) or "none" if isinstance(value, set) else f"{value:g}" if value else str(value)
+
+
+def attach_new(model: PreTrainedModel, lora: LoraArguments) -> Adapter:
+    """A new LoRA on the base; its B matrices are zero, so the first loss is the base's."""
+    tied = bool(getattr(model.config, "tie_word_embeddings", False))
+    full = names(lora.modules_to_save)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.lora_rank,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules="all-linear" if lora.trainable == "all-linear" else names(lora.trainable),
+        modules_to_save=full or None,
+        # Embedding and head of such a base are one matrix; trained apart, one of them would be lost at the merge.
+        ensure_weight_tying=tied and bool({"embed_tokens", "lm_head"} & set(full)),
+    )
+    return _checked(Adapter(get_peft_model(model, config)))
+
+
+def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArguments, given: Collection[str]) -> Adapter:
+    """Put a saved adapter on the base, ready to be trained further.
+
+    Raises:
+        AdapterError: tensors missing, left over or of another shape; all of them are named.
+    """
+    config = saved.config
+    config.inference_mode = False
+    if "lora_dropout" in given and lora.lora_dropout != config.lora_dropout:
+        logger.warning("lora_dropout: %g as asked for, the adapter had %g", lora.lora_dropout, config.lora_dropout)
+        config.lora_dropout = lora.lora_dropout
+    embeddings = {f"base_model.model.{name}.weight" for name in _embedding_names(model)}
+    peft_model = get_peft_model(model, config)
+    expected = {key: value.shape for key, value in _state(peft_model).items()}
+    extra = {key: model.get_parameter(key.removeprefix("base_model.model.")) for key in embeddings & set(saved.tensors)}
+    kept = {key: value.shape for key, value in extra.items() if key not in expected}
+    _compare(saved, expected | kept)
+    set_peft_model_state_dict(peft_model, dict(saved.tensors))
+    if kept:
+        logger.warning(
+            "adapter: modules_to_save is null, but the file holds %s: used, frozen, and saved again",
+            " and ".join(sorted(key.split(".")[-2] for key in kept)),
+        )
+    return _checked(Adapter(peft_model, keeps_embeddings=bool(kept)))
+
+
+def _embedding_names(model: PreTrainedModel) -> list[str]:
+    wanted = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    return [name for name, module in model.named_modules() if id(module) in wanted]
+
+
+def _state(model: PeftModel) -> dict[str, torch.Tensor]:
+    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+
+
+def _compare(saved: SavedAdapter, expected: Mapping[str, Sequence[int]]) -> None:
+    found = {key: tuple(value.shape) for key, value in saved.tensors.items()}
+    problems = [f"{key} is missing" for key in sorted(expected.keys() - found.keys())]
+    problems += [f"{key} belongs to nothing in this base" for key in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{key} has shape {list(found[key])}, this base needs {list(expected[key])}"
+        for key in sorted(found.keys() & expected.keys())
+        if found[key] != tuple(expected[key])
+    ]
+    if problems:
+        raise AdapterError.of_problems(f"{saved.folder} does not fit this base and tokenizer", problems, shown=6)
+
+
+def _checked(adapter: Adapter) -> Adapter:
+    for parameter in adapter.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if adapter.num_trainable() == 0:
+        raise AdapterError("no weight would be trained; a run that trains nothing is not started")
+    return adapter
+
+
+def save(
+    adapter: Adapter, folder: Path, tokenizer: Tokenizer, state: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Write a PEFT folder and the tokenizer into `folder`; `state` where the engine has gathered the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    adapter.model.save_pretrained(
+        str(folder),
+        safe_serialization=True,
+        save_embedding_layers=adapter.keeps_embeddings,
+        state_dict=None if state is None else dict(state),
+    )
+    tokenizer.save(folder)

@@ -1,0 +1,186 @@
+"""The frozen base model: its number format, its weights, and how many rows its vocabulary has."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from yangtuo.arguments import ModelArguments
+from yangtuo.errors import ModelError, UsageError
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "half": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the processor that trains can do.
+
+    Attributes:
+        device: cpu, cuda, npu, xpu, mps, ...
+        bfloat16: it multiplies bfloat16 matrices natively; emulation is 26 times slower than float32 on a CPU.
+        float16: it trains in float16 with a loss scaler.
+    """
+
+    device: str
+    bfloat16: bool
+    float16: bool
+
+
+def detect_hardware(use_cpu: bool) -> Hardware:
+    """What is here; `use_cpu` hides an accelerator."""
+    if use_cpu or not torch.accelerator.is_available():
+        able = torch.cpu.get_capabilities()
+        return Hardware("cpu", bool(able.get("amx_bf16") or able.get("avx512_bf16") or able.get("sve_bf16")), False)
+    device = torch.accelerator.current_accelerator()
+    kind = device.type if device else "cpu"
+    if kind == "cuda":
+        return Hardware(kind, torch.cuda.is_bf16_supported(including_emulation=False), True)
+    return Hardware(kind, kind != "mps", kind != "mps")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """`weights`: dtype of the frozen base. `bf16`/`fp16`: autocast in the forward, at most one of them."""
+
+    weights: torch.dtype
+    bf16: bool = False
+    fp16: bool = False
+
+
+def choose_precision(
+    torch_dtype: str | None, *, fp16: bool, bf16: bool, stored: torch.dtype | None, hardware: Hardware
+) -> Precision:
+    """The number formats of a run: what was asked for where the hardware trains well in it, else the nearest.
+
+    Args:
+        torch_dtype: the option; None and "auto" mean as stored.
+        fp16: the flag `--fp16`.
+        bf16: the flag `--bf16`.
+        stored: dtype of the weights on disk, None where config.json does not say.
+        hardware: what the processor can do.
+
+    Raises:
+        UsageError: both flags at once, or an unknown dtype.
+    """
+    if fp16 and bf16:
+        raise UsageError("--fp16 and --bf16: give one of them")
+    name = (torch_dtype or "auto").removeprefix("torch.")
+    if name not in ("auto", *_DTYPES):
+        raise UsageError(f"--torch_dtype {torch_dtype}: expected auto, float32, bfloat16 or float16")
+    weights = (stored or torch.float32) if name == "auto" else _DTYPES[name]
+    asked = torch.float16 if fp16 else torch.bfloat16 if bf16 else weights
+    compute = _nearest(asked, hardware)
+    if compute is torch.float32 and hardware.device == "cpu":
+        # 16-bit weights would be widened again in every matrix product.
+        if weights is not torch.float32 or asked is not torch.float32:
+            wish = "--fp16" if fp16 else "--bf16" if bf16 else f"{_name(weights)} weights"
+            logger.warning("precision: float32 instead of %s (16-bit numbers are not native on this CPU)", wish)
+        return Precision(torch.float32)
+    weights = _nearest(weights, hardware)
+    if compute is not asked:
+        logger.warning("precision: %s instead of %s, which this %s cannot", _name(compute), _name(asked), hardware.device)
+    return Precision(weights, bf16=compute is torch.bfloat16, fp16=compute is torch.float16)
+
+
+def _nearest(asked: torch.dtype, hardware: Hardware) -> torch.dtype:
+    able = {torch.float32: True, torch.bfloat16: hardware.bfloat16, torch.float16: hardware.float16}
+    if able[asked]:
+        return asked
+    for other in (torch.bfloat16, torch.float16):
+        if able[other]:
+            return other
+    return torch.float32
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def read_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The model's config.json.
+
+    Raises:
+        ModelError: it is broken, or of a type that transformers does not know.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: config.json cannot be used: {' '.join(str(error).split())[:200]}") from error
+
+
+def modules_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> dict[str, nn.Module]:
+    """All modules of the model by name, without its weights (on torch's meta device)."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return dict(model.named_modules())
+
+
+def load(folder: Path, dtype: torch.dtype, arguments: ModelArguments) -> PreTrainedModel:
+    """The base model with all of its weights.
+
+    Raises:
+        ModelError: weights that cannot be read, or that are missing (they would be random).
+    """
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=arguments.attn_implementation,
+            trust_remote_code=arguments.trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{folder}: the weights cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        shown = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
+        raise ModelError(f"{folder}: {len(missing)} weights are not in the files and would be random: {shown}")
+    return model  # type: ignore[no-any-return]
+
+
+def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, trained: Sequence[str]) -> int:
+    """Give the embedding and the head a row for every token, as the 2023 script did; returns the rows added.
+
+    New rows are the mean of the old ones. Spare rows (a vocabulary padded to a round number, as Qwen's is) stay:
+    without them, weights trained in full would not fit the base any more.
+    """
+    embeddings = model.get_input_embeddings()
+    num_rows = int(embeddings.weight.shape[0])
+    if num_rows >= num_tokens:
+        if num_rows > num_tokens:
+            logger.info("vocabulary: %d rows for %d tokens; the spare rows stay as they are", num_rows, num_tokens)
+        return 0
+    model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            if layer is not None:
+                layer.weight[num_rows:] = layer.weight[:num_rows].float().mean(0).to(layer.weight.dtype)
+    logger.warning("vocabulary: rows added for the tokenizer, %d -> %d, each the mean of the old ones", num_rows, num_tokens)
+    if not trained:
+        logger.warning(
+            "vocabulary: the %d new rows are not trained; --modules_to_save embed_tokens,lm_head trains them",
+            num_tokens - num_rows,
+        )
+    return num_tokens - num_rows
+
+
+def describe(config: PreTrainedConfig, model: Any, precision: Precision) -> str:
+    """One line about the base, for the screen."""
+    total = sum(p.numel() for p in model.parameters())
+    return f"base: {config.model_type}, {total / 1e6:,.1f} M parameters, frozen in {_name(precision.weights)}"

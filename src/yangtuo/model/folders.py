@@ -1,0 +1,59 @@
+"""A name that the user gave -> a local folder. The only place where something may be fetched, and only by name."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from yangtuo.errors import ModelError
+
+_TOKENIZER_PATTERNS = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.jinja"]
+
+
+def local_folder(
+    name: str,
+    *,
+    option: str,
+    must_hold: Sequence[str],
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    weights: bool = True,
+) -> Path:
+    """The folder itself if it exists, else the hub model of that name, fetched.
+
+    A local path is never taken for a hub name: a folder that lacks its files is an error, not a download.
+
+    Args:
+        name: folder or `owner/name`.
+        option: the option it came from, for messages.
+        must_hold: files of which at least one has to be there.
+        revision: branch, tag or commit of a hub model.
+        cache_dir: where hub models are kept; None for the hub's own cache.
+        weights: whether the weights are wanted, or the small files only.
+
+    Raises:
+        ModelError: no such folder, a folder without any of `must_hold`, or a hub that does not answer.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not any((folder / file).is_file() for file in must_hold):
+            found = ", ".join(sorted(os.listdir(folder))[:6]) or "nothing"
+            raise ModelError(f"--{option} {name}: no {' or '.join(must_hold)} in that folder (found: {found})")
+        return folder
+    if name.startswith((".", "/", "~", "\\")) or name.count("/") != 1 or " " in name:
+        hint = " (the script still has its placeholder)" if name.startswith("path/to") else ""
+        raise ModelError(f"--{option} {name}: no such folder{hint}")
+    return _fetch(name, option, revision, cache_dir, weights)
+
+
+def _fetch(name: str, option: str, revision: str | None, cache_dir: str | None, weights: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = None if weights else ["config.json", *_TOKENIZER_PATTERNS]
+    try:
+        return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"--{option} {name}: no such folder, and no hub model of that name could be fetched "
+            f"({' '.join(str(error).split())[:160]}); HF_ENDPOINT names a mirror"
+        ) from error
