@@ -10,8 +10,9 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, cast, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
@@ -248,7 +249,13 @@ def _training_default(name: str) -> Any:
 
 
 def _build(group: type, given: Mapping[str, Any]) -> Any:
-    return group(**{f.name: given[f.name] for f in fields(group) if f.name in given})
+    values = {f.name: given[f.name] for f in fields(group) if f.name in given}
+    hints = get_type_hints(group)
+    return group(**{name: _typed(hints[name], value) for name, value in values.items()})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    return hint(value) if isinstance(hint, type) and issubclass(hint, StrEnum) else value
 
 
 def _settle(settings: Settings) -> Settings:

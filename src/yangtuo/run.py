@@ -105,7 +105,7 @@ def train(settings: Settings) -> None:
         trainer.save_state()
         trainer.save_model(str(output_dir / folder.ADAPTER_FOLDER))
     if args.do_eval:
-        trainer.save_metrics("eval", trainer.evaluate())
+        trainer.save_metrics("eval", trainer.final_evaluation())
     if is_main:
         run |= {"state": "finished", "seconds": time.time() - began, "notes": notes_so_far()}
         folder.write_json(output_dir / folder.RUN_FILE, run)

@@ -123,6 +123,7 @@ class StepTrainer(Trainer):
         self._step_seconds, self._step_begin = 0.0, 0.0
         self._plan: StepPlan | None = None
         self._best = outlets.journal.best_eval_loss
+        self._evaluated: tuple[int, dict[str, float]] = (-1, {})
         self._linear_weights = sum(
             p.numel() for name, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in name
         )
@@ -245,12 +246,18 @@ class StepTrainer(Trainer):
             f"{prefix}_tokens": int(num_supervised.sum()),
             f"{prefix}_runtime": time.monotonic() - begin,
         }
+        self._evaluated = (self.state.global_step, metrics)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.is_in_train and mean < self._best:  # a NaN is not smaller than anything
             self._best = mean
             self._save_best()
         return metrics
+
+    def final_evaluation(self) -> dict[str, float]:
+        """The metrics of the weights as they are now, computed unless the last step has done so."""
+        step, metrics = self._evaluated
+        return metrics if step == self.state.global_step else self.evaluate()
 
     def _save_best(self) -> None:
         best = Path(self.args.output_dir) / "best"
