@@ -210,8 +210,7 @@ TRAINING_ARGUMENTS: dict[str, Treatment] = {
     ),
     **_refused("torch_empty_cache_steps", "it would only slow the run: memory of a step is used again by the next"),
     **_refused(
-        "eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics "
-        "batch_eval_metrics",
+        "eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics batch_eval_metrics",
         "evaluation sums the loss over tokens and gathers no predictions; leave it out",
     ),
     **_refused("ignore_data_skip", "a resumed run would train on other rows than the one it continues"),

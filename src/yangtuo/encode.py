@@ -33,9 +33,7 @@ def write(settings: Settings, out: str | None) -> None:
     if not out:
         raise UsageError("--out is missing: the file to write, or - for standard output")
     base = settings.model.model_name_or_path
-    folder = (
-        local_folder(base, option="model_name_or_path", must_hold=["config.json"], weights=False) if base else None
-    )
+    folder = local_folder(base, option="model_name_or_path", must_hold=["config.json"], weights=False) if base else None
     saved = adapters.read(settings.lora.peft_path) if settings.lora.peft_path else None
     tokenizer = find_tokenizer(settings, folder, saved)
     train, _, sources, _ = read_data(settings)

@@ -97,7 +97,9 @@ def _chosen(checkpoint_dir: str | None, output_dir: Path) -> Path | None:
 
 def _move_aside(output_dir: Path) -> Decision:
     if Path.cwd().resolve().is_relative_to(output_dir.resolve()):
-        raise RunFolderError(f"--output_dir {output_dir}: the current folder lies in it, so it is not renamed; choose another")
+        raise RunFolderError(
+            f"--output_dir {output_dir}: the current folder lies in it, so it is not renamed; choose another"
+        )
     return Decision(Start.MOVE_ASIDE)
 
 

@@ -16,15 +16,16 @@ from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine.planning import StepShape
 from yangtuo.engine.trainer import Logging, Meaning
 from yangtuo.errors import MissingDependencyError, UsageError
-from yangtuo.model.adapters import SavedAdapter, names
+from yangtuo.model.adapters import names
 from yangtuo.model.base import Hardware, Precision
 from yangtuo.parsing import Settings
 
 # Fields that decide the result and are passed to transformers unchanged.
 _DECIDING = (
-    "num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args "
-    "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm neftune_noise_alpha label_smoothing_factor data_seed"
-).split()
+    *("num_train_epochs", "max_steps", "optim", "optim_args", "learning_rate", "lr_scheduler_type"),
+    *("lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("max_grad_norm", "neftune_noise_alpha", "label_smoothing_factor", "data_seed"),
+)
 
 
 def world_size() -> int:
@@ -111,9 +112,7 @@ def training_arguments(
         UsageError: transformers refuses a value.
         MissingDependencyError: an engine that is not installed.
     """
-    values = {
-        name: value for name, value in settings.training.items() if TRAINING_ARGUMENTS[name].fate is Fate.PASSED
-    }
+    values = {name: value for name, value in settings.training.items() if TRAINING_ARGUMENTS[name].fate is Fate.PASSED}
     for name in ("", "_kwargs"):  # today's name of the same option, so that no warning is printed
         old = values.pop(f"gradient_checkpointing{name}", None)
         if old is not None:
@@ -170,7 +169,8 @@ def _deepspeed(given: Any) -> Any:
         config["fp16"]["min_loss_scale"] = 1
         config.setdefault("bf16", {"enabled": "auto"})
         logging.getLogger(__name__).warning(
-            "deepspeed: min_loss_scale %g counts as 1 (this DeepSpeed takes whole numbers; the file is unchanged)", scale
+            "deepspeed: min_loss_scale %g counts as 1 (this DeepSpeed takes whole numbers; the file is unchanged)",
+            scale,
         )
     return config
 

@@ -8,8 +8,8 @@ import argparse
 import difflib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn, cast, get_type_hints
@@ -59,7 +59,7 @@ class Settings:
         return self.training.get(name, _training_default(name))
 
 
-class _Parser(HfArgumentParser):  # type: ignore[misc]  # its own signature of parse_args differs from argparse's
+class _Parser(HfArgumentParser):
     """argparse that raises our error instead of ending the process."""
 
     def error(self, message: str) -> NoReturn:
@@ -122,8 +122,8 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
     _refuse(given)
     names = {f.name for f in fields(TrainingArguments)}
     training = {name: value for name, value in given.items() if name in names}
-    groups = [_build(group, given) for group in OUR_GROUPS]
-    settings = Settings(*groups, training=training, origins=origins)
+    model, data, lora, run = (_build(group, given) for group in OUR_GROUPS)
+    settings = Settings(model, data, lora, run, training, origins)
     rest = {name: given.get(name, default) for name, default in own.items()}
     return _settle(settings), argparse.Namespace(**rest)
 
@@ -214,7 +214,9 @@ def _convert(name: str, value: str) -> Any:
         if target == "warmup_steps":
             ratio = float(value)
             if not 0 <= ratio < 1:
-                raise UsageError(f"--warmup_ratio {value}: a ratio lies from 0 to below 1; --warmup_steps takes a count")
+                raise UsageError(
+                    f"--warmup_ratio {value}: a ratio lies from 0 to below 1; --warmup_steps takes a count"
+                )
             return ratio
         if target.startswith("per_device"):
             return int(value)
@@ -260,33 +262,37 @@ def _typed(hint: Any, value: Any) -> Any:
 
 def _settle(settings: Settings) -> Settings:
     """Check what can be checked from the options alone, all problems at once, and settle what depends on others."""
-    data, lora, run, training = settings.data, settings.lora, settings.run, dict(settings.training)
-    problems = []
-    if data.max_seq_length < 2:
-        problems.append(f"--max_seq_length {data.max_seq_length}: an example has at least 2 tokens")
-    if lora.lora_rank < 1:
-        problems.append(f"--lora_rank {lora.lora_rank}: at least 1")
-    if not 0 <= lora.lora_dropout < 1:
-        problems.append(f"--lora_dropout {lora.lora_dropout}: from 0 to below 1")
-    if data.preprocessing_num_workers is not None and data.preprocessing_num_workers < 1:
-        problems.append(f"--preprocessing_num_workers {data.preprocessing_num_workers}: at least 1")
-    part = data.validation_split_percentage
-    if part is not None and not 0 < part < 100:
-        problems.append(f"--validation_split_percentage {part}: above 0 and below 100")
-    if data.dataset_dir and data.train_file:
-        problems.append("--dataset_dir and --train_file: give one of them")
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if settings.training_value(name) < 1:
-            problems.append(f"--{name} {settings.training_value(name)}: at least 1")
+    problems = list(_problems(settings))
     if problems:
         raise UsageError.of_problems("options", problems)
-
+    training = dict(settings.training)
     if not training.get("do_train") and not training.get("do_eval"):
         training["do_train"] = True
-    strategy = training.pop("train_sampling_strategy", None)
-    if strategy == "sequential":
-        data = DataArguments(**{**vars(data), "data_order": DataOrder.SEQUENTIAL})
-    return Settings(settings.model, data, lora, run, training, settings.origins)
+    data = settings.data
+    if training.pop("train_sampling_strategy", None) == "sequential":
+        data = replace(data, data_order=DataOrder.SEQUENTIAL)
+    return replace(settings, data=data, training=training)
+
+
+def _problems(settings: Settings) -> Iterator[str]:
+    data, lora = settings.data, settings.lora
+    part = data.validation_split_percentage
+    if part is not None and not 0 < part < 100:
+        yield f"--validation_split_percentage {part}: above 0 and below 100"
+    if not 0 <= lora.lora_dropout < 1:
+        yield f"--lora_dropout {lora.lora_dropout}: from 0 to below 1"
+    if data.dataset_dir and data.train_file:
+        yield "--dataset_dir and --train_file: give one of them"
+    batch = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+    counts = {
+        "max_seq_length": (data.max_seq_length, 2),
+        "lora_rank": (lora.lora_rank, 1),
+        "preprocessing_num_workers": (data.preprocessing_num_workers or 1, 1),
+        **{name: (settings.training_value(name), 1) for name in batch},
+    }
+    for name, (value, least) in counts.items():
+        if value < least:
+            yield f"--{name} {value}: at least {least}"
 
 
 def as_dict(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -76,7 +76,7 @@ def train(settings: Settings) -> None:
     model = base.load(inputs.base, precision.weights, settings.model)
     trained = adapters.names(settings.lora.modules_to_save)
     saved = inputs.adapter
-    base.fit_vocabulary(model, inputs.tokenizer.num_tokens, trained=saved.tensors.keys() if saved else trained)
+    base.fit_vocabulary(model, inputs.tokenizer.num_tokens, trained=list(saved.tensors) if saved else trained)
     adapter = (
         adapters.attach_saved(model, saved, settings.lora, settings.origins)
         if saved
@@ -181,9 +181,7 @@ def read_data(settings: Settings) -> tuple[list[Record], list[Record] | None, li
     return train, validation, sources, validation_sources
 
 
-def encode_inputs(
-    settings: Settings, inputs: Inputs, seed: int
-) -> tuple[Examples, Examples | None, dict[str, Any]]:
+def encode_inputs(settings: Settings, inputs: Inputs, seed: int) -> tuple[Examples, Examples | None, dict[str, Any]]:
     """Split off the validation part where asked for, encode both, and say what became of the rows."""
     data = settings.data
     train, validation = inputs.train, inputs.validation
@@ -194,7 +192,9 @@ def encode_inputs(
         train, validation = splitting.split(train, data.validation_split_percentage, seed)
         logger.info("data: %d rows set aside for evaluation, with seed %d", len(validation), seed)
         if not train:
-            raise UsageError(f"--validation_split_percentage {data.validation_split_percentage} leaves no row to train on")
+            raise UsageError(
+                f"--validation_split_percentage {data.validation_split_percentage} leaves no row to train on"
+            )
     train_set, counts = encode_records(settings, train, inputs.tokenizer)
     audits = {"train": audit(train_set, counts, inputs.sources, inputs.tokenizer.eos_id)}
     eval_set = None

@@ -149,7 +149,8 @@ def _faults(value: dict[str, Any], where: str) -> Iterator[str]:
         elif key == "instruction" and not value[key].strip():
             yield f"{where}: {key!r} is empty; expected {rule}"
     if not isinstance(value.get("input"), str | None):
-        yield f"{where}: 'input' is a {_kind(value['input'])}, {_short(value['input'])}; expected a text, null or no input"
+        kind, shown = _kind(value["input"]), _short(value["input"])
+        yield f"{where}: 'input' is a {kind}, {shown}; expected a text, null or no input"
 
 
 def _kind(value: Any) -> str:

@@ -8,7 +8,7 @@ from yangtuo.data.records import Record
 
 
 def num_to_hold_out(num_rows: int, percentage: float) -> int:
-    """How many rows `--validation_split_percentage` asks for: below 1 a fraction, from 1 up a percentage, at least 1."""
+    """Rows that `--validation_split_percentage` asks for: below 1 a fraction, from 1 up a percentage; at least 1."""
     part = percentage if percentage < 1 else percentage / 100
     return max(1, round(num_rows * part))
 

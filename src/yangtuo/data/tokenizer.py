@@ -126,7 +126,7 @@ def _open_sentencepiece(
     bos = model.bos_id() if bos is None else bos
     eos = model.eos_id() if eos is None else eos
     if eos < 0:
-        raise TokenizerError(f"{folder}: no end token; name it as \"eos_token\" in tokenizer_config.json")
+        raise TokenizerError(f'{folder}: no end token; name it as "eos_token" in tokenizer_config.json')
     adds_bos = config.get("add_bos_token", True) and bos >= 0
     return Tokenizer(folder, backend, bos if adds_bos else None, eos, backend.num_tokens())
 
@@ -140,14 +140,16 @@ def _open_json(folder: Path, config: dict[str, Any], named: dict[str, str]) -> T
         # Without its list of added tokens, the library finds none of them in user text.
         plain = tokenizers.Tokenizer.from_str(json.dumps({**json.loads(text), "added_tokens": []}))
     except Exception as error:  # the library raises bare Exception for any fault of the file
-        raise TokenizerError(f"{folder}/tokenizer.json: cannot be read: {' '.join(str(error).split())[:120]}") from error
+        raise TokenizerError(
+            f"{folder}/tokenizer.json: cannot be read: {' '.join(str(error).split())[:120]}"
+        ) from error
     for tokenizer in (whole, plain):
         tokenizer.no_truncation()
         tokenizer.no_padding()
     backend = _Json(whole, plain)
     eos = backend.id_of(named["eos_token"])
     if eos is None:
-        raise TokenizerError(f"{folder}: no end token; name it as \"eos_token\" in tokenizer_config.json")
+        raise TokenizerError(f'{folder}: no end token; name it as "eos_token" in tokenizer_config.json')
     return Tokenizer(folder, backend, _own_bos(whole, config, named["bos_token"]), eos, backend.num_tokens())
 
 
@@ -180,7 +182,8 @@ class _SentencePiece:
         return None if i == self._model.unk_id() else int(i)
 
     def num_tokens(self) -> int:
-        return max(self._model.get_piece_size(), *(i + 1 for i in self._added.values()), 0)
+        size = int(self._model.get_piece_size())
+        return max(size, *(i + 1 for i in self._added.values()), 0)
 
 
 class _Json:

@@ -124,7 +124,7 @@ class StepTrainer(Trainer):
         self._plan: StepPlan | None = None
         self._best = outlets.journal.best_eval_loss
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
-        self._linear_weights = sum(
+        self._linear_weights: int = sum(
             p.numel() for name, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in name
         )
 
@@ -152,7 +152,8 @@ class StepTrainer(Trainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """4 x linear weights x real tokens: forward, and the gradient of the activations; frozen weights have none."""
-        return 4 * self._linear_weights * sum(batch.num_tokens for batch in inputs["batches"])
+        num_tokens: int = sum(batch.num_tokens for batch in inputs["batches"])
+        return 4 * self._linear_weights * num_tokens
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -248,7 +249,7 @@ class StepTrainer(Trainer):
         }
         self._evaluated = (self.state.global_step, metrics)
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.is_in_train and mean < self._best:  # a NaN is not smaller than anything
             self._best = mean
             self._save_best()
@@ -298,7 +299,8 @@ class StepTrainer(Trainer):
         super().log(logs, start_time)
 
     def _log_step(self, step: int, logs: dict[str, float]) -> dict[str, float]:
-        assert self._plan is not None and self._subject.train_set is not None
+        assert self._plan is not None
+        assert self._subject.train_set is not None
         seconds = time.monotonic() - self._step_begin
         rows = self._plan.rows
         num_tokens = int(self._subject.train_set.lengths()[rows].sum())

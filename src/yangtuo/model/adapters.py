@@ -105,7 +105,7 @@ def _read_config(folder: Path) -> LoraConfig:
         logger.warning("%s/%s: this PEFT does not know and leaves out: %s", folder, CONFIG_FILE, ", ".join(unknown))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # said above, with names
-        return LoraConfig.from_pretrained(str(folder))  # type: ignore[no-any-return]
+        return LoraConfig.from_pretrained(str(folder))
 
 
 def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -118,9 +118,13 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             return {str(key): value for key, value in tensors.items()}
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         file = new if new.is_file() else old
-        raise AdapterError(f"{file}: cannot be read, perhaps cut short: {' '.join(str(error).split())[:160]}") from error
+        raise AdapterError(
+            f"{file}: cannot be read, perhaps cut short: {' '.join(str(error).split())[:160]}"
+        ) from error
     except Exception as error:  # torch.load's unpickler raises its own class for a pickle with code in it
-        raise AdapterError(f"{old}: refused, it is no plain file of tensors: {str(error).splitlines()[0][:160]}") from error
+        raise AdapterError(
+            f"{old}: refused, it is no plain file of tensors: {str(error).splitlines()[0][:160]}"
+        ) from error
     raise AdapterError(f"{folder}: neither {WEIGHTS_FILE} nor {OLD_WEIGHTS_FILE} in that folder")
 
 
@@ -258,9 +262,7 @@ def _checked(adapter: Adapter) -> Adapter:
     return adapter
 
 
-def save(
-    adapter: Adapter, folder: Path, tokenizer: Tokenizer, state: Mapping[str, torch.Tensor] | None = None
-) -> None:
+def save(adapter: Adapter, folder: Path, tokenizer: Tokenizer, state: Mapping[str, torch.Tensor] | None = None) -> None:
     """Write a PEFT folder and the tokenizer into `folder`; `state` where the engine has gathered the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     adapter.model.save_pretrained(

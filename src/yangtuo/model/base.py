@@ -93,7 +93,9 @@ def choose_precision(
         return Precision(torch.float32)
     weights = _nearest(weights, hardware)
     if compute is not asked:
-        logger.warning("precision: %s instead of %s, which this %s cannot", _name(compute), _name(asked), hardware.device)
+        logger.warning(
+            "precision: %s instead of %s, which this %s cannot", _name(compute), _name(asked), hardware.device
+        )
     return Precision(weights, bf16=compute is torch.bfloat16, fp16=compute is torch.float16)
 
 
@@ -151,7 +153,7 @@ def load(folder: Path, dtype: torch.dtype, arguments: ModelArguments) -> PreTrai
     if missing:
         shown = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
         raise ModelError(f"{folder}: {len(missing)} weights are not in the files and would be random: {shown}")
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, trained: Sequence[str]) -> int:
@@ -171,7 +173,9 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, trained: Sequence
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             if layer is not None:
                 layer.weight[num_rows:] = layer.weight[:num_rows].float().mean(0).to(layer.weight.dtype)
-    logger.warning("vocabulary: rows added for the tokenizer, %d -> %d, each the mean of the old ones", num_rows, num_tokens)
+    logger.warning(
+        "vocabulary: rows added for the tokenizer, %d -> %d, each the mean of the old ones", num_rows, num_tokens
+    )
     if not trained:
         logger.warning(
             "vocabulary: the %d new rows are not trained; --modules_to_save embed_tokens,lm_head trains them",

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Makes the project runnable on a fresh machine: a virtual environment `.venv` with the tested versions.
+# Both run_sft.sh and test.sh source it; it is safe to run again and takes a moment when nothing is to do.
+#
+#   * An active environment (venv or conda) that already has torch is used as it is: only what is missing is added.
+#   * pip's own configuration (index mirrors, proxies) applies; HF_ENDPOINT names a mirror for models fetched by name.
+#   * YANGTUO_VENV names another place for the environment, PYTHON another interpreter.
+
+yangtuo_setup() {
+    local root python environment stamp wanted free
+    root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)" || return 1
+    environment="${YANGTUO_VENV:-$root/.venv}"
+    wanted="$(cat "$root/pyproject.toml" "$root/requirements.lock" | cksum) $root"
+
+    if [ -z "${YANGTUO_VENV:-}" ] && [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] \
+        && python -c 'import sys, importlib.util as u; sys.exit(sys.version_info < (3, 11) or not u.find_spec("torch"))' 2>/dev/null; then
+        environment="${VIRTUAL_ENV:-$CONDA_PREFIX}"
+        if [ "$(cat "$environment/.yangtuo-setup" 2>/dev/null)" != "$wanted" ]; then
+            echo "setup: using the active environment $environment and its torch"
+            python -m pip install --quiet --disable-pip-version-check -e "$root[dev]" || return 1
+            echo "$wanted" > "$environment/.yangtuo-setup"
+        fi
+        return 0
+    fi
+
+    stamp="$environment/.yangtuo-setup"
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        for python in "${PYTHON:-}" python3.12 python3.11 python3.13 python3; do
+            [ -n "$python" ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+            python=""
+        done
+        if [ -z "$python" ]; then
+            echo "setup: Python 3.11 or newer is needed; found $(python3 --version 2>&1). Install it, or name it: PYTHON=/path/to/python3.11" >&2
+            return 2
+        fi
+        if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
+            echo "setup: $("$python" --version) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2
+            return 2
+        fi
+        mkdir -p "$environment" || return 2
+        free="$(df -Pk "$environment" | awk 'NR == 2 { print int($4 / 1048576) }')"
+        if [ "$free" -lt 3 ]; then
+            echo "setup: $free GiB free where $environment would lie; 3 are needed (10 with a CUDA build of torch). Free some, or name another place: YANGTUO_VENV=/path" >&2
+            return 2
+        fi
+        echo "setup: installing into $environment with $("$python" --version), once; a few minutes"
+        "$python" -m venv "$environment" || return 1
+        "$environment/bin/python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.lock" || return 1
+        "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e "$root" || return 1
+        echo "$wanted" > "$stamp"
+    fi
+    export PATH="$environment/bin:$PATH"
+}
+
+yangtuo_setup || exit $?
