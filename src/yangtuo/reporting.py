@@ -53,5 +53,5 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    warnings.filterwarnings("ignore", category=UserWarning, module="accelerate")  # it sets a thread count by itself
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)

@@ -365,9 +365,9 @@ def check_engine(trainer: Trainer, *, deepspeed: bool, fsdp: bool) -> None:
     kind = trainer.accelerator.distributed_type.value
     if trainer.args.world_size != wanted:
         raise UsageError(f"{wanted} processes were started, but the engine sees {trainer.args.world_size}")
-    engine = "DEEPSPEED" if deepspeed else "FSDP" if fsdp else "MULTI" if wanted > 1 else "NO"
-    if not kind.startswith(engine):
-        raise UsageError(f"asked for {engine}, but accelerate chose {kind}; unset ACCELERATE_* variables")
+    engines = ["DEEPSPEED"] if deepspeed else ["FSDP"] if fsdp else ["MULTI"] if wanted > 1 else ["NO", "MULTI"]
+    if not any(kind.startswith(engine) for engine in engines):
+        raise UsageError(f"asked for {engines[0]}, but accelerate chose {kind}; unset ACCELERATE_* variables")
     if trainer.args.n_gpu > 1:
         raise UsageError(
             f"{trainer.args.n_gpu} GPUs are visible to one process; start one process a GPU "
