@@ -34,7 +34,7 @@ NAME = "羊驼"
 TRAINING = (
     *("--lora_rank", "8", "--lora_alpha", "32", "--lora_dropout", "0.05", "--max_seq_length", "512"),
     *("--learning_rate", "1e-3", "--lr_scheduler_type", "cosine", "--warmup_steps", "0.03", "--seed", "42"),
-    *("--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "8", "--do_train", "--do_eval"),
+    *("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2", "--do_train", "--do_eval"),
     *("--logging_steps", "4", "--logging_first_step", "True", "--save_strategy", "no"),
 )
 

@@ -162,7 +162,9 @@ def _file_as_flags(path: str) -> list[str]:
     if source.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise UsageError(_unknown(path, []))
     try:
-        values = yaml.safe_load(source.read_text(encoding="utf-8"))  # JSON is a part of YAML
+        text = source.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)  # JSON is a part of YAML
+        written = yaml.load(text, yaml.BaseLoader)  # every value as it stands: `no` is a word, `1e-4` a number
     except OSError as error:
         raise UsageError(f"configuration file {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -180,7 +182,7 @@ def _file_as_flags(path: str) -> list[str]:
         elif isinstance(value, Mapping):
             flags.append(f"--{name}={json.dumps(value)}")
         else:
-            flags.append(f"--{name}={value}")
+            flags.append(f"--{name}={written[str(name)]}")
     return flags
 
 

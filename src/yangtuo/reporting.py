@@ -8,6 +8,8 @@ import os
 import sys
 import warnings
 
+from tqdm import tqdm
+
 
 class _Notes(logging.Handler):
     """Keeps what was changed, replaced or left out, each text once."""
@@ -20,6 +22,13 @@ class _Notes(logging.Handler):
         text = record.getMessage()
         if text not in self.texts:
             self.texts.append(text)
+
+
+class _Screen(logging.Handler):
+    """Writes to whatever stderr is at the moment, and beside a progress bar, not into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 _notes = _Notes()
@@ -35,8 +44,7 @@ def set_up() -> None:
     logger = logging.getLogger("yangtuo")
     if logger.handlers:
         return
-    screen = logging.StreamHandler(sys.stderr)
-    screen.setFormatter(logging.Formatter("%(message)s"))
+    screen = _Screen()
     is_first = os.environ.get("RANK", "0") == "0"
     screen.setLevel(logging.INFO if is_first else logging.ERROR)
     logger.addHandler(screen)

@@ -213,6 +213,7 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
     """
     config = saved.config
     config.inference_mode = False
+    config.base_model_name_or_path = model.name_or_path
     if "lora_dropout" in given and lora.lora_dropout != config.lora_dropout:
         logger.warning("lora_dropout: %g as asked for, the adapter had %g", lora.lora_dropout, config.lora_dropout)
         config.lora_dropout = lora.lora_dropout

@@ -1,0 +1,144 @@
+"""What a user got wrong: one clear error each, exit code 2, no traceback, nothing written."""
+
+import json
+
+import pytest
+
+from tests import tiny
+from yangtuo.cli import main
+
+
+@pytest.fixture
+def fails(inputs, tmp_path, capfd):
+    """Run `yangtuo train` with some options changed; returns the error that was printed."""
+
+    def run(**changes):
+        code = main(["train", *inputs.options(tmp_path / "out", **changes)])
+        said = capfd.readouterr().err
+        assert code == 2, said
+        assert "Traceback" not in said
+        assert not (tmp_path / "out").exists()
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, said
+        return said[said.index("error: ") :]
+
+    return run
+
+
+def test_max_seq_length_shorter_than_every_prompt(fails):
+    said = fails(max_seq_length=20)
+    assert "none of the 24 rows can be trained on (the prompt's frame alone fills max_seq_length: 24)" in said
+
+
+def test_empty_folder(fails, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no .json file in it (found: nothing)" in fails(dataset_dir=tmp_path / "empty")
+
+
+def test_folder_of_only_broken_json(fails, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.json").write_text('[{"instruction": "a", "output": "b"},\n {"instr')
+    (tmp_path / "broken" / "b.json").write_text("not json")
+    said = fails(dataset_dir=tmp_path / "broken")
+    assert "a.json:2:3: broken JSON after 1 whole rows: Unterminated string" in said
+    assert "b.json:1:1: broken JSON: Expecting value" in said
+
+
+def test_wrong_peft_path(fails, tmp_path):
+    assert "no such folder; for a new LoRA, leave --peft_path out" in fails(peft_path=tmp_path / "nothing")
+
+
+def test_peft_path_without_an_adapter_names_the_folder_that_has_one(fails, tmp_path):
+    (tmp_path / "run" / "sft_lora_model").mkdir(parents=True)
+    (tmp_path / "run" / "sft_lora_model" / "adapter_config.json").write_text("{}")
+    said = fails(peft_path=tmp_path / "run")
+    assert "no adapter_config.json in that folder" in said
+    assert "did you mean its sub-folder 'sft_lora_model'?" in said
+
+
+def test_misspelt_trainable(fails):
+    said = fails(trainable="q_proj,v_prj", modules_to_save="lm_haed")
+    assert "--trainable: the base has no module 'v_prj'; did you mean 'v_proj'?" in said
+    assert "--modules_to_save: the base has no module 'lm_haed'; did you mean 'lm_head'?" in said
+
+
+def test_placeholder_left_in_the_script(fails):
+    said = fails(model_name_or_path="path/to/hf/llama/or/merged/llama/dir/or/model_id")
+    assert "no such folder (the script still has its placeholder)" in said
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        ("model_name_or_path", "--model_name_or_path is missing"),
+        ("dataset_dir", "--dataset_dir is missing"),
+        ("output_dir", "--output_dir is missing"),
+    ],
+)
+def test_missing_option(fails, missing, says):
+    assert says in fails(**{missing: None})
+
+
+def test_drop_last_that_would_leave_no_step(fails):
+    said = fails(per_device_train_batch_size=32, dataloader_drop_last=True)
+    assert "24 rows are fewer than the 32 of one step" in said
+    assert "nothing would be trained" in said
+
+
+def test_evaluation_without_rows_to_evaluate(fails):
+    assert "evaluation needs --validation_file or --validation_split_percentage" in fails(do_eval=True, do_train=True)
+
+
+def test_missing_validation_file(fails, tmp_path):
+    assert "no such file" in fails(validation_file=tmp_path / "valid.json")
+
+
+def test_deepspeed_absent(fails, tmp_path):
+    import importlib.util
+
+    if importlib.util.find_spec("deepspeed"):
+        pytest.skip("DeepSpeed is installed here")
+    assert "pip install 'yangtuo[deepspeed]'" in fails(deepspeed="scripts/ds_zero2_no_offload.json")
+
+
+def test_weights_that_the_files_lack(fails, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    base = tiny.tiny_llama(tmp_path / "base")
+    tiny.tiny_sentencepiece(base)
+    tensors = load_file(base / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    code = main(["train", "--model_name_or_path", str(base), "--dataset_dir", str(tmp_path), "--output_dir", "x"])
+    assert code == 2  # the folder has no rows; the weights come later
+    assert "1 weights are not in the files" in _weights_error(base)
+
+
+def _weights_error(base):
+    import torch
+
+    from yangtuo.arguments import ModelArguments
+    from yangtuo.errors import ModelError
+    from yangtuo.model.base import load
+
+    with pytest.raises(ModelError) as caught:
+        load(base, torch.float32, ModelArguments())
+    return str(caught.value)
+
+
+def test_unknown_verb_and_unknown_option(capfd):
+    assert main(["trian"]) == 2
+    assert main(["train", "--lora_rnk", "8"]) == 2
+    said = capfd.readouterr().err
+    assert "unknown verb 'trian'" in said
+    assert "unknown option '--lora_rnk'; did you mean '--lora_rank'?" in said
+
+
+def test_all_bad_rows_are_named_at_once(fails, tmp_path):
+    (tmp_path / "bad").mkdir()
+    rows = [{"instruction": "a", "output": None}, {"instruction": "", "output": "b"}, {"output": "c"}, 5]
+    (tmp_path / "bad" / "a.json").write_text(json.dumps(rows))
+    said = fails(dataset_dir=tmp_path / "bad")
+    assert "data (4 problems):" in said
+    for row in range(4):
+        assert f"a.json row {row}: " in said

@@ -1,0 +1,276 @@
+"""Whole runs on a tiny model: what is written, what is said, and that plain PEFT can load it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from tests.command import evaluations_of, log_of, yangtuo
+from yangtuo.cli import main
+
+
+@pytest.fixture
+def train(inputs, tmp_path, capfd):
+    """Run `yangtuo train` in this process; returns what it said."""
+
+    def run(output_dir=None, *, expect=0, **changes):
+        code = main(["train", *inputs.options(output_dir or tmp_path / "out", **changes)])
+        said = capfd.readouterr().err
+        assert code == expect, said
+        assert "Traceback" not in said
+        return said
+
+    return run
+
+
+def adapter(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_a_new_lora_loads_in_plain_peft_and_changes_the_model(train, inputs, tmp_path):
+    train()
+    base = AutoModelForCausalLM.from_pretrained(inputs.base)
+    ids = torch.arange(3, 40)[None]
+    before = base(ids).logits
+    tuned = PeftModel.from_pretrained(base, tmp_path / "out" / "sft_lora_model")
+    assert not torch.allclose(before, tuned(ids).logits, atol=1e-4)
+    tensors = adapter(tmp_path / "out" / "sft_lora_model")
+    assert len(tensors) == 2 * 2 * 7  # A and B, layers, projections
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert all(tensor.abs().max() > 0 for tensor in tensors.values())
+
+
+def test_the_tokenizer_lies_beside_the_adapter_byte_for_byte(train, inputs, tmp_path):
+    train()
+    saved = tmp_path / "out" / "sft_lora_model" / "tokenizer.model"
+    assert saved.read_bytes() == (inputs.base / "tokenizer.model").read_bytes()
+
+
+def test_log_has_every_step_and_the_screen_the_steps_asked_for(train, tmp_path):
+    said = train(logging_steps=2, max_steps=5, logging_first_step=True)
+    log = log_of(tmp_path / "out")
+    assert [entry["step"] for entry in log] == [1, 2, 3, 4, 5]
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("step ")] == ["1/5", "2/5", "4/5"]
+    assert all(entry["rows"] == 4 and entry["num_tokens"] > entry["num_supervised_tokens"] > 0 for entry in log)
+    assert log[0]["learning_rate"] == pytest.approx(0.01)
+    assert {"grad_norm", "tokens_per_s", "step_seconds", "epoch"} <= log[0].keys()
+
+
+def test_run_json_says_what_was_asked_and_where_from(train, tmp_path):
+    train(seed=123, warmup_ratio=0.5)
+    run = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    assert run["state"] == "finished"
+    assert run["seed"] == 123
+    assert run["arguments"]["seed"] == {"value": 123, "from": "command line"}
+    assert run["arguments"]["warmup_steps"] == {"value": 0.5, "from": "command line"}
+    assert run["arguments"]["weight_decay"] == {"value": 0.0, "from": "default"}
+    assert "--warmup_ratio is now called --warmup_steps" in run["notes"]
+
+
+def test_evaluation_counts_every_token_once_whatever_the_batch(train, inputs, tmp_path):
+    losses = []
+    for rows in (1, 2, 5):
+        out = tmp_path / f"eval{rows}"
+        train(out, do_train=True, do_eval=True, validation_file=inputs.validation, per_device_eval_batch_size=rows)
+        (evaluation,) = evaluations_of(out)
+        losses.append(evaluation["eval_loss"])
+        assert evaluation["rows"] == 5
+        assert evaluation["perplexity"] == pytest.approx(2.718281828 ** evaluation["eval_loss"], rel=1e-6)
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-6)
+
+
+def test_validation_split_holds_out_rows(train, tmp_path):
+    said = train(do_train=True, do_eval=True, validation_split_percentage=0.25)
+    assert "6 rows set aside for evaluation" in said
+    assert "data, train: 18 of 18 rows" in said
+
+
+def test_validation_file_in_the_training_folder_is_left_out(train, inputs, tmp_path):
+    shutil.copytree(inputs.data, tmp_path / "data")
+    shutil.copy(inputs.validation, tmp_path / "data" / "valid.json")
+    said = train(
+        dataset_dir=tmp_path / "data", do_train=True, do_eval=True, validation_file=tmp_path / "data" / "valid.json"
+    )
+    assert "lies in the training folder and is left out of training" in said
+    assert "data, train: 24 of 24 rows" in said
+
+
+def test_only_evaluating(train, inputs, tmp_path):
+    said = train(do_eval=True, validation_file=inputs.validation)
+    assert "only evaluating" in said
+    assert (tmp_path / "out" / "eval_results.json").is_file()
+    assert not (tmp_path / "out" / "sft_lora_model").exists()
+
+
+def test_fewer_rows_than_a_step_trains_on_them_and_says_so(train, tmp_path):
+    said = train(per_device_train_batch_size=32, max_steps=2)
+    assert "24 rows are fewer than the 32 of one step: every step is a whole epoch of 24 rows" in said
+    assert [entry["rows"] for entry in log_of(tmp_path / "out")] == [24, 24]
+
+
+def test_last_step_of_an_epoch_is_short_and_nothing_carries_over(train, tmp_path):
+    train(per_device_train_batch_size=5, gradient_accumulation_steps=2, max_steps=6)
+    assert [entry["rows"] for entry in log_of(tmp_path / "out")] == [10, 10, 4, 10, 10, 4]
+
+
+def test_continuing_needs_no_lora_options_and_contradictions_are_named(train, tmp_path):
+    first = tmp_path / "first"
+    train(first, lora_rank=4, lora_alpha=16)
+    train(tmp_path / "second", peft_path=first / "sft_lora_model", lora_dropout=None)
+    assert adapter(tmp_path / "second" / "sft_lora_model").keys() == adapter(first / "sft_lora_model").keys()
+    assert log_of(tmp_path / "second")[0]["loss"] < log_of(first)[0]["loss"]
+    said = train(tmp_path / "third", peft_path=first / "sft_lora_model", lora_rank=8, trainable="q_proj", expect=2)
+    assert "--lora_rank 8: the adapter has 4" in said
+    assert "--trainable q_proj: the adapter has down_proj,gate_proj," in said
+    equal = {"lora_rank": 4, "lora_alpha": 16}
+    train(tmp_path / "fourth", peft_path=first / "sft_lora_model", **equal)
+
+
+def test_dropout_of_the_command_line_is_used_when_continuing(train, tmp_path):
+    train(tmp_path / "first", lora_dropout=0.5)
+    said = train(tmp_path / "second", peft_path=tmp_path / "first" / "sft_lora_model", lora_dropout=0.1)
+    assert "lora_dropout: 0.1 as asked for, the adapter had 0.5" in said
+    config = json.loads((tmp_path / "second" / "sft_lora_model" / "adapter_config.json").read_text())
+    assert config["lora_dropout"] == 0.1
+
+
+def test_modules_to_save_are_trained_and_saved(train, inputs, tmp_path):
+    train(modules_to_save="embed_tokens,lm_head", gradient_checkpointing=True)
+    tensors = adapter(tmp_path / "out" / "sft_lora_model")
+    base = load_file(inputs.base / "model.safetensors")
+    for name in ("model.embed_tokens", "lm_head"):
+        saved = tensors[f"base_model.model.{name}.weight"]
+        assert saved.shape == base[f"{name}.weight"].shape
+        assert not torch.equal(saved, base[f"{name}.weight"])
+
+
+def test_seed_recipe_null_modules_to_save_freezes_and_keeps_the_embeddings(train, tmp_path):
+    """The seed page's advice for little memory: edit adapter_config.json by hand."""
+    train(tmp_path / "first", modules_to_save="embed_tokens,lm_head")
+    folder = tmp_path / "first" / "sft_lora_model"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "modules_to_save": None}))
+    said = train(tmp_path / "second", peft_path=folder, lora_dropout=None)
+    assert "modules_to_save is null, but the file holds embed_tokens and lm_head" in said
+    before, after = adapter(folder), adapter(tmp_path / "second" / "sft_lora_model")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == ("lora" not in name), name
+
+
+def test_vocabulary_grows_to_the_tokenizer(train, inputs, tmp_path):
+    shutil.copytree(inputs.base, tmp_path / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    (tmp_path / "tokenizer" / "added_tokens.json").write_text(json.dumps({"[PAD]": 480}))
+    said = train(tokenizer_name_or_path=tmp_path / "tokenizer", modules_to_save="embed_tokens,lm_head")
+    assert "rows added for the tokenizer, 480 -> 481" in said
+    tensors = adapter(tmp_path / "out" / "sft_lora_model")
+    assert tensors["base_model.model.model.embed_tokens.weight"].shape[0] == 481
+
+
+def test_an_adapter_of_another_base_is_refused(train, inputs, tmp_path):
+    from tests import tiny
+
+    train(tmp_path / "first", modules_to_save="embed_tokens,lm_head")
+    other = tiny.tiny_llama(tmp_path / "other", num_rows=500)
+    tiny.tiny_sentencepiece(other)
+    said = train(
+        tmp_path / "second", peft_path=tmp_path / "first" / "sft_lora_model", model_name_or_path=other, expect=2
+    )
+    assert "does not fit this base and tokenizer" in said
+    assert "embed_tokens.weight has shape [480, 32], this base needs [500, 32]" in said
+
+
+def test_a_cut_off_adapter_file_is_refused(train, tmp_path):
+    train(tmp_path / "first")
+    file = tmp_path / "first" / "sft_lora_model" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    said = train(tmp_path / "second", peft_path=file.parent, expect=2)
+    assert "cannot be read, perhaps cut short" in said
+
+
+def test_fp16_on_a_cpu_is_replaced_and_said_once(train, tmp_path):
+    said = train(fp16=True, torch_dtype="float16")
+    assert said.count("precision: float32 instead of --fp16") == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(train, inputs, tmp_path):
+    said = train(learning_rate=1e30, max_grad_norm=0, max_steps=8, expect=1, optim="sgd")
+    assert "the loss is not finite; rows " in said
+    assert ".json row " in said
+
+
+def test_finished_run_is_recognised_and_a_changed_one_is_not_overwritten(train, tmp_path):
+    out = tmp_path / "out"
+    train(out, seed=1)
+    before = adapter(out / "sft_lora_model")
+    assert "holds this very run, finished" in train(out, seed=2, overwrite_output_dir=True)
+    said = train(out, learning_rate=0.02, expect=2)
+    assert "learning_rate: 0.01 there, 0.02 here" in said
+    said = train(out, learning_rate=0.02, overwrite_output_dir=True)
+    assert "output folder: the former" in said
+    (moved,) = [path for path in tmp_path.iterdir() if path.name.startswith("out.")]
+    after = adapter(moved / "sft_lora_model")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_folder_that_holds_no_run_is_refused(train, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.docx").write_text("precious")
+    assert "not empty, and no run.json" in train(expect=2)
+    assert (tmp_path / "out" / "thesis.docx").read_text() == "precious"
+
+
+def test_killed_run_resumes_bit_for_bit(train, inputs, tmp_path):
+    """Killed after its checkpoint at step 4 of 8, with dropout: curve and adapter are those of an unkilled run."""
+    options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4, "lora_dropout": 0.1, "seed": 7}
+    train(tmp_path / "whole", **options)
+    train(tmp_path / "killed", **options)
+    killed = tmp_path / "killed"
+    shutil.rmtree(killed / "sft_lora_model")
+    shutil.rmtree(killed / "checkpoint-8")
+    run = json.loads((killed / "run.json").read_text())
+    (killed / "run.json").write_text(json.dumps({**run, "state": "running"}))
+    said = train(killed, **{**options, "seed": 99})
+    assert "resuming from" in said
+    assert "seed: 7, of the run that goes on, instead of 99" in said
+    curves = [
+        [(entry["step"], entry["loss"], entry["grad_norm"]) for entry in log_of(tmp_path / name)]
+        for name in ("whole", "killed")
+    ]
+    assert curves[0] == curves[1]
+    ours, theirs = adapter(killed / "sft_lora_model"), adapter(tmp_path / "whole" / "sft_lora_model")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_partial_checkpoint_is_not_resumed_from(train, tmp_path):
+    options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4}
+    train(**options)
+    out = tmp_path / "out"
+    run = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**run, "state": "running"}))
+    (out / "checkpoint-8" / "optimizer.pt").write_bytes(b"cut")
+    assert "checkpoint-4" in train(**options)
+
+
+def test_json_tokenizer_folder(train, inputs, tmp_path):
+    from tests import tiny
+
+    base = tiny.tiny_llama(tmp_path / "base", num_rows=500, tie=True)
+    tiny.tiny_json_tokenizer(base)
+    said = train(model_name_or_path=base, modules_to_save="embed_tokens,lm_head")
+    assert "spare rows stay as they are" in said
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "out" / "sft_lora_model")
+    assert torch.isfinite(tuned(torch.arange(3, 40)[None]).logits).all()
+
+
+def test_yaml_file_and_flags_over_it(inputs, tmp_path):
+    words = inputs.options(tmp_path / "out")
+    file = tmp_path / "run.yaml"
+    file.write_text("".join(f"{name[2:]}: {value}\n" for name, value in zip(words[::2], words[1::2], strict=True)))
+    done = yangtuo("train", file, "--max_steps", 2)
+    assert done.code == 0, done.said
+    assert len(log_of(tmp_path / "out")) == 2

@@ -1,0 +1,50 @@
+"""Inputs that many tests share, built once a session."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A tiny base with its tokenizer inside, a data folder of 24 rows, a validation file of 5."""
+
+    base: Path
+    data: Path
+    validation: Path
+
+    def options(self, out: Path, **changes) -> list[str]:
+        """A short run's command line; a change to None drops the option, to True makes it a bare flag."""
+        values = {
+            "model_name_or_path": self.base,
+            "dataset_dir": self.data,
+            "output_dir": out,
+            "per_device_train_batch_size": 4,
+            "max_steps": 4,
+            "learning_rate": 0.01,
+            "lora_dropout": 0,
+            "max_seq_length": 384,
+            "save_strategy": "no",
+            **changes,
+        }
+        words = []
+        for name, value in values.items():
+            if value is not None:
+                words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        return words
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> Inputs:
+    folder = tmp_path_factory.mktemp("inputs")
+    base = tiny.tiny_llama(folder / "base")
+    tiny.tiny_sentencepiece(base)
+    (folder / "data").mkdir()
+    rows = tiny.rows(29)
+    tiny.write_rows(folder / "data" / "a.json", rows[:15])
+    tiny.write_rows(folder / "data" / "b.json", rows[15:24])
+    validation = tiny.write_rows(folder / "valid.json", rows[24:])
+    return Inputs(base, folder / "data", validation)
