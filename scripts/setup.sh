@@ -2,7 +2,7 @@
 # Makes the project runnable on a fresh machine: a virtual environment `.venv` with the tested versions.
 # Both run_sft.sh and test.sh source it; it is safe to run again and takes a moment when nothing is to do.
 #
-#   * An active environment (venv or conda) that already has torch is used as it is: only what is missing is added.
+#   * An active environment (venv or conda) that already has torch 2.13 or newer is used: only what is missing is added.
 #   * pip's own configuration (index mirrors, proxies) applies; HF_ENDPOINT names a mirror for models fetched by name.
 #   * YANGTUO_VENV names another place for the environment, PYTHON another interpreter.
 
@@ -13,7 +13,7 @@ yangtuo_setup() {
     wanted="$(cat "$root/pyproject.toml" "$root/requirements.lock" | cksum) $root"
 
     if [ -z "${YANGTUO_VENV:-}" ] && [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] \
-        && python -c 'import sys, importlib.util as u; sys.exit(sys.version_info < (3, 11) or not u.find_spec("torch"))' 2>/dev/null; then
+        && python -c 'import sys, importlib.util as u, importlib.metadata as m; sys.exit(sys.version_info < (3, 11) or not u.find_spec("torch") or tuple(map(int, m.version("torch").split(".")[:2])) < (2, 13))' 2>/dev/null; then
         environment="${VIRTUAL_ENV:-$CONDA_PREFIX}"
         if [ "$(cat "$environment/.yangtuo-setup" 2>/dev/null)" != "$wanted" ]; then
             echo "setup: using the active environment $environment and its torch"

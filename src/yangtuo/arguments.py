@@ -117,6 +117,9 @@ class RunArguments:
         "token: mean over the step's supervised tokens; device_batch: as the 2023 script, the mean over each group "
         "of per_device_train_batch_size rows, then over groups.",
     )
+    save_minutes: float = _option(
+        10.0, "Also save a checkpoint when this many minutes have passed since the last one; 0 for never."
+    )
     overwrite_output_dir: bool = _option(
         False,
         "Start although the output folder holds another run: that folder is renamed, never deleted. An unfinished "

@@ -1,6 +1,7 @@
 """The command line: sub-commands, and what becomes of an error. Heavy imports happen inside a command."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -36,14 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         verbs[words[0]](words[1:])
     except YangtuoError as error:
         return _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # the reader of standard output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         return _fail("stopped by Ctrl-C; a run goes on from its last checkpoint with the same command", 130)
     return 0
 
 
 def _fail(message: str, code: int) -> int:
-    import os
-
     rank = os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     where = f" [rank {rank}]" if rank else ""
     sys.stderr.write(f"error{where}: {message}\n")

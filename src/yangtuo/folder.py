@@ -1,7 +1,7 @@
 """The output folder: what it holds already, whether this run may go on there, and `run.json`.
 
 The *meaning* of a run is everything that decides its result. The same meaning resumes, a changed one is refused with
-what differs; nothing is ever deleted.
+what differs; no checkpoint and no adapter is ever deleted or overwritten.
 """
 
 import json
@@ -56,6 +56,11 @@ def decide(output_dir: Path, meaning: Mapping[str, Any], *, overwrite: bool, che
     Raises:
         RunFolderError: it holds something else, or a run of another meaning.
     """
+    named = checkpoint_dir if checkpoint_dir and checkpoint_dir.lower() != "true" else None
+    if named and Path(named).resolve().parent != output_dir.resolve():
+        raise RunFolderError(
+            f"--resume_from_checkpoint {named}: not in --output_dir {output_dir}; a run goes on in its own folder"
+        )
     if output_dir.exists() and not output_dir.is_dir():
         raise RunFolderError(f"--output_dir {output_dir}: that is a file")
     if not output_dir.exists() or not any(output_dir.iterdir()):
@@ -80,13 +85,11 @@ def decide(output_dir: Path, meaning: Mapping[str, Any], *, overwrite: bool, che
     seed = recorded.get("seed")
     if recorded.get("state") == "finished" and (output_dir / ADAPTER_FOLDER).is_dir():
         return Decision(Start.FINISHED, seed=seed)
-    found = _chosen(checkpoint_dir, output_dir)
+    found = _chosen(named) if named else checkpoint.latest_complete(output_dir)
     return Decision(Start.RESUME, found, seed) if found else Decision(Start.FRESH)
 
 
-def _chosen(checkpoint_dir: str | None, output_dir: Path) -> Path | None:
-    if checkpoint_dir is None or checkpoint_dir.lower() == "true":
-        return checkpoint.latest_complete(output_dir)
+def _chosen(checkpoint_dir: str) -> Path:
     chosen = Path(checkpoint_dir)
     if not checkpoint.is_complete(chosen) or not checkpoint.can_resume(chosen):
         raise RunFolderError(

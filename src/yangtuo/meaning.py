@@ -68,6 +68,7 @@ def record_meaning(
         "trainable": sorted(names(settings.lora.trainable)),
         "modules_to_save": sorted(names(settings.lora.modules_to_save)),
         "peft_path": _hash_of(Path(settings.lora.peft_path)) if settings.lora.peft_path else None,
+        "do_train": bool(settings.training.get("do_train")),
         "rows_per_step": shape.rows_per_step,
         "rows_per_group": shape.rows_per_group if settings.run.loss_reduction == "device_batch" else None,
         "loss_reduction": settings.run.loss_reduction,

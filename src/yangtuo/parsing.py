@@ -8,6 +8,7 @@ import argparse
 import difflib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
@@ -33,6 +34,8 @@ from yangtuo.arguments import (
 from yangtuo.errors import UsageError
 
 logger = logging.getLogger(__name__)
+
+_CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True)
@@ -111,15 +114,22 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
         UsageError: all unknown options at once, each with the nearest known name; a wrong value; a refused option.
     """
     own = _own_defaults(parser)
-    flags = _parse_known(parser, argv)
+    flags, problems = _parse_known(parser, argv)
     config = flags.pop("config", None)
-    from_file = _parse_known(parser, _file_as_flags(config)) if config else {}
+    if config and Path(config).suffix.lower() not in _CONFIG_SUFFIXES:
+        if not problems:  # else it is the value of an unknown option
+            problems.append(_unknown(config, []))
+        config = None
+    from_file, more = _parse_known(parser, _file_as_flags(config, parser)) if config else ({}, [])
+    problems += more
+    for part in (from_file, flags):
+        _drop_empty(part)
+        problems += _apply_old_names(part)
     given = {**from_file, **flags}
     origins = {**dict.fromkeys(from_file, "configuration file"), **dict.fromkeys(flags, "command line")}
-
-    _drop_empty(given, origins)
-    _apply_old_names(given, origins)
-    _refuse(given)
+    problems += _refused(given)
+    if problems:
+        raise UsageError.of_problems("options", problems)
     names = {f.name for f in fields(TrainingArguments)}
     training = {name: value for name, value in given.items() if name in names}
     model, data, lora, run = (_build(group, given) for group in OUR_GROUPS)
@@ -134,15 +144,15 @@ def _own_defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
     return {a.dest: a.default for a in parser._actions if a.dest not in known}
 
 
-def _parse_known(parser: _Parser, argv: Sequence[str]) -> dict[str, Any]:
+def _parse_known(parser: _Parser, argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What was given, and a message for each word that no option takes."""
     # A namespace that already has every name: argparse then fills in no default, so what was given can be told.
     unset = object()
     blank = argparse.Namespace(**{action.dest: unset for action in parser._actions})
     namespace, unknown = parser.parse_known_args(list(argv), blank)
-    if unknown:
-        known = [option for action in parser._actions for option in action.option_strings]
-        raise UsageError.of_problems("command line", [_unknown(word, known) for word in unknown])
-    return {name: value for name, value in vars(namespace).items() if value is not unset and value is not None}
+    known = [option for action in parser._actions for option in action.option_strings]
+    given = {name: value for name, value in vars(namespace).items() if value is not unset and value is not None}
+    return given, [_unknown(word, known) for word in unknown]
 
 
 def _unknown(word: str, known: Sequence[str]) -> str:
@@ -156,58 +166,89 @@ def _unknown(word: str, known: Sequence[str]) -> str:
     return f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; --help lists all options")
 
 
-def _file_as_flags(path: str) -> list[str]:
-    """A configuration file as the command line that says the same."""
-    source = Path(path)
-    if source.suffix.lower() not in (".yaml", ".yml", ".json"):
-        raise UsageError(_unknown(path, []))
-    try:
-        text = source.read_text(encoding="utf-8")
-        values = yaml.safe_load(text)  # JSON is a part of YAML
-        written = yaml.load(text, yaml.BaseLoader)  # every value as it stands: `no` is a word, `1e-4` a number
-    except OSError as error:
-        raise UsageError(f"configuration file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"configuration file {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(values, Mapping):
-        raise UsageError(f"configuration file {path}: expected 'name: value' lines, found {type(values).__name__}")
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2's scalars: only true and false are booleans (`save_strategy: no` is a word), and 1e-4 is a number."""
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def _file_as_flags(path: str, parser: _Parser) -> list[str]:
+    """A configuration file as the command line that says the same.
+
+    Raises:
+        UsageError: the file cannot be read, or a list stands where an option takes one value.
+    """
+    values, written = _read_config(path)
+    takes_list = {a.dest for a in parser._actions if a.nargs == "+"}
     flags: list[str] = []
+    problems = []
     for name, value in values.items():
         if value is None:
             continue
-        if isinstance(value, list) and name in ("trainable", "modules_to_save"):
-            value = ",".join(map(str, value))
-        if isinstance(value, list):
+        if not isinstance(name, str) or name == "config":
+            problems.append(f"{name!r} is no option")
+        elif isinstance(value, list) and name in ("trainable", "modules_to_save"):
+            flags.append(f"--{name}={','.join(map(str, value))}")
+        elif isinstance(value, list) and name in takes_list:
             flags += [f"--{name}", *map(str, value)]
-        elif isinstance(value, Mapping):
-            flags.append(f"--{name}={json.dumps(value)}")
+        elif isinstance(value, list):
+            problems.append(f"{name} takes one value, found a list of {len(value)}")
         else:
-            flags.append(f"--{name}={written[str(name)]}")
+            flags.append(f"--{name}={json.dumps(value) if isinstance(value, Mapping) else written.get(name, value)}")
+    if problems:
+        raise UsageError.of_problems(f"configuration file {path}", problems)
     return flags
 
 
-def _drop_empty(given: dict[str, Any], origins: dict[str, str]) -> None:
+def _read_config(path: str) -> tuple[Mapping[Any, Any], Mapping[Any, Any]]:
+    """The file's values, and those that are words or numbers as they stand in it (007 is no 7)."""
+    source = Path(path)
+    try:
+        text = source.read_text(encoding="utf-8")
+        is_json = source.suffix.lower() == ".json"
+        values = json.loads(text) if is_json else yaml.load(text, _Yaml)
+        written = {} if is_json else yaml.load(text, yaml.BaseLoader)
+    except OSError as error:
+        raise UsageError(f"configuration file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"configuration file {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, Mapping):
+        raise UsageError(f"configuration file {path}: expected 'name: value' lines, found {type(values).__name__}")
+    return values, written
+
+
+def _drop_empty(given: dict[str, Any]) -> None:
     for name in [name for name, value in given.items() if value == ""]:
         logger.warning("--%s is empty and counts as not given", name)
-        del given[name], origins[name]
+        del given[name]
 
 
-def _apply_old_names(given: dict[str, Any], origins: dict[str, str]) -> None:
-    gone = [f"--{name}: {GONE[name]}" for name in given if name in GONE and given[name] not in ("False", "false")]
-    if gone:
-        raise UsageError.of_problems("options of earlier versions", gone)
+def _apply_old_names(given: dict[str, Any]) -> list[str]:
+    """Turn old names into today's, in place; returns a message for each that cannot be."""
+    problems = [f"--{name}: {GONE[name]}" for name in given if name in GONE and given[name] not in ("False", "false")]
     for name in GONE:
-        given.pop(name, None), origins.pop(name, None)
+        given.pop(name, None)
     for name in [name for name in given if name in WITHOUT_EFFECT]:
         logger.warning("--%s has no effect: %s", name, WITHOUT_EFFECT[name])
-        del given[name], origins[name]
+        del given[name]
     for name in [name for name in given if name in RENAMED]:
         today, value = RENAMED[name], given.pop(name)
-        origin = origins.pop(name)
         if today in given:
-            raise UsageError(f"--{name} and --{today} are the same option; give one of them")
-        given[today], origins[today] = _convert(name, value), origin
+            problems.append(f"--{name} and --{today} are the same option; give one of them")
+            continue
+        given[today] = _convert(name, value)
         logger.warning("--%s is now called --%s", name, today)
+    return problems
 
 
 def _convert(name: str, value: str) -> Any:
@@ -229,7 +270,7 @@ def _convert(name: str, value: str) -> Any:
     return value
 
 
-def _refuse(given: Mapping[str, Any]) -> None:
+def _refused(given: Mapping[str, Any]) -> list[str]:
     problems = []
     for name, value in given.items():
         treatment = TRAINING_ARGUMENTS.get(name)
@@ -241,8 +282,7 @@ def _refuse(given: Mapping[str, Any]) -> None:
     optim = str(given.get("optim", ""))
     if "lomo" in optim or "galore" in optim or "apollo" in optim:
         problems.append(f"--optim {optim}: it trains full weights, here LoRA matrices are trained; try adamw_torch")
-    if problems:
-        raise UsageError.of_problems("options that cannot be honoured", problems)
+    return problems
 
 
 def _training_default(name: str) -> Any:
@@ -285,11 +325,17 @@ def _problems(settings: Settings) -> Iterator[str]:
         yield f"--lora_dropout {lora.lora_dropout}: from 0 to below 1"
     if data.dataset_dir and data.train_file:
         yield "--dataset_dir and --train_file: give one of them"
+    if settings.training.get("do_train") is False and not settings.training.get("do_eval"):
+        yield "--do_train False without --do_eval: nothing to do"
+    strategy = settings.training.get("train_sampling_strategy")
+    if strategy and settings.given("data_order") and (strategy == "sequential") != (data.data_order == "sequential"):
+        yield f"--train_sampling_strategy {strategy} and --data_order {data.data_order}: give one of them"
+    workers = data.preprocessing_num_workers
     batch = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
     counts = {
         "max_seq_length": (data.max_seq_length, 2),
         "lora_rank": (lora.lora_rank, 1),
-        "preprocessing_num_workers": (data.preprocessing_num_workers or 1, 1),
+        "preprocessing_num_workers": (1 if workers is None else workers, 1),
         **{name: (settings.training_value(name), 1) for name in batch},
     }
     for name, (value, least) in counts.items():

@@ -93,6 +93,7 @@ def train(settings: Settings) -> None:
         Journal(output_dir / "log.jsonl", last_step=first_step, writes=is_main),
         Screen(shown=is_main, bar=not settings.training.get("disable_tqdm", False)),
         logging_of(settings),
+        settings.run.save_minutes,
     )
     subject = Subject(adapter, inputs.tokenizer, train_set, eval_set)
     trainer = StepTrainer(subject, meaning_of(settings, seed), outlets, args)
@@ -169,7 +170,8 @@ def read_data(settings: Settings) -> tuple[list[Record], list[Record] | None, li
     place = data.train_file or data.dataset_dir
     if not place:
         raise UsageError("--dataset_dir is missing: the folder with the .json files to train on")
-    files = records.find_files(place, exclude=data.validation_file)
+    option = "train_file" if data.train_file else "dataset_dir"
+    files = records.find_files(place, exclude=data.validation_file, option=option)
     if data.validation_file and Path(place).is_dir() and len(files) < len(records.find_files(place)):
         logger.warning("data: the validation file lies in the training folder and is left out of training")
     train, sources = records.read(files)

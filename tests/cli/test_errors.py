@@ -40,7 +40,7 @@ def test_folder_of_only_broken_json(fails, tmp_path):
     (tmp_path / "broken" / "a.json").write_text('[{"instruction": "a", "output": "b"},\n {"instr')
     (tmp_path / "broken" / "b.json").write_text("not json")
     said = fails(dataset_dir=tmp_path / "broken")
-    assert "a.json:2:3: broken JSON after 1 whole rows: Unterminated string" in said
+    assert "a.json:2:3: broken JSON after 1 whole row(s): Unterminated string" in said
     assert "b.json:1:1: broken JSON: Expecting value" in said
 
 
@@ -142,3 +142,13 @@ def test_all_bad_rows_are_named_at_once(fails, tmp_path):
     assert "data (4 problems):" in said
     for row in range(4):
         assert f"a.json row {row}: " in said
+
+
+def test_half_a_surrogate_pair_is_a_fault_of_the_row(fails, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.json").write_text(r'[{"instruction": "a", "output": "x \ud800"}]')
+    assert "row 0: 'output' has half of a surrogate pair" in fails(dataset_dir=tmp_path / "bad")
+
+
+def test_missing_train_file_names_its_own_option(fails, tmp_path):
+    assert "--train_file nothing.json: no such" in fails(dataset_dir=None, train_file="nothing.json")

@@ -274,3 +274,17 @@ def test_yaml_file_and_flags_over_it(inputs, tmp_path):
     done = yangtuo("train", file, "--max_steps", 2)
     assert done.code == 0, done.said
     assert len(log_of(tmp_path / "out")) == 2
+
+
+def test_a_checkpoint_comes_after_some_minutes_whatever_save_steps_is(train, tmp_path):
+    """The seed page saves every 500 of its 100 steps."""
+    train(save_strategy="steps", save_steps=500, save_minutes=0.00001)
+    assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {f"checkpoint-{n}" for n in (1, 2, 3, 4)}
+    train(tmp_path / "never", save_strategy="steps", save_steps=500, save_minutes=0)
+    assert {path.name for path in (tmp_path / "never").glob("checkpoint-*")} == {"checkpoint-4"}
+
+
+def test_evaluating_in_the_folder_of_a_finished_training_is_refused(train, inputs, tmp_path):
+    train()
+    said = train(do_eval=True, validation_file=inputs.validation, expect=2)
+    assert "do_train: true there, false here" in said

@@ -220,8 +220,8 @@ class _Encoder:
     def _keep_answer(self, record: Record, prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]] | str:
         """User text gives way first, from its end; the answer only where it alone is too long.
 
-        An answer that has to be cut leaves the user's text up to half of the room, since an answer to nothing would
-        teach nothing.
+        An answer that has to be cut leaves the user's text half of the room (rounded up), since an answer to nothing
+        would teach nothing.
         """
         room = self.limit - len(self._prompt(""))
         if room < 2:
@@ -243,6 +243,8 @@ class _Encoder:
         return self._prompt(user[: self._longest(user, lambda text: len(self._prompt(text)) <= limit)])
 
     def _fit_answer(self, text: str, answer: list[int], room: int) -> list[int]:
+        if len(answer) <= room:
+            return answer
         num_chars = self._longest(text, lambda part: len(self._ids([part])[0]) + 1 <= room)
         end = max(text.rfind(mark, 0, num_chars) for mark in _SENTENCE_ENDS) + 1
         whole_sentences = [*self._ids([text[:end]])[0], self.tokenizer.eos_id]
@@ -250,7 +252,9 @@ class _Encoder:
             self.counts.answer_cut += 1
             return whole_sentences
         self.counts.answer_cut_open += 1
-        return answer[:room]
+        # By characters: a cut by tokens could end inside the bytes of one.
+        num_chars = self._longest(text, lambda part: len(self._ids([part])[0]) <= room)
+        return self._ids([text[:num_chars]])[0] if num_chars else answer[:room]
 
     def _longest(self, text: str, fits: Callable[[str], bool]) -> int:
         """The largest number of leading characters that fits, by bisection."""

@@ -4,6 +4,7 @@ The format is Stanford Alpaca: a JSON array of objects with `instruction`, `outp
 bad row of every file is reported at once, and no value is coerced: a null answer is an error, never the text "None".
 """
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -42,8 +43,10 @@ class Source:
     num_rows: int
 
 
-def find_files(dataset_dir: str, *, exclude: str | None = None) -> list[Path]:
+def find_files(dataset_dir: str, *, exclude: str | None = None, option: str = "dataset_dir") -> list[Path]:
     """The .json files of a folder in sorted order (or the one file given), without `exclude`.
+
+    `option` is the option that the place came from, for messages.
 
     Raises:
         DataError: nothing there, or no .json file in it.
@@ -52,14 +55,16 @@ def find_files(dataset_dir: str, *, exclude: str | None = None) -> list[Path]:
     if place.is_file():
         return [place]
     if not place.is_dir():
-        raise DataError(f"--dataset_dir {dataset_dir}: no such folder; give a folder with .json files, or one file")
+        raise DataError(
+            f"--{option} {dataset_dir}: no such folder or file; give a folder with .json files, or one file"
+        )
     files = sorted(path for path in place.iterdir() if path.suffix == ".json" and path.is_file())
     kept = [path for path in files if exclude is None or path.resolve() != Path(exclude).resolve()]
     if not kept:
         others = sorted(path.name for path in place.iterdir())[:5]
         found = ", ".join(others) if others else "nothing"
         only = " besides the validation file" if files else ""
-        raise DataError(f"--dataset_dir {dataset_dir}: no .json file in it{only} (found: {found})")
+        raise DataError(f"--{option} {dataset_dir}: no .json file in it{only} (found: {found})")
     return kept
 
 
@@ -94,8 +99,9 @@ def read(files: Sequence[Path]) -> tuple[list[Record], list[Source]]:
 
 
 def _parse(raw: bytes, path: Path) -> list[Any]:
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode()
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise DataError(f"{path}:{line}: not UTF-8 (byte {raw[error.start]:#04x}); save the file as UTF-8") from error
@@ -104,21 +110,26 @@ def _parse(raw: bytes, path: Path) -> list[Any]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
-        rows_before = _rows_before(text)
-        read = f" after {rows_before} whole rows" if rows_before else ""
+        rows_before = _rows_before(text, error.pos)
+        read = f" after {rows_before} whole row(s)" if rows_before else ""
         raise DataError(f"{path}:{error.lineno}:{error.colno}: broken JSON{read}: {error.msg}") from error
+    except (RecursionError, ValueError) as error:  # nested without end, or a number of thousands of digits
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(rows, list):
         keys = f" with keys {', '.join(map(repr, list(rows)[:4]))}" if isinstance(rows, dict) else ""
-        raise DataError(f"{path}: expected a JSON array of rows, found a JSON {_kind(rows)}{keys}")
+        raise DataError(f"{path}: expected a JSON array of rows, found {_kind(rows)}{keys}")
     if not rows:
         raise DataError(f"{path}: the array has no rows")
     return rows
 
 
-def _rows_before(text: str) -> int:
-    """How many rows of a broken array can still be read; helps to find the place."""
-    decoder, place, count = json.JSONDecoder(), text.find("[") + 1, 0
-    while place:
+def _rows_before(text: str, fault: int) -> int:
+    """How many rows of a broken array stand whole before the fault; helps to find the place."""
+    begin = len(text) - len(text.lstrip())
+    if text[begin] != "[":
+        return 0
+    decoder, place, count = json.JSONDecoder(), begin + 1, 0
+    while place < fault:
         while place < len(text) and text[place] in " \t\r\n,":
             place += 1
         try:
@@ -131,7 +142,7 @@ def _rows_before(text: str) -> int:
 
 def _check(value: Any, source: str, row: int) -> tuple[Record | None, list[str]]:
     if not isinstance(value, dict):
-        return None, [f"{source} row {row}: expected an object, found a {_kind(value)}: {_short(value)}"]
+        return None, [f"{source} row {row}: expected an object, found {_kind(value)}: {_short(value)}"]
     faults = list(_faults(value, f"{source} row {row}"))
     if faults:
         return None, faults
@@ -145,16 +156,29 @@ def _faults(value: dict[str, Any], where: str) -> Iterator[str]:
         if key not in value:
             yield f"{where}: no {key!r} (keys: {', '.join(value) or 'none'}); expected {rule}"
         elif not isinstance(value[key], str):
-            yield f"{where}: {key!r} is a {_kind(value[key])}, {_short(value[key])}; expected {rule}"
+            yield f"{where}: {key!r} is {_kind(value[key])}, {_short(value[key])}; expected {rule}"
+        elif not _is_encodable(value[key]):
+            yield f"{where}: {key!r} has half of a surrogate pair, which is no character; expected {rule}"
         elif key == "instruction" and not value[key].strip():
             yield f"{where}: {key!r} is empty; expected {rule}"
     if not isinstance(value.get("input"), str | None):
         kind, shown = _kind(value["input"]), _short(value["input"])
-        yield f"{where}: 'input' is a {kind}, {shown}; expected a text, null or no input"
+        yield f"{where}: 'input' is {kind}, {shown}; expected a text, null or no input"
+    elif not _is_encodable(value.get("input") or ""):
+        yield f"{where}: 'input' has half of a surrogate pair, which is no character; expected a text"
+
+
+def _is_encodable(text: str) -> bool:
+    # JSON can spell "\ud800" alone; no UTF-8 text, and so no tokenizer, can.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _kind(value: Any) -> str:
-    kinds = {dict: "object", list: "list", str: "text", bool: "boolean", int: "number", float: "number"}
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", int: "a number", float: "a number"}
     return kinds.get(type(value), "null")
 
 

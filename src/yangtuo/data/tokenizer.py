@@ -104,13 +104,21 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     for i, spec in config.get("added_tokens_decoder", {}).items():
         added.setdefault(spec["content"], int(i))
     named = {key: _token_text(config.get(key)) or _token_text(special.get(key)) for key in ("bos_token", "eos_token")}
+    control = {text for text in named.values() if text} | _declared_special(config, special)
     if (folder / "tokenizer.model").is_file():
-        return _open_sentencepiece(folder, config, named, added)
+        return _open_sentencepiece(folder, config, named, added, control)
     return _open_json(folder, config, named)
 
 
+def _declared_special(config: dict[str, Any], special: dict[str, Any]) -> set[str]:
+    """The control tokens that the folder's configuration names."""
+    decoder = [spec["content"] for spec in config.get("added_tokens_decoder", {}).values() if spec.get("special")]
+    listed = [*config.get("additional_special_tokens", []), *special.get("additional_special_tokens", [])]
+    return {*decoder, *map(_token_text, listed)}
+
+
 def _open_sentencepiece(
-    folder: Path, config: dict[str, Any], named: dict[str, str], added: dict[str, int]
+    folder: Path, config: dict[str, Any], named: dict[str, str], added: dict[str, int], control: set[str]
 ) -> Tokenizer:
     import sentencepiece
 
@@ -122,7 +130,16 @@ def _open_sentencepiece(
             "if the folder has a tokenizer.json as well, use a copy of it without tokenizer.model"
         ) from error
     backend = _SentencePiece(model, added)
+    for text in sorted(control):
+        i = backend.id_of(text)
+        if i is not None and i in model.encode(f"a{text}b"):
+            raise TokenizerError(
+                f"{folder}/tokenizer.model: it turns {text!r} inside a user's text into the control id {i}; "
+                "use a folder with tokenizer.json alone"
+            )
     bos, eos = backend.id_of(named["bos_token"]), backend.id_of(named["eos_token"])
+    if named["eos_token"] and eos is None:
+        raise TokenizerError(f"{folder}: its end token {named['eos_token']!r} is not in tokenizer.model")
     bos = model.bos_id() if bos is None else bos
     eos = model.eos_id() if eos is None else eos
     if eos < 0:

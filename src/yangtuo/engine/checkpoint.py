@@ -8,11 +8,17 @@ MARK = "complete.json"  # written last, so a checkpoint that has it has everythi
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """List the files and their sizes; the mark appears in one piece."""
-    sizes = {path.name: path.stat().st_size for path in sorted(checkpoint.iterdir()) if path.is_file()}
+    """List the files, those of sub-folders too, and their sizes; the mark appears in one piece."""
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != MARK]
+    sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
     draft = checkpoint / f".{MARK}"
     draft.write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
     draft.rename(checkpoint / MARK)
+
+
+def mark_incomplete(checkpoint: Path) -> None:
+    """Take the mark away before the checkpoint is written once more."""
+    (checkpoint / MARK).unlink(missing_ok=True)
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -20,7 +26,7 @@ def is_complete(checkpoint: Path) -> bool:
     try:
         files = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))["files"]
         return all((checkpoint / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

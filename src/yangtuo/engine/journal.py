@@ -40,7 +40,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:  # the line that was being written when the run was killed
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                break  # the line that was being written when the run was killed
+            if not isinstance(entry, dict) or "step" not in entry:
                 break
+            entries.append(entry)
     return entries

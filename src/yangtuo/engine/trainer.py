@@ -77,11 +77,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Outlets:
-    """Where a run tells what it does."""
+    """Where a run tells what it does, and how often at least it saves (minutes; 0 for never)."""
 
     journal: Journal
     screen: Screen
     logging: Logging
+    save_minutes: float
 
 
 class Steps(Dataset[dict[str, Any]]):
@@ -114,7 +115,7 @@ class StepTrainer(Trainer):
             args=args,
             train_dataset=None if subject.train_set is None else Steps(subject.train_set, meaning, args.process_index),
             eval_dataset=subject.eval_set,
-            callbacks=[_Hooks(outlets.screen)],
+            callbacks=[_Hooks(outlets)],
         )
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -273,6 +274,11 @@ class StepTrainer(Trainer):
 
     # ---- saving and logging
 
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        if self.args.should_save:  # after a resume from an earlier one, a later checkpoint is written again
+            checkpoint.mark_incomplete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(model, trial)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A PEFT folder with the tokenizer; the Trainer's own would add a pickle of its arguments."""
         if self.args.should_save:
@@ -333,17 +339,28 @@ class StepTrainer(Trainer):
 class _Hooks(TrainerCallback):
     """Turns of events that have no method of the Trainer to override."""
 
-    def __init__(self, screen: Screen):
-        self._screen = screen
+    def __init__(self, outlets: Outlets):
+        self._screen, self._save_seconds = outlets.screen, outlets.save_minutes * 60
+        self._last_save = time.monotonic()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._screen.start(state.global_step, state.max_steps)
+        self._last_save = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not self._save_seconds or args.save_strategy == "no":
+            return
+        is_due = torch.tensor(float(time.monotonic() - self._last_save >= self._save_seconds), device=args.device)
+        if torch.distributed.is_initialized():  # clocks differ, saving is done by all ranks or none
+            torch.distributed.broadcast(is_due, 0)
+        control.should_save = control.should_save or bool(is_due)
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         steps: Steps = kwargs["train_dataloader"].dataset
         steps.epoch = state.global_step // len(steps)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._last_save = time.monotonic()
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # every rank has written its part
         if args.should_save:

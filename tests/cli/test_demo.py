@@ -1,0 +1,32 @@
+"""The README's first command, for real: SmolLM2-135M from the package index, a few minutes."""
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from tests.command import run
+from yangtuo import demo
+from yangtuo.data.templates import ALPACA_ZH
+from yangtuo.data.tokenizer import open_tokenizer
+from yangtuo.evaluation.generation import answer
+
+from .test_scripts import SCRIPTS, environment  # noqa: F401  # the fixture
+
+
+@pytest.mark.demo
+def test_main_command_teaches_the_model_its_name(environment, tmp_path):  # noqa: F811
+    done = run(["bash", SCRIPTS / "run_sft.sh"], env={**environment, "output_dir": tmp_path / "out"}, timeout=1500)
+    assert done.code == 0, done.said
+    assert "so the demo runs" in done.out
+    assert "of 4 questions about its name, none of them in the data, 0 answered with 羊驼 before" in done.out
+
+    base = demo.fetch_model(demo.cache_folder())
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = open_tokenizer(base)
+    questions = ["请告诉我你是谁。", "请问你的名字是什么？"]  # the first is not among the demo's own questions
+    before = answer(model, tokenizer, ALPACA_ZH, questions, max_new_tokens=24)
+    tuned = PeftModel.from_pretrained(model, tmp_path / "out" / "sft_lora_model")
+    after = answer(tuned, tokenizer, ALPACA_ZH, questions, max_new_tokens=24)
+    assert not any(demo.NAME in text for text in before), before
+    assert all(demo.NAME in text for text in after), after

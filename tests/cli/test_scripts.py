@@ -1,0 +1,144 @@
+"""The scripts as a user starts them, and the seed page's own command line."""
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from tests.command import REPOSITORY, evaluations_of, log_of, run
+
+SCRIPTS = REPOSITORY / "scripts"
+TARGETS = "q_proj,v_proj,k_proj,o_proj,gate_proj,down_proj,up_proj"
+
+
+def seed_page_command(inputs, out, *, modules_to_save=True, peft_path=None, launcher=("torchrun",)) -> list:
+    """The command of the wiki page, flag by flag; only paths are filled in, and 100 steps are 10."""
+    return [
+        *(*launcher, "--nnodes", 1, "--nproc_per_node", 1, SCRIPTS / "run_clm_sft_with_peft.py"),
+        *("--model_name_or_path", inputs.base, "--tokenizer_name_or_path", inputs.base),
+        *("--dataset_dir", inputs.data, "--validation_split_percentage", "0.001"),
+        *("--per_device_train_batch_size", 1, "--per_device_eval_batch_size", 1, "--do_train", "--do_eval"),
+        *("--seed", 4711, "--fp16", "--max_steps", 10, "--lr_scheduler_type", "cosine", "--learning_rate", "1e-4"),
+        *("--warmup_ratio", "0.03", "--weight_decay", 0, "--logging_strategy", "steps", "--logging_steps", 10),
+        *("--save_strategy", "steps", "--save_total_limit", 3, "--evaluation_strategy", "steps", "--eval_steps", 250),
+        *("--save_steps", 500, "--gradient_accumulation_steps", 1, "--preprocessing_num_workers", 8),
+        *("--max_seq_length", 512, "--output_dir", out, "--overwrite_output_dir", "--ddp_timeout", 30000),
+        *("--logging_first_step", "True", "--lora_rank", 8, "--lora_alpha", 32, "--trainable", TARGETS),
+        *(("--modules_to_save", "embed_tokens,lm_head") if modules_to_save else ()),
+        *("--lora_dropout", 0.05, "--torch_dtype", "float16", "--validation_file", inputs.validation),
+        *(("--peft_path", peft_path) if peft_path else ()),
+        *("--gradient_checkpointing", "--ddp_find_unused_parameters", "False"),
+    ]
+
+
+def assert_trained(inputs, out):
+    assert len(log_of(out)) == 10
+    assert len(evaluations_of(out)) == 1
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(inputs.base), out / "sft_lora_model")
+    assert torch.isfinite(tuned(torch.arange(3, 40)[None]).logits).all()
+
+
+@pytest.mark.parametrize("modules_to_save", [True, False])
+def test_seed_page_command_line_new_and_continued(modules_to_save, inputs, tmp_path):
+    first = run(seed_page_command(inputs, tmp_path / "first", modules_to_save=modules_to_save))
+    assert first.code == 0, first.said
+    assert_trained(inputs, tmp_path / "first")
+    adapter = tmp_path / "first" / "sft_lora_model"
+    second = run(seed_page_command(inputs, tmp_path / "second", modules_to_save=modules_to_save, peft_path=adapter))
+    assert second.code == 0, second.said
+    assert_trained(inputs, tmp_path / "second")
+
+
+def test_our_launcher_ends_with_the_code_and_the_message_of_the_process(inputs, tmp_path):
+    launcher = (sys.executable, "-m", "yangtuo.torchrun")
+    done = run(seed_page_command(inputs, tmp_path / "out", peft_path=tmp_path / "nowhere", launcher=launcher))
+    assert done.code == 2
+    assert f"--peft_path {tmp_path}/nowhere: no such folder" in done.err
+    assert "Traceback" not in done.said
+
+
+def test_our_launcher_passes_success_on(tmp_path):
+    (tmp_path / "fine.py").write_text("import os; assert os.environ['WORLD_SIZE'] == '2'")
+    words = [sys.executable, "-m", "yangtuo.torchrun", "--standalone", "--nproc_per_node", 2, tmp_path / "fine.py"]
+    assert run(words).code == 0
+
+
+@pytest.fixture
+def environment():
+    """`run_sft.sh` with the environment that `setup.sh` made for these tests."""
+    if not (Path(sys.prefix) / ".yangtuo-setup").is_file():
+        pytest.skip("these tests do not run in an environment made by scripts/setup.sh; bash scripts/test.sh does")
+    return {"YANGTUO_VENV": sys.prefix}
+
+
+def test_run_sft_with_values_from_the_environment(environment, inputs, tmp_path):
+    values = {
+        "pretrained_model": str(inputs.base),
+        "dataset_dir": str(inputs.data),
+        "output_dir": str(tmp_path / "out"),
+        "training_steps": "10",
+        "validation_file": str(inputs.validation),
+    }
+    done = run(["bash", SCRIPTS / "run_sft.sh"], env=environment | values)
+    assert done.code == 0, done.said
+    assert_trained(inputs, tmp_path / "out")
+
+
+def test_run_sft_from_its_own_folder_with_optional_values_empty(environment, inputs, tmp_path):
+    values = {
+        "pretrained_model": str(inputs.base),
+        "dataset_dir": str(inputs.data),
+        "output_dir": str(tmp_path / "out"),
+        "training_steps": "10",
+        "modules_to_save": "",
+    }
+    done = run(["bash", "run_sft.sh"], env=environment | values, cwd=SCRIPTS)
+    assert done.code == 0, done.said
+    assert "1 rows set aside for evaluation" in done.err
+    assert "in full:" not in done.err
+
+
+def test_run_sft_names_a_wrong_path_without_a_stack_trace(environment, tmp_path):
+    values = {"pretrained_model": "path/to/model", "dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "out")}
+    done = run(["bash", SCRIPTS / "run_sft.sh"], env=environment | values)
+    assert done.code == 2
+    assert "--model_name_or_path path/to/model: no such folder" in done.err
+    assert "Traceback" not in done.said
+
+
+def test_run_sft_several_machines_need_a_meeting_place(environment):
+    done = run(["bash", SCRIPTS / "run_sft.sh"], env={**environment, "pretrained_model": "x", "num_nodes": "2"})
+    assert done.code == 2
+    assert "num_nodes=2 needs master_addr" in done.err
+
+
+def old_python(folder: Path) -> dict:
+    """A PATH on which every Python is 3.8."""
+    folder.mkdir()
+    for name in ("python3", "python3.11", "python3.12", "python3.13", "python"):
+        (folder / name).write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.10" && exit 0\nexit 1\n')
+        (folder / name).chmod(0o755 | stat.S_IXUSR)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "VIRTUAL_ENV": "", "CONDA_PREFIX": "", "PYTHON": ""}
+
+
+def test_setup_says_which_python_is_needed(tmp_path):
+    done = run(["bash", SCRIPTS / "setup.sh"], env={**old_python(tmp_path / "bin"), "YANGTUO_VENV": tmp_path / "venv"})
+    assert done.code == 2
+    assert "Python 3.11 or newer is needed; found Python 3.8.10" in done.err
+    assert not (tmp_path / "venv").exists()
+
+
+def test_setup_says_how_much_disk_is_needed(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "df").write_text("#!/bin/sh\necho head\necho x 1 1 1048576 1% /\n")
+    (tmp_path / "bin" / "df").chmod(0o755)
+    env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "YANGTUO_VENV": tmp_path / "venv", "PYTHON": sys.executable}
+    done = run(["bash", SCRIPTS / "setup.sh"], env=env)
+    assert done.code == 2
+    assert "1 GiB free" in done.err
+    assert "YANGTUO_VENV=/path" in done.err

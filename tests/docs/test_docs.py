@@ -1,0 +1,227 @@
+"""The documentation and the code say the same."""
+
+import contextlib
+import io
+import json
+import logging
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import yangtuo
+from yangtuo import demo
+from yangtuo.arguments import GONE, OUR_GROUPS, RENAMED, TRAINING_ARGUMENTS, WITHOUT_EFFECT, Fate
+from yangtuo.cli import main
+from yangtuo.encode import add_options as encode_options
+from yangtuo.engine import planning
+from yangtuo.errors import UserError, YangtuoError
+from yangtuo.meaning import step_shape
+from yangtuo.parsing import build_parser, parse
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+READMES = ("README.md", "README_zh.md")
+PAGES = [REPOSITORY / name for name in READMES] + sorted((REPOSITORY / "docs").glob("**/*.md"))
+EXAMPLES = sorted(path for path in (REPOSITORY / "examples").rglob("*") if path.suffix in (".yaml", ".yml"))
+FOLDERS = ("src", "scripts", "tests", "docs", "examples", "benchmarks", ".ci")
+SOURCE_SUFFIXES = (".py", ".sh", ".md", ".toml", ".lock", ".yaml", ".yml")
+
+
+def text_of(name) -> str:
+    return (REPOSITORY / name).read_text(encoding="utf-8")
+
+
+def prose_of(text: str) -> str:
+    """The text without its fenced blocks, in which '#' is no heading."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+
+
+def code_of(text: str) -> list[str]:
+    """Everything in backticks: spans and fenced blocks."""
+    return re.findall(r"^```.*?\n(.*?)^```", text, flags=re.M | re.S) + re.findall(r"`([^`\n]+)`", prose_of(text))
+
+
+def headings_of(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^(#+) (.+)$", prose_of(text), flags=re.M)
+
+
+def flags_of(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--([A-Za-z]\w*)", text))
+
+
+def paths_of(page: Path) -> set[Path]:
+    """What a page names as a file of the repository, in backticks or as a link."""
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s#]+)[^)]*\)", text)
+    found = {page.parent / link for link in links if "://" not in link and not link.startswith("mailto:")}
+    for word in {word.strip("'\"(),;:") for code in code_of(text) for word in code.split()}:
+        if word.split("/")[0] in FOLDERS and "/" in word:
+            found.add(REPOSITORY / word)
+    return found
+
+
+def files_of(page: Path) -> set[str]:
+    """Bare names of source files, without a folder, that a page has in backticks."""
+    words = {word for span in code_of(page.read_text(encoding="utf-8")) for word in span.split()}
+    return {word for word in words if re.fullmatch(r"[\w.-]+", word) and word.endswith(SOURCE_SUFFIXES)}
+
+
+@pytest.fixture(scope="module")
+def options() -> set[str]:
+    """Every option of every verb, without its dashes."""
+    parser = build_parser("yangtuo encode", encode_options)
+    demo.add_options(parser)
+    return {option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")}
+
+
+@pytest.fixture(scope="module")
+def verbs() -> set[str]:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["--help"]) == 0
+    return set(re.findall(r"^  (\w+)  ", out.getvalue(), flags=re.M))
+
+
+def test_both_readmes_have_the_same_headings():
+    english, chinese = (headings_of(text_of(name)) for name in READMES)
+    assert [level for level, _ in english] == [level for level, _ in chinese]
+    assert len(english) > 10
+
+
+def test_both_readmes_have_the_same_code():
+    # Commands, options and paths; a sentence in backticks would be translated, so there is none.
+    english, chinese = (code_of(text_of(name)) for name in READMES)
+    assert sorted(english) == sorted(chinese)
+
+
+def test_chinese_headings_are_chinese():
+    for _, title in headings_of(text_of("README_zh.md")):
+        assert re.search(r"[\u4e00-\u9fff]", title), title
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_paths_exist(page):
+    missing = [str(path.relative_to(REPOSITORY)) for path in paths_of(page) if not path.exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_source_files_exist(page):
+    places = [REPOSITORY, *(REPOSITORY / folder for folder in FOLDERS)]
+    missing = [name for name in files_of(page) if not any((p / name).is_file() for p in places)]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_readme_names_files_to_look_at(name):
+    assert len(paths_of(REPOSITORY / name)) > 15  # guards the search itself
+
+
+@pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_named_options_exist(page, options):
+    assert flags_of(page.read_text(encoding="utf-8")) <= options
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_named_verbs_exist(name, verbs):
+    used = {verb for code in code_of(text_of(name)) for verb in re.findall(r"(?:^|\s)yangtuo ([a-z]+)", code)}
+    assert used == verbs  # a new verb also leaves the list "Not yet"
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_environment_overrides_are_variables_of_the_script(name):
+    block = text_of("scripts/run_sft.sh").split("启动命令")[0]
+    offered = set(re.findall(r"^(\w+)=\$\{\1-", block, flags=re.M))
+    commands = [code.replace("\\\n", " ") for code in code_of(text_of(name))]
+    given = {
+        variable
+        for command in commands
+        for line in command.splitlines()
+        if line.endswith("run_sft.sh")
+        for variable in re.findall(r"(?:^|\s)(\w+)=", line)
+    }
+    assert given
+    assert given <= offered
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_old_options_are_told_as_they_are_treated(name):
+    rows = [line for line in text_of(name).splitlines() if line.startswith("| `--")]
+    renamed, ignored, gone, refused = (next(row for row in rows if f"`--{key}`" in row) for key in landmarks())
+    assert dict(re.findall(r"`--(\w+)` → `--(\w+)`", renamed)) == RENAMED
+    assert flags_of(ignored) == set(WITHOUT_EFFECT)
+    assert flags_of(gone) == set(GONE)
+    refused_names = flags_of(refused.split("|")[1])
+    assert {TRAINING_ARGUMENTS[option].fate for option in refused_names} == {Fate.REFUSED}
+
+
+def landmarks() -> tuple[str, str, str, str]:
+    """One option by which each row of the table is found."""
+    return next(iter(RENAMED)), next(iter(WITHOUT_EFFECT)), next(iter(GONE)), "auto_find_batch_size"
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_demo_says_what_the_readme_shows(name, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    settings, _ = parse([*demo.TRAINING, "--max_steps", "48"], build_parser("yangtuo demo"))
+    num_rows = len(json.loads((demo.DATA / "demo_zh.json").read_text(encoding="utf-8")))
+    (line,) = planning.describe(step_shape(settings), num_rows, 3, 48, drop_last=False)
+    assert line in text_of(name).splitlines()
+    assert demo.IDENTITY_QUESTIONS[0] in text_of(name)
+    assert demo.side_by_side([], [], []).strip() in text_of(name)
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_exit_codes_are_those_of_the_errors(name):
+    rows = dict(re.findall(r"^\| (\d) \| (.+) \|$", text_of(name), flags=re.M))
+    assert set(rows) == {"0", str(YangtuoError.exit_code), str(UserError.exit_code)}
+
+
+def test_there_is_an_example():
+    assert REPOSITORY / "examples" / "train.yaml" in EXAMPLES
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_parse_without_a_word(path, caplog, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(logging.getLogger("yangtuo"), "propagate", True)
+    settings, _ = parse([str(path)], build_parser("yangtuo train"))
+    assert settings.origins
+    assert not caplog.records  # an old or ineffective name would be said
+
+
+def test_example_has_the_values_of_the_script():
+    """Every flag that the script passes with a fixed value stands in the example with the same value."""
+    command = text_of("scripts/run_sft.sh").split("exec python -m yangtuo.torchrun")[1].replace("\\\n", " ")
+    words = command.split("run_clm_sft_with_peft.py")[1].split("${flags")[0].strip('" ')
+    fixed = [flag for flag in re.split(r"\s(?=--)", f" {words}") if flag.strip() and "$" not in flag]
+    script, _ = parse([word for flag in fixed for word in flag.split()], build_parser("yangtuo train"))
+    example, _ = parse([str(REPOSITORY / "examples/train.yaml")], build_parser("yangtuo train"))
+    assert len(script.origins) > 15
+    for group in ("model", "data", "lora", "run"):
+        for option, value in vars(getattr(script, group)).items():
+            if script.given(option):
+                assert getattr(getattr(example, group), option) == value, option
+    assert script.training.items() <= example.training.items()
+
+
+@pytest.mark.parametrize("group", OUR_GROUPS, ids=lambda group: group.__name__)
+def test_every_option_of_ours_has_help(group):
+    for option in fields(group):
+        text = option.metadata.get("help", "")
+        assert text.endswith("."), f"{option.name}: help is a sentence"
+
+
+def test_changelog_begins_with_this_version():
+    assert re.findall(r"^## \[([^]]+)\]", text_of("CHANGELOG.md"), flags=re.M)[0] == yangtuo.__version__
+
+
+def test_every_dependency_is_explained():
+    project = tomllib.loads(text_of("pyproject.toml"))["project"]
+    extras = project["optional-dependencies"]
+    named = {re.split(r"[<>=\[ ]", spec)[0]: "required" for spec in project["dependencies"]}
+    named |= {re.split(r"[<>=\[ ]", spec)[0]: f"extra `{extra}`" for extra, specs in extras.items() for spec in specs}
+    rows = re.findall(r"^\| ([\w, -]+) \| .+ \| ([^|]+) \|$", text_of("docs/dependencies.md"), flags=re.M)
+    told = {package: kind for packages, kind in rows for package in packages.split(", ") if package != "package"}
+    assert told == named

@@ -1,0 +1,160 @@
+"""What holds for every set of rows, shape of a step, number of ranks and reduction."""
+
+import math
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yangtuo.arguments import DataOrder, LossReduction
+from yangtuo.data.encoding import Examples
+from yangtuo.engine.padding import pad
+from yangtuo.engine.planning import MicroBatch, StepShape, epoch_order, plan_evaluation, plan_step
+
+NUM_SUPERVISED = st.lists(st.integers(1, 50), min_size=1, max_size=60).map(np.array)
+SHAPES = st.builds(StepShape, st.integers(1, 5), st.integers(1, 4), st.integers(1, 6))
+REDUCTIONS = st.sampled_from(LossReduction)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def weighed(plan, num_supervised):
+    """Sum over ranks, micro-batches and rows of weight x supervised tokens, one by one."""
+    return math.fsum(
+        weight * int(num_supervised[row])
+        for rank in plan.micro_batches
+        for batch in rank
+        for row, weight in zip(batch.rows, batch.weights, strict=True)
+    )
+
+
+def working(plan):
+    """Rows of the micro-batches that carry a weight; the weightless ones are checked to be idle throughout."""
+    rows = []
+    for rank in plan.micro_batches:
+        for batch in rank:
+            assert len(batch.rows) == len(batch.weights) > 0
+            if batch.weights.any():
+                assert (batch.weights > 0).all()
+                rows += batch.rows.tolist()
+    return rows
+
+
+def check(plan, num_supervised, world_size):
+    assert len(plan.micro_batches) == world_size
+    assert len({len(rank) for rank in plan.micro_batches}) == 1
+    assert sorted(working(plan)) == sorted(plan.rows.tolist())
+    assert math.isclose(weighed(plan, num_supervised), plan.total_weight, rel_tol=1e-12)
+
+
+@given(num_supervised=NUM_SUPERVISED, shape=SHAPES, reduction=REDUCTIONS, seed=SEEDS)
+def test_an_epoch_has_each_row_in_one_step(num_supervised, shape, reduction, seed):
+    order = epoch_order(len(num_supervised), 0, seed, DataOrder.SHUFFLED)
+    num_steps = shape.num_steps(len(order))
+    plans = [plan_step(order, step, shape, num_supervised, reduction) for step in range(num_steps)]
+    assert [row for plan in plans for row in plan.rows.tolist()] == order.tolist()
+    for plan in plans:
+        check(plan, num_supervised, shape.world_size)
+    whole = shape.num_steps(len(order), drop_last=True)
+    assert [len(plan.rows) == shape.rows_per_step for plan in plans] == [True] * whole + [False] * (num_steps - whole)
+
+
+@given(num_supervised=NUM_SUPERVISED, shape=SHAPES)
+def test_total_weights(num_supervised, shape):
+    order = np.arange(len(num_supervised))
+    by_token = plan_step(order, 0, shape, num_supervised, LossReduction.TOKEN)
+    assert by_token.total_weight == num_supervised[by_token.rows].sum()
+    by_group = plan_step(order, 0, shape, num_supervised, LossReduction.DEVICE_BATCH)
+    assert math.isclose(by_group.total_weight, math.ceil(len(by_group.rows) / shape.rows_per_group))
+
+
+@given(num_supervised=NUM_SUPERVISED, size=st.integers(1, 9), ranks=st.integers(1, 6), reduction=REDUCTIONS)
+def test_an_evaluation_has_each_row_once_whatever_the_ranks(num_supervised, size, ranks, reduction):
+    plan = plan_evaluation(num_supervised, size, ranks, reduction)
+    assert plan.rows.tolist() == list(range(len(num_supervised)))
+    check(plan, num_supervised, ranks)
+    assert plan.total_weight == plan_evaluation(num_supervised, size, 1, reduction).total_weight
+
+
+@given(
+    num_supervised=NUM_SUPERVISED,
+    group=st.integers(1, 3),
+    groups=st.integers(1, 3),
+    ranks=st.integers(1, 4),
+    seed=SEEDS,
+    reduction=REDUCTIONS,
+)
+def test_ranks_change_nothing_but_who_computes(num_supervised, group, groups, ranks, seed, reduction):
+    order = epoch_order(len(num_supervised), 0, seed, DataOrder.SHUFFLED)
+    shared, alone = StepShape(group, groups, ranks), StepShape(group, groups * ranks, 1)
+    for step in range(shared.num_steps(len(order))):
+        a, b = (plan_step(order, step, shape, num_supervised, reduction) for shape in (shared, alone))
+        assert a.rows.tolist() == b.rows.tolist()
+        assert a.total_weight == b.total_weight
+        assert sorted(working(a)) == sorted(working(b))
+        assert weights_by_row(a) == weights_by_row(b)
+
+
+def weights_by_row(plan):
+    batches = [batch for rank in plan.micro_batches for batch in rank if batch.weights.any()]
+    return {
+        row: weight
+        for batch in batches
+        for row, weight in zip(batch.rows.tolist(), batch.weights.tolist(), strict=True)
+    }
+
+
+@given(num_rows=st.integers(0, 500), epoch=st.integers(0, 100), seed=SEEDS)
+def test_an_order_is_a_permutation_that_can_be_drawn_again(num_rows, epoch, seed):
+    order = epoch_order(num_rows, epoch, seed, DataOrder.SHUFFLED)
+    assert sorted(order.tolist()) == list(range(num_rows))
+    assert order.tolist() == epoch_order(num_rows, epoch, seed, DataOrder.SHUFFLED).tolist()
+
+
+@given(num_rows=st.integers(20, 500), epoch=st.integers(0, 100), seed=SEEDS)  # of 20 rows, 20! orders: none by chance
+def test_orders_differ_between_epochs_and_seeds(num_rows, epoch, seed):
+    order = epoch_order(num_rows, epoch, seed, DataOrder.SHUFFLED).tolist()
+    assert order != epoch_order(num_rows, epoch + 1, seed, DataOrder.SHUFFLED).tolist()
+    assert order != epoch_order(num_rows, epoch, seed + 1, DataOrder.SHUFFLED).tolist()
+    assert order != list(range(num_rows))
+
+
+# ---- the layout of a micro-batch, against a loop over its rows
+
+ROW = st.lists(st.tuples(st.integers(0, 99), st.booleans()), min_size=2, max_size=12).filter(
+    lambda row: any(supervised for _, supervised in row[1:])
+)
+
+
+def examples_of(rows):
+    ids = np.array([i for row in rows for i, _ in row], dtype=np.int32)
+    supervised = np.array([s for row in rows for _, s in row])
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    return Examples(ids, supervised, offsets, ["rows.json"] * len(rows), np.arange(len(rows)))
+
+
+@settings(deadline=None)
+@given(rows=st.lists(ROW, min_size=1, max_size=6), data=st.data())
+def test_a_padded_batch_agrees_with_a_loop(rows, data):
+    weights = np.array(data.draw(st.lists(st.floats(0, 2, width=32), min_size=len(rows), max_size=len(rows))))
+    chosen = np.array(data.draw(st.permutations(range(len(rows)))))
+    batch = pad(examples_of(rows), MicroBatch(chosen, weights))
+    expected = [
+        (b, t, rows[row][t + 1][0], weights[b])
+        for b, row in enumerate(chosen)
+        for t in range(len(rows[row]) - 1)
+        if rows[row][t + 1][1]
+    ]
+    num_kept = len(batch.keep)
+    got = [
+        (position // num_kept, int(batch.keep[position % num_kept]), target, weight)
+        for position, target, weight in zip(
+            batch.positions.tolist(), batch.targets.tolist(), batch.weights.tolist(), strict=True
+        )
+    ]
+    assert got == expected
+    assert batch.keep.tolist() == sorted({t for _, t, _, _ in expected})
+    for b, row in enumerate(chosen):
+        num_real = len(rows[row])
+        assert batch.input_ids[b, :num_real].tolist() == [i for i, _ in rows[row]]
+        assert batch.attention_mask[b].tolist() == [1] * num_real + [0] * (batch.input_ids.shape[1] - num_real)
+    assert batch.num_tokens == sum(map(len, rows))

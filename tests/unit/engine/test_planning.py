@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+
+from yangtuo.arguments import DataOrder, LossReduction
+from yangtuo.engine.planning import StepShape, describe, epoch_order, plan_evaluation, plan_step, token_weights
+
+TOKEN, DEVICE_BATCH = LossReduction.TOKEN, LossReduction.DEVICE_BATCH
+NUM_SUPERVISED = np.array([1, 2, 3, 4, 5, 6, 7])
+
+
+def laid_out(plan):
+    """For each rank, its micro-batches as (rows, weights)."""
+    return [[(b.rows.tolist(), b.weights.tolist()) for b in rank] for rank in plan.micro_batches]
+
+
+def plan(step, shape, reduction=TOKEN):
+    return plan_step(np.arange(7), step, shape, NUM_SUPERVISED, reduction)
+
+
+def test_rows_of_a_step():
+    shape = StepShape(rows_per_group=2, groups_per_rank=3, world_size=4)
+    assert shape.rows_per_step == 24
+    assert [shape.num_steps(n) for n in (0, 1, 24, 25)] == [0, 1, 1, 2]
+    assert [shape.num_steps(n, drop_last=True) for n in (23, 24, 25, 48)] == [0, 1, 1, 2]
+
+
+def test_groups_are_dealt_to_the_ranks_in_turn():
+    step = plan(0, StepShape(1, 2, 2))
+    assert step.rows.tolist() == [0, 1, 2, 3]
+    assert laid_out(step) == [[([0], [1.0]), ([2], [1.0])], [([1], [1.0]), ([3], [1.0])]]
+    assert step.total_weight == 1 + 2 + 3 + 4
+
+
+def test_a_short_last_step_and_a_rank_without_rows():
+    step = plan(1, StepShape(2, 1, 3))
+    assert step.rows.tolist() == [6]
+    assert laid_out(step) == [[([6], [1.0])], [([6], [0.0])], [([6], [0.0])]]
+    assert step.total_weight == 7
+
+
+def test_device_batch_is_the_mean_of_the_means_of_groups():
+    step = plan(0, StepShape(2, 1, 2), DEVICE_BATCH)
+    assert laid_out(step) == [[([0, 1], [1 / 3, 1 / 3])], [([2, 3], [1 / 7, 1 / 7])]]
+    assert step.total_weight == pytest.approx(2)
+    # Its negative control: by token, the same rows weigh otherwise.
+    assert laid_out(plan(0, StepShape(2, 1, 2))) == [[([0, 1], [1.0, 1.0])], [([2, 3], [1.0, 1.0])]]
+
+
+def test_a_short_group_is_a_whole_group_of_the_mean():
+    rows = np.array([0, 1, 2])
+    assert token_weights(rows, NUM_SUPERVISED, 2, DEVICE_BATCH).tolist() == [1 / 3, 1 / 3, 1 / 3]
+    assert token_weights(rows[:2], NUM_SUPERVISED, 2, TOKEN).tolist() == [1, 1]
+
+
+def test_evaluation_has_every_row_once():
+    evaluation = plan_evaluation(NUM_SUPERVISED, 3, 2, TOKEN)
+    assert laid_out(evaluation) == [
+        [([0, 1, 2], [1.0] * 3), ([6], [1.0])],
+        [([3, 4, 5], [1.0] * 3), ([0], [0.0])],
+    ]
+    assert evaluation.total_weight == 28
+
+
+def test_evaluation_by_device_batch_weighs_a_group_by_its_rows():
+    evaluation = plan_evaluation(NUM_SUPERVISED, 3, 1, DEVICE_BATCH)
+    assert laid_out(evaluation) == [[([0, 1, 2], [3 / 6] * 3), ([3, 4, 5], [3 / 15] * 3), ([6], [1 / 7])]]
+    assert evaluation.total_weight == pytest.approx(7)
+
+
+def test_orders():
+    assert epoch_order(5, epoch=3, seed=1, order=DataOrder.SEQUENTIAL).tolist() == [0, 1, 2, 3, 4]
+    # Written down, so that a run's order of rows stays the same from version to version.
+    assert epoch_order(8, epoch=0, seed=42, order=DataOrder.SHUFFLED).tolist() == [3, 4, 2, 7, 6, 1, 5, 0]
+    assert epoch_order(8, epoch=1, seed=42, order=DataOrder.SHUFFLED).tolist() == [0, 4, 6, 1, 2, 7, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_epochs", "max_steps", "drop_last", "lines"),
+    [
+        (
+            2500,
+            3,
+            -1,
+            False,
+            [
+                "steps: 939 of 8 rows (2 a device x 4 accumulated x 1 process(es)); 313 steps an epoch, 3.00 epochs",
+            ],
+        ),
+        (
+            2500,
+            3,
+            100,
+            True,
+            [
+                "steps: 100 of 8 rows (2 a device x 4 accumulated x 1 process(es)); 312 steps an epoch, 0.32 epochs",
+                "  --dataloader_drop_last leaves out 4 of 2500 rows each epoch",
+            ],
+        ),
+        (
+            16,
+            0.5,
+            -1,
+            True,
+            ["steps: 1 of 8 rows (2 a device x 4 accumulated x 1 process(es)); 2 steps an epoch, 0.50 epochs"],
+        ),
+    ],
+)
+def test_what_is_said_before_the_start(num_rows, num_epochs, max_steps, drop_last, lines):
+    assert describe(StepShape(2, 4, 1), num_rows, num_epochs, max_steps, drop_last=drop_last) == lines

@@ -1,0 +1,60 @@
+"""The tables of options are whole: what is missing from them would be ignored in silence."""
+
+from dataclasses import fields
+
+import pytest
+from transformers import TrainingArguments
+
+from yangtuo.arguments import GONE, OUR_GROUPS, RENAMED, TRAINING_ARGUMENTS, WITHOUT_EFFECT, Fate
+
+OURS = {f.name: f for group in OUR_GROUPS for f in fields(group)}
+THEIRS = {f.name for f in fields(TrainingArguments)}
+
+
+def test_every_field_of_training_arguments_has_a_row_and_no_row_is_left_over():
+    assert {f.name for f in fields(TrainingArguments) if f.init} == TRAINING_ARGUMENTS.keys()
+
+
+@pytest.mark.parametrize("fate", [Fate.OURS, Fate.REFUSED])
+def test_what_is_not_passed_on_says_why(fate):
+    rows = {name: row for name, row in TRAINING_ARGUMENTS.items() if row.fate is fate}
+    assert rows
+    assert [name for name, row in rows.items() if len(row.reason.split()) < 2] == []
+
+
+def test_what_is_passed_on_needs_no_reason():
+    assert [n for n, row in TRAINING_ARGUMENTS.items() if row.fate is Fate.PASSED and row.reason] == []
+
+
+def test_our_own_options():
+    """A new option is a decision: it is listed here, and in the README's table."""
+    assert list(OURS) == [
+        *("model_name_or_path", "tokenizer_name_or_path", "torch_dtype", "attn_implementation", "cache_dir"),
+        *("model_revision", "trust_remote_code"),
+        *("dataset_dir", "train_file", "validation_file", "validation_split_percentage", "max_seq_length"),
+        *("truncation", "preprocessing_num_workers", "data_order"),
+        *("lora_rank", "lora_alpha", "lora_dropout", "trainable", "modules_to_save", "peft_path"),
+        *("loss_reduction", "save_minutes", "overwrite_output_dir"),
+    ]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_option_of_ours_has_help(name):
+    text = OURS[name].metadata["help"]
+    assert text.endswith(".")
+    assert len(text.split()) > 3
+
+
+def test_no_name_means_two_things():
+    tables = [set(OURS), THEIRS, set(RENAMED), set(WITHOUT_EFFECT), set(GONE)]
+    assert len(set().union(*tables)) == sum(map(len, tables))
+
+
+@pytest.mark.parametrize(("old", "today"), RENAMED.items())
+def test_a_renamed_option_exists_and_is_not_refused(old, today):
+    assert today in OURS or TRAINING_ARGUMENTS[today].fate is not Fate.REFUSED
+
+
+@pytest.mark.parametrize("table", [WITHOUT_EFFECT, GONE])
+def test_old_options_say_why(table):
+    assert [name for name, reason in table.items() if len(reason.split()) < 3] == []

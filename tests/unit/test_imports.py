@@ -1,0 +1,112 @@
+"""Imports point one way, and what only looks at data starts without torch (the whole of section 4 of the design)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import yangtuo
+
+SOURCE = Path(yangtuo.__file__).parent
+MODULES = {
+    ".".join(("yangtuo", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+
+
+def imported(source):
+    """Every dotted name that a file imports, also inside functions; `from a import b` gives `a` and `a.b`."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+IMPORTS = {module: imported(path.read_text(encoding="utf-8")) for module, path in MODULES.items()}
+
+
+def lies_in(name, *packages):
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def offences(part, *forbidden, imports=IMPORTS):
+    """What modules of `part` import from the forbidden packages."""
+    return {
+        module: found
+        for module, names in imports.items()
+        if lies_in(module, f"yangtuo.{part}") and (found := sorted(name for name in names if lies_in(name, *forbidden)))
+    }
+
+
+def others(*allowed):
+    """The parts of yangtuo besides these."""
+    tops = {".".join(module.split(".")[:2]) for module in MODULES} - {"yangtuo"}
+    return sorted(tops - {f"yangtuo.{name}" for name in allowed})
+
+
+RULES = {
+    "data": ["torch", "transformers", "peft", "accelerate", *others("data", "arguments", "errors")],
+    "model": others("model", "data", "arguments", "errors"),
+    "engine": others("engine", "model", "data", "arguments", "errors"),
+    "evaluation": others("evaluation", "engine", "model", "data", "arguments", "errors"),
+    "engine.planning": ["torch", "transformers", "peft", "accelerate"],
+    "engine.journal": ["torch", "transformers", "peft", "accelerate"],
+    "engine.checkpoint": ["torch", "transformers", "peft", "accelerate"],
+    "arguments": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
+    "errors": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
+    "parsing": others("arguments", "errors"),
+    "folder": ["torch", "transformers", *others("engine", "errors")],
+}
+
+
+@pytest.mark.parametrize("part", RULES)
+def test_a_part_imports_only_what_lies_below_it(part):
+    assert any(lies_in(module, f"yangtuo.{part}") for module in MODULES)
+    assert offences(part, *RULES[part]) == {}
+
+
+def test_only_the_engine_knows_the_trainer_and_only_parsing_the_parser():
+    def users(name):
+        return [module for module, names in IMPORTS.items() if f"transformers.{name}" in names]
+
+    assert users("Trainer") == ["yangtuo.engine.trainer"]
+    assert users("HfArgumentParser") == ["yangtuo.parsing"]
+
+
+def test_nothing_imports_the_command_line():
+    users = {module for module, names in IMPORTS.items() if any(lies_in(name, "yangtuo.cli") for name in names)}
+    assert users <= {"yangtuo.__main__", "yangtuo.torchrun"}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import torch", ["torch"]),
+        ("from torch import nn", ["torch", "torch.nn"]),
+        ("def f():\n    from yangtuo import model\n", ["yangtuo.model"]),
+        ("def f():\n    import yangtuo.engine.loss as loss\n", ["yangtuo.engine.loss"]),
+        ("import torchvision, yangtuo.data.records", []),
+    ],
+)
+def test_a_broken_twin_is_found(source, found):
+    twin = {"yangtuo.data.twin": imported(source), "yangtuo.database": {"torch"}}
+    assert offences("data", *RULES["data"], imports=twin) == ({"yangtuo.data.twin": found} if found else {})
+
+
+def loaded_by(*modules):
+    """Which of the slow libraries a fresh interpreter has after importing these."""
+    code = f"import sys, {', '.join(modules)}; print(*({{'torch', 'transformers', 'peft'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_data_starts_without_torch():
+    data = [module for module in MODULES if lies_in(module, "yangtuo.data")]
+    assert loaded_by("yangtuo", "yangtuo.cli", "yangtuo.arguments", "yangtuo.engine.planning", *data) == set()
+    assert "torch" in loaded_by("yangtuo.engine.padding")
