@@ -189,6 +189,7 @@ def _file_as_flags(path: str, parser: _Parser) -> list[str]:
         UsageError: the file cannot be read, or a list stands where an option takes one value.
     """
     values, written = _read_config(path)
+    known = {option for action in parser._actions for option in action.option_strings}
     takes_list = {a.dest for a in parser._actions if a.nargs == "+"}
     flags: list[str] = []
     problems = []
@@ -197,6 +198,8 @@ def _file_as_flags(path: str, parser: _Parser) -> list[str]:
             continue
         if not isinstance(name, str) or name == "config":
             problems.append(f"{name!r} is no option")
+        elif f"--{name}" not in known:
+            flags.append(f"--{name}")  # argparse names it, with those of the command line
         elif isinstance(value, list) and name in ("trainable", "modules_to_save"):
             flags.append(f"--{name}={','.join(map(str, value))}")
         elif isinstance(value, list) and name in takes_list:

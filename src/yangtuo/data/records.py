@@ -132,6 +132,8 @@ def _rows_before(text: str, fault: int) -> int:
     while place < fault:
         while place < len(text) and text[place] in " \t\r\n,":
             place += 1
+        if place >= fault:
+            break
         try:
             _, place = decoder.raw_decode(text, place)
         except json.JSONDecodeError:
