@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from yangtuo.data.records import Source
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine.planning import StepShape
+from yangtuo.engine.processes import world_size
 from yangtuo.engine.trainer import Logging, Meaning
 from yangtuo.errors import MissingDependencyError, UsageError
 from yangtuo.model.adapters import names
@@ -26,11 +26,6 @@ _DECIDING = (
     *("lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
     *("max_grad_norm", "neftune_noise_alpha", "label_smoothing_factor", "data_seed"),
 )
-
-
-def world_size() -> int:
-    """Number of processes, as torchrun tells."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def step_shape(settings: Settings) -> StepShape:
@@ -105,7 +100,7 @@ def logging_of(settings: Settings) -> Logging:
 
 
 def training_arguments(
-    settings: Settings, precision: Precision, hardware: Hardware, seed: int, output_dir: Path
+    settings: Settings, precision: Precision, hardware: Hardware, output_dir: Path
 ) -> TrainingArguments:
     """What transformers is given: the user's values where it does the work, fixed ones where we do.
 
@@ -124,7 +119,6 @@ def training_arguments(
         values[name] = settings.training_value(name)
     values |= {
         "output_dir": str(output_dir),
-        "seed": seed,
         "per_device_train_batch_size": settings.training_value("per_device_train_batch_size"),
         "per_device_eval_batch_size": settings.training_value("per_device_eval_batch_size"),
         "gradient_accumulation_steps": 1,  # a batch of the Trainer is a whole step already

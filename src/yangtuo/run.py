@@ -26,10 +26,11 @@ from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.engine import checkpoint, planning
 from yangtuo.engine.journal import Journal
+from yangtuo.engine.processes import agree, check_engine, world_size
 from yangtuo.engine.screen import Screen
-from yangtuo.engine.trainer import Outlets, StepTrainer, Subject, check_engine
+from yangtuo.engine.trainer import Outlets, StepTrainer, Subject
 from yangtuo.errors import UsageError
-from yangtuo.meaning import logging_of, meaning_of, record_meaning, step_shape, training_arguments, world_size
+from yangtuo.meaning import logging_of, meaning_of, record_meaning, step_shape, training_arguments
 from yangtuo.model import adapters, base
 from yangtuo.model.adapters import SavedAdapter
 from yangtuo.model.folders import local_folder
@@ -45,6 +46,7 @@ def train(settings: Settings) -> None:
     inputs = open_inputs(settings)
     output_dir = _output_dir(settings)
     meaning = record_meaning(settings, inputs.sources, inputs.base, inputs.tokenizer, ALPACA_ZH)
+    encoded = encode_inputs(settings, inputs)
     decision = folder.decide(
         output_dir,
         meaning,
@@ -54,9 +56,6 @@ def train(settings: Settings) -> None:
     if decision.start is folder.Start.FINISHED:
         logger.info("%s holds this very run, finished; choose another --output_dir to train once more", output_dir)
         return
-    seed = _seed(settings, decision)
-    train_set, eval_set, audits = encode_inputs(settings, inputs, seed)
-    _tell_steps(settings, train_set, eval_set)
 
     hardware = base.detect_hardware(settings.training_value("use_cpu"))
     precision = base.choose_precision(
@@ -66,8 +65,11 @@ def train(settings: Settings) -> None:
         stored=inputs.config.dtype,
         hardware=hardware,
     )
-    args = training_arguments(settings, precision, hardware, seed, output_dir)
-    is_main = args.process_index == 0  # the process group exists from here on
+    args = training_arguments(settings, precision, hardware, output_dir)  # the process group exists from here on
+    args.seed = seed = _seed(settings, decision)
+    train_set, eval_set, audits = divide(settings, inputs, encoded, seed)
+    _tell_steps(settings, train_set, eval_set)
+    is_main = args.process_index == 0
     if is_main:
         _prepare_folder(output_dir, decision)
     first_step = checkpoint.step_of(decision.checkpoint) if decision.checkpoint else 0
@@ -97,7 +99,7 @@ def train(settings: Settings) -> None:
     )
     subject = Subject(adapter, inputs.tokenizer, train_set, eval_set)
     trainer = StepTrainer(subject, meaning_of(settings, seed), outlets, args)
-    check_engine(trainer, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
+    check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
 
     if args.do_train:
         resume = str(decision.checkpoint) if decision.checkpoint else None
@@ -183,31 +185,50 @@ def read_data(settings: Settings) -> tuple[list[Record], list[Record] | None, li
     return train, validation, sources, validation_sources
 
 
-def encode_inputs(settings: Settings, inputs: Inputs, seed: int) -> tuple[Examples, Examples | None, dict[str, Any]]:
-    """Split off the validation part where asked for, encode both, and say what became of the rows."""
-    data = settings.data
-    train, validation = inputs.train, inputs.validation
-    wants_eval = settings.training.get("do_eval") or settings.training_value("eval_strategy") != "no"
-    if wants_eval and validation is None:
-        if data.validation_split_percentage is None:
-            raise UsageError("evaluation needs --validation_file or --validation_split_percentage; or drop --do_eval")
-        train, validation = splitting.split(train, data.validation_split_percentage, seed)
-        logger.info("data: %d rows set aside for evaluation, with seed %d", len(validation), seed)
-        if not train:
-            raise UsageError(
-                f"--validation_split_percentage {data.validation_split_percentage} leaves no row to train on"
-            )
-    train_set, counts = encode_records(settings, train, inputs.tokenizer)
-    audits = {"train": audit(train_set, counts, inputs.sources, inputs.tokenizer.eos_id)}
-    eval_set = None
-    if wants_eval and validation is not None:
-        eval_set, counts = encode_records(settings, validation, inputs.tokenizer)
-        sources = inputs.validation_sources or inputs.sources
-        audits["validation"] = audit(eval_set, counts, sources, inputs.tokenizer.eos_id)
+@dataclass(frozen=True)
+class Encoded:
+    """The rows as examples, before any of them is set aside."""
+
+    train: Examples
+    train_counts: Counts
+    validation: Examples | None
+    validation_counts: Counts | None
+
+
+def encode_inputs(settings: Settings, inputs: Inputs) -> Encoded:
+    """Encode all rows; done by every process for itself before they know of each other, so that none waits."""
+    wants_eval = _wants_evaluation(settings)
+    if wants_eval and inputs.validation is None and settings.data.validation_split_percentage is None:
+        raise UsageError("evaluation needs --validation_file or --validation_split_percentage; or drop --do_eval")
+    train, train_counts = encode_records(settings, inputs.train, inputs.tokenizer)
+    if inputs.validation is None or not wants_eval:
+        return Encoded(train, train_counts, None, None)
+    return Encoded(train, train_counts, *encode_records(settings, inputs.validation, inputs.tokenizer))
+
+
+def divide(
+    settings: Settings, inputs: Inputs, encoded: Encoded, seed: int
+) -> tuple[Examples, Examples | None, dict[str, Any]]:
+    """Set the validation part aside where there is no file of its own, and say what became of the rows."""
+    train, validation, counts = encoded.train, encoded.validation, encoded.validation_counts
+    percentage = settings.data.validation_split_percentage
+    if _wants_evaluation(settings) and validation is None and percentage is not None:
+        validation, rest = splitting.split(train, percentage, seed)
+        if rest is None:
+            raise UsageError(f"--validation_split_percentage {percentage} leaves no row to train on")
+        train, counts = rest, Counts(num_read=len(validation), num_kept=len(validation))
+    eos_id = inputs.tokenizer.eos_id
+    audits = {"train": audit(train, encoded.train_counts, inputs.sources, eos_id)}
+    if validation is not None and counts is not None:
+        audits["validation"] = audit(validation, counts, inputs.validation_sources or inputs.sources, eos_id)
     for name, report in audits.items():
         for line in summary(f"data, {name}", report):
             logger.info(line)
-    return train_set, eval_set, audits
+    return train, validation, audits
+
+
+def _wants_evaluation(settings: Settings) -> bool:
+    return bool(settings.training.get("do_eval")) or settings.training_value("eval_strategy") != "no"
 
 
 def encode_records(settings: Settings, some: list[Record], tokenizer: Tokenizer) -> tuple[Examples, Counts]:
@@ -231,7 +252,7 @@ def _output_dir(settings: Settings) -> Path:
 
 
 def _seed(settings: Settings, decision: folder.Decision) -> int:
-    asked = int(settings.training_value("seed"))
+    asked = agree(int(settings.training_value("seed")))
     if decision.seed is not None and decision.seed != asked:
         logger.warning("seed: %d, of the run that goes on, instead of %d", decision.seed, asked)
         return decision.seed

@@ -1,7 +1,10 @@
 """The scripts as a user starts them, and the seed page's own command line."""
 
+import json
 import os
+import socket
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.command import REPOSITORY, evaluations_of, log_of, run
+from tests.command import REPOSITORY, evaluations_of, log_of, run, yangtuo
 
 SCRIPTS = REPOSITORY / "scripts"
 TARGETS = "q_proj,v_proj,k_proj,o_proj,gate_proj,down_proj,up_proj"
@@ -109,6 +112,74 @@ def test_run_sft_names_a_wrong_path_without_a_stack_trace(environment, tmp_path)
     assert done.code == 2
     assert "--model_name_or_path path/to/model: no such folder" in done.err
     assert "Traceback" not in done.said
+
+
+def test_run_sft_continues_an_adapter_with_its_values_left_empty(environment, inputs, tmp_path):
+    """The README's command, on an adapter that contradicts the block's values."""
+    first = inputs.options(tmp_path / "first", lora_rank=2, trainable="q_proj")
+    assert yangtuo("train", *first).code == 0
+    values = {
+        **dict.fromkeys(("lora_rank", "lora_alpha", "lora_trainable", "modules_to_save"), ""),
+        "pretrained_model": str(inputs.base),
+        "peft_model": str(tmp_path / "first" / "sft_lora_model"),
+        "dataset_dir": str(inputs.data),
+        "output_dir": str(tmp_path / "second"),
+        "training_steps": "10",
+    }
+    done = run(["bash", SCRIPTS / "run_sft.sh"], env=environment | values)
+    assert done.code == 0, done.said
+    assert "adapter: rank 2" in done.err
+    assert_trained(inputs, tmp_path / "second")
+
+
+def test_run_sft_on_two_machines(environment, inputs, tmp_path):
+    """Two launchers that meet on this machine, as two nodes do; the curve is that of one process."""
+    values = {
+        **environment,
+        **{"pretrained_model": str(inputs.base), "dataset_dir": str(inputs.data), "output_dir": str(tmp_path / "two")},
+        **{"training_steps": "4", "lora_dropout": "0", "modules_to_save": "", "num_nodes": "2"},
+        **{"master_addr": "127.0.0.1", "master_port": str(free_port()), "validation_file": str(inputs.validation)},
+    }
+    nodes = [
+        subprocess.Popen(
+            ["bash", SCRIPTS / "run_sft.sh"],
+            env={**os.environ, **values, "node_rank": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [node.communicate(timeout=240)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    seed = json.loads((tmp_path / "two" / "run.json").read_text())["seed"]
+    one = inputs.options(
+        *(tmp_path / "one",),
+        **{"per_device_train_batch_size": 2, "learning_rate": 1e-4, "lr_scheduler_type": "cosine", "seed": seed},
+        **{"warmup_ratio": 0.03, "max_seq_length": 512},
+    )
+    assert yangtuo("train", *one).code == 0
+    losses = [[entry["loss"] for entry in log_of(tmp_path / name)] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_example_file_of_options(inputs, tmp_path):
+    paths = ["--model_name_or_path", inputs.base, "--dataset_dir", inputs.data, "--output_dir", tmp_path / "out"]
+    done = yangtuo("train", "examples/train.yaml", *paths, "--max_steps", 10, "--validation_file", inputs.validation)
+    assert done.code == 0, done.said
+    assert_trained(inputs, tmp_path / "out")
+
+
+def test_old_script_without_torchrun(inputs, tmp_path):
+    done = run([sys.executable, SCRIPTS / "run_clm_sft_with_peft.py", *inputs.options(tmp_path / "out", max_steps=2)])
+    assert done.code == 0, done.said
+    assert len(log_of(tmp_path / "out")) == 2
 
 
 def test_run_sft_several_machines_need_a_meeting_place(environment):

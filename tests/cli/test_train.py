@@ -85,8 +85,9 @@ def test_evaluation_counts_every_token_once_whatever_the_batch(train, inputs, tm
 
 def test_validation_split_holds_out_rows(train, tmp_path):
     said = train(do_train=True, do_eval=True, validation_split_percentage=0.25)
-    assert "6 rows set aside for evaluation" in said
-    assert "data, train: 18 of 18 rows" in said
+    assert "  6 rows set aside for evaluation" in said
+    assert "data, train: 18 of 24 rows" in said
+    assert "data, validation: 6 of 6 rows" in said
 
 
 def test_validation_file_in_the_training_folder_is_left_out(train, inputs, tmp_path):

@@ -17,7 +17,8 @@ def audit(examples: Examples, counts: Counts, sources: Sequence[Source], eos_id:
     return {
         "files": [vars(source) for source in sources],
         "rows_read": counts.num_read,
-        "rows_kept": counts.num_kept,
+        "rows_kept": len(examples),
+        "rows_set_aside_for_evaluation": counts.num_kept - len(examples),
         "rows_dropped": dict(counts.reasons()),
         "dropped": [{"file": f, "row": r, "reason": reason} for f, r, reason in counts.dropped],
         "prompts_shortened": counts.prompt_cut,
@@ -42,6 +43,7 @@ def summary(name: str, report: dict[str, Any]) -> list[str]:
         f"{share:.0%} carry the loss; the end token is trained in {report['rows_with_trained_end_token']:,} rows"
     ]
     told = {
+        "rows_set_aside_for_evaluation": "rows set aside for evaluation",
         "prompts_shortened": "prompts shortened to fit",
         "answers_shortened_at_a_sentence_end": "answers shortened at a sentence end",
         "answers_cut_in_mid_sentence": "answers cut in mid-sentence (these keep no end token)",

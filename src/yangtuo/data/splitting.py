@@ -1,10 +1,8 @@
 """Setting part of the training rows aside for evaluation."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from yangtuo.data.records import Record
+from yangtuo.data.encoding import Examples
 
 
 def num_to_hold_out(num_rows: int, percentage: float) -> int:
@@ -13,21 +11,25 @@ def num_to_hold_out(num_rows: int, percentage: float) -> int:
     return max(1, round(num_rows * part))
 
 
-def split(records: Sequence[Record], percentage: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Training and validation records, both in the order of the files.
+def split(examples: Examples, percentage: float, seed: int) -> tuple[Examples, Examples | None]:
+    """Validation part and the rest (None where nothing is left), both in the order of the files.
 
     Rows with the same prompt stay together, so that no validation prompt is trained on; where a prompt has several
     rows the validation part may come out a little larger than asked for.
+
+    Returns:
+        The validation rows, then the training rows.
     """
-    by_prompt: dict[str, list[int]] = {}
-    for i, record in enumerate(records):
-        by_prompt.setdefault(record.turns[0].text, []).append(i)
+    by_prompt: dict[bytes, list[int]] = {}
+    for i in range(len(examples)):
+        ids, supervised = examples.row(i)
+        by_prompt.setdefault(ids[~supervised].tobytes(), []).append(i)
     prompts = list(by_prompt.values())
-    wanted = num_to_hold_out(len(records), percentage)
+    wanted = num_to_hold_out(len(examples), percentage)
     held_out: set[int] = set()
     for p in np.random.default_rng([seed, 0x5EED]).permutation(len(prompts)):
         if len(held_out) >= wanted:
             break
         held_out.update(prompts[p])
-    train = [record for i, record in enumerate(records) if i not in held_out]
-    return train, [record for i, record in enumerate(records) if i in held_out]
+    rest = [i for i in range(len(examples)) if i not in held_out]
+    return examples.take(sorted(held_out)), examples.take(rest) if rest else None

@@ -7,7 +7,6 @@ FSDP) stay the Trainer's. It is told to accumulate nothing, since the step is wh
 
 import contextlib
 import math
-import os
 import time
 from dataclasses import dataclass
 from operator import itemgetter
@@ -368,28 +367,6 @@ class _Hooks(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._screen.stop()
-
-
-def check_engine(trainer: Trainer, *, deepspeed: bool, fsdp: bool) -> None:
-    """Compare the engine that accelerate chose with the one asked for.
-
-    Several set-ups otherwise run another engine, or each process alone, and end with success.
-
-    Raises:
-        UsageError: they differ.
-    """
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    kind = trainer.accelerator.distributed_type.value
-    if trainer.args.world_size != wanted:
-        raise UsageError(f"{wanted} processes were started, but the engine sees {trainer.args.world_size}")
-    engines = ["DEEPSPEED"] if deepspeed else ["FSDP"] if fsdp else ["MULTI"] if wanted > 1 else ["NO", "MULTI"]
-    if not any(kind.startswith(engine) for engine in engines):
-        raise UsageError(f"asked for {engines[0]}, but accelerate chose {kind}; unset ACCELERATE_* variables")
-    if trainer.args.n_gpu > 1:
-        raise UsageError(
-            f"{trainer.args.n_gpu} GPUs are visible to one process; start one process a GPU "
-            f"(torchrun --nproc_per_node {trainer.args.n_gpu} ...), or choose one with CUDA_VISIBLE_DEVICES=0"
-        )
 
 
 def _remove_folder(folder: Path) -> None:

@@ -1,0 +1,61 @@
+"""`yangtuo encode`: what training sees, for other programs."""
+
+import json
+import subprocess
+import sys
+
+from tests.command import yangtuo
+from yangtuo.cli import main
+from yangtuo.data import records
+from yangtuo.data.encoding import encode
+from yangtuo.data.templates import ALPACA_ZH
+from yangtuo.data.tokenizer import open_tokenizer
+
+
+def test_every_kept_row_with_its_file_and_number(inputs, tmp_path, capfd):
+    out = tmp_path / "rows.jsonl"
+    words = ["--model_name_or_path", inputs.base, "--dataset_dir", inputs.data, "--out", out, "--max_seq_length", 120]
+    assert main(["encode", *map(str, words)]) == 0
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    read, _ = records.read(records.find_files(str(inputs.data)))
+    expected, counts = encode(read, open_tokenizer(inputs.base), ALPACA_ZH, max_seq_length=120)
+    assert len(rows) == len(expected) == counts.num_kept
+    for i, row in enumerate(rows):
+        assert row.keys() == {"file", "row", "input_ids", "labels"}
+        assert (row["file"], row["row"]) == (expected.sources[i], expected.rows[i])
+        assert row["input_ids"] == expected.row(i)[0].tolist()
+        assert row["labels"] == expected.labels(i).tolist()
+    assert f"data: {counts.num_kept} of 24 rows" in capfd.readouterr().err
+
+
+def test_standard_output_and_a_reader_that_leaves(inputs):
+    words = [sys.executable, "-m", "yangtuo", "encode", "--tokenizer_name_or_path", inputs.base]
+    words += ["--dataset_dir", inputs.data, "--out", "-"]
+    process = subprocess.Popen(map(str, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    process.wait()
+
+
+def test_ids_go_to_standard_output_alone(inputs):
+    done = yangtuo("encode", "--tokenizer_name_or_path", inputs.base, "--dataset_dir", inputs.data, "--out", "-")
+    assert done.code == 0
+    assert len([json.loads(line) for line in done.out.splitlines()]) == 24
+
+
+def test_out_is_needed_and_has_to_be_writable(inputs, tmp_path, capfd):
+    words = ["encode", "--tokenizer_name_or_path", str(inputs.base), "--dataset_dir", str(inputs.data)]
+    assert main(words) == 2
+    assert main([*words, "--out", str(tmp_path / "no" / "folder.jsonl")]) == 2
+    said = capfd.readouterr().err
+    assert "--out is missing" in said
+    assert "No such file or directory" in said
+
+
+def test_encode_loads_no_weights_and_starts_without_the_model(inputs, tmp_path):
+    (inputs.base / "model.safetensors").rename(tmp_path / "away")
+    try:
+        words = ["--model_name_or_path", inputs.base, "--dataset_dir", inputs.data, "--out", tmp_path / "rows.jsonl"]
+        assert main(["encode", *map(str, words)]) == 0
+    finally:
+        (tmp_path / "away").rename(inputs.base / "model.safetensors")
