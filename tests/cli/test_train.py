@@ -289,3 +289,35 @@ def test_evaluating_in_the_folder_of_a_finished_training_is_refused(train, input
     train()
     said = train(do_eval=True, validation_file=inputs.validation, expect=2)
     assert "do_train: true there, false here" in said
+
+
+def test_a_run_that_changes_no_weight_fails(train, tmp_path):
+    """With one step, a warm-up of any length makes that step's learning rate 0."""
+    said = train(max_steps=1, warmup_ratio=0.03, lr_scheduler_type="cosine", expect=1)
+    assert "no trained weight has changed" in said
+    assert not (tmp_path / "out" / "sft_lora_model").exists()
+
+
+def test_a_named_tokenizer_has_to_agree_with_the_adapters_on_the_data(train, inputs, tmp_path):
+    from tests import tiny
+
+    train(tmp_path / "first")
+    adapter_folder = tmp_path / "first" / "sft_lora_model"
+    same = tiny.tiny_sentencepiece(tmp_path / "same")
+    (same / "added_tokens.json").write_text(json.dumps({"<extra>": 479}))  # another file, the same ids
+    train(tmp_path / "second", peft_path=adapter_folder, tokenizer_name_or_path=same)
+    other = tiny.tiny_json_tokenizer(tmp_path / "other")
+    said = train(tmp_path / "third", peft_path=adapter_folder, tokenizer_name_or_path=other, expect=2)
+    assert "gives other ids for this data than the adapter's own" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"optim": "adamw_bnb_8bit"}, "bitsandbytes"), ({"report_to": "wandb"}, "wandb")],
+)
+def test_optional_packages_are_asked_for_before_the_weights_are_loaded(train, change, says):
+    import importlib.util
+
+    if importlib.util.find_spec(says):
+        pytest.skip(f"{says} is installed here")
+    assert f"the package {says} is not installed; pip install {says}" in train(**change, expect=2)

@@ -8,6 +8,7 @@ import difflib
 import json
 import logging
 import warnings
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -261,6 +262,15 @@ def _checked(adapter: Adapter) -> Adapter:
     if adapter.num_trainable() == 0:
         raise AdapterError("no weight would be trained; a run that trains nothing is not started")
     return adapter
+
+
+def checksums(adapter: Adapter) -> dict[str, int]:
+    """CRC-32 of every trained weight, to tell afterwards whether a run has changed it."""
+    return {
+        name: zlib.crc32(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        for name, parameter in adapter.model.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def save(adapter: Adapter, folder: Path, tokenizer: Tokenizer, state: Mapping[str, torch.Tensor] | None = None) -> None:
