@@ -184,8 +184,7 @@ TRAINING_ARGUMENTS: dict[str, Treatment] = {
     **_ours("train_sampling_strategy", "random or sequential, the same as --data_order"),
     **_ours("dataloader_drop_last", "leaves out the short last step of each epoch, and says how many rows that is"),
     **_ours(
-        "dataloader_num_workers dataloader_persistent_workers dataloader_prefetch_factor "
-        "dataloader_multiprocessing_context",
+        "dataloader_num_workers dataloader_prefetch_factor dataloader_multiprocessing_context",
         "processes that lay out coming steps",
     ),
     **_ours("do_train do_eval", "training is the default; --do_eval alone only evaluates"),
@@ -226,6 +225,7 @@ TRAINING_ARGUMENTS: dict[str, Treatment] = {
     **_refused(
         "dataloader_pin_memory dataloader_in_order", "steps are laid out in order, straight from memory; leave it out"
     ),
+    **_refused("dataloader_persistent_workers", "loader processes start anew with each epoch's order; leave it out"),
     **_refused("remove_unused_columns label_names length_column_name", "rows have no columns here; leave it out"),
     **_refused("do_predict", "there is no test set; use --do_eval with --validation_file"),
 }

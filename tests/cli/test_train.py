@@ -321,3 +321,38 @@ def test_optional_packages_are_asked_for_before_the_weights_are_loaded(train, ch
     if importlib.util.find_spec(says):
         pytest.skip(f"{says} is installed here")
     assert f"the package {says} is not installed; pip install {says}" in train(**change, expect=2)
+
+
+@pytest.mark.parametrize("modules_to_save", [None, "embed_tokens,lm_head"])
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_bfloat16_where_a_processor_has_it(train, inputs, tmp_path, monkeypatch, modules_to_save, stored):
+    """The processor is made to claim it; the arithmetic is then emulated, slow and the same."""
+    from yangtuo.model import base
+
+    monkeypatch.setattr(base, "detect_hardware", lambda use_cpu: base.Hardware("cpu", bfloat16=True, float16=False))
+    options = {"modules_to_save": modules_to_save, "validation_file": inputs.validation, "do_eval": True}
+    said = train(tmp_path / "out", **options, do_train=True, bf16=True, torch_dtype=stored, gradient_checkpointing=True)
+    assert f"frozen in {stored}" in said
+    tensors = adapter(tmp_path / "out" / "sft_lora_model")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    train(tmp_path / "exact", **options, do_train=True)
+    curves = [[entry["loss"] for entry in log_of(tmp_path / name)] for name in ("out", "exact")]
+    assert curves[0] == pytest.approx(curves[1], abs=0.05)
+    assert curves[0] != curves[1]
+    only_evaluating = {**options, "peft_path": tmp_path / "out" / "sft_lora_model", "lora_dropout": None}
+    train(tmp_path / "eval", **only_evaluating, bf16=True, torch_dtype=stored)
+
+
+def test_another_adapter_or_base_of_the_same_size_is_another_meaning(train, inputs, tmp_path):
+    from tests import tiny
+
+    for seed in (1, 2):
+        train(tmp_path / f"first{seed}", seed=seed)
+    continued = {"lora_dropout": None, "peft_path": tmp_path / "first1" / "sft_lora_model"}
+    train(**continued)
+    said = train(**{**continued, "peft_path": tmp_path / "first2" / "sft_lora_model"}, expect=2)
+    assert "peft_path: " in said
+    other = tiny.tiny_llama(tmp_path / "other", seed=5)
+    tiny.tiny_sentencepiece(other)
+    said = train(**continued, model_name_or_path=other, expect=2)
+    assert "base: " in said

@@ -70,7 +70,7 @@ class Subject:
 
     adapter: Adapter
     tokenizer: Tokenizer
-    train_set: Examples | None
+    train_set: Examples
     eval_set: Examples | None
 
 
@@ -112,7 +112,7 @@ class StepTrainer(Trainer):
         super().__init__(
             model=subject.adapter.model,
             args=args,
-            train_dataset=None if subject.train_set is None else Steps(subject.train_set, meaning, args.process_index),
+            train_dataset=Steps(subject.train_set, meaning, args.process_index),
             eval_dataset=subject.eval_set,
             callbacks=[_Hooks(outlets)],
         )
@@ -120,7 +120,7 @@ class StepTrainer(Trainer):
             self.remove_callback(callback)
         self._subject, self._meaning, self._out = subject, meaning, outlets
         self._losses: list[float] = []  # of the steps since the screen was last told
-        self._step_seconds, self._step_begin = 0.0, 0.0
+        self._step_begin = 0.0
         self._plan: StepPlan | None = None
         self._best = outlets.journal.best_eval_loss
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
@@ -144,7 +144,7 @@ class StepTrainer(Trainer):
 
     def num_examples(self, dataloader: DataLoader[dict[str, Any]]) -> int:
         """Rows, for the Trainer's rates."""
-        return 0 if self._subject.train_set is None else len(self._subject.train_set)
+        return len(self._subject.train_set)
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         """Rows of a step, for the Trainer's rates."""
@@ -180,7 +180,7 @@ class StepTrainer(Trainer):
             is_last = i == len(batches) - 1
             self._seed_dropout(i)
             with self._gradients_stay_here(model, is_last):
-                with self.compute_loss_context_manager():
+                with self.accelerator.autocast():
                     nll = loss.token_nll(model, batch, self._meaning.label_smoothing)
                 share = loss.weighted_sum(nll, batch) * (world_size / plan.total_weight)
                 losses.append(share.detach())
@@ -211,7 +211,7 @@ class StepTrainer(Trainer):
             return
         examples = self._subject.train_set
         rows = [row for batch, is_bad in zip(batches, bad.tolist(), strict=True) if is_bad for row in batch.rows]
-        named = ", ".join(examples.where(row) for row in rows[:8]) if examples and rows else "of another rank"
+        named = ", ".join(examples.where(row) for row in rows[:8]) if rows else "of another rank"
         raise NonFiniteLossError(
             f"step {self.state.global_step + 1}: the loss is not finite; rows {named}. No weight was changed by this "
             "step; the last checkpoint is good. Try a lower --learning_rate, or --bf16 instead of --fp16"
@@ -235,7 +235,7 @@ class StepTrainer(Trainer):
         with torch.no_grad():
             for micro_batch in plan.micro_batches[self.args.process_index]:
                 batch = pad(examples, micro_batch).to(self.args.device)
-                with self.compute_loss_context_manager():
+                with self.accelerator.autocast():
                     nll = loss.token_nll(model, batch)
                 total += loss.weighted_sum(nll, batch).double()
         mean = float(self.accelerator.reduce(total, "sum")) / plan.total_weight
@@ -305,7 +305,6 @@ class StepTrainer(Trainer):
 
     def _log_step(self, step: int, logs: dict[str, float]) -> dict[str, float]:
         assert self._plan is not None
-        assert self._subject.train_set is not None
         seconds = time.monotonic() - self._step_begin
         rows = self._plan.rows
         num_tokens = int(self._subject.train_set.lengths()[rows].sum())

@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from tests import tiny
+from yangtuo.arguments import ModelArguments
+from yangtuo.errors import ModelError, UsageError
+from yangtuo.model.base import Hardware, Precision, choose_precision, fit_vocabulary, load, modules_of, read_config
+
+FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
+CPU = Hardware("cpu", bfloat16=False, float16=False)
+CPU_BF16 = Hardware("cpu", bfloat16=True, float16=False)
+V100 = Hardware("cuda", bfloat16=False, float16=True)
+H100 = Hardware("cuda", bfloat16=True, float16=True)
+MPS = Hardware("mps", bfloat16=False, float16=False)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "torch_dtype", "flags", "stored", "expected", "said"),
+    [
+        # the seed page's command: --fp16 --torch_dtype float16
+        (CPU, "float16", {"fp16": True}, FP16, Precision(FP32), "float32 instead of --fp16"),
+        (CPU_BF16, "float16", {"fp16": True}, FP16, Precision(BF16, bf16=True), "bfloat16 instead of float16"),
+        (V100, "float16", {"fp16": True}, FP16, Precision(FP16, fp16=True), None),
+        (H100, "float16", {"fp16": True}, FP16, Precision(FP16, fp16=True), None),
+        (MPS, "float16", {"fp16": True}, FP16, Precision(FP32), "float32 instead of float16"),
+        # nothing asked for: as stored, and mixed precision wherever the base has 16 bits
+        (CPU, None, {}, FP32, Precision(FP32), None),
+        (CPU, None, {}, BF16, Precision(FP32), "float32 instead of bfloat16 weights"),
+        (CPU, "auto", {}, None, Precision(FP32), None),
+        (H100, None, {}, BF16, Precision(BF16, bf16=True), None),
+        (H100, None, {}, FP32, Precision(FP32), None),
+        (V100, None, {}, BF16, Precision(FP16, fp16=True), "float16 instead of bfloat16"),
+        # flags over float32 weights
+        (H100, "float32", {"bf16": True}, FP16, Precision(FP32, bf16=True), None),
+        (V100, "float32", {"bf16": True}, FP16, Precision(FP32, fp16=True), "float16 instead of bfloat16"),
+        (CPU, "torch.float32", {"bf16": True}, FP32, Precision(FP32), "float32 instead of --bf16"),
+        # the base in one 16-bit format, the forward in another, both possible
+        (H100, "float16", {"bf16": True}, FP32, Precision(FP16, bf16=True), None),
+    ],
+)
+def test_precision(hardware, torch_dtype, flags, stored, expected, said, caplog):
+    asked = {"fp16": False, "bf16": False, **flags}
+    assert choose_precision(torch_dtype, **asked, stored=stored, hardware=hardware) == expected
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(messages) == (1 if said else 0)
+    if said:
+        assert said in messages[0]
+
+
+def test_precision_that_makes_no_sense():
+    with pytest.raises(UsageError, match="--fp16 and --bf16: give one of them"):
+        choose_precision(None, fp16=True, bf16=True, stored=None, hardware=H100)
+    with pytest.raises(UsageError, match="--torch_dtype int8: expected auto, float32, bfloat16 or float16"):
+        choose_precision("int8", fp16=False, bf16=False, stored=None, hardware=H100)
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_new_rows_are_the_mean_of_the_old_ones_and_old_ones_stay(tie, tmp_path):
+    model = load(tiny.tiny_llama(tmp_path, num_rows=480, tie=tie), FP32, ModelArguments())
+    before = {name: layer(model).weight.detach().clone() for name, layer in LAYERS.items()}
+    assert fit_vocabulary(model, 483, trained=[]) == 3
+    assert model.config.vocab_size == 483
+    for name, layer in LAYERS.items():
+        weight = layer(model).weight
+        assert weight.shape[0] == 483
+        assert torch.equal(weight[:480], before[name])
+        assert torch.allclose(weight[480:], before[name].mean(0), atol=1e-7)
+
+
+LAYERS = {"input": lambda m: m.get_input_embeddings(), "output": lambda m: m.get_output_embeddings()}
+
+
+@pytest.mark.parametrize("num_tokens", [480, 400])
+def test_spare_rows_stay(num_tokens, tmp_path):
+    model = load(tiny.tiny_llama(tmp_path, num_rows=480), FP32, ModelArguments())
+    assert fit_vocabulary(model, num_tokens, trained=[]) == 0
+    assert model.get_input_embeddings().weight.shape[0] == 480
+
+
+def test_modules_are_listed_without_weights(tmp_path):
+    modules = modules_of(read_config(tiny.tiny_llama(tmp_path)))
+    assert isinstance(modules["model.layers.1.self_attn.q_proj"], torch.nn.Linear)
+    assert modules["lm_head"].weight.is_meta
+
+
+def test_broken_config(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
+    with pytest.raises(ModelError, match=r"config\.json cannot be used"):
+        read_config(tmp_path)
