@@ -1,16 +1,21 @@
 """The LLaMA family: every kind of base trains, saves, and loads in plain PEFT, with and without checkpointing."""
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import tiny
-from tests.command import log_of
+from tests.command import evaluations_of, log_of
 from yangtuo.cli import main
+from yangtuo.data import records
+from yangtuo.data.encoding import encode
+from yangtuo.data.templates import ALPACA_ZH
+from yangtuo.data.tokenizer import open_tokenizer
+from yangtuo.engine.loss import token_nll
+from yangtuo.engine.padding import pad
+from yangtuo.engine.planning import MicroBatch
 
 SMALL = {
     "vocab_size": 500,
@@ -48,6 +53,7 @@ def test_train_save_load(name, modules_to_save, inputs, tmp_path):
     model.save_pretrained(tmp_path / "base")
     tiny.tiny_json_tokenizer(tmp_path / "base")
     changes = {"model_name_or_path": tmp_path / "base", "modules_to_save": modules_to_save}
+    changes |= {"do_train": True, "do_eval": True, "validation_file": inputs.validation}
     curves = []
     for checkpointing in (False, True):
         out = tmp_path / f"out{checkpointing}"
@@ -61,3 +67,14 @@ def test_train_save_load(name, modules_to_save, inputs, tmp_path):
     before = base(ids).logits
     tuned = PeftModel.from_pretrained(base, out / "sft_lora_model")
     assert (tuned(ids).logits - before).abs().max() > 1e-3
+    in_memory = evaluations_of(out)[-1]["eval_loss"]
+    assert mean_nll(tuned, inputs.validation, tmp_path / "base") == pytest.approx(in_memory, abs=2e-6)
+
+
+def mean_nll(model, validation, tokenizer_folder):
+    read, _ = records.read([validation])
+    examples, _ = encode(read, open_tokenizer(tokenizer_folder), ALPACA_ZH, max_seq_length=384)
+    everything = pad(examples, MicroBatch(np.arange(len(examples)), np.ones(len(examples))))
+    model.eval()
+    with torch.no_grad():
+        return token_nll(model, everything).mean().item()

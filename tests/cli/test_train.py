@@ -225,9 +225,11 @@ def test_a_folder_that_holds_no_run_is_refused(train, tmp_path):
     assert (tmp_path / "out" / "thesis.docx").read_text() == "precious"
 
 
-def test_killed_run_resumes_bit_for_bit(train, inputs, tmp_path):
+@pytest.mark.parametrize("modules_to_save", [None, "embed_tokens,lm_head"])
+def test_killed_run_resumes_bit_for_bit(train, inputs, tmp_path, modules_to_save):
     """Killed after its checkpoint at step 4 of 8, with dropout: curve and adapter are those of an unkilled run."""
     options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4, "lora_dropout": 0.1, "seed": 7}
+    options["modules_to_save"] = modules_to_save
     train(tmp_path / "whole", **options)
     train(tmp_path / "killed", **options)
     killed = tmp_path / "killed"
@@ -356,3 +358,41 @@ def test_another_adapter_or_base_of_the_same_size_is_another_meaning(train, inpu
     tiny.tiny_sentencepiece(other)
     said = train(**continued, model_name_or_path=other, expect=2)
     assert "base: " in said
+
+
+def test_lowest_loss_is_kept_apart_and_the_metric_asked_for_decides_the_final_adapter(train, inputs, tmp_path):
+    evaluate = {"validation_file": inputs.validation, "do_train": True, "do_eval": True, "max_steps": 8}
+    evaluate |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    # The loss falls all the way; by the wrong metric, the first evaluation is the best.
+    train(**evaluate, load_best_model_at_end=True, greater_is_better=True, save_total_limit=1)
+    losses = [entry["eval_loss"] for entry in evaluations_of(tmp_path / "out")]
+    assert losses == sorted(losses, reverse=True)
+    kept = {path.name: adapter(path) for path in (tmp_path / "out").glob("checkpoint-*")}
+    assert kept.keys() == {"checkpoint-2", "checkpoint-8"}
+    final, best = adapter(tmp_path / "out" / "sft_lora_model"), adapter(tmp_path / "out" / "best")
+    for name in final:
+        assert torch.equal(final[name], kept["checkpoint-2"][name])
+        assert torch.equal(best[name], kept["checkpoint-8"][name])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trainable": "all-linear"},  # in a LLaMA, the seven projections of the default
+        {"label_smoothing_factor": 0.1},
+        {"neftune_noise_alpha": 5},
+        {"optim": "adafactor"},
+        {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": '{"min_lr": 1e-3}'},
+        {"max_steps": None, "num_train_epochs": 1, "save_strategy": "epoch", "logging_strategy": "epoch"},
+        {"attn_implementation": "eager"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_options_that_change_the_curve(train, tmp_path, change):
+    train(tmp_path / "plain")
+    train(tmp_path / "changed", **change)
+    curves = [[entry["loss"] for entry in log_of(tmp_path / name)] for name in ("plain", "changed")]
+    if change.keys() & {"attn_implementation", "trainable"}:
+        assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+    else:
+        assert curves[0] != curves[1]

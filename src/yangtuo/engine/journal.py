@@ -1,6 +1,7 @@
 """`log.jsonl`: one JSON object a step, floats in full, and one an evaluation."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ class Journal:
             draft = path.with_name(f".{path.name}")
             draft.write_text("".join(_line(entry) for entry in kept), encoding="utf-8")
             os.replace(draft, path)
-        losses = [entry["eval_loss"] for entry in kept if "eval_loss" in entry]
+        losses = [entry["eval_loss"] for entry in kept if entry.get("eval_loss") is not None]
         self.best_eval_loss = min(losses, default=float("inf"))
 
     def write(self, entry: dict[str, Any]) -> None:
@@ -32,7 +33,9 @@ class Journal:
 
 
 def _line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+    # JSON has no NaN; other programs could not read the line.
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
+    return json.dumps(plain, ensure_ascii=False) + "\n"
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

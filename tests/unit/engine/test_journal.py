@@ -69,3 +69,10 @@ def test_other_ranks_read_and_never_write(path):
 def test_no_log_yet(tmp_path):
     assert Journal(tmp_path / "log.jsonl", last_step=3).best_eval_loss == math.inf
     assert entries(tmp_path / "log.jsonl") == []
+
+
+def test_numbers_that_json_does_not_have(tmp_path):
+    journal = Journal(tmp_path / "log.jsonl")
+    journal.write({"step": 1, "eval_loss": float("nan"), "perplexity": float("inf")})
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "eval_loss": null, "perplexity": null}\n'
+    assert Journal(tmp_path / "log.jsonl", last_step=1).best_eval_loss == float("inf")
