@@ -17,7 +17,6 @@ from transformers import TrainingArguments
 
 import yangtuo
 from yangtuo import folder
-from yangtuo.data.encoding import Examples
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.engine import checkpoint, planning
 from yangtuo.engine.journal import Journal
@@ -57,13 +56,13 @@ def train(settings: Settings) -> None:
     precision, args = _precision_and_arguments(settings, inputs, output_dir)  # processes know each other from here on
     args.seed = _seed(settings, decision)
     train_set, eval_set, audits = divide(settings, inputs, encoded, args.seed)
-    _tell_steps(settings, train_set)
+    plan = _plan_steps(settings, len(train_set))
     is_main = args.process_index == 0
     if is_main:
         _prepare_folder(output_dir, decision)
 
     adapter = _load(settings, inputs, precision, args.seed)
-    run = _run_record(settings, meaning, args.seed, began)
+    run = _run_record(settings, meaning, args.seed, began) | {"plan": plan}
     if is_main:
         folder.write_json(output_dir / folder.RUN_FILE, run)
         folder.write_json(output_dir / "data_audit.json", audits)
@@ -144,26 +143,22 @@ def _seed(settings: Settings, decision: folder.Decision) -> int:
     return asked
 
 
-def _tell_steps(settings: Settings, train_set: Examples) -> None:
+def _plan_steps(settings: Settings, num_rows: int) -> list[str]:
+    """What the steps will be, said and returned for run.json."""
     shape, drop_last = step_shape(settings), settings.training_value("dataloader_drop_last")
     if not settings.training.get("do_train"):
-        logger.info("only evaluating: --do_eval without --do_train")
-        return
-    if shape.num_steps(len(train_set), drop_last=drop_last) == 0:
+        lines = ["only evaluating: --do_eval without --do_train"]
+    elif shape.num_steps(num_rows, drop_last=drop_last) == 0:
         raise UsageError(
-            f"{len(train_set)} rows are fewer than the {shape.rows_per_step} of one step, and --dataloader_drop_last "
+            f"{num_rows} rows are fewer than the {shape.rows_per_step} of one step, and --dataloader_drop_last "
             "leaves out a short step: nothing would be trained"
         )
-    epochs, max_steps = settings.training_value("num_train_epochs"), settings.training_value("max_steps")
-    for line in planning.describe(shape, len(train_set), epochs, max_steps, drop_last=drop_last):
+    else:
+        epochs, max_steps = settings.training_value("num_train_epochs"), settings.training_value("max_steps")
+        lines = planning.describe(shape, num_rows, epochs, max_steps, drop_last=drop_last)
+    for line in lines:
         logger.info(line)
-    if len(train_set) < shape.rows_per_step:
-        logger.warning(
-            "%d rows are fewer than the %d of one step: every step is a whole epoch of %d rows",
-            len(train_set),
-            shape.rows_per_step,
-            len(train_set),
-        )
+    return lines
 
 
 def _prepare_folder(output_dir: Path, decision: folder.Decision) -> None:

@@ -364,7 +364,7 @@ def test_lowest_loss_is_kept_apart_and_the_metric_asked_for_decides_the_final_ad
     evaluate = {"validation_file": inputs.validation, "do_train": True, "do_eval": True, "max_steps": 8}
     evaluate |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     # The loss falls all the way; by the wrong metric, the first evaluation is the best.
-    train(**evaluate, load_best_model_at_end=True, greater_is_better=True, save_total_limit=1)
+    train(**evaluate, load_best_model_at_end=True, greater_is_better=True, save_total_limit=2)
     losses = [entry["eval_loss"] for entry in evaluations_of(tmp_path / "out")]
     assert losses == sorted(losses, reverse=True)
     kept = {path.name: adapter(path) for path in (tmp_path / "out").glob("checkpoint-*")}

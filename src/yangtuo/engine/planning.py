@@ -5,7 +5,6 @@ nothing carries over. A plan is a function of (order, step, world size) alone, s
 ranks run the same number of micro-batches: one without rows of its own runs some of weight zero.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,7 +130,7 @@ def _deal(groups: list[MicroBatch], world_size: int) -> list[list[MicroBatch]]:
     return [own + [idle] * (per_rank - len(own)) for own in dealt]
 
 
-def describe(shape: StepShape, num_rows: int, num_epochs: float, max_steps: int, *, drop_last: bool) -> Sequence[str]:
+def describe(shape: StepShape, num_rows: int, num_epochs: float, max_steps: int, *, drop_last: bool) -> list[str]:
     """The lines that say how many steps there will be, and what is odd about them."""
     per_epoch = shape.num_steps(num_rows, drop_last=drop_last)
     total = max_steps if max_steps > 0 else int(np.ceil(num_epochs * per_epoch))
@@ -143,4 +142,9 @@ def describe(shape: StepShape, num_rows: int, num_epochs: float, max_steps: int,
     rest = num_rows % shape.rows_per_step
     if drop_last and rest:
         lines.append(f"  --dataloader_drop_last leaves out {rest} of {num_rows} rows each epoch")
+    if num_rows < shape.rows_per_step:
+        lines.append(
+            f"  {num_rows} rows are fewer than the {shape.rows_per_step} of one step: every step is a whole epoch of "
+            f"{num_rows} rows"
+        )
     return lines
