@@ -31,10 +31,9 @@ def test_every_kept_row_with_its_file_and_number(inputs, tmp_path, capfd):
 def test_standard_output_and_a_reader_that_leaves(inputs):
     words = [sys.executable, "-m", "yangtuo", "encode", "--tokenizer_name_or_path", inputs.base]
     words += ["--dataset_dir", inputs.data, "--out", "-"]
-    process = subprocess.Popen(map(str, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.close()
-    assert "Traceback" not in process.stderr.read()
-    process.wait()
+    with subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
 
 
 def test_ids_go_to_standard_output_alone(inputs):
