@@ -8,16 +8,15 @@ import argparse
 import difflib
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn, cast, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from yangtuo import configfile
 from yangtuo.arguments import (
     GONE,
     OUR_GROUPS,
@@ -34,8 +33,6 @@ from yangtuo.arguments import (
 from yangtuo.errors import UsageError
 
 logger = logging.getLogger(__name__)
-
-_CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True)
@@ -116,11 +113,11 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
     own = _own_defaults(parser)
     flags, problems = _parse_known(parser, argv)
     config = flags.pop("config", None)
-    if config and Path(config).suffix.lower() not in _CONFIG_SUFFIXES:
+    if config and Path(config).suffix.lower() not in configfile.SUFFIXES:
         if not problems:  # else it is the value of an unknown option
             problems.append(_unknown(config, []))
         config = None
-    from_file, more = _parse_known(parser, _file_as_flags(config, parser)) if config else ({}, [])
+    from_file, more = _parse_known(parser, configfile.as_flags(config, parser)) if config else ({}, [])
     problems += more
     for part in (from_file, flags):
         _drop_empty(part)
@@ -164,70 +161,6 @@ def _unknown(word: str, known: Sequence[str]) -> str:
     name = word.split("=")[0]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; --help lists all options")
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.2's scalars: only true and false are booleans (`save_strategy: no` is a word), and 1e-4 is a number."""
-
-
-_Yaml.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Yaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
-    list("-+0123456789."),
-)
-
-
-def _file_as_flags(path: str, parser: _Parser) -> list[str]:
-    """A configuration file as the command line that says the same.
-
-    Raises:
-        UsageError: the file cannot be read, or a list stands where an option takes one value.
-    """
-    values, written = _read_config(path)
-    known = {option for action in parser._actions for option in action.option_strings}
-    takes_list = {a.dest for a in parser._actions if a.nargs == "+"}
-    flags: list[str] = []
-    problems = []
-    for name, value in values.items():
-        if value is None:
-            continue
-        if not isinstance(name, str) or name == "config":
-            problems.append(f"{name!r} is no option")
-        elif f"--{name}" not in known:
-            flags.append(f"--{name}")  # argparse names it, with those of the command line
-        elif isinstance(value, list) and name in ("trainable", "modules_to_save"):
-            flags.append(f"--{name}={','.join(map(str, value))}")
-        elif isinstance(value, list) and name in takes_list:
-            flags += [f"--{name}", *map(str, value)]
-        elif isinstance(value, list):
-            problems.append(f"{name} takes one value, found a list of {len(value)}")
-        else:
-            flags.append(f"--{name}={json.dumps(value) if isinstance(value, Mapping) else written.get(name, value)}")
-    if problems:
-        raise UsageError.of_problems(f"configuration file {path}", problems)
-    return flags
-
-
-def _read_config(path: str) -> tuple[Mapping[Any, Any], Mapping[Any, Any]]:
-    """The file's values, and those that are words or numbers as they stand in it (007 is no 7)."""
-    source = Path(path)
-    try:
-        text = source.read_text(encoding="utf-8")
-        is_json = source.suffix.lower() == ".json"
-        values = json.loads(text) if is_json else yaml.load(text, _Yaml)
-        written = {} if is_json else yaml.load(text, yaml.BaseLoader)
-    except OSError as error:
-        raise UsageError(f"configuration file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"configuration file {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(values, Mapping):
-        raise UsageError(f"configuration file {path}: expected 'name: value' lines, found {type(values).__name__}")
-    return values, written
 
 
 def _drop_empty(given: dict[str, Any]) -> None:

@@ -60,7 +60,8 @@ RULES = {
     "engine.checkpoint": ["torch", "transformers", "peft", "accelerate"],
     "arguments": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
     "errors": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
-    "parsing": others("arguments", "errors"),
+    "configfile": ["torch", "transformers", *others("errors")],
+    "parsing": others("configfile", "arguments", "errors"),
     "folder": ["torch", "transformers", *others("engine", "errors")],
 }
 

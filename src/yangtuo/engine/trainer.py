@@ -227,24 +227,16 @@ class StepTrainer(Trainer):
         examples = self._subject.eval_set
         if examples is None:
             raise UsageError("evaluation needs --validation_file or --validation_split_percentage")
-        num_supervised, shape = examples.num_supervised(), self._meaning.shape
-        plan = plan_evaluation(num_supervised, self._meaning.eval_rows, shape.world_size, self._meaning.reduction)
-        model = self.model_wrapped
-        model.eval()
-        total = torch.zeros((), dtype=torch.float64, device=self.args.device)
-        with torch.no_grad():
-            for micro_batch in plan.micro_batches[self.args.process_index]:
-                batch = pad(examples, micro_batch).to(self.args.device)
-                with self.accelerator.autocast():
-                    nll = loss.token_nll(model, batch)
-                total += loss.weighted_sum(nll, batch).double()
-        mean = float(self.accelerator.reduce(total, "sum")) / plan.total_weight
+        plan = plan_evaluation(
+            examples.num_supervised(), self._meaning.eval_rows, self.args.world_size, self._meaning.reduction
+        )
+        mean = loss.mean_loss(self.model_wrapped, examples, plan, self.accelerator)
         prefix = metric_key_prefix
         metrics = {
             f"{prefix}_loss": mean,
             f"{prefix}_perplexity": math.exp(mean) if mean < 700 else math.inf,
             f"{prefix}_rows": len(examples),
-            f"{prefix}_tokens": int(num_supervised.sum()),
+            f"{prefix}_tokens": int(examples.num_supervised().sum()),
             f"{prefix}_runtime": time.monotonic() - begin,
         }
         self._evaluated = (self.state.global_step, metrics)

@@ -1,0 +1,78 @@
+"""A YAML or JSON file of options -> the command line that says the same, so that both obey the same rules."""
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yangtuo.errors import UsageError
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2's scalars: only true and false are booleans (`save_strategy: no` is a word), and 1e-4 is a number."""
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def as_flags(path: str, parser: argparse.ArgumentParser) -> list[str]:
+    """A configuration file as the command line that says the same.
+
+    Raises:
+        UsageError: the file cannot be read, or a list stands where an option takes one value.
+    """
+    values, written = _read(path)
+    known = {option for action in parser._actions for option in action.option_strings}
+    takes_list = {a.dest for a in parser._actions if a.nargs == "+"}
+    flags: list[str] = []
+    problems = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        if not isinstance(name, str) or name == "config":
+            problems.append(f"{name!r} is no option")
+        elif f"--{name}" not in known:
+            flags.append(f"--{name}")  # argparse names it, with those of the command line
+        elif isinstance(value, list) and name in ("trainable", "modules_to_save"):
+            flags.append(f"--{name}={','.join(map(str, value))}")
+        elif isinstance(value, list) and name in takes_list:
+            flags += [f"--{name}", *map(str, value)]
+        elif isinstance(value, list):
+            problems.append(f"{name} takes one value, found a list of {len(value)}")
+        else:
+            flags.append(f"--{name}={json.dumps(value) if isinstance(value, Mapping) else written.get(name, value)}")
+    if problems:
+        raise UsageError.of_problems(f"configuration file {path}", problems)
+    return flags
+
+
+def _read(path: str) -> tuple[Mapping[Any, Any], Mapping[Any, Any]]:
+    """The file's values, and those that are words or numbers as they stand in it (007 is no 7)."""
+    source = Path(path)
+    try:
+        text = source.read_text(encoding="utf-8")
+        is_json = source.suffix.lower() == ".json"
+        values = json.loads(text) if is_json else yaml.load(text, _Yaml)
+        written = {} if is_json else yaml.load(text, yaml.BaseLoader)
+    except OSError as error:
+        raise UsageError(f"configuration file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"configuration file {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, Mapping):
+        raise UsageError(f"configuration file {path}: expected 'name: value' lines, found {type(values).__name__}")
+    return values, written
