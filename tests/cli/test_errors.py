@@ -1,6 +1,7 @@
 """What a user got wrong: one clear error each, exit code 2, no traceback, nothing written."""
 
 import json
+import os
 
 import pytest
 
@@ -132,6 +133,31 @@ def test_unknown_verb_and_unknown_option(capfd):
     said = capfd.readouterr().err
     assert "unknown verb 'trian'" in said
     assert "unknown option '--lora_rnk'; did you mean '--lora_rank'?" in said
+
+
+class Harmful:
+    """Pickled, it makes a folder when the file is loaded."""
+
+    def __init__(self, trace):
+        self.trace = str(trace)
+
+    def __reduce__(self):
+        return os.mkdir, (self.trace,)
+
+
+def test_an_old_adapter_file_with_code_in_it_is_refused_and_not_run(fails, tmp_path):
+    import torch
+
+    trace = tmp_path / "code has run"
+
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]}))
+    torch.save({"weight": Harmful(trace)}, folder / "adapter_model.bin")
+    assert "adapter_model.bin: refused, it is no plain file of tensors" in fails(peft_path=folder)
+    assert not trace.exists()
+    torch.load(folder / "adapter_model.bin", weights_only=False)  # the control: it would have run
+    assert trace.exists()
 
 
 def test_all_bad_rows_are_named_at_once(fails, tmp_path):

@@ -7,6 +7,7 @@ unscale FP16 gradients", and PEFT's own autocast leaves `modules_to_save` as the
 import difflib
 import json
 import logging
+import pickle
 import warnings
 import zlib
 from collections.abc import Collection, Mapping, Sequence
@@ -122,7 +123,7 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         raise AdapterError(
             f"{file}: cannot be read, perhaps cut short: {' '.join(str(error).split())[:160]}"
         ) from error
-    except Exception as error:  # torch.load's unpickler raises its own class for a pickle with code in it
+    except pickle.UnpicklingError as error:  # what torch.load raises for a file with code in it
         raise AdapterError(
             f"{old}: refused, it is no plain file of tensors: {str(error).splitlines()[0][:160]}"
         ) from error
