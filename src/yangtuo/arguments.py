@@ -134,6 +134,7 @@ class Fate(StrEnum):
     """What becomes of a field of `TrainingArguments`."""
 
     PASSED = "passed"  # transformers does what its documentation says
+    FIXED = "fixed"  # always so here, as the reason says; said when the option is given
     OURS = "ours"  # same meaning, our code; the reason says how
     REFUSED = "refused"  # any value but the default is an error; the reason says why and what to do
 
@@ -151,6 +152,10 @@ def _passed(names: str) -> dict[str, Treatment]:
 
 def _refused(names: str, reason: str) -> dict[str, Treatment]:
     return {name: Treatment(Fate.REFUSED, reason) for name in names.split()}
+
+
+def _fixed(names: str, reason: str) -> dict[str, Treatment]:
+    return {name: Treatment(Fate.FIXED, reason) for name in names.split()}
 
 
 def _ours(names: str, reason: str) -> dict[str, Treatment]:
@@ -177,9 +182,9 @@ TRAINING_ARGUMENTS: dict[str, Treatment] = {
     **_ours("bf16 fp16", "replaced, and said, where the hardware cannot"),
     **_ours("use_cpu", "set by itself where no accelerator is visible"),
     **_ours("logging_strategy logging_steps", "screen and trackers; log.jsonl always has every step"),
-    **_ours("logging_nan_inf_filter", "always off: a loss that is not finite stops the run"),
+    **_fixed("logging_nan_inf_filter", "always off: a loss that is not finite stops the run"),
     **_ours("disable_tqdm", "off: one line a logging step instead of a bar"),
-    **_ours("include_num_input_tokens_seen", "log.jsonl always has the tokens of each step"),
+    **_fixed("include_num_input_tokens_seen", "log.jsonl always has the tokens of each step"),
     **_ours("data_seed", "seed of the order of rows; default: --seed"),
     **_ours("train_sampling_strategy", "random or sequential, the same as --data_order"),
     **_ours("dataloader_drop_last", "leaves out the short last step of each epoch, and says how many rows that is"),
@@ -190,8 +195,8 @@ TRAINING_ARGUMENTS: dict[str, Treatment] = {
     **_ours("do_train do_eval", "training is the default; --do_eval alone only evaluates"),
     **_ours("resume_from_checkpoint", "a checkpoint folder; without it the last complete one of the output folder"),
     **_ours("deepspeed", "a path or JSON text; an old file is mended in memory"),
-    **_ours("prediction_loss_only", "always so: evaluation gathers no predictions"),
-    **_ours("local_rank", "torchrun tells it through the environment"),
+    **_fixed("prediction_loss_only", "always so: evaluation gathers no predictions"),
+    **_fixed("local_rank", "torchrun tells it through the environment"),
     **_refused(
         "average_tokens_across_devices",
         "the loss of a step is one mean over all ranks; --loss_reduction device_batch gives the 2023 script's",

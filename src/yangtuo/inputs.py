@@ -65,7 +65,10 @@ def find_tokenizer(settings: Settings, base_folder: Path | None, saved: SavedAda
     named = settings.model.tokenizer_name_or_path
     if named:
         must_hold = ["tokenizer.model", "tokenizer.json"]
-        return open_tokenizer(local_folder(named, option="tokenizer_name_or_path", must_hold=must_hold, weights=False))
+        option, cache_dir = "tokenizer_name_or_path", settings.model.cache_dir
+        return open_tokenizer(
+            local_folder(named, option=option, must_hold=must_hold, cache_dir=cache_dir, weights=False)
+        )
     for place in (saved.folder if saved else None, base_folder):
         if place and is_tokenizer_folder(place):
             logger.info("tokenizer: %s (no --tokenizer_name_or_path given)", place)
@@ -107,6 +110,10 @@ def encode_inputs(settings: Settings, inputs: Inputs) -> Encoded:
     wants_eval = _wants_evaluation(settings)
     if wants_eval and inputs.validation is None and settings.data.validation_split_percentage is None:
         raise UsageError("evaluation needs --validation_file or --validation_split_percentage; or drop --do_eval")
+    if not wants_eval:
+        for name in ("validation_file", "validation_split_percentage", "eval_steps"):
+            if settings.given(name):
+                logger.warning("--%s has no effect: neither --do_eval nor --eval_strategy is given", name)
     train, train_counts = encode_records(settings, inputs.train, inputs.tokenizer)
     _compare_tokenizers(settings, inputs, train)
     if inputs.validation is None or not wants_eval:

@@ -16,7 +16,8 @@ from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine.planning import StepShape
 from yangtuo.engine.processes import world_size
-from yangtuo.engine.trainer import Logging, Meaning
+from yangtuo.engine.steps import Meaning
+from yangtuo.engine.trainer import Logging
 from yangtuo.errors import MissingDependencyError, UsageError
 from yangtuo.model.adapters import names
 from yangtuo.model.base import Hardware, Precision

@@ -127,6 +127,9 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
     problems += _refused(given)
     if problems:
         raise UsageError.of_problems("options", problems)
+    for name in given.keys() & TRAINING_ARGUMENTS.keys():
+        if TRAINING_ARGUMENTS[name].fate is Fate.FIXED:
+            logger.warning("--%s has no effect: %s", name, TRAINING_ARGUMENTS[name].reason)
     names = {f.name for f in fields(TrainingArguments)}
     training = {name: value for name, value in given.items() if name in names}
     model, data, lora, run = (_build(group, given) for group in OUR_GROUPS)

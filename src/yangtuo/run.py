@@ -78,7 +78,10 @@ def train(settings: Settings) -> None:
     check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
 
     if args.do_train:
-        _train_and_save(trainer, adapter, decision, output_dir)
+        try:
+            _train_and_save(trainer, adapter, decision, output_dir)
+        finally:
+            outlets.screen.stop()  # so that an error stands on a line of its own
     if args.do_eval:
         trainer.save_metrics("eval", trainer.final_evaluation())
     if is_main:

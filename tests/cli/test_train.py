@@ -396,3 +396,9 @@ def test_options_that_change_the_curve(train, tmp_path, change):
         assert curves[0] == pytest.approx(curves[1], abs=1e-5)
     else:
         assert curves[0] != curves[1]
+
+
+def test_validation_options_without_evaluation_are_said(train, inputs):
+    said = train(validation_file=inputs.validation, validation_split_percentage=0.1)
+    for name in ("validation_file", "validation_split_percentage"):
+        assert f"--{name} has no effect: neither --do_eval nor --eval_strategy is given" in said

@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from yangtuo.arguments import GONE, WITHOUT_EFFECT, DataOrder, LossReduction, Truncation
+from yangtuo.arguments import GONE, TRAINING_ARGUMENTS, WITHOUT_EFFECT, DataOrder, Fate, LossReduction, Truncation
 from yangtuo.errors import UsageError
 from yangtuo.parsing import as_dict, build_parser, parse
 
@@ -559,3 +559,9 @@ def test_nothing_is_said_about_a_command_line_of_today(caplog):
     with caplog.at_level(logging.DEBUG, "yangtuo"):
         settings_of("--eval_strategy", "steps", "--warmup_steps", "0.03", "--fp16")
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("option", [name for name, row in TRAINING_ARGUMENTS.items() if row.fate is Fate.FIXED])
+def test_what_is_always_so_is_said_when_given(option, caplog):
+    settings_of(f"--{option}", "0" if option == "local_rank" else "True")
+    assert f"--{option} has no effect: {TRAINING_ARGUMENTS[option].reason}" in caplog.messages

@@ -7,6 +7,7 @@ FSDP) stay the Trainer's. It is told to accumulate nothing, since the step is wh
 
 import contextlib
 import math
+import shutil
 import time
 from dataclasses import dataclass
 from operator import itemgetter
@@ -15,44 +16,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from yangtuo.arguments import DataOrder, LossReduction
 from yangtuo.data.encoding import Examples
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine import checkpoint, loss
 from yangtuo.engine.journal import Journal
-from yangtuo.engine.padding import PaddedBatch, pad
-from yangtuo.engine.planning import StepPlan, StepShape, epoch_order, plan_evaluation, plan_step
+from yangtuo.engine.padding import PaddedBatch
+from yangtuo.engine.planning import StepPlan, plan_evaluation
 from yangtuo.engine.screen import Screen
+from yangtuo.engine.steps import Meaning, Steps
 from yangtuo.errors import NonFiniteLossError, UsageError
 from yangtuo.model import adapters
 from yangtuo.model.adapters import Adapter
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What is computed, whatever computes it.
-
-    Attributes:
-        shape: rows of a step.
-        reduction: how the loss is averaged.
-        order: shuffled or sequential.
-        order_seed: seed of the shuffling.
-        drop_last: leave out the short last step of an epoch.
-        label_smoothing: of the training loss.
-        eval_rows: rows of one forward in evaluation.
-    """
-
-    shape: StepShape
-    reduction: LossReduction
-    order: DataOrder
-    order_seed: int
-    drop_last: bool
-    label_smoothing: float
-    eval_rows: int
 
 
 @dataclass(frozen=True)
@@ -84,35 +62,15 @@ class Outlets:
     save_minutes: float
 
 
-class Steps(Dataset[dict[str, Any]]):
-    """The steps of an epoch as one rank sees them; `epoch` is set as the run goes on."""
-
-    def __init__(self, examples: Examples, meaning: Meaning, rank: int):
-        self.epoch = 0
-        self._examples, self._meaning, self._rank = examples, meaning, rank
-        self._num_supervised = examples.num_supervised()
-        self._order: tuple[int, Any] = (-1, None)
-
-    def __len__(self) -> int:
-        return self._meaning.shape.num_steps(len(self._examples), drop_last=self._meaning.drop_last)
-
-    def __getitem__(self, step: int) -> dict[str, Any]:
-        meaning = self._meaning
-        if self._order[0] != self.epoch:
-            order = epoch_order(len(self._examples), self.epoch, meaning.order_seed, meaning.order)
-            self._order = (self.epoch, order)
-        plan = plan_step(self._order[1], step, meaning.shape, self._num_supervised, meaning.reduction)
-        return {"plan": plan, "batches": [pad(self._examples, batch) for batch in plan.micro_batches[self._rank]]}
-
-
 class StepTrainer(Trainer):
     """Trainer whose batches are whole steps."""
 
     def __init__(self, subject: Subject, meaning: Meaning, outlets: Outlets, args: TrainingArguments):
+        self._steps = Steps(subject.train_set, meaning, args.process_index)
         super().__init__(
             model=subject.adapter.model,
             args=args,
-            train_dataset=Steps(subject.train_set, meaning, args.process_index),
+            train_dataset=self._steps,
             eval_dataset=subject.eval_set,
             callbacks=[_Hooks(outlets)],
         )
@@ -134,7 +92,7 @@ class StepTrainer(Trainer):
         """Not handed to accelerate, which would deal the steps out to the ranks once more."""
         workers = self.args.dataloader_num_workers
         return DataLoader(
-            self.train_dataset,
+            self._steps,
             batch_size=1,
             collate_fn=itemgetter(0),
             num_workers=workers,
@@ -254,14 +212,16 @@ class StepTrainer(Trainer):
 
     def _save_best(self) -> None:
         best = Path(self.args.output_dir) / "best"
-        draft = best.with_name(".best")
+        draft, old = best.with_name(".best"), best.with_name(".best.old")
+        if self.args.should_save:
+            for left_over in (draft, old):  # of a run that was killed between the next lines
+                shutil.rmtree(left_over, ignore_errors=True)
         self.save_model(str(draft), _internal_call=True)
         if self.args.should_save:
-            old = best.with_name(".best.old")
             if best.exists():
                 best.rename(old)
             draft.rename(best)
-            _remove_folder(old)
+            shutil.rmtree(old, ignore_errors=True)
 
     # ---- saving and logging
 
@@ -299,14 +259,14 @@ class StepTrainer(Trainer):
         assert self._plan is not None
         seconds = time.monotonic() - self._step_begin
         rows = self._plan.rows
-        num_tokens = int(self._subject.train_set.lengths()[rows].sum())
+        num_tokens = int(self._steps.num_tokens[rows].sum())
         logs = {name: float(value) for name, value in logs.items()}
         entry = {
             "step": step,
             "epoch": self.state.epoch,
             **logs,
             "num_tokens": num_tokens,
-            "num_supervised_tokens": int(self._subject.train_set.num_supervised()[rows].sum()),
+            "num_supervised_tokens": int(self._steps.num_supervised[rows].sum()),
             "rows": len(rows),
             "tokens_per_s": num_tokens / seconds,
             "step_seconds": seconds,
@@ -321,7 +281,7 @@ class StepTrainer(Trainer):
         if step == 1 and logging.first_step:
             return True
         if logging.strategy == "epoch":
-            return step % len(self.train_dataset) == 0 or step == self.state.max_steps
+            return step % len(self._steps) == 0 or step == self.state.max_steps
         every = logging.steps if logging.steps >= 1 else math.ceil(logging.steps * self.state.max_steps)
         return logging.strategy == "steps" and step % max(1, int(every)) == 0
 
@@ -358,10 +318,3 @@ class _Hooks(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._screen.stop()
-
-
-def _remove_folder(folder: Path) -> None:
-    if folder.is_dir():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()

@@ -1,10 +1,13 @@
 """A name that the user gave -> a local folder. The only place where something may be fetched, and only by name."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from yangtuo.errors import ModelError
+
+logger = logging.getLogger(__name__)
 
 _TOKENIZER_PATTERNS = [
     "tokenizer*",
@@ -45,6 +48,8 @@ def local_folder(
         if not any((folder / file).is_file() for file in must_hold):
             found = ", ".join(sorted(os.listdir(folder))[:6]) or "nothing"
             raise ModelError(f"--{option} {name}: no {' or '.join(must_hold)} in that folder (found: {found})")
+        if revision:
+            logger.warning("--model_revision %s has no effect: %s is a folder, not a hub model", revision, name)
         return folder
     if name.startswith((".", "/", "~", "\\")) or name.count("/") != 1 or " " in name:
         hint = " (the script still has its placeholder)" if name.startswith("path/to") else ""
