@@ -54,7 +54,9 @@ class ModelArguments:
         aliases=["--dtype"],
     )
     attn_implementation: str | None = _option(
-        None, "Attention code of transformers: sdpa, eager, flash_attention_2, ... Default: transformers' choice."
+        None,
+        "Attention code of transformers: sdpa, eager, flash_attention_2, ...; rows are then padded. Default: ours, "
+        "which shares prefixes and pads nothing; transformers' own for models that it does not fit.",
     )
     cache_dir: str | None = _option(None, "Where models fetched by hub name are kept. Default: the hub's own cache.")
     model_revision: str | None = _option(None, "Branch, tag or commit of a model given by hub name. Default: main.")
@@ -117,6 +119,11 @@ class RunArguments:
         "token: mean over the step's supervised tokens; device_batch: as the 2023 script, the mean over each group "
         "of per_device_train_batch_size rows, then over groups.",
     )
+    micro_batch_tokens: str = _option(
+        "auto",
+        "Most tokens of one forward and backward, prefixes that rows share counted once; changes speed and memory, "
+        "not the result. auto: from the free memory, and halved when it runs out.",
+    )
     save_minutes: float = _option(
         10.0, "Also save a checkpoint when this many minutes have passed since the last one; 0 for never."
     )
@@ -168,7 +175,7 @@ TRAINING_ARGUMENTS: dict[str, Treatment] = {
         "output_dir num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps "
         "optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm tf32 "
         "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing "
-        "gradient_checkpointing_kwargs use_cache neftune_noise_alpha logging_first_step log_on_each_node log_level "
+        "gradient_checkpointing_kwargs use_cache logging_first_step log_on_each_node log_level "
         "log_level_replica report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id "
         "eval_strategy eval_steps eval_delay eval_on_start save_only_model save_strategy save_steps "
         "save_on_each_node save_total_limit push_to_hub hub_token hub_private_repo hub_model_id hub_strategy "
@@ -177,7 +184,8 @@ TRAINING_ARGUMENTS: dict[str, Treatment] = {
         "ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config debug"
     ),
     **_ours("per_device_train_batch_size gradient_accumulation_steps", "with the world size: the rows of a step"),
-    **_ours("per_device_eval_batch_size", "rows of one forward pass in evaluation"),
+    **_ours("per_device_eval_batch_size", "rows of a group in evaluation with --loss_reduction device_batch"),
+    **_ours("neftune_noise_alpha", "scaled by each row's own length, as the paper has it; rows are then padded"),
     **_ours("label_smoothing_factor", "in the training loss; evaluation reports the plain loss"),
     **_ours("bf16 fp16", "replaced, and said, where the hardware cannot"),
     **_ours("use_cpu", "set by itself where no accelerator is visible"),

@@ -10,7 +10,8 @@
     │   ├── RunFolderError         an output folder that holds another run
     │   └── MissingDependencyError an optional package that the options ask for
     └── RunFailure               exit code 1: the run itself failed
-        └── NonFiniteLossError     the loss became NaN or infinite
+        ├── NonFiniteLossError     the loss became NaN or infinite
+        └── OutOfMemoryError       a step does not fit, however it is cut
 
 A message says what was found, where, what is allowed and what to do next. Any other exception is a bug of ours and
 shows its traceback.
@@ -75,3 +76,7 @@ class RunFailure(YangtuoError):
 
 class NonFiniteLossError(RunFailure):
     """The loss of a step is NaN or infinite."""
+
+
+class OutOfMemoryError(RunFailure):
+    """A step does not fit in memory, and cannot be cut any further."""

@@ -52,8 +52,22 @@ def meaning_of(settings: Settings, seed: int) -> Meaning:
         order_seed=seed if data_seed is None else data_seed,
         drop_last=settings.training_value("dataloader_drop_last"),
         label_smoothing=settings.training_value("label_smoothing_factor"),
+        neftune_noise_alpha=settings.training_value("neftune_noise_alpha"),
         eval_rows=settings.training_value("per_device_eval_batch_size"),
     )
+
+
+def wants_prefix_sharing(settings: Settings) -> bool:
+    """Whether rows may share prefixes, as far as the options go."""
+    return not settings.model.attn_implementation and not settings.training_value("neftune_noise_alpha")
+
+
+def checkpointing_asked(settings: Settings) -> bool | None:
+    """True or False as given; None for auto."""
+    for name in ("activation_checkpointing", "gradient_checkpointing"):
+        if settings.given(name):
+            return bool(settings.training[name])
+    return None
 
 
 def record_meaning(

@@ -144,12 +144,20 @@ def _own_defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
     return {a.dest: a.default for a in parser._actions if a.dest not in known}
 
 
+# transformers knows true and false only; left out, the engine decides.
+_AUTO_BY_DEFAULT = ("--gradient_checkpointing", "--activation_checkpointing")
+
+
 def _parse_known(parser: _Parser, argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """What was given, and a message for each word that no option takes."""
     # A namespace that already has every name: argparse then fills in no default, so what was given can be told.
+    words = list(argv)
+    for i in [i for i, word in enumerate(words) if word == "auto" and words[i - 1] in _AUTO_BY_DEFAULT][::-1]:
+        del words[i - 1 : i + 1]
+    words = [word for word in words if word not in {f"{option}=auto" for option in _AUTO_BY_DEFAULT}]
     unset = object()
     blank = argparse.Namespace(**{action.dest: unset for action in parser._actions})
-    namespace, unknown = parser.parse_known_args(list(argv), blank)
+    namespace, unknown = parser.parse_known_args(words, blank)
     known = [option for action in parser._actions for option in action.option_strings]
     given = {name: value for name, value in vars(namespace).items() if value is not unset and value is not None}
     return given, [_unknown(word, known) for word in unknown]
@@ -266,6 +274,10 @@ def _problems(settings: Settings) -> Iterator[str]:
         yield "--dataset_dir and --train_file: give one of them"
     if settings.training.get("do_train") is False and not settings.training.get("do_eval"):
         yield "--do_train False without --do_eval: nothing to do"
+    if not (settings.run.micro_batch_tokens == "auto" or settings.run.micro_batch_tokens.isdecimal()):
+        yield f"--micro_batch_tokens {settings.run.micro_batch_tokens}: auto, or a number of tokens"
+    elif settings.run.micro_batch_tokens != "auto" and int(settings.run.micro_batch_tokens) < 1:
+        yield f"--micro_batch_tokens {settings.run.micro_batch_tokens}: at least 1"
     strategy = settings.training.get("train_sampling_strategy")
     if strategy and settings.given("data_order") and (strategy == "sequential") != (data.data_order == "sequential"):
         yield f"--train_sampling_strategy {strategy} and --data_order {data.data_order}: give one of them"

@@ -17,15 +17,26 @@ from transformers import TrainingArguments
 
 import yangtuo
 from yangtuo import folder
+from yangtuo.data.encoding import Examples
 from yangtuo.data.templates import ALPACA_ZH
-from yangtuo.engine import checkpoint, planning
+from yangtuo.engine import checkpoint, memory, planning
 from yangtuo.engine.journal import Journal
+from yangtuo.engine.memory import ModelShape
 from yangtuo.engine.processes import agree, check_engine, world_size
 from yangtuo.engine.screen import Screen
+from yangtuo.engine.steps import Execution
 from yangtuo.engine.trainer import Outlets, StepTrainer, Subject
 from yangtuo.errors import RunFailure, UsageError
 from yangtuo.inputs import Inputs, divide, encode_inputs, open_inputs
-from yangtuo.meaning import logging_of, meaning_of, record_meaning, step_shape, training_arguments
+from yangtuo.meaning import (
+    checkpointing_asked,
+    logging_of,
+    meaning_of,
+    record_meaning,
+    step_shape,
+    training_arguments,
+    wants_prefix_sharing,
+)
 from yangtuo.model import adapters, base
 from yangtuo.model.adapters import Adapter
 from yangtuo.model.base import Precision
@@ -62,6 +73,7 @@ def train(settings: Settings) -> None:
         _prepare_folder(output_dir, decision)
 
     adapter = _load(settings, inputs, precision, args.seed)
+    execution = _choose_execution(settings, inputs, args, train_set)
     run = _run_record(settings, meaning, args.seed, began) | {"plan": plan}
     if is_main:
         folder.write_json(output_dir / folder.RUN_FILE, run)
@@ -74,7 +86,7 @@ def train(settings: Settings) -> None:
         settings.run.save_minutes,
     )
     subject = Subject(adapter, inputs.tokenizer, train_set, eval_set)
-    trainer = StepTrainer(subject, meaning_of(settings, args.seed), outlets, args)
+    trainer = StepTrainer(subject, meaning_of(settings, args.seed), execution, outlets, args)
     check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
 
     if args.do_train:
@@ -101,6 +113,36 @@ def _precision_and_arguments(
         hardware=hardware,
     )
     return precision, training_arguments(settings, precision, hardware, output_dir)
+
+
+def _choose_execution(settings: Settings, inputs: Inputs, args: TrainingArguments, train_set: Examples) -> Execution:
+    """How steps are cut, from what fits in memory now that the weights are there; all ranks the same."""
+    width = 2 if args.bf16 or args.fp16 else 4
+    shape, free = ModelShape.of(inputs.config, width), memory.free_bytes(args.device)
+    longest = int(train_set.lengths().max())
+    asked = checkpointing_asked(settings)
+    if asked is None:
+        args.activation_checkpointing = bool(agree(int(memory.needs_checkpointing(shape, free, longest))))
+        if args.activation_checkpointing:
+            logger.warning(
+                "gradient checkpointing: on, since a row of %d tokens would not fit otherwise (about a third slower; "
+                "--gradient_checkpointing False keeps it off)",
+                longest,
+            )
+    checkpointing = bool(args.activation_checkpointing)
+    budget = settings.run.micro_batch_tokens
+    if budget == "auto":
+        chosen = memory.choose_max_cells(shape, free, args.device.type, checkpointing=checkpointing)
+        max_cells = agree(chosen)
+    else:
+        max_cells = int(budget)
+    logger.info(
+        "engine: micro-batches of at most %s tokens%s%s",
+        f"{max_cells:,}",
+        " (--micro_batch_tokens auto)" if budget == "auto" else "",
+        ", gradient checkpointing" if checkpointing else "",
+    )
+    return Execution(wants_prefix_sharing(settings), max_cells)
 
 
 def _load(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -> Adapter:

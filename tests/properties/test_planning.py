@@ -8,13 +8,29 @@ from hypothesis import strategies as st
 
 from yangtuo.arguments import DataOrder, LossReduction
 from yangtuo.data.encoding import Examples
-from yangtuo.engine.padding import pad
-from yangtuo.engine.planning import MicroBatch, StepShape, epoch_order, plan_evaluation, plan_step
+from yangtuo.engine.layout import pad
+from yangtuo.engine.planning import (
+    StepShape,
+    Unit,
+    epoch_order,
+    plan_evaluation,
+    plan_step,
+    step_rows,
+)
 
 NUM_SUPERVISED = st.lists(st.integers(1, 50), min_size=1, max_size=60).map(np.array)
 SHAPES = st.builds(StepShape, st.integers(1, 5), st.integers(1, 4), st.integers(1, 6))
 REDUCTIONS = st.sampled_from(LossReduction)
 SEEDS = st.integers(0, 2**32 - 1)
+
+
+def one_by_one(rows):
+    """Loads from 1 to 7, in no order."""
+    return [Unit((i,), int(row) * 5 % 7 + 1) for i, row in enumerate(rows)]
+
+
+def plan_of(order, step, shape, num_supervised, reduction, max_load=9):
+    return plan_step(step_rows(order, step, shape), shape, num_supervised, reduction, one_by_one, max_load)
 
 
 def weighed(plan, num_supervised):
@@ -50,7 +66,7 @@ def check(plan, num_supervised, world_size):
 def test_an_epoch_has_each_row_in_one_step(num_supervised, shape, reduction, seed):
     order = epoch_order(len(num_supervised), 0, seed, DataOrder.SHUFFLED)
     num_steps = shape.num_steps(len(order))
-    plans = [plan_step(order, step, shape, num_supervised, reduction) for step in range(num_steps)]
+    plans = [plan_of(order, step, shape, num_supervised, reduction) for step in range(num_steps)]
     assert [row for plan in plans for row in plan.rows.tolist()] == order.tolist()
     for plan in plans:
         check(plan, num_supervised, shape.world_size)
@@ -61,18 +77,18 @@ def test_an_epoch_has_each_row_in_one_step(num_supervised, shape, reduction, see
 @given(num_supervised=NUM_SUPERVISED, shape=SHAPES)
 def test_total_weights(num_supervised, shape):
     order = np.arange(len(num_supervised))
-    by_token = plan_step(order, 0, shape, num_supervised, LossReduction.TOKEN)
+    by_token = plan_of(order, 0, shape, num_supervised, LossReduction.TOKEN)
     assert by_token.total_weight == num_supervised[by_token.rows].sum()
-    by_group = plan_step(order, 0, shape, num_supervised, LossReduction.DEVICE_BATCH)
+    by_group = plan_of(order, 0, shape, num_supervised, LossReduction.DEVICE_BATCH)
     assert math.isclose(by_group.total_weight, math.ceil(len(by_group.rows) / shape.rows_per_group))
 
 
 @given(num_supervised=NUM_SUPERVISED, size=st.integers(1, 9), ranks=st.integers(1, 6), reduction=REDUCTIONS)
 def test_an_evaluation_has_each_row_once_whatever_the_ranks(num_supervised, size, ranks, reduction):
-    plan = plan_evaluation(num_supervised, size, ranks, reduction)
+    plan = plan_evaluation(num_supervised, size, ranks, reduction, one_by_one, 9)
     assert plan.rows.tolist() == list(range(len(num_supervised)))
     check(plan, num_supervised, ranks)
-    assert plan.total_weight == plan_evaluation(num_supervised, size, 1, reduction).total_weight
+    assert plan.total_weight == plan_evaluation(num_supervised, size, 1, reduction, one_by_one, 9).total_weight
 
 
 @given(
@@ -87,7 +103,7 @@ def test_ranks_change_nothing_but_who_computes(num_supervised, group, groups, ra
     order = epoch_order(len(num_supervised), 0, seed, DataOrder.SHUFFLED)
     shared, alone = StepShape(group, groups, ranks), StepShape(group, groups * ranks, 1)
     for step in range(shared.num_steps(len(order))):
-        a, b = (plan_step(order, step, shape, num_supervised, reduction) for shape in (shared, alone))
+        a, b = (plan_of(order, step, shape, num_supervised, reduction) for shape in (shared, alone))
         assert a.rows.tolist() == b.rows.tolist()
         assert a.total_weight == b.total_weight
         assert sorted(working(a)) == sorted(working(b))
@@ -137,7 +153,7 @@ def examples_of(rows):
 def test_a_padded_batch_agrees_with_a_loop(rows, data):
     weights = np.array(data.draw(st.lists(st.floats(0, 2, width=32), min_size=len(rows), max_size=len(rows))))
     chosen = np.array(data.draw(st.permutations(range(len(rows)))))
-    batch = pad(examples_of(rows), MicroBatch(chosen, weights))
+    batch = pad(examples_of(rows), chosen, weights)
     expected = [
         (b, t, rows[row][t + 1][0], weights[b])
         for b, row in enumerate(chosen)

@@ -34,7 +34,7 @@ def test_our_own_options():
         *("dataset_dir", "train_file", "validation_file", "validation_split_percentage", "max_seq_length"),
         *("truncation", "preprocessing_num_workers", "data_order"),
         *("lora_rank", "lora_alpha", "lora_dropout", "trainable", "modules_to_save", "peft_path"),
-        *("loss_reduction", "save_minutes", "overwrite_output_dir"),
+        *("loss_reduction", "micro_batch_tokens", "save_minutes", "overwrite_output_dir"),
     ]
 
 

@@ -1,39 +1,108 @@
-"""The loss: of a micro-batch, a weighted sum over supervised tokens (the caller divides); of a data set, exact."""
+"""The loss of a micro-batch: a weighted sum over supervised tokens; the caller divides.
+
+The head runs on supervised positions only, in chunks, so that [supervised, vocabulary] logits never exist at once. A
+chunk's gradient is computed together with its loss, so no logits are kept or computed twice.
+
+All of it happens inside the model's own forward, where the engines (DDP, ZeRO-3, FSDP) expect it: a forward hook keeps
+what enters the head, the model's own head is given no position, and the `loss_function` that transformers' models call
+(settable) does the rest.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.nn import functional
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
-from yangtuo.data.encoding import Examples
-from yangtuo.engine.padding import PaddedBatch, pad
-from yangtuo.engine.planning import StepPlan
+from yangtuo.engine.batches import Batch
+from yangtuo.engine.layout import Layout
+
+CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}  # of float32 logits; on a CPU, what stays near its caches
 
 
-def token_nll(model: nn.Module, batch: PaddedBatch, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Negative log-likelihood, in nats, of each supervised token: float32 [N].
+class SupervisedLoss:
+    """Stands in for a model's `loss_function`; `weighted_sum` runs the model with it.
+
+    Attributes:
+        label_smoothing: part of the target spread evenly over the vocabulary, as torch's cross-entropy defines it;
+            in training only.
+        uses_own_head: False to take the logits as the model computes them, at once; for models that do more to them
+            than the head, see `probe`.
+        chunk_rows: positions of a chunk; None for what fits `CHUNK_BYTES`.
+    """
+
+    def __init__(self, model: PreTrainedModel, label_smoothing: float = 0.0):
+        self.label_smoothing, self.uses_own_head = label_smoothing, True
+        self.chunk_rows: int | None = None
+        self._model, self._hidden, self._logit_transform = model, torch.empty(0), logit_transform(model)
+        model.get_decoder().register_forward_hook(self._keep_hidden)
+        model.loss_function = self
+
+    def _keep_hidden(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._hidden = output[0]
+
+    def __call__(self, logits: torch.Tensor, *args: Any, batch: Batch, **kwargs: Any) -> torch.Tensor:
+        """Called by the model with `logits` of the positions in `logits_to_keep`."""
+        hidden, self._hidden = self._hidden, torch.empty(0)
+        smoothing = self.label_smoothing if self._model.training else 0.0
+        if not self.uses_own_head:
+            logits_NV = logits.flatten(0, 1).index_select(0, batch.positions)
+            return _chunk_loss(logits_NV, batch.targets, batch.weights, smoothing)[0]
+        hidden_NH = hidden[:, batch.keep].flatten(0, 1).index_select(0, batch.positions)
+        head = self._model.get_output_embeddings()
+        chunk_rows = self.chunk_rows or max(
+            16, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"]) // (4 * self._model.config.vocab_size)
+        )
+
+        def logits_of(hidden_CH: torch.Tensor) -> torch.Tensor:
+            return self._logit_transform(head(hidden_CH))
+
+        chunks = zip(
+            *(torch.split(tensor, chunk_rows) for tensor in (hidden_NH, batch.targets, batch.weights)), strict=True
+        )
+        parameters = [p for p in head.parameters() if p.requires_grad]
+        if torch.is_grad_enabled() and not any(map(_is_sharded, head.parameters())):
+            total: torch.Tensor = _LossAndGradient.apply(  # type: ignore[no-untyped-call]
+                logits_of, list(chunks), smoothing, hidden_NH, *parameters
+            )
+            return total
+
+        def loss_of(hidden_CH: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+            return _chunk_loss(logits_of(hidden_CH), targets, weights, smoothing)[0]
+
+        losses = [checkpoint(loss_of, *chunk, use_reentrant=False) for chunk in chunks]
+        return torch.stack(losses).sum()
+
+
+def weighted_sum(model: nn.Module, loss: SupervisedLoss, batch: Batch) -> torch.Tensor:
+    """Sum of weight x negative log-likelihood, in nats, over the predictions of a batch: a scalar, float32.
 
     Args:
-        model: a causal language model of transformers; its head runs on `batch.keep` only.
-        batch: the micro-batch.
-        label_smoothing: part of the target spread evenly over the vocabulary, as torch's cross-entropy defines it.
+        model: as the engine has wrapped it; its base has `loss` as its loss function.
+        loss: says whose head is used.
+        batch: the micro-batch. A weightless one gives a zero that still has a gradient graph.
     """
-    logits_BKV = model(
+    tree = {} if batch.tree is None else {"tree": batch.tree}
+    total: torch.Tensor = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
-        logits_to_keep=batch.keep,
+        position_ids=batch.position_ids,
+        labels=batch.input_ids,  # only so that the model calls its loss function, which has its own targets
+        logits_to_keep=batch.keep[:0] if loss.uses_own_head else batch.keep,
         use_cache=False,
-    ).logits
-    logits_NV = logits_BKV.flatten(0, 1)[batch.positions].float()
-    return functional.cross_entropy(logits_NV, batch.targets, reduction="none", label_smoothing=label_smoothing)
+        batch=batch,
+        **tree,
+    ).loss
+    return total
 
 
-def weighted_sum(nll: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
-    """Sum of weight x negative log-likelihood; a weightless batch gives a zero that still has a gradient graph."""
-    return (nll * batch.weights).sum()
-
-
-def mean_loss(model: nn.Module, examples: Examples, plan: StepPlan, accelerator: Accelerator) -> float:
+def mean_loss(
+    model: nn.Module, loss: SupervisedLoss, layouts: Iterable[Layout], total_weight: float, accelerator: Accelerator
+) -> float:
     """Mean loss over a data set, in nats a token; every row once, whatever the batch size and the number of ranks.
 
     Sums over ranks first and divides once; the mean of batch means that transformers' own evaluation takes changes
@@ -41,16 +110,105 @@ def mean_loss(model: nn.Module, examples: Examples, plan: StepPlan, accelerator:
 
     Args:
         model: as the engine has wrapped it; left in evaluation mode.
-        examples: the data set.
-        plan: who computes which rows, with what weights.
+        loss: its loss function.
+        layouts: this rank's share of the rows.
+        total_weight: of all ranks' predictions.
         accelerator: adds up over ranks, and sets the number format of the forward.
     """
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-    with torch.no_grad():
-        for micro_batch in plan.micro_batches[accelerator.process_index]:
-            batch = pad(examples, micro_batch).to(accelerator.device)
-            with accelerator.autocast():
-                nll = token_nll(model, batch)
-            total += weighted_sum(nll, batch).double()
-    return float(accelerator.reduce(total, "sum")) / plan.total_weight
+    with torch.no_grad(), accelerator.autocast():
+        for layout in layouts:
+            total += weighted_sum(model, loss, Batch.of(layout, accelerator.device)).double()
+    return float(accelerator.reduce(total, "sum")) / total_weight
+
+
+def logit_transform(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What a model does to the head's output, by the fields of its configuration that say so.
+
+    Source: the forward of Gemma 2 (`final_logit_softcapping`), Granite (`logits_scaling`) and Cohere (`logit_scale`)
+    in transformers 5.23. Whether that is all is not trusted but tried, see `probe`.
+    """
+    softcap = getattr(model.config, "final_logit_softcapping", None)
+    scale = (getattr(model.config, "logit_scale", None) or 1.0) / (getattr(model.config, "logits_scaling", None) or 1.0)
+
+    def transform(logits: torch.Tensor) -> torch.Tensor:
+        if scale != 1.0:
+            logits = logits * scale
+        return torch.tanh(logits / softcap) * softcap if softcap else logits
+
+    return transform
+
+
+def _is_sharded(parameter: torch.Tensor) -> bool:
+    """Whether an engine keeps only a part of it here (ZeRO-3, FSDP): then only whole module calls may touch it."""
+    return hasattr(parameter, "ds_id") or isinstance(parameter, DTensor)
+
+
+def _chunk_loss(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smoothing: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weighted sum for logits [C, V]; also the logits in float32 and their log-sum-exp [C]."""
+    logits = logits.float()
+    lse = logits.logsumexp(-1)
+    nll = lse - logits.gather(1, targets[:, None])[:, 0]
+    if smoothing:
+        nll = (1 - smoothing) * nll + smoothing * (lse - logits.mean(-1))
+    return (nll * weights).sum(), logits, lse
+
+
+class _LossAndGradient(torch.autograd.Function):
+    """Loss of chunks whose gradient, for a loss that counts once, is computed in the forward.
+
+    The gradients are those of the plain sum; a loss scale or the division by the step's tokens arrives in `backward`
+    and is multiplied there, so that in float16 nothing small is rounded to zero here.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits_of: Callable[[torch.Tensor], torch.Tensor],
+        chunks: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+        smoothing: float,
+        hidden: torch.Tensor,
+        *parameters: torch.Tensor,
+    ) -> torch.Tensor:
+        """Run all chunks; hidden is [N, H], chunks are its pieces with targets and weights."""
+        total = torch.zeros((), device=hidden.device)
+        of_hidden = []
+        of_parameters: list[torch.Tensor] = []
+        for hidden_CH, targets, weights in chunks:
+            with torch.enable_grad():
+                leaf = hidden_CH.detach().requires_grad_()
+                output = logits_of(leaf)
+            with torch.no_grad():
+                loss, logits, lse = _chunk_loss(output.detach(), targets, weights, smoothing)
+                total += loss
+                slope = _slope(logits, lse, targets, weights, smoothing).to(output.dtype)
+                del logits
+            first, *others = torch.autograd.grad(output, [leaf, *parameters], slope)
+            of_hidden.append(first)
+            if of_parameters:
+                for total_of, more in zip(of_parameters, others, strict=True):
+                    total_of += more
+            else:
+                of_parameters = others
+        ctx.save_for_backward(torch.cat(of_hidden), *of_parameters)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of the forward, times the one that arrives."""
+        first, *others = ctx.saved_tensors
+        return None, None, None, (first.float() * scale).to(first.dtype), *(other.mul_(scale) for other in others)
+
+
+def _slope(
+    logits: torch.Tensor, lse: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smoothing: float
+) -> torch.Tensor:
+    """Gradient of the weighted sum with respect to logits [C, V]: weight x (softmax - smoothed target)."""
+    slope = (logits - lse[:, None]).exp_()
+    if smoothing:
+        slope -= smoothing / logits.shape[1]
+    slope[torch.arange(len(targets), device=targets.device), targets] -= 1 - smoothing
+    return slope.mul_(weights[:, None])

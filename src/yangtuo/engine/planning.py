@@ -1,10 +1,14 @@
 """Which examples form a step, who computes them, and how much each of their tokens counts. Pure: values in, values out.
 
 A step is `rows_per_group x groups_per_rank x world size` rows in epoch order; the last step of an epoch is short and
-nothing carries over. A plan is a function of (order, step, world size) alone, so every rank knows all of it, and all
-ranks run the same number of micro-batches: one without rows of its own runs some of weight zero.
+nothing carries over. A plan is a function of (order, step, world size, largest micro-batch) alone, so every rank
+knows all of it. Which rank computes which rows, and in how many micro-batches, is execution: the rows' loads decide
+it, not `rows_per_group`. All ranks run the same number of micro-batches: one without rows of its own runs some of
+weight zero.
 """
 
+import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +54,17 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
+class Unit:
+    """Rows that are computed together, by their index in the step, and the cells that they cost."""
+
+    members: tuple[int, ...]
+    load: int
+
+
+UnitsOf = Callable[[Rows], Sequence[Unit]]
+
+
+@dataclass(frozen=True)
 class StepPlan:
     """One step.
 
@@ -71,29 +86,44 @@ def epoch_order(num_rows: int, epoch: int, seed: int, order: DataOrder) -> Rows:
     return np.random.default_rng([seed, epoch]).permutation(num_rows)
 
 
+def step_rows(order: Rows, step: int, shape: StepShape) -> Rows:
+    """Rows of the 0-based step `step` of an epoch, whose rows are in `order`."""
+    begin = step * shape.rows_per_step
+    return order[begin : begin + shape.rows_per_step]
+
+
 def plan_step(
-    order: Rows, step: int, shape: StepShape, num_supervised: npt.NDArray[np.int64], reduction: LossReduction
+    rows: Rows,
+    shape: StepShape,
+    num_supervised: npt.NDArray[np.int64],
+    reduction: LossReduction,
+    units_of: UnitsOf,
+    max_load: int,
 ) -> StepPlan:
-    """Plan step `step` of an epoch.
+    """Plan a step.
 
     Args:
-        order: the epoch's rows.
-        step: 0-based step of the epoch.
+        rows: its rows, see `step_rows`.
         shape: rows of a step.
         num_supervised: supervised tokens of every row of the data set.
         reduction: how the loss is averaged.
+        units_of: which of given rows are computed together, and what they cost.
+        max_load: largest load of a micro-batch; a unit that is larger is one by itself.
     """
-    begin = step * shape.rows_per_step
-    rows = order[begin : begin + shape.rows_per_step]
     weights = token_weights(rows, num_supervised, shape.rows_per_group, reduction)
     total = float(np.sum(weights * num_supervised[rows]))
-    return StepPlan(rows, total, _deal(_cut(rows, weights, shape.rows_per_group), shape.world_size))
+    return StepPlan(rows, total, _deal(rows, weights, units_of(rows), shape.world_size, max_load))
 
 
 def plan_evaluation(
-    num_supervised: npt.NDArray[np.int64], rows_per_group: int, world_size: int, reduction: LossReduction
+    num_supervised: npt.NDArray[np.int64],
+    rows_per_group: int,
+    world_size: int,
+    reduction: LossReduction,
+    units_of: UnitsOf,
+    max_load: int,
 ) -> StepPlan:
-    """Plan an evaluation: every row once, whatever the number of ranks.
+    """Plan an evaluation: every row once, whatever the number of ranks; arguments as in `plan_step`.
 
     With `LossReduction.DEVICE_BATCH` a group's mean counts by its rows, as the 2023 script's evaluation does.
     """
@@ -103,7 +133,7 @@ def plan_evaluation(
         sizes = [len(rows[begin : begin + rows_per_group]) for begin in range(0, len(rows), rows_per_group)]
         weights = weights * np.repeat(sizes, sizes)
     total = float(np.sum(weights * num_supervised))
-    return StepPlan(rows, total, _deal(_cut(rows, weights, rows_per_group), world_size))
+    return StepPlan(rows, total, _deal(rows, weights, units_of(rows), world_size, max_load))
 
 
 def token_weights(
@@ -116,18 +146,73 @@ def token_weights(
     return np.repeat([1.0 / num_supervised[group].sum() for group in groups], [len(group) for group in groups])
 
 
-def _cut(rows: Rows, weights: Weights, size: int) -> list[MicroBatch]:
-    return [
-        MicroBatch(rows[begin : begin + size], weights[begin : begin + size]) for begin in range(0, len(rows), size)
-    ]
+def make_units(
+    prefixes: Sequence[tuple[int, int]], lengths: npt.NDArray[np.int64], common: int, max_load: int
+) -> list[Unit]:
+    """Rows with a long prefix in common form a unit, so that it is computed once.
+
+    Args:
+        prefixes: rows in lexicographic order with what each shares with the one before (`layout.common_prefixes`).
+        lengths: tokens of each row.
+        common: tokens that all rows of the data set begin with; no reason to keep two rows together.
+        max_load: no unit grows beyond it.
+    """
+    units: list[Unit] = []
+    for i, shared in prefixes:
+        load = int(lengths[i]) - min(common, int(lengths[i]) - 1)  # a row has at least one cell of its own
+        if units and shared - common >= _WORTH_SHARING:
+            together = units[-1].load + max(0, int(lengths[i]) - shared)
+            if together <= max_load:
+                units[-1] = Unit((*units[-1].members, i), together)
+                continue
+        units.append(Unit((i,), load))
+    return units
 
 
-def _deal(groups: list[MicroBatch], world_size: int) -> list[list[MicroBatch]]:
-    per_rank = -(-len(groups) // world_size)
-    # A rank with fewer groups than the others runs one row of the first group, weightless.
-    idle = MicroBatch(groups[0].rows[:1], np.zeros(1))
-    dealt = [groups[rank::world_size] for rank in range(world_size)]
-    return [own + [idle] * (per_rank - len(own)) for own in dealt]
+_WORTH_SHARING = 16  # tokens; below that, even loads matter more
+
+
+def balance(units: Sequence[Unit], num_bins: int) -> list[list[Unit]]:
+    """Spread units over bins of about equal load: the largest unit first, each to the bin with the least.
+
+    Its largest bin is at most 4/3 of the best possible (Graham 1969, "Bounds on multiprocessing timing anomalies").
+    Some bins are empty where there are fewer units.
+    """
+    bins: list[list[Unit]] = [[] for _ in range(num_bins)]
+    heap = [(0, i) for i in range(num_bins)]
+    for unit in sorted(units, key=lambda unit: (-unit.load, unit.members)):
+        load, i = heapq.heappop(heap)
+        bins[i].append(unit)
+        heapq.heappush(heap, (load + unit.load, i))
+    return bins
+
+
+def _load(units: Sequence[Unit]) -> int:
+    return sum(unit.load for unit in units)
+
+
+def _deal(
+    rows: Rows, weights: Weights, units: Sequence[Unit], world_size: int, max_load: int
+) -> list[list[MicroBatch]]:
+    of_ranks = balance(units, world_size)
+    count = max(_num_micro_batches(of_rank, max_load) for of_rank in of_ranks)
+    # Fewer units than micro-batches: one row of the step, weightless.
+    idle = MicroBatch(rows[:1], np.zeros(1))
+    dealt = []
+    for of_rank in of_ranks:
+        # The largest first: what does not fit in memory is found out at once, and the last one is the cheapest.
+        parts = sorted((part for part in balance(of_rank, count) if part), key=_load, reverse=True)
+        members = [np.array([i for unit in part for i in unit.members]) for part in parts]
+        own = [MicroBatch(rows[part], weights[part]) for part in members]
+        dealt.append(own + [idle] * (count - len(own)))
+    return dealt
+
+
+def _num_micro_batches(units: Sequence[Unit], max_load: int) -> int:
+    count = max(1, -(-_load(units) // max_load))
+    while count < len(units) and max(map(_load, balance(units, count))) > max_load:
+        count += 1
+    return count
 
 
 def describe(shape: StepShape, num_rows: int, num_epochs: float, max_steps: int, *, drop_last: bool) -> list[str]:

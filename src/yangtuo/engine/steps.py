@@ -1,14 +1,26 @@
 """A run's meaning, and its steps as one rank sees them: what the trainer is fed."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from yangtuo.arguments import DataOrder, LossReduction
 from yangtuo.data.encoding import Examples
-from yangtuo.engine.padding import pad
-from yangtuo.engine.planning import StepShape, epoch_order, plan_step
+from yangtuo.engine.layout import Layout, common_prefixes, pad, share
+from yangtuo.engine.planning import (
+    MicroBatch,
+    Rows,
+    StepPlan,
+    StepShape,
+    Unit,
+    epoch_order,
+    make_units,
+    plan_evaluation,
+    plan_step,
+    step_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +34,8 @@ class Meaning:
         order_seed: seed of the shuffling.
         drop_last: leave out the short last step of an epoch.
         label_smoothing: of the training loss.
-        eval_rows: rows of one forward in evaluation.
+        neftune_noise_alpha: noise on the embeddings in training; None for none.
+        eval_rows: rows of a group, for `LossReduction.DEVICE_BATCH` in evaluation.
     """
 
     shape: StepShape
@@ -31,25 +44,111 @@ class Meaning:
     order_seed: int
     drop_last: bool
     label_smoothing: float
+    neftune_noise_alpha: float | None
     eval_rows: int
 
 
-class Steps(Dataset[dict[str, Any]]):
-    """The steps of an epoch as one rank sees them; `epoch` is set as the run goes on."""
+@dataclass(frozen=True)
+class Execution:
+    """How it is computed; changes no result beyond float rounding.
 
-    def __init__(self, examples: Examples, meaning: Meaning, rank: int):
-        self.epoch = 0
-        self._examples, self._meaning, self._rank = examples, meaning, rank
+    Attributes:
+        shares_prefixes: lay rows out as a prefix tree, else on padded lines.
+        max_cells: most cells of a micro-batch; a row that is longer is one by itself.
+    """
+
+    shares_prefixes: bool
+    max_cells: int
+
+    def halved(self) -> "Execution":
+        """After running out of memory."""
+        return replace(self, max_cells=max(1, self.max_cells // 2))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step's plan and one rank's share of it, laid out."""
+
+    number: int
+    execution: Execution
+    plan: StepPlan
+    layouts: list[Layout]
+
+
+class Planner:
+    """Plans steps and evaluations of one data set under an execution, and lays them out."""
+
+    def __init__(self, examples: Examples):
+        self.examples = examples
         self.num_tokens, self.num_supervised = examples.lengths(), examples.num_supervised()  # of each row
-        self._order: tuple[int, Any] = (-1, None)
+        self.common = _common_prefix(examples)
+
+    def step(self, rows: Rows, meaning: Meaning, execution: Execution) -> StepPlan:
+        """Plan a step of these rows."""
+        units_of, most = self._units_of(execution)
+        return plan_step(rows, meaning.shape, self.num_supervised, meaning.reduction, units_of, most)
+
+    def evaluation(self, meaning: Meaning, execution: Execution) -> StepPlan:
+        """Plan an evaluation over all rows."""
+        units_of, most = self._units_of(execution)
+        return plan_evaluation(
+            self.num_supervised, meaning.eval_rows, meaning.shape.world_size, meaning.reduction, units_of, most
+        )
+
+    def lay_out(self, batch: MicroBatch, execution: Execution) -> Layout:
+        """Arrays of a micro-batch."""
+        lay_out = share if execution.shares_prefixes else pad
+        return lay_out(self.examples, batch.rows, batch.weights)
+
+    def _units_of(self, execution: Execution) -> tuple[Callable[[Rows], list[Unit]], int]:
+        def of_tree(rows: Rows) -> list[Unit]:
+            prefixes = common_prefixes([self.examples.row(int(row))[0] for row in rows])
+            return make_units(prefixes, self.num_tokens[rows], self.common, most)
+
+        def of_lines(rows: Rows) -> list[Unit]:
+            longest = int(self.num_tokens[rows].max())
+            return [Unit((i,), longest) for i in range(len(rows))]
+
+        if not execution.shares_prefixes:
+            return of_lines, execution.max_cells
+        most = max(1, execution.max_cells - self.common)  # each micro-batch has the common prefix once
+        return of_tree, most
+
+
+def _common_prefix(examples: Examples) -> int:
+    """Tokens that all rows begin with: the template's, in Alpaca data."""
+    first, _ = examples.row(0)
+    shortest = int(examples.lengths().min())
+    heads = examples.input_ids[examples.offsets[:-1, None] + np.arange(shortest)]
+    differs = (heads != first[:shortest]).any(0)
+    return int(differs.argmax()) if differs.any() else shortest
+
+
+class Steps(Dataset[Step]):
+    """The steps of an epoch as one rank sees them; `epoch` and `execution` are set as the run goes on."""
+
+    def __init__(self, examples: Examples, meaning: Meaning, execution: Execution, rank: int):
+        self.epoch, self.execution, self.planner = 0, execution, Planner(examples)
+        self._meaning, self._rank = meaning, rank
+        self._order: tuple[int, Rows] = (-1, np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
-        return self._meaning.shape.num_steps(len(self._examples), drop_last=self._meaning.drop_last)
+        num_rows = len(self.planner.examples)
+        return self._meaning.shape.num_steps(num_rows, drop_last=self._meaning.drop_last)
 
-    def __getitem__(self, step: int) -> dict[str, Any]:
-        meaning = self._meaning
+    def __getitem__(self, number: int) -> Step:
         if self._order[0] != self.epoch:
-            order = epoch_order(len(self._examples), self.epoch, meaning.order_seed, meaning.order)
-            self._order = (self.epoch, order)
-        plan = plan_step(self._order[1], step, meaning.shape, self.num_supervised, meaning.reduction)
-        return {"plan": plan, "batches": [pad(self._examples, batch) for batch in plan.micro_batches[self._rank]]}
+            meaning, num_rows = self._meaning, len(self.planner.examples)
+            self._order = (self.epoch, epoch_order(num_rows, self.epoch, meaning.order_seed, meaning.order))
+        rows = step_rows(self._order[1], number, self._meaning.shape)
+        plan = self.planner.step(rows, self._meaning, self.execution)
+        layouts = [self.planner.lay_out(batch, self.execution) for batch in plan.micro_batches[self._rank]]
+        return Step(number, self.execution, plan, layouts)
+
+    def again(self, step: Step) -> Step:
+        """The same step under the execution of now, where that is another."""
+        if step.execution == self.execution:
+            return step
+        plan = self.planner.step(step.plan.rows, self._meaning, self.execution)
+        layouts = [self.planner.lay_out(batch, self.execution) for batch in plan.micro_batches[self._rank]]
+        return Step(step.number, self.execution, plan, layouts)

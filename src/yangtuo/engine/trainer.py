@@ -9,8 +9,7 @@ import contextlib
 import math
 import shutil
 import time
-from dataclasses import dataclass
-from operator import itemgetter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,15 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from yangtuo.data.encoding import Examples
 from yangtuo.data.tokenizer import Tokenizer
-from yangtuo.engine import checkpoint, loss
+from yangtuo.engine import checkpoint
+from yangtuo.engine.batches import Batch
 from yangtuo.engine.journal import Journal
-from yangtuo.engine.padding import PaddedBatch
-from yangtuo.engine.planning import StepPlan, plan_evaluation
+from yangtuo.engine.loss import SupervisedLoss, mean_loss, weighted_sum
+from yangtuo.engine.neftune import EmbeddingNoise
+from yangtuo.engine.probe import choose_shortcuts
 from yangtuo.engine.screen import Screen
-from yangtuo.engine.steps import Meaning, Steps
-from yangtuo.errors import NonFiniteLossError, UsageError
+from yangtuo.engine.steps import Execution, Meaning, Planner, Step, Steps
+from yangtuo.errors import NonFiniteLossError, OutOfMemoryError, UsageError
 from yangtuo.model import adapters
 from yangtuo.model.adapters import Adapter
 
@@ -65,8 +66,11 @@ class Outlets:
 class StepTrainer(Trainer):
     """Trainer whose batches are whole steps."""
 
-    def __init__(self, subject: Subject, meaning: Meaning, outlets: Outlets, args: TrainingArguments):
-        self._steps = Steps(subject.train_set, meaning, args.process_index)
+    def __init__(
+        self, subject: Subject, meaning: Meaning, execution: Execution, outlets: Outlets, args: TrainingArguments
+    ):
+        """`execution.shares_prefixes` is a wish: the model is tried before the first step."""
+        self._steps = Steps(subject.train_set, meaning, execution, args.process_index)
         super().__init__(
             model=subject.adapter.model,
             args=args,
@@ -79,7 +83,11 @@ class StepTrainer(Trainer):
         self._subject, self._meaning, self._out = subject, meaning, outlets
         self._losses: list[float] = []  # of the steps since the screen was last told
         self._step_begin = 0.0
-        self._plan: StepPlan | None = None
+        self._step: Step | None = None
+        base = subject.adapter.model.get_base_model()
+        self._loss = SupervisedLoss(base, meaning.label_smoothing)
+        self._noise = EmbeddingNoise(base, meaning.neftune_noise_alpha)
+        self._is_tried = False
         self._best = outlets.journal.best_eval_loss
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
         self._linear_weights: int = sum(
@@ -88,19 +96,20 @@ class StepTrainer(Trainer):
 
     # ---- what the Trainer asks for
 
-    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def get_train_dataloader(self) -> DataLoader[dict[str, Step]]:
         """Not handed to accelerate, which would deal the steps out to the ranks once more."""
         workers = self.args.dataloader_num_workers
-        return DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self._steps,
             batch_size=1,
-            collate_fn=itemgetter(0),
+            collate_fn=_as_batch,
             num_workers=workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
             multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
         )
+        return loader
 
-    def num_examples(self, dataloader: DataLoader[dict[str, Any]]) -> int:
+    def num_examples(self, dataloader: DataLoader[dict[str, Step]]) -> int:
         """Rows, for the Trainer's rates."""
         return len(self._subject.train_set)
 
@@ -108,44 +117,98 @@ class StepTrainer(Trainer):
         """Rows of a step, for the Trainer's rates."""
         return self._meaning.shape.rows_per_step
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """4 x linear weights x real tokens: forward, and the gradient of the activations; frozen weights have none."""
-        num_tokens: int = sum(batch.num_tokens for batch in inputs["batches"])
-        return 4 * self._linear_weights * num_tokens
+    def floating_point_ops(self, inputs: dict[str, Step]) -> int:
+        """4 x linear weights x cells: forward, and the gradient of the activations; frozen weights have none."""
+        return 4 * self._linear_weights * sum(layout.num_cells for layout in inputs["step"].layouts)
 
     def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+        self, model: torch.nn.Module, inputs: dict[str, Step], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Forward and backward of one rank's share of a step.
+        """Forward and backward of one rank's share of a step; with smaller micro-batches where memory runs out.
 
         Returns:
             A scalar whose mean over the ranks is the step's loss.
 
         Raises:
             NonFiniteLossError: before the last backward, so no weight has been touched.
+            OutOfMemoryError: where the step cannot be cut any further, or not be redone under this engine.
         """
         self._step_begin = time.monotonic()
+        self._try_shortcuts(model)
         model.train()
         if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimizers have two modes
             train()
-        plan: StepPlan = inputs["plan"]
-        batches: list[PaddedBatch] = inputs["batches"]
-        self._plan = plan
+        while True:
+            self._step = self._steps.again(inputs["step"])
+            losses = self._run_step(model, self._step)
+            if losses is not None:
+                return torch.stack(losses).sum()
+            model.zero_grad(set_to_none=True)
+            if torch.accelerator.is_available():
+                torch.accelerator.empty_cache()
+            self._steps.execution = self._steps.execution.halved()
+            self._out.screen.say(
+                f"out of memory: step {self.state.global_step + 1} is computed again, in micro-batches of at most "
+                f"{self._steps.execution.max_cells} tokens"
+            )
+
+    def _try_shortcuts(self, model: torch.nn.Module) -> None:
+        """Once, with the engine in place, since only it can run a sharded model."""
+        if self._is_tried:
+            return
+        base, execution = self._subject.adapter.model.get_base_model(), self._steps.execution
+        with self.accelerator.autocast():
+            shares = choose_shortcuts(
+                model, base, self._loss, self._subject.train_set, may_share=execution.shares_prefixes
+            )
+        self._steps.execution = replace(execution, shares_prefixes=shares)
+        self._is_tried = True
+
+    def _run_step(self, model: torch.nn.Module, step: Step) -> list[torch.Tensor] | None:
+        """The losses of the micro-batches, with their gradients in place; None where some rank ran out of memory."""
         world_size = self._meaning.shape.world_size  # engines average gradients over ranks, the step's sum is wanted
         losses: list[torch.Tensor] = []
-        for i, cpu_batch in enumerate(batches):
-            batch = cpu_batch.to(self.args.device)
-            is_last = i == len(batches) - 1
+        share, is_short = torch.zeros(()), False
+        for i, layout in enumerate(step.layouts):
+            is_last = i == len(step.layouts) - 1
             self._seed_dropout(i)
-            with self._gradients_stay_here(model, is_last):
-                with self.accelerator.autocast():
-                    nll = loss.token_nll(model, batch, self._meaning.label_smoothing)
-                share = loss.weighted_sum(nll, batch) * (world_size / plan.total_weight)
-                losses.append(share.detach())
-                if is_last:
-                    self._check_finite(torch.stack(losses), batches)
-                self.accelerator.backward(share, **self._backward_options())
-        return torch.stack(losses).sum()
+            try:
+                with self._gradients_stay_here(model, is_last):
+                    with self.accelerator.autocast():
+                        batch = Batch.of(layout, self.args.device)
+                        self._noise.row_lengths = batch.row_lengths
+                        total = weighted_sum(model, self._loss, batch)
+                    share = total * (world_size / step.plan.total_weight)
+                    losses.append(share.detach())
+                    if not is_last:
+                        self.accelerator.backward(share, **self._backward_options())
+            except torch.OutOfMemoryError:
+                is_short = True
+                break
+        # Here all ranks meet, since the last backward is where they exchange gradients.
+        if self._agree_out_of_memory(is_short, step):
+            return None
+        self._check_finite(torch.stack(losses), step)
+        with self._gradients_stay_here(model, is_last=True):
+            self.accelerator.backward(share, **self._backward_options())
+        return losses
+
+    def _agree_out_of_memory(self, is_short: bool, step: Step) -> bool:
+        if not torch.accelerator.is_available() and not is_short and self.args.world_size == 1:
+            return False
+        if not bool(self.accelerator.reduce(torch.tensor(float(is_short), device=self.args.device), "sum")):
+            return False
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise OutOfMemoryError(
+                f"step {self.state.global_step + 1}: out of memory with at most {step.execution.max_cells} tokens a "
+                "micro-batch, and this engine cannot redo a step; give a smaller --micro_batch_tokens"
+            )
+        if all(len(batch.rows) == 1 for rank in step.plan.micro_batches for batch in rank):
+            raise OutOfMemoryError(
+                f"step {self.state.global_step + 1}: out of memory with one row a micro-batch; give "
+                "--gradient_checkpointing, or a smaller --max_seq_length"
+            )
+        return True
 
     def _seed_dropout(self, micro_batch: int) -> None:
         # Seeded by place, not by history: a step that is redone or resumed draws the same masks.
@@ -162,13 +225,13 @@ class StepTrainer(Trainer):
     def _backward_options(self) -> dict[str, Any]:
         return {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
 
-    def _check_finite(self, losses: torch.Tensor, batches: list[PaddedBatch]) -> None:
+    def _check_finite(self, losses: torch.Tensor, step: Step) -> None:
         """All ranks stop together, or none."""
         bad = ~torch.isfinite(losses)
         if not bool(self.accelerator.reduce(bad.any().float(), "sum")):
             return
         examples = self._subject.train_set
-        rows = [row for batch, is_bad in zip(batches, bad.tolist(), strict=True) if is_bad for row in batch.rows]
+        rows = [row for layout, is_bad in zip(step.layouts, bad.tolist(), strict=True) if is_bad for row in layout.rows]
         named = ", ".join(examples.where(row) for row in rows[:8]) if rows else "of another rank"
         raise NonFiniteLossError(
             f"step {self.state.global_step + 1}: the loss is not finite; rows {named}. No weight was changed by this "
@@ -185,10 +248,11 @@ class StepTrainer(Trainer):
         examples = self._subject.eval_set
         if examples is None:
             raise UsageError("evaluation needs --validation_file or --validation_split_percentage")
-        plan = plan_evaluation(
-            examples.num_supervised(), self._meaning.eval_rows, self.args.world_size, self._meaning.reduction
-        )
-        mean = loss.mean_loss(self.model_wrapped, examples, plan, self.accelerator)
+        self._try_shortcuts(self.model_wrapped)
+        planner, execution = Planner(examples), self._steps.execution
+        plan = planner.evaluation(self._meaning, execution)
+        layouts = (planner.lay_out(batch, execution) for batch in plan.micro_batches[self.args.process_index])
+        mean = mean_loss(self.model_wrapped, self._loss, layouts, plan.total_weight, self.accelerator)
         prefix = metric_key_prefix
         metrics = {
             f"{prefix}_loss": mean,
@@ -256,18 +320,24 @@ class StepTrainer(Trainer):
         super().log(logs, start_time)
 
     def _log_step(self, step: int, logs: dict[str, float]) -> dict[str, float]:
-        assert self._plan is not None
+        assert self._step is not None
         seconds = time.monotonic() - self._step_begin
-        rows = self._plan.rows
-        num_tokens = int(self._steps.num_tokens[rows].sum())
+        rows, planner = self._step.plan.rows, self._steps.planner
+        num_tokens = int(planner.num_tokens[rows].sum())
+        own_tokens = sum(layout.num_tokens for layout in self._step.layouts)
+        padded = sum(len(layout.rows) * int(layout.row_lengths.max()) for layout in self._step.layouts)
+        cells = sum(layout.num_cells for layout in self._step.layouts)
         logs = {name: float(value) for name, value in logs.items()}
         entry = {
             "step": step,
             "epoch": self.state.epoch,
             **logs,
             "num_tokens": num_tokens,
-            "num_supervised_tokens": int(self._steps.num_supervised[rows].sum()),
+            "num_supervised_tokens": int(planner.num_supervised[rows].sum()),
             "rows": len(rows),
+            "micro_batches": len(self._step.layouts),
+            "padding_saved": 1 - own_tokens / padded if self._step.execution.shares_prefixes else 0.0,
+            "prefix_saved": 1 - cells / own_tokens if self._step.execution.shares_prefixes else 0.0,
             "tokens_per_s": num_tokens / seconds,
             "step_seconds": seconds,
         }
@@ -284,6 +354,11 @@ class StepTrainer(Trainer):
             return step % len(self._steps) == 0 or step == self.state.max_steps
         every = logging.steps if logging.steps >= 1 else math.ceil(logging.steps * self.state.max_steps)
         return logging.strategy == "steps" and step % max(1, int(every)) == 0
+
+
+def _as_batch(steps: list[Step]) -> dict[str, Step]:
+    """The Trainer looks for keys in a batch."""
+    return {"step": steps[0]}
 
 
 class _Hooks(TrainerCallback):

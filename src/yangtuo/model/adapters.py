@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from yangtuo.arguments import LoraArguments
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import AdapterError
+from yangtuo.model.lora import use_fused
 
 logger = logging.getLogger(__name__)
 
@@ -204,6 +205,7 @@ def attach_new(model: PreTrainedModel, lora: LoraArguments) -> Adapter:
         # Embedding and head of such a base are one matrix; trained apart, one of them would be lost at the merge.
         ensure_weight_tying=tied and bool({"embed_tokens", "lm_head"} & set(full)),
     )
+    use_fused(config)
     return _checked(Adapter(get_peft_model(model, config)))
 
 
@@ -220,6 +222,7 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
         logger.warning("lora_dropout: %g as asked for, the adapter had %g", lora.lora_dropout, config.lora_dropout)
         config.lora_dropout = lora.lora_dropout
     embeddings = {f"base_model.model.{name}.weight" for name in _embedding_names(model)}
+    use_fused(config)
     peft_model = get_peft_model(model, config)
     expected = {key: value.shape for key, value in _state(peft_model).items()}
     extra = {key: model.get_parameter(key.removeprefix("base_model.model.")) for key in embeddings & set(saved.tensors)}

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 
 from yangtuo.arguments import DataOrder, LossReduction
-from yangtuo.engine.planning import StepShape, describe, epoch_order, plan_evaluation, plan_step, token_weights
+from yangtuo.engine.planning import (
+    StepShape,
+    Unit,
+    describe,
+    epoch_order,
+    plan_evaluation,
+    plan_step,
+    step_rows,
+    token_weights,
+)
 
 TOKEN, DEVICE_BATCH = LossReduction.TOKEN, LossReduction.DEVICE_BATCH
 NUM_SUPERVISED = np.array([1, 2, 3, 4, 5, 6, 7])
@@ -13,8 +22,14 @@ def laid_out(plan):
     return [[(b.rows.tolist(), b.weights.tolist()) for b in rank] for rank in plan.micro_batches]
 
 
+def one_by_one(rows):
+    """Each row a unit of load 1, so that `max_load` is a number of rows."""
+    return [Unit((i,), 1) for i in range(len(rows))]
+
+
 def plan(step, shape, reduction=TOKEN):
-    return plan_step(np.arange(7), step, shape, NUM_SUPERVISED, reduction)
+    rows = step_rows(np.arange(7), step, shape)
+    return plan_step(rows, shape, NUM_SUPERVISED, reduction, one_by_one, shape.rows_per_group)
 
 
 def test_rows_of_a_step():
@@ -24,7 +39,7 @@ def test_rows_of_a_step():
     assert [shape.num_steps(n, drop_last=True) for n in (23, 24, 25, 48)] == [0, 1, 1, 2]
 
 
-def test_groups_are_dealt_to_the_ranks_in_turn():
+def test_rows_of_equal_load_are_dealt_to_the_ranks_in_turn():
     step = plan(0, StepShape(1, 2, 2))
     assert step.rows.tolist() == [0, 1, 2, 3]
     assert laid_out(step) == [[([0], [1.0]), ([2], [1.0])], [([1], [1.0]), ([3], [1.0])]]
@@ -40,10 +55,10 @@ def test_a_short_last_step_and_a_rank_without_rows():
 
 def test_device_batch_is_the_mean_of_the_means_of_groups():
     step = plan(0, StepShape(2, 1, 2), DEVICE_BATCH)
-    assert laid_out(step) == [[([0, 1], [1 / 3, 1 / 3])], [([2, 3], [1 / 7, 1 / 7])]]
+    assert laid_out(step) == [[([0, 2], [1 / 3, 1 / 7])], [([1, 3], [1 / 3, 1 / 7])]]
     assert step.total_weight == pytest.approx(2)
     # Its negative control: by token, the same rows weigh otherwise.
-    assert laid_out(plan(0, StepShape(2, 1, 2))) == [[([0, 1], [1.0, 1.0])], [([2, 3], [1.0, 1.0])]]
+    assert laid_out(plan(0, StepShape(2, 1, 2))) == [[([0, 2], [1.0, 1.0])], [([1, 3], [1.0, 1.0])]]
 
 
 def test_a_short_group_is_a_whole_group_of_the_mean():
@@ -53,17 +68,17 @@ def test_a_short_group_is_a_whole_group_of_the_mean():
 
 
 def test_evaluation_has_every_row_once():
-    evaluation = plan_evaluation(NUM_SUPERVISED, 3, 2, TOKEN)
+    evaluation = plan_evaluation(NUM_SUPERVISED, 3, 2, TOKEN, one_by_one, 3)
     assert laid_out(evaluation) == [
-        [([0, 1, 2], [1.0] * 3), ([6], [1.0])],
-        [([3, 4, 5], [1.0] * 3), ([0], [0.0])],
+        [([0, 4], [1.0] * 2), ([2, 6], [1.0] * 2)],
+        [([1, 5], [1.0] * 2), ([3], [1.0])],
     ]
     assert evaluation.total_weight == 28
 
 
 def test_evaluation_by_device_batch_weighs_a_group_by_its_rows():
-    evaluation = plan_evaluation(NUM_SUPERVISED, 3, 1, DEVICE_BATCH)
-    assert laid_out(evaluation) == [[([0, 1, 2], [3 / 6] * 3), ([3, 4, 5], [3 / 15] * 3), ([6], [1 / 7])]]
+    evaluation = plan_evaluation(NUM_SUPERVISED, 3, 1, DEVICE_BATCH, one_by_one, 7)
+    assert laid_out(evaluation) == [[(list(range(7)), [3 / 6] * 3 + [3 / 15] * 3 + [1 / 7])]]
     assert evaluation.total_weight == pytest.approx(7)
 
 

@@ -1,0 +1,56 @@
+"""How much memory a micro-batch takes, estimated from the shape of the model; and how large it may be."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+MOST_CELLS = {"cpu": 1024, "cuda": 16384}  # larger ones are no faster (benchmarks/results)
+_USED = 0.6  # part of the free memory that activations may take: the estimate is one
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a model that decide its activations; `width` is bytes of a number in the forward."""
+
+    num_layers: int
+    hidden: int
+    intermediate: int
+    width: int
+
+    @classmethod
+    def of(cls, config: Any, width: int) -> "ModelShape":
+        """Read from transformers' configuration; of a model with other names, a guess on the large side."""
+        text = config.get_text_config()
+        hidden = getattr(text, "hidden_size", 4096)
+        layers = getattr(text, "num_hidden_layers", 32)
+        return cls(layers, hidden, getattr(text, "intermediate_size", None) or 4 * hidden, width)
+
+    def bytes_per_cell(self, *, checkpointing: bool) -> int:
+        """Bytes that the backward of one cell needs: what 24 hidden-sized and 6 MLP-sized tensors a layer take.
+
+        Counted in a LLaMA with LoRA on all projections (docs/log.md). With checkpointing, a layer keeps its input
+        only, and one layer at a time is computed again.
+        """
+        of_layer = 24 * self.hidden + 6 * self.intermediate
+        kept = 2 * self.hidden * self.num_layers + of_layer if checkpointing else of_layer * self.num_layers
+        return kept * self.width
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that activations may use now, with the model loaded."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def choose_max_cells(shape: ModelShape, free: int, device_type: str, *, checkpointing: bool) -> int:
+    """Cells of the largest micro-batch; at least one."""
+    fits = int(free * _USED) // shape.bytes_per_cell(checkpointing=checkpointing)
+    return max(1, min(fits, MOST_CELLS.get(device_type, MOST_CELLS["cuda"])))
+
+
+def needs_checkpointing(shape: ModelShape, free: int, longest_row: int) -> bool:
+    """Whether even one row, the longest, would not fit without computing layers twice."""
+    return longest_row * shape.bytes_per_cell(checkpointing=False) > free * _USED
