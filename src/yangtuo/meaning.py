@@ -150,6 +150,9 @@ def training_arguments(
         raise UsageError("--fsdp: accelerate runs plain DDP in its place on a CPU; leave --fsdp out")
     for name in ("dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"):
         values[name] = settings.training_value(name)
+    # Buffers (rotary frequencies) are the same everywhere; sending them in a forward would leave a rank that ran out of
+    # memory before it, and its peers, in different collectives.
+    values.setdefault("ddp_broadcast_buffers", False)
     values |= {
         "output_dir": str(output_dir),
         "per_device_train_batch_size": settings.training_value("per_device_train_batch_size"),

@@ -86,6 +86,8 @@ def train(settings: Settings) -> None:
         settings.run.save_minutes,
     )
     subject = Subject(adapter, inputs.tokenizer, train_set, eval_set)
+    if args.device.type == "cpu":
+        memory.keep_freed_memory()
     trainer = StepTrainer(subject, meaning_of(settings, args.seed), execution, outlets, args)
     check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
 

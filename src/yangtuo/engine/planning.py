@@ -209,7 +209,7 @@ def _deal(
 
 
 def _num_micro_batches(units: Sequence[Unit], max_load: int) -> int:
-    count = max(1, -(-_load(units) // max_load))
+    count = max(1, min(len(units), -(-_load(units) // max_load)))
     while count < len(units) and max(map(_load, balance(units, count))) > max_load:
         count += 1
     return count

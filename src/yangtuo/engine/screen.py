@@ -15,6 +15,7 @@ class Screen:
         self._bar: Any = None
         self._total = 0
         self._tokens_per_s = 0.0
+        self._last: dict[str, Any] = {}
         self._begin, self._first_step = time.monotonic(), 0
 
     def start(self, first_step: int, total: int) -> None:
@@ -25,10 +26,12 @@ class Screen:
 
     def step(self, entry: dict[str, Any]) -> None:
         """A step is done; `entry` is its line of log.jsonl."""
+        self._last = entry
         smooth = 0.8 if self._tokens_per_s else 0.0
         self._tokens_per_s = smooth * self._tokens_per_s + (1 - smooth) * entry["tokens_per_s"]
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {entry['loss']:.4f}, {self._tokens_per_s:,.0f} tokens/s", refresh=False)
+            shown = f"loss {entry['loss']:.4f}, {self._tokens_per_s:,.0f} tokens/s, {_saved(entry)}"
+            self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(1)
 
     def report(self, step: int, logs: dict[str, Any]) -> None:
@@ -39,7 +42,7 @@ class Screen:
         done = step - self._first_step
         if self._bar is None and done:
             left = (time.monotonic() - self._begin) / done * (self._total - step)
-            parts += [f"{self._tokens_per_s:,.0f} tokens/s", f"{_clock(left)} left"]
+            parts += [f"{self._tokens_per_s:,.0f} tokens/s", _saved(self._last), f"{_clock(left)} left"]
         self.say("  ".join(parts))
 
     def say(self, line: str) -> None:
@@ -52,6 +55,11 @@ class Screen:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _saved(entry: dict[str, Any]) -> str:
+    """Model FLOP utilisation, and the parts of a padded batch that the step did not compute."""
+    return f"MFU {entry['mfu']:.0%}, saved {entry['padding_saved']:.0%} padding + {entry['prefix_saved']:.0%} prefix"
 
 
 def _clock(seconds: float) -> str:

@@ -29,6 +29,7 @@ from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.probe import choose_shortcuts
 from yangtuo.engine.screen import Screen
 from yangtuo.engine.steps import Execution, Meaning, Planner, Step, Steps
+from yangtuo.engine.work import Work, matmul_rate
 from yangtuo.errors import NonFiniteLossError, OutOfMemoryError, UsageError
 from yangtuo.model import adapters
 from yangtuo.model.adapters import Adapter
@@ -87,12 +88,12 @@ class StepTrainer(Trainer):
         base = subject.adapter.model.get_base_model()
         self._loss = SupervisedLoss(base, meaning.label_smoothing)
         self._noise = EmbeddingNoise(base, meaning.neftune_noise_alpha)
-        self._is_tried = False
+        self._is_tried, self._proven_cells = False, 0
         self._best = outlets.journal.best_eval_loss
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
-        self._linear_weights: int = sum(
-            p.numel() for name, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in name
-        )
+        self._work = Work.of(base)
+        number_format = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        self._peak_rate = matmul_rate(args.device, number_format)
 
     # ---- what the Trainer asks for
 
@@ -118,8 +119,8 @@ class StepTrainer(Trainer):
         return self._meaning.shape.rows_per_step
 
     def floating_point_ops(self, inputs: dict[str, Step]) -> int:
-        """4 x linear weights x cells: forward, and the gradient of the activations; frozen weights have none."""
-        return 4 * self._linear_weights * sum(layout.num_cells for layout in inputs["step"].layouts)
+        """What a step cannot do without, see `work`."""
+        return self._work.flop(inputs["step"].layouts)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Step], num_items_in_batch: torch.Tensor | int | None = None
@@ -133,8 +134,8 @@ class StepTrainer(Trainer):
             NonFiniteLossError: before the last backward, so no weight has been touched.
             OutOfMemoryError: where the step cannot be cut any further, or not be redone under this engine.
         """
-        self._step_begin = time.monotonic()
         self._try_shortcuts(model)
+        self._step_begin = time.monotonic()
         model.train()
         if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimizers have two modes
             train()
@@ -166,49 +167,73 @@ class StepTrainer(Trainer):
 
     def _run_step(self, model: torch.nn.Module, step: Step) -> list[torch.Tensor] | None:
         """The losses of the micro-batches, with their gradients in place; None where some rank ran out of memory."""
-        world_size = self._meaning.shape.world_size  # engines average gradients over ranks, the step's sum is wanted
+        *layouts, last = step.layouts
         losses: list[torch.Tensor] = []
-        share, is_short = torch.zeros(()), False
-        for i, layout in enumerate(step.layouts):
-            is_last = i == len(step.layouts) - 1
-            self._seed_dropout(i)
-            try:
-                with self._gradients_stay_here(model, is_last):
-                    with self.accelerator.autocast():
-                        batch = Batch.of(layout, self.args.device)
-                        self._noise.row_lengths = batch.row_lengths
-                        total = weighted_sum(model, self._loss, batch)
-                    share = total * (world_size / step.plan.total_weight)
-                    losses.append(share.detach())
-                    if not is_last:
-                        self.accelerator.backward(share, **self._backward_options())
-            except torch.OutOfMemoryError:
-                is_short = True
-                break
-        # Here all ranks meet, since the last backward is where they exchange gradients.
+        is_short = False
+        try:
+            if not layouts and self.args.world_size > 1 and last.num_cells > self._proven_cells:
+                # Once DDP has run a forward that exchanges gradients, there is no way back. The largest micro-batch so
+                # far is therefore computed once for its memory alone.
+                self._backward(model, self._forward(model, step, 0, is_last=False))
+                model.zero_grad(set_to_none=True)
+            for i in range(len(layouts)):
+                share = self._forward(model, step, i, is_last=False)
+                losses.append(share.detach())
+                self._backward(model, share)
+        except torch.OutOfMemoryError:
+            is_short = True
         if self._agree_out_of_memory(is_short, step):
             return None
-        self._check_finite(torch.stack(losses), step)
-        with self._gradients_stay_here(model, is_last=True):
-            self.accelerator.backward(share, **self._backward_options())
+        try:
+            share = self._forward(model, step, len(layouts), is_last=True)
+            losses.append(share.detach())
+            self._check_finite(torch.stack(losses), step)
+            self._backward(model, share, is_last=True)
+        except torch.OutOfMemoryError as error:
+            self._check_divisible(step)
+            if self.args.world_size > 1:
+                raise self._cannot_redo(step) from error
+            return None
+        self._proven_cells = max(self._proven_cells, *(layout.num_cells for layout in step.layouts))
         return losses
 
+    def _forward(self, model: torch.nn.Module, step: Step, i: int, *, is_last: bool) -> torch.Tensor:
+        """A micro-batch's part of the loss; engines average gradients over ranks, the step's sum is wanted."""
+        self._seed_dropout(i)
+        with self._gradients_stay_here(model, is_last), self.accelerator.autocast():
+            batch = Batch.of(step.layouts[i], self.args.device)
+            self._noise.row_lengths = batch.row_lengths
+            total = weighted_sum(model, self._loss, batch)
+        return total * (self._meaning.shape.world_size / step.plan.total_weight)
+
+    def _backward(self, model: torch.nn.Module, share: torch.Tensor, *, is_last: bool = False) -> None:
+        options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        with self._gradients_stay_here(model, is_last):
+            self.accelerator.backward(share, **options)
+
     def _agree_out_of_memory(self, is_short: bool, step: Step) -> bool:
-        if not torch.accelerator.is_available() and not is_short and self.args.world_size == 1:
-            return False
-        if not bool(self.accelerator.reduce(torch.tensor(float(is_short), device=self.args.device), "sum")):
-            return False
+        """Whether any rank is short: all of them redo the step, or none."""
+        if self.args.world_size > 1:
+            flag = torch.tensor(float(is_short), device=self.args.device)
+            is_short = bool(self.accelerator.reduce(flag, "sum"))
+        if is_short:
+            self._check_divisible(step)
+        return is_short
+
+    def _check_divisible(self, step: Step) -> None:
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise OutOfMemoryError(
-                f"step {self.state.global_step + 1}: out of memory with at most {step.execution.max_cells} tokens a "
-                "micro-batch, and this engine cannot redo a step; give a smaller --micro_batch_tokens"
-            )
+            raise self._cannot_redo(step)
         if all(len(batch.rows) == 1 for rank in step.plan.micro_batches for batch in rank):
             raise OutOfMemoryError(
                 f"step {self.state.global_step + 1}: out of memory with one row a micro-batch; give "
                 "--gradient_checkpointing, or a smaller --max_seq_length"
             )
-        return True
+
+    def _cannot_redo(self, step: Step) -> OutOfMemoryError:
+        return OutOfMemoryError(
+            f"step {self.state.global_step + 1}: out of memory with at most {step.execution.max_cells} tokens a "
+            "micro-batch, where this engine cannot redo a step; give a smaller --micro_batch_tokens"
+        )
 
     def _seed_dropout(self, micro_batch: int) -> None:
         # Seeded by place, not by history: a step that is redone or resumed draws the same masks.
@@ -221,9 +246,6 @@ class StepTrainer(Trainer):
             return contextlib.nullcontext()
         context: contextlib.AbstractContextManager[Any] = self.accelerator.no_sync(model)
         return context
-
-    def _backward_options(self) -> dict[str, Any]:
-        return {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
 
     def _check_finite(self, losses: torch.Tensor, step: Step) -> None:
         """All ranks stop together, or none."""
@@ -339,6 +361,7 @@ class StepTrainer(Trainer):
             "padding_saved": 1 - own_tokens / padded if self._step.execution.shares_prefixes else 0.0,
             "prefix_saved": 1 - cells / own_tokens if self._step.execution.shares_prefixes else 0.0,
             "tokens_per_s": num_tokens / seconds,
+            "mfu": self._work.flop(self._step.layouts) / seconds / self._peak_rate,
             "step_seconds": seconds,
         }
         self._losses.append(logs["loss"])

@@ -1,0 +1,67 @@
+"""The arithmetic that a step cannot do without, and how fast this machine does arithmetic: what MFU is made of."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from yangtuo.engine.layout import Layout
+
+
+@dataclass(frozen=True)
+class Work:
+    """Sizes that decide the arithmetic of a forward and backward with frozen weights.
+
+    Attributes:
+        linear_weights: weights of the linear layers of all blocks.
+        head_weights: hidden size x vocabulary.
+        attention_width: layers x heads x head size.
+    """
+
+    linear_weights: int
+    head_weights: int
+    attention_width: int
+
+    @classmethod
+    def of(cls, model: Any) -> "Work":
+        """Count in a causal language model of transformers, LoRA matrices left out."""
+        text = model.config.get_text_config()
+        blocks = model.get_decoder().named_parameters()
+        linear = sum(p.numel() for name, p in blocks if p.dim() == 2 and not any(part in name for part in _NOT_LINEAR))
+        heads = getattr(text, "num_attention_heads", 0)
+        head_dim = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0)
+        return cls(linear, text.hidden_size * text.vocab_size, text.num_hidden_layers * heads * head_dim)
+
+    def flop(self, layouts: Iterable[Layout]) -> int:
+        """Floating-point operations: 4 a weight and cell (forward, and the gradient of the activations).
+
+        The head counts at predictions only, attention as 12 for each pair of a cell and one that it sees (2 products
+        forward, 4 backward). LoRA, norms and softmax do not count.
+        """
+        total = 0
+        for layout in layouts:
+            real = layout.attention_mask.astype(bool) if layout.attention_mask is not None else slice(None)
+            places = layout.position_ids[real]
+            total += 4 * self.linear_weights * places.size + 4 * self.head_weights * len(layout.targets)
+            total += 12 * self.attention_width * int(np.sum(places + 1))
+        return total
+
+
+_NOT_LINEAR = ("embed", "lora_", "wte", "wpe")
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.3) -> float:
+    """Floating-point operations a second of torch's own matrix product here, the best seen within `seconds`."""
+    size = 1024 if device.type == "cpu" else 4096
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    best, begin = float("inf"), time.monotonic()
+    while best == float("inf") or time.monotonic() - begin < seconds:
+        start = time.perf_counter()
+        torch.mm(a, b)
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
