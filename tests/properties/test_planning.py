@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from yangtuo.arguments import DataOrder, LossReduction
 from yangtuo.data.encoding import Examples
-from yangtuo.engine.layout import pad
+from yangtuo.engine.layout import common_prefixes, pad
 from yangtuo.engine.planning import (
     StepShape,
     Unit,
+    balance,
     epoch_order,
+    make_units,
     plan_evaluation,
     plan_step,
     step_rows,
@@ -132,6 +134,108 @@ def test_orders_differ_between_epochs_and_seeds(num_rows, epoch, seed):
     assert order != epoch_order(num_rows, epoch + 1, seed, DataOrder.SHUFFLED).tolist()
     assert order != epoch_order(num_rows, epoch, seed + 1, DataOrder.SHUFFLED).tolist()
     assert order != list(range(num_rows))
+
+
+# ---- loads
+
+LOADS = st.lists(st.integers(1, 30), min_size=1, max_size=12)
+
+
+@st.composite
+def dealt_units(draw):
+    """Units of several rows each, and how many rows they have."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=8))
+    members = iter(draw(st.permutations(range(sum(sizes)))))
+    return [Unit(tuple(next(members) for _ in range(size)), draw(st.integers(1, 30))) for size in sizes], sum(sizes)
+
+
+def load_of(units):
+    return sum(unit.load for unit in units)
+
+
+@given(loads=LOADS, num_bins=st.integers(1, 6))
+def test_loads_are_as_even_as_promised(loads, num_bins):
+    units = [Unit((i,), load) for i, load in enumerate(loads)]
+    bins = balance(units, num_bins)
+    assert len(bins) == num_bins
+    assert sorted(unit.members for bin in bins for unit in bin) == sorted(unit.members for unit in units)
+    # No bin can be below the mean, the largest unit, or two of the largest that have to meet.
+    falling = sorted(loads, reverse=True)
+    meeting = falling[num_bins - 1] + falling[num_bins] if len(loads) > num_bins else 0
+    least = max(math.ceil(sum(loads) / num_bins), falling[0], meeting)
+    assert max(map(load_of, bins)) <= 2 * least
+    lightest = min(map(load_of, bins))
+    assert all(load_of(bin) - min(unit.load for unit in bin) <= lightest for bin in bins if bin)
+
+
+@given(loads=st.lists(st.integers(1, 30), min_size=1, max_size=7), num_bins=st.integers(1, 3))
+def test_the_largest_bin_is_at_most_a_third_above_the_best(loads, num_bins):
+    bins = balance([Unit((i,), load) for i, load in enumerate(loads)], num_bins)
+    assert 3 * max(map(load_of, bins)) <= 4 * best_of(tuple(sorted(loads, reverse=True)), (0,) * num_bins)
+
+
+def best_of(loads, bins):
+    """Largest bin of the best of all deals."""
+    if not loads:
+        return max(bins)
+    choices = {tuple(sorted((*bins[:i], bins[i] + loads[0], *bins[i + 1 :]))) for i in range(len(bins))}
+    return min(best_of(loads[1:], choice) for choice in choices)
+
+
+@given(case=dealt_units(), ranks=st.integers(1, 4), max_load=st.integers(1, 60))
+def test_micro_batches_are_whole_units_within_the_largest_load(case, ranks, max_load):
+    units, num_rows = case
+    rows = np.arange(100, 100 + num_rows)
+    shape = StepShape(num_rows, 1, ranks)
+    plan = plan_step(rows, shape, np.ones(200, dtype=np.int64), LossReduction.TOKEN, lambda rows: units, max_load)
+    assert len(plan.micro_batches) == ranks
+    assert len({len(of_rank) for of_rank in plan.micro_batches}) == 1
+    left = list(units)
+    for of_rank in plan.micro_batches:
+        found = []
+        for batch in of_rank:
+            if not batch.weights.any():
+                found.append([])
+                continue
+            members = {int(row) - 100 for row in batch.rows}
+            own = [unit for unit in left if set(unit.members) <= members]
+            assert sorted(members) == sorted(i for unit in own for i in unit.members)
+            assert len(own) == 1 or load_of(own) <= max_load
+            left = [unit for unit in left if unit not in own]
+            found.append(own)
+        falling = [load_of(own) for own in found]
+        assert falling == sorted(falling, reverse=True)
+    assert not left
+
+
+@given(case=dealt_units(), ranks=st.integers(1, 4), max_load=st.integers(1, 60))
+def test_no_more_micro_batches_than_units_or_than_a_plain_filling_needs(case, ranks, max_load):
+    units, num_rows = case
+    shape = StepShape(num_rows, 1, ranks)
+    plan = plan_step(
+        np.arange(num_rows), shape, np.ones(num_rows, dtype=np.int64), LossReduction.TOKEN, lambda rows: units, max_load
+    )
+    assert len(plan.micro_batches[0]) <= max(len(of_rank) for of_rank in balance(units, ranks))
+    if load_of(units) <= max_load:
+        assert len(plan.micro_batches[0]) == 1
+
+
+# Long common beginnings, and few different ones.
+FAMILY = st.tuples(st.integers(0, 1), st.integers(0, 40), st.integers(0, 2), st.integers(1, 12))
+
+
+@given(families=st.lists(FAMILY, min_size=1, max_size=8), common=st.integers(0, 9), max_load=st.integers(1, 120))
+def test_units_have_each_row_once_and_their_load_is_what_they_cost(families, common, max_load):
+    rows = [[9] * common + [kind] * same + [2 + end] * rest for kind, same, end, rest in families]
+    ids = [np.array(row, dtype=np.int32) for row in rows]
+    lengths = np.array([len(row) for row in rows])
+    units = make_units(common_prefixes(ids), lengths, common, max_load)
+    assert sorted(i for unit in units for i in unit.members) == list(range(len(rows)))
+    for unit in units:
+        cells = {tuple(rows[i][: t + 1]) for i in unit.members for t in range(len(rows[i]))}
+        assert unit.load == len(cells) - common
+        assert unit.load <= max_load or len(unit.members) == 1
+    assert load_of(units) >= len({tuple(row[: t + 1]) for row in rows for t in range(len(row))}) - common
 
 
 # ---- the layout of a micro-batch, against a loop over its rows

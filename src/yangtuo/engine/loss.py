@@ -32,6 +32,7 @@ class SupervisedLoss:
             in training only.
         uses_own_head: False to take the logits as the model computes them, at once; for models that do more to them
             than the head, see `probe`.
+        knows_decoder: whether transformers says what stands below the head; without that, the head cannot be ours.
         chunk_rows: positions of a chunk; None for what fits `CHUNK_BYTES`.
     """
 
@@ -39,7 +40,10 @@ class SupervisedLoss:
         self.label_smoothing, self.uses_own_head = label_smoothing, True
         self.chunk_rows: int | None = None
         self._model, self._hidden, self._logit_transform = model, torch.empty(0), logit_transform(model)
-        model.get_decoder().register_forward_hook(self._keep_hidden)
+        decoder = model.get_decoder()
+        self.knows_decoder = decoder is not None and decoder is not model
+        if self.knows_decoder:
+            decoder.register_forward_hook(self._keep_hidden)
         model.loss_function = self
 
     def _keep_hidden(self, module: nn.Module, args: Any, output: Any) -> None:

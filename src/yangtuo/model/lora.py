@@ -27,7 +27,7 @@ class FusedLinear(Linear):  # type: ignore[misc]
         name = self.active_adapters[0]
         dropout = self.lora_dropout[name]
         probability = dropout.p if isinstance(dropout, nn.Dropout) and self.training else 0.0
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
         result: torch.Tensor = _LoraLinear.apply(  # type: ignore[no-untyped-call]
             rows,
             self.base_layer.weight,
@@ -38,7 +38,7 @@ class FusedLinear(Linear):  # type: ignore[misc]
             dropped_places(rows.numel(), probability, x.device) if probability else None,
             probability,
         )
-        return result.view(*x.shape[:-1], -1)
+        return result.view(*x.shape[:-1], result.shape[-1])
 
     def _is_common_case(self) -> bool:
         return (
@@ -48,6 +48,8 @@ class FusedLinear(Linear):  # type: ignore[misc]
             and self.active_adapters[0] in self.lora_A
             and self.active_adapters[0] not in self.lora_variant
             and self.lora_A[self.active_adapters[0]].weight.dtype == self.base_layer.weight.dtype
+            and type(self.base_layer) is nn.Linear  # a descendant may compute otherwise
+            and not (self.base_layer.bias is not None and self.base_layer.bias.requires_grad)
             and not self.lora_bias[self.active_adapters[0]]
             and self.base_layer.weight.device.type == "cpu"  # elsewhere kernels are cheap and waiting is not
             and not hasattr(self.base_layer.weight, "ds_id")  # ZeRO-3 has no whole weight here

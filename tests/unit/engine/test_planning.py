@@ -5,8 +5,10 @@ from yangtuo.arguments import DataOrder, LossReduction
 from yangtuo.engine.planning import (
     StepShape,
     Unit,
+    balance,
     describe,
     epoch_order,
+    make_units,
     plan_evaluation,
     plan_step,
     step_rows,
@@ -80,6 +82,82 @@ def test_evaluation_by_device_batch_weighs_a_group_by_its_rows():
     evaluation = plan_evaluation(NUM_SUPERVISED, 3, 1, DEVICE_BATCH, one_by_one, 7)
     assert laid_out(evaluation) == [[(list(range(7)), [3 / 6] * 3 + [3 / 15] * 3 + [1 / 7])]]
     assert evaluation.total_weight == pytest.approx(7)
+
+
+def loads(bins):
+    return [[unit.load for unit in units] for units in bins]
+
+
+def units_of_loads(*loads):
+    return [Unit((i,), load) for i, load in enumerate(loads)]
+
+
+def test_the_largest_unit_first_to_the_bin_with_the_least():
+    assert loads(balance(units_of_loads(1, 7, 3, 5), 2)) == [[7, 1], [5, 3]]
+    assert loads(balance(units_of_loads(3, 3, 2, 2, 2), 2)) == [[3, 2, 2], [3, 2]]
+    assert loads(balance(units_of_loads(4, 4), 3)) == [[4], [4], []]
+    assert loads(balance([], 2)) == [[], []]
+
+
+def test_units_of_equal_load_are_dealt_by_their_rows_whatever_their_order():
+    units = units_of_loads(2, 2, 2, 2)
+    dealt = [[(0,), (2,)], [(1,), (3,)]]
+    for order in (units, units[::-1], [units[i] for i in (2, 0, 3, 1)]):
+        assert [[unit.members for unit in units] for units in balance(order, 2)] == dealt
+
+
+def test_rows_with_a_long_common_prefix_are_one_unit():
+    # Rows 2, 0 and 1 in lexicographic order; 10 tokens are common to all data, 30 to two rows.
+    prefixes, lengths = [(2, 0), (0, 10), (1, 30)], np.array([40, 35, 25])
+    assert make_units(prefixes, lengths, 10, 100) == [Unit((2,), 15), Unit((0, 1), 30 + 5)]
+    assert make_units(prefixes, lengths, 10, 35) == [Unit((2,), 15), Unit((0, 1), 35)]
+    assert make_units(prefixes, lengths, 10, 34) == [Unit((2,), 15), Unit((0,), 30), Unit((1,), 25)]
+
+
+@pytest.mark.parametrize(("shared", "is_one"), [(25, False), (26, True)])
+def test_what_is_worth_sharing_is_beyond_the_common_prefix(shared, is_one):
+    units = make_units([(0, 0), (1, shared)], np.array([40, 40]), 10, 1000)
+    assert [unit.members for unit in units] == ([(0, 1)] if is_one else [(0,), (1,)])
+
+
+def test_duplicates_and_prefixes_cost_nothing_more():
+    assert make_units([(0, 0), (1, 40), (2, 40)], np.array([40, 40, 50]), 10, 1000) == [Unit((0, 1, 2), 30 + 0 + 10)]
+
+
+def test_a_row_that_is_all_common_prefix_still_costs_a_cell():
+    assert make_units([(0, 0)], np.array([10]), 10, 1000) == [Unit((0,), 1)]
+    assert make_units([(0, 0), (1, 10)], np.array([10, 30]), 10, 1000) == [Unit((0,), 1), Unit((1,), 20)]
+
+
+def test_a_unit_stays_in_one_micro_batch_and_the_largest_comes_first():
+    def units(rows):
+        return [Unit((0, 2), 5), Unit((1,), 9), Unit((3, 4, 5), 4)]
+
+    rows = np.array([10, 11, 12, 13, 14, 15])
+    step = plan_step(rows, StepShape(6, 1, 1), np.arange(20), TOKEN, units, 9)
+    assert [batch.rows.tolist() for batch in step.micro_batches[0]] == [[11], [10, 12, 13, 14, 15]]
+    assert [batch.rows.tolist() for batch in plan_of_units(rows, units, 8)] == [[11], [10, 12], [13, 14, 15]]
+    assert [batch.rows.tolist() for batch in plan_of_units(rows, units, 18)] == [[11, 10, 12, 13, 14, 15]]
+
+
+def plan_of_units(rows, units, max_load):
+    return plan_step(rows, StepShape(6, 1, 1), np.arange(20), TOKEN, units, max_load).micro_batches[0]
+
+
+def test_weights_follow_their_rows_into_units():
+    def units(rows):
+        return [Unit((3, 0), 2), Unit((2, 1), 2)]
+
+    step = plan_step(np.arange(4), StepShape(2, 2, 1), NUM_SUPERVISED, DEVICE_BATCH, units, 2)
+    assert laid_out(step) == [[([2, 1], [1 / 7, 1 / 3]), ([3, 0], [1 / 7, 1 / 3])]]
+
+
+def test_a_rank_with_little_runs_weightless_micro_batches():
+    def units(rows):
+        return [Unit((0,), 9), Unit((1,), 4), Unit((2,), 4)]
+
+    step = plan_step(np.array([5, 6, 4]), StepShape(1, 1, 2), NUM_SUPERVISED, TOKEN, units, 4)
+    assert laid_out(step) == [[([5], [1.0]), ([5], [0.0])], [([6], [1.0]), ([4], [1.0])]]
 
 
 def test_orders():

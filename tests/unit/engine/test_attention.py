@@ -1,0 +1,237 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
+
+from tests.unit.engine.small import examples_of
+from yangtuo.engine.attention import Seen, TreeRows, prefix_shared_attention, seen_by
+from yangtuo.engine.layout import share
+
+HEADS, GROUPS, WIDTH = 4, 2, 8
+FAMILIES = {
+    "one row": [([1, 2, 3], [4, 5])],
+    "nothing in common": [([1, 2], [3, 4]), ([5, 6], [7, 8])],
+    "of equal length": [([1, 2, 3], [4, 5]), ([1, 2, 3], [6, 7]), ([1, 2, 8], [6, 7])],
+    "of all lengths": [
+        ([1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11, 12]),
+        ([1, 2, 3], [4, 5, 6, 20, 21, 22, 23, 24, 25, 26, 27]),
+        ([1, 2, 3], [4]),
+        ([1, 2], [9]),
+        ([1, 2, 3], [4, 5, 6]),
+        ([1, 2, 3], [4, 5, 6]),
+        ([30], list(range(31, 51))),
+    ],
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def rows(request):
+    """Sequences of cells, and how many cells there are."""
+    examples = examples_of(*FAMILIES[request.param])
+    layout = share(examples, range(len(examples)), np.ones(len(examples)))
+    return layout.sequences, layout.num_cells
+
+
+def drawn(num_cells, *, width=WIDTH):
+    """Query, key and value of every cell; gradients wanted."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(HEADS, WIDTH), (GROUPS, WIDTH), (GROUPS, width)]
+    return [torch.randn(1, heads, num_cells, size, generator=generator).requires_grad_() for heads, size in shapes]
+
+
+def row_by_row(q, k, v, rows, allowed=None, softcap=None, scaling=WIDTH**-0.5):
+    """Plain arithmetic on each row alone: for each row [L, H, E]."""
+    results = []
+    for row in rows:
+        cells = torch.from_numpy(row)
+        q_HLD = q[0, :, cells]
+        k_HLD, v_HLE = (tensor[0, :, cells].repeat_interleave(HEADS // GROUPS, 0) for tensor in (k, v))
+        products = q_HLD @ k_HLD.transpose(1, 2) * scaling
+        if softcap:
+            products = softcap * torch.tanh(products / softcap)
+        places = torch.arange(len(row))
+        visible = places[:, None] >= places[None, :]
+        if allowed is not None:
+            visible &= allowed(places[:, None], places[None, :])
+        weights = products.masked_fill(~visible, -torch.inf).softmax(-1)
+        results.append((weights @ v_HLE).transpose(0, 1))
+    return results
+
+
+def assert_rows_agree(result, expected, rows):
+    """Every row, at every place, whoever else has that cell."""
+    for row, of_row in zip(rows, expected, strict=True):
+        torch.testing.assert_close(result[0, torch.from_numpy(row)], of_row, rtol=1e-4, atol=1e-5)
+
+
+def assert_gradients_agree(result, expected, rows, inputs):
+    """Of a sum in which every cell counts differently, each row's cells once for each row."""
+    slopes = [
+        torch.randn(of_row.shape, generator=torch.Generator().manual_seed(i)) for i, of_row in enumerate(expected)
+    ]
+    of_tree = sum((result[0, torch.from_numpy(row)] * slope).sum() for row, slope in zip(rows, slopes, strict=True))
+    of_rows = sum((of_row * slope).sum() for of_row, slope in zip(expected, slopes, strict=True))
+    for one, other in zip(torch.autograd.grad(of_tree, inputs), torch.autograd.grad(of_rows, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+KINDS = {
+    "causal": (None, {}),
+    "window": (Seen(sliding_window_causal_mask_function(3), 3), {"allowed": lambda q, k: q - k < 3}),
+    "softcap": (None, {"softcap": 2.0}),
+    "window and softcap": (
+        Seen(sliding_window_causal_mask_function(2), 2),
+        {"softcap": 2.0, "allowed": lambda q, k: q - k < 2},
+    ),
+    "a scale of its own": (None, {"scaling": 0.7}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_row_as_if_it_stood_alone(kind, rows):
+    sequences, num_cells = rows
+    seen, how = KINDS[kind]
+    q, k, v = inputs = drawn(num_cells)
+    options = {name: how[name] for name in ("softcap", "scaling") if name in how}
+    tree = TreeRows.of(sequences, num_cells)
+    result, weights = prefix_shared_attention(None, q, k, v, seen, tree=tree, **options)
+    assert weights is None
+    assert result.shape == (1, num_cells, HEADS, WIDTH)
+    expected = row_by_row(q, k, v, sequences, **how)
+    assert_rows_agree(result, expected, sequences)
+    assert_gradients_agree(result, expected, sequences, inputs)
+
+
+def test_values_wider_than_keys(rows):
+    sequences, num_cells = rows
+    q, k, v = drawn(num_cells, width=12)
+    result, _ = prefix_shared_attention(None, q, k, v, None, tree=TreeRows.of(sequences, num_cells))
+    assert_rows_agree(result, row_by_row(q, k, v, sequences), sequences)
+
+
+def test_against_torch_on_one_row():
+    q, k, v = drawn(6)
+    tree = TreeRows.of([np.arange(6)], 6)
+    expected = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    result, _ = prefix_shared_attention(None, q, k, v, None, tree=tree)
+    torch.testing.assert_close(result, expected.transpose(1, 2))
+
+
+def test_a_window_changes_rows_longer_than_it_and_no_others():
+    """The negative control of the window: it is not ignored."""
+    q, k, v = drawn(6)
+    tree = TreeRows.of([np.arange(6)], 6)
+
+    def attended(window):
+        seen = Seen(sliding_window_causal_mask_function(window), window)
+        return prefix_shared_attention(None, q, k, v, seen, tree=tree)[0]
+
+    plain, _ = prefix_shared_attention(None, q, k, v, None, tree=tree)
+    torch.testing.assert_close(attended(6), plain)
+    torch.testing.assert_close(attended(3)[:, :3], plain[:, :3])
+    assert (attended(3)[:, 3:] - plain[:, 3:]).abs().amax((0, 2, 3)).min() > 1e-3
+
+
+def test_a_wrong_place_to_take_a_result_from_is_noticed(rows):
+    """The negative control of all of these."""
+    sequences, num_cells = rows
+    q, k, v = drawn(num_cells)
+    tree = TreeRows.of(sequences, num_cells)
+    expected = row_by_row(q, k, v, sequences)
+    for cell in range(num_cells):
+        back = tree.back.clone()
+        back[cell] = back[(cell + 1) % num_cells]
+        wrong = dataclasses.replace(tree, back=back)
+        result, _ = prefix_shared_attention(None, q, k, v, None, tree=wrong)
+        with pytest.raises(AssertionError):
+            assert_rows_agree(result, expected, sequences)
+
+
+def test_a_cell_sees_its_own_row_and_nothing_else(rows):
+    sequences, num_cells = rows
+    q, k, v = drawn(num_cells)
+    result, _ = prefix_shared_attention(None, q, k, v, None, tree=TreeRows.of(sequences, num_cells))
+    before = {cell: set(row[: t + 1].tolist()) for row in sequences for t, cell in enumerate(row.tolist())}
+    for cell in range(num_cells):
+        (grad,) = torch.autograd.grad(result[0, cell].sum(), v, retain_graph=True)
+        assert set(grad.abs().sum((0, 1, 3)).nonzero().flatten().tolist()) == before[cell]
+
+
+def test_dropout_leaves_out_weights_and_keeps_the_mean():
+    q, k, v = drawn(6)
+    tree = TreeRows.of([np.arange(6)], 6)
+    plain, _ = prefix_shared_attention(None, q, k, v, None, tree=tree)
+    for softcap in (None, 1e6):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            results = [
+                prefix_shared_attention(None, q, k, v, None, tree=tree, dropout=0.2, softcap=softcap)[0].detach()
+                for _ in range(2000)
+            ]
+        assert not torch.equal(results[0], results[1])
+        torch.testing.assert_close(torch.stack(results).mean(0), plain, rtol=0.1, atol=0.1)
+
+
+# ---- where rows have their tokens
+
+
+def test_blocks_flat_rows_and_the_way_back():
+    sequences = [np.array([0, 1, 4]), np.array([0, 1, 2, 3]), np.array([5])]
+    tree = TreeRows.of(sequences, 6)
+    assert [block.cells.tolist() for block in tree.blocks] == [[[0, 1, 2, 3], [0, 1, 4, 4]], [[5]]]
+    joined = torch.cat([block.cells.flatten() for block in tree.blocks])
+    assert joined[tree.back].tolist() == list(range(6))
+    assert tree.flat.tolist() == [0, 1, 4, 0, 1, 2, 3, 5]
+    assert tree.flat[tree.flat_back].tolist() == list(range(6))
+    assert tree.offsets.tolist() == [0, 3, 7, 8]
+    assert tree.offsets.dtype == torch.int32
+    assert tree.longest == 4
+
+
+@pytest.mark.parametrize(
+    ("lengths", "sizes"),
+    [([8, 8, 8], [3]), ([8, 7, 7], [3]), ([8, 4], [1, 1]), ([16, 15, 1, 1], [2, 2]), ([5], [1])],
+)
+def test_rows_of_similar_length_form_a_block(lengths, sizes):
+    begins = np.cumsum([0, *lengths])
+    sequences = [np.arange(begin, begin + length) for begin, length in zip(begins, lengths, strict=False)]
+    tree = TreeRows.of(sequences, sum(lengths))
+    assert [len(block.cells) for block in tree.blocks] == sizes
+    padded = sum(block.cells.numel() for block in tree.blocks)
+    assert padded - sum(lengths) <= padded / 8
+
+
+def test_moved_as_a_whole():
+    moved = TreeRows.of([np.arange(3), np.array([0, 3])], 4).to(torch.device("meta"))
+    tensors = [moved.back, moved.flat, moved.flat_back, moved.offsets, *(block.cells for block in moved.blocks)]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert moved.longest == 3
+
+
+# ---- what a layer may see
+
+
+def test_a_causal_layer_needs_no_mask():
+    assert Seen().mask(5, torch.device("cpu")) is None
+    assert seen_by(mask_function=causal_mask_function, batch_size=1).mask(5, torch.device("cpu")) is None
+
+
+def test_a_window_needs_one_beyond_its_reach_only():
+    seen = seen_by(mask_function=sliding_window_causal_mask_function(2), local_size=2)
+    assert seen.is_causal(2)
+    assert not seen.is_causal(3)
+    assert seen.mask(2, torch.device("cpu")) is None
+    assert seen.mask(3, torch.device("cpu")).tolist() == [
+        [True, False, False],
+        [True, True, False],
+        [False, True, True],
+    ]
+
+
+def test_a_function_of_unknown_reach_is_always_asked():
+    seen = seen_by(mask_function=lambda batch, head, query, key: query >= key)
+    assert not seen.is_causal(1)
+    assert seen.mask(2, torch.device("cpu")).tolist() == [[True, False], [True, True]]
