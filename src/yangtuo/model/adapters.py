@@ -205,7 +205,8 @@ def attach_new(model: PreTrainedModel, lora: LoraArguments) -> Adapter:
         # Embedding and head of such a base are one matrix; trained apart, one of them would be lost at the merge.
         ensure_weight_tying=tied and bool({"embed_tokens", "lm_head"} & set(full)),
     )
-    use_fused(config)
+    if not getattr(model, "is_quantized", False):  # PEFT has layers of its own for those
+        use_fused(config)
     return _checked(Adapter(get_peft_model(model, config)))
 
 
@@ -222,7 +223,8 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
         logger.warning("lora_dropout: %g as asked for, the adapter had %g", lora.lora_dropout, config.lora_dropout)
         config.lora_dropout = lora.lora_dropout
     embeddings = {f"base_model.model.{name}.weight" for name in _embedding_names(model)}
-    use_fused(config)
+    if not getattr(model, "is_quantized", False):  # PEFT has layers of its own for those
+        use_fused(config)
     peft_model = get_peft_model(model, config)
     expected = {key: value.shape for key, value in _state(peft_model).items()}
     extra = {key: model.get_parameter(key.removeprefix("base_model.model.")) for key in embeddings & set(saved.tensors)}

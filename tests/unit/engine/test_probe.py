@@ -225,6 +225,8 @@ def test_very_few_tokens(rows):
     [
         [([7] * 70, [2]), ([1, 5, 6, 7, 8], [9, 2]), ([1, 5, 6, 7, 10], [11, 2])],  # the first row repeats itself
         [([1, 5, 6], [7, 2]), ([1, 5, 6, 8], [9, 2])],  # 11 tokens: repeated, 30 to 42 go on as 8 to 20 do
+        [([1, 5, 6], [7, 2]), ([1, 5, 6, 8, 9, 10, 11, 12], [13, 2])],  # 11 different ones
+        [(list(range(3, 23)), [1, 2]), ([3, 4, 5], [2])],  # 22 different ones
     ],
 )
 def test_rows_that_repeat_themselves_tell_a_recurrent_model_all_the_same(rows):
