@@ -50,6 +50,7 @@ def open_inputs(settings: Settings) -> Inputs:
         cache_dir=model.cache_dir,
     )
     config = base.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
+    base.check_positions(config, settings.data.max_seq_length)
     saved = adapters.read(lora.peft_path) if lora.peft_path else None
     if saved:
         adapters.check_contradictions(saved, lora, settings.origins)
@@ -114,6 +115,8 @@ def encode_inputs(settings: Settings, inputs: Inputs) -> Encoded:
         for name in ("validation_file", "validation_split_percentage", "eval_steps"):
             if settings.given(name):
                 logger.warning("--%s has no effect: neither --do_eval nor --eval_strategy is given", name)
+    if settings.given("per_device_eval_batch_size") and settings.run.loss_reduction == "token":
+        logger.warning("--per_device_eval_batch_size has no effect: the mean is over all tokens, memory sets the batch")
     train, train_counts = encode_records(settings, inputs.train, inputs.tokenizer)
     _compare_tokenizers(settings, inputs, train)
     if inputs.validation is None or not wants_eval:

@@ -73,7 +73,7 @@ def train(settings: Settings) -> None:
         _prepare_folder(output_dir, decision)
 
     adapter = _load(settings, inputs, precision, args.seed)
-    execution = _choose_execution(settings, inputs, args, train_set)
+    execution = _choose_execution(settings, inputs, args, train_set, decision)
     run = _run_record(settings, meaning, args.seed, began) | {"plan": plan}
     if is_main:
         folder.write_json(output_dir / folder.RUN_FILE, run)
@@ -117,8 +117,13 @@ def _precision_and_arguments(
     return precision, training_arguments(settings, precision, hardware, output_dir)
 
 
-def _choose_execution(settings: Settings, inputs: Inputs, args: TrainingArguments, train_set: Examples) -> Execution:
-    """How steps are cut, from what fits in memory now that the weights are there; all ranks the same."""
+def _choose_execution(
+    settings: Settings, inputs: Inputs, args: TrainingArguments, train_set: Examples, decision: folder.Decision
+) -> Execution:
+    """How steps are cut, from what fits in memory now that the weights are there; all ranks the same.
+
+    A resumed run goes on as its checkpoint was cut, unless the option says otherwise.
+    """
     width = 2 if args.bf16 or args.fp16 else 4
     shape, free = ModelShape.of(inputs.config, width), memory.free_bytes(args.device)
     longest = int(train_set.lengths().max())
@@ -135,16 +140,18 @@ def _choose_execution(settings: Settings, inputs: Inputs, args: TrainingArgument
     budget = settings.run.micro_batch_tokens
     if budget == "auto":
         chosen = memory.choose_max_cells(shape, free, args.device.type, checkpointing=checkpointing)
-        max_cells = agree(chosen)
+        max_cells = agree((decision.checkpoint and checkpoint.read_max_cells(decision.checkpoint)) or chosen)
     else:
         max_cells = int(budget)
+    shares = wants_prefix_sharing(settings)
     logger.info(
-        "engine: micro-batches of at most %s tokens%s%s",
+        "engine: micro-batches of at most %s tokens%s%s%s",
         f"{max_cells:,}",
         " (--micro_batch_tokens auto)" if budget == "auto" else "",
+        "" if shares else ", rows padded (--attn_implementation or --neftune_noise_alpha)",
         ", gradient checkpointing" if checkpointing else "",
     )
-    return Execution(wants_prefix_sharing(settings), max_cells)
+    return Execution(shares, max_cells)
 
 
 def _load(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -> Adapter:

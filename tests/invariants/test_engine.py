@@ -60,15 +60,14 @@ def in_process(code, *words):
 CHUNKS_OF = "from yangtuo.engine import loss\nloss.CHUNK_BYTES['cpu'] = {}"
 OUT_OF_MEMORY = """
 import torch
-from yangtuo.engine import trainer
-real, calls = trainer.weighted_sum, []
+from yangtuo.engine import runner
+real = runner.weighted_sum
 def weighted_sum(model, loss, batch):
-    if model.training:
-        calls.append(batch.input_ids.numel())
-        if batch.input_ids.numel() > {most}:
-            raise torch.OutOfMemoryError("of the test")
-    return real(model, loss, batch)
-trainer.weighted_sum = weighted_sum
+    total = real(model, loss, batch)  # a real one strikes inside the forward, too
+    if model.training and batch.input_ids.numel() > {most}:
+        raise torch.OutOfMemoryError("of the test")
+    return total
+runner.weighted_sum = weighted_sum
 """
 
 
@@ -86,6 +85,15 @@ def test_out_of_memory_halves_and_changes_nothing(padded, inputs, tmp_path):
     done = in_process(OUT_OF_MEMORY.format(most=350), "train", *inputs.options(tmp_path / "out", **options))
     assert done.code == 0, done.said
     assert "out of memory: step 1 is computed again, in micro-batches of at most 600 tokens" in done.err
+    assert_same(tmp_path / "out", reference_out)
+
+
+def test_short_memory_turns_gradient_checkpointing_on(padded, inputs, tmp_path):
+    reference_out, options = padded
+    short = "import psutil\npsutil.virtual_memory = lambda: type('memory', (), {'available': 1_000_000})"
+    done = in_process(short, "train", *inputs.options(tmp_path / "out", **options))
+    assert done.code == 0, done.said
+    assert "gradient checkpointing: on, since a row of 196 tokens would not fit otherwise" in done.err
     assert_same(tmp_path / "out", reference_out)
 
 
@@ -141,9 +149,16 @@ def test_the_order_of_rows_within_a_step_and_the_other_rows_of_it_change_no_row(
     assert sums["all"] == pytest.approx(sums["first"] + sums["last"], rel=1e-6)
 
 
-def test_two_processes_run_out_of_memory_together(inputs, tmp_path):
+@pytest.mark.parametrize("find_unused", ["True", "False"])
+def test_two_processes_run_out_of_memory_together(find_unused, inputs, tmp_path):
     """Only rank 1 is short; both redo the step, and the curve is that of one process."""
-    options = {"max_steps": 3, "lora_dropout": 0, "per_device_train_batch_size": 4, "micro_batch_tokens": 1000}
+    options = {
+        "ddp_find_unused_parameters": find_unused,
+        "max_steps": 3,
+        "lora_dropout": 0,
+        "per_device_train_batch_size": 4,
+        "micro_batch_tokens": 1000,
+    }
     script = tmp_path / "short.py"
     fault = OUT_OF_MEMORY.format(most="(200 if __import__('os').environ['RANK'] == '1' else 10**9)")
     script.write_text(f"{fault}\nimport sys\nfrom yangtuo.cli import main\nsys.exit(main(['train', *sys.argv[1:]]))")

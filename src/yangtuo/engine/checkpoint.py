@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+EXECUTION = "execution.json"
 MARK = "complete.json"  # written last, so a checkpoint that has it has everything
 
 
@@ -28,6 +29,19 @@ def is_complete(checkpoint: Path) -> bool:
         return all((checkpoint / name).stat().st_size == size for name, size in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def write_max_cells(checkpoint: Path, max_cells: int) -> None:
+    """Keep how steps were cut: a resumed run draws the same dropout only in the same micro-batches."""
+    (checkpoint / EXECUTION).write_text(json.dumps({"micro_batch_tokens": max_cells}), encoding="utf-8")
+
+
+def read_max_cells(checkpoint: Path) -> int | None:
+    """What `write_max_cells` has kept; None in checkpoints of an earlier version."""
+    try:
+        return int(json.loads((checkpoint / EXECUTION).read_text(encoding="utf-8"))["micro_batch_tokens"])
+    except FileNotFoundError:
+        return None
 
 
 def can_resume(checkpoint: Path) -> bool:

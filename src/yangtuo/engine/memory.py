@@ -8,7 +8,8 @@ from typing import Any
 import psutil
 import torch
 
-MOST_CELLS = {"cpu": 1024, "cuda": 16384}  # larger ones are no faster (benchmarks/results)
+# On a CPU larger ones are no faster (docs/log.md); on a GPU a guess, since none was there to measure on.
+MOST_CELLS = {"cpu": 1024, "cuda": 16384}
 _USED = 0.6  # part of the free memory that activations may take: the estimate is one
 
 

@@ -50,7 +50,9 @@ def choose_shortcuts(
     expected = value(pad(rows, [0, 1], _WEIGHTS))
     tolerance = _TOLERANCE.get(_computed_in(base), 2e-2) * abs(expected)
     loss.uses_own_head = loss.knows_decoder
-    if not loss.knows_decoder or not abs(value(pad(rows, [0, 1], _WEIGHTS)) - expected) <= tolerance:
+    if not loss.knows_decoder:
+        logger.warning("engine: transformers does not name this model's decoder; all logits are computed at once")
+    elif not abs(value(pad(rows, [0, 1], _WEIGHTS)) - expected) <= tolerance:
         loss.uses_own_head = False
         logger.warning("engine: the logits of this model are more than its head's output; they are computed at once")
     shares = may_share and _shares(base, lambda: abs(value(share(rows, [0, 1], _WEIGHTS)) - expected) <= tolerance)

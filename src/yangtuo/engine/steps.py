@@ -69,7 +69,6 @@ class Execution:
 class Step:
     """A step's plan and one rank's share of it, laid out."""
 
-    number: int
     execution: Execution
     plan: StepPlan
     layouts: list[Layout]
@@ -119,9 +118,10 @@ def _common_prefix(examples: Examples) -> int:
     """Tokens that all rows begin with: the template's, in Alpaca data."""
     first, _ = examples.row(0)
     shortest = int(examples.lengths().min())
-    heads = examples.input_ids[examples.offsets[:-1, None] + np.arange(shortest)]
-    differs = (heads != first[:shortest]).any(0)
-    return int(differs.argmax()) if differs.any() else shortest
+    for j in range(shortest):
+        if (examples.input_ids[examples.offsets[:-1] + j] != first[j]).any():
+            return j
+    return shortest
 
 
 class Steps(Dataset[Step]):
@@ -140,15 +140,13 @@ class Steps(Dataset[Step]):
         if self._order[0] != self.epoch:
             meaning, num_rows = self._meaning, len(self.planner.examples)
             self._order = (self.epoch, epoch_order(num_rows, self.epoch, meaning.order_seed, meaning.order))
-        rows = step_rows(self._order[1], number, self._meaning.shape)
-        plan = self.planner.step(rows, self._meaning, self.execution)
-        layouts = [self.planner.lay_out(batch, self.execution) for batch in plan.micro_batches[self._rank]]
-        return Step(number, self.execution, plan, layouts)
+        return self._lay_out(step_rows(self._order[1], number, self._meaning.shape))
 
     def again(self, step: Step) -> Step:
         """The same step under the execution of now, where that is another."""
-        if step.execution == self.execution:
-            return step
-        plan = self.planner.step(step.plan.rows, self._meaning, self.execution)
+        return step if step.execution == self.execution else self._lay_out(step.plan.rows)
+
+    def _lay_out(self, rows: Rows) -> Step:
+        plan = self.planner.step(rows, self._meaning, self.execution)
         layouts = [self.planner.lay_out(batch, self.execution) for batch in plan.micro_batches[self._rank]]
-        return Step(step.number, self.execution, plan, layouts)
+        return Step(self.execution, plan, layouts)

@@ -5,7 +5,7 @@ are exchanged at the last one only; clipping, the optimizer, the schedule, savin
 FSDP) stay the Trainer's. It is told to accumulate nothing, since the step is whole already.
 """
 
-import contextlib
+import logging
 import math
 import shutil
 import time
@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -22,17 +21,19 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from yangtuo.data.encoding import Examples
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine import checkpoint
-from yangtuo.engine.batches import Batch
 from yangtuo.engine.journal import Journal
-from yangtuo.engine.loss import SupervisedLoss, mean_loss, weighted_sum
+from yangtuo.engine.loss import SupervisedLoss, mean_loss
 from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.probe import choose_shortcuts
+from yangtuo.engine.runner import Place, StepRunner
 from yangtuo.engine.screen import Screen
 from yangtuo.engine.steps import Execution, Meaning, Planner, Step, Steps
 from yangtuo.engine.work import Work, matmul_rate
-from yangtuo.errors import NonFiniteLossError, OutOfMemoryError, UsageError
+from yangtuo.errors import UsageError
 from yangtuo.model import adapters
 from yangtuo.model.adapters import Adapter
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,10 @@ class StepTrainer(Trainer):
         self._step: Step | None = None
         base = subject.adapter.model.get_base_model()
         self._loss = SupervisedLoss(base, meaning.label_smoothing)
-        self._noise = EmbeddingNoise(base, meaning.neftune_noise_alpha)
-        self._is_tried, self._proven_cells = False, 0
+        noise = EmbeddingNoise(base, meaning.neftune_noise_alpha)
+        self._runner = StepRunner(self.accelerator, self._loss, noise, self._steps.planner)
+        self._eval_planner = None if subject.eval_set is None else Planner(subject.eval_set)
+        self._is_tried = False
         self._best = outlets.journal.best_eval_loss
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
         self._work = Work.of(base)
@@ -131,26 +134,27 @@ class StepTrainer(Trainer):
             A scalar whose mean over the ranks is the step's loss.
 
         Raises:
-            NonFiniteLossError: before the last backward, so no weight has been touched.
-            OutOfMemoryError: where the step cannot be cut any further, or not be redone under this engine.
+            NonFiniteLossError, OutOfMemoryError: see `runner.StepRunner.run`.
         """
         self._try_shortcuts(model)
         self._step_begin = time.monotonic()
         model.train()
         if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimizers have two modes
             train()
+        place = Place(self.state.global_step + 1, self.args.seed)
         while True:
             self._step = self._steps.again(inputs["step"])
-            losses = self._run_step(model, self._step)
-            if losses is not None:
-                return torch.stack(losses).sum()
+            loss = self._runner.run(model, self._step, place)
+            if loss is not None:
+                return loss
             model.zero_grad(set_to_none=True)
             if torch.accelerator.is_available():
                 torch.accelerator.empty_cache()
             self._steps.execution = self._steps.execution.halved()
-            self._out.screen.say(
-                f"out of memory: step {self.state.global_step + 1} is computed again, in micro-batches of at most "
-                f"{self._steps.execution.max_cells} tokens"
+            logger.warning(
+                "out of memory: step %d is computed again, in micro-batches of at most %d tokens",
+                place.step,
+                self._steps.execution.max_cells,
             )
 
     def _try_shortcuts(self, model: torch.nn.Module) -> None:
@@ -165,101 +169,6 @@ class StepTrainer(Trainer):
         self._steps.execution = replace(execution, shares_prefixes=shares)
         self._is_tried = True
 
-    def _run_step(self, model: torch.nn.Module, step: Step) -> list[torch.Tensor] | None:
-        """The losses of the micro-batches, with their gradients in place; None where some rank ran out of memory."""
-        *layouts, last = step.layouts
-        losses: list[torch.Tensor] = []
-        is_short = False
-        try:
-            if not layouts and self.args.world_size > 1 and last.num_cells > self._proven_cells:
-                # Once DDP has run a forward that exchanges gradients, there is no way back. The largest micro-batch so
-                # far is therefore computed once for its memory alone.
-                self._backward(model, self._forward(model, step, 0, is_last=False))
-                model.zero_grad(set_to_none=True)
-            for i in range(len(layouts)):
-                share = self._forward(model, step, i, is_last=False)
-                losses.append(share.detach())
-                self._backward(model, share)
-        except torch.OutOfMemoryError:
-            is_short = True
-        if self._agree_out_of_memory(is_short, step):
-            return None
-        try:
-            share = self._forward(model, step, len(layouts), is_last=True)
-            losses.append(share.detach())
-            self._check_finite(torch.stack(losses), step)
-            self._backward(model, share, is_last=True)
-        except torch.OutOfMemoryError as error:
-            self._check_divisible(step)
-            if self.args.world_size > 1:
-                raise self._cannot_redo(step) from error
-            return None
-        self._proven_cells = max(self._proven_cells, *(layout.num_cells for layout in step.layouts))
-        return losses
-
-    def _forward(self, model: torch.nn.Module, step: Step, i: int, *, is_last: bool) -> torch.Tensor:
-        """A micro-batch's part of the loss; engines average gradients over ranks, the step's sum is wanted."""
-        self._seed_dropout(i)
-        with self._gradients_stay_here(model, is_last), self.accelerator.autocast():
-            batch = Batch.of(step.layouts[i], self.args.device)
-            self._noise.row_lengths = batch.row_lengths
-            total = weighted_sum(model, self._loss, batch)
-        return total * (self._meaning.shape.world_size / step.plan.total_weight)
-
-    def _backward(self, model: torch.nn.Module, share: torch.Tensor, *, is_last: bool = False) -> None:
-        options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-        with self._gradients_stay_here(model, is_last):
-            self.accelerator.backward(share, **options)
-
-    def _agree_out_of_memory(self, is_short: bool, step: Step) -> bool:
-        """Whether any rank is short: all of them redo the step, or none."""
-        if self.args.world_size > 1:
-            flag = torch.tensor(float(is_short), device=self.args.device)
-            is_short = bool(self.accelerator.reduce(flag, "sum"))
-        if is_short:
-            self._check_divisible(step)
-        return is_short
-
-    def _check_divisible(self, step: Step) -> None:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise self._cannot_redo(step)
-        if all(len(batch.rows) == 1 for rank in step.plan.micro_batches for batch in rank):
-            raise OutOfMemoryError(
-                f"step {self.state.global_step + 1}: out of memory with one row a micro-batch; give "
-                "--gradient_checkpointing, or a smaller --max_seq_length"
-            )
-
-    def _cannot_redo(self, step: Step) -> OutOfMemoryError:
-        return OutOfMemoryError(
-            f"step {self.state.global_step + 1}: out of memory with at most {step.execution.max_cells} tokens a "
-            "micro-batch, where this engine cannot redo a step; give a smaller --micro_batch_tokens"
-        )
-
-    def _seed_dropout(self, micro_batch: int) -> None:
-        # Seeded by place, not by history: a step that is redone or resumed draws the same masks.
-        place = [self.args.seed, self.state.global_step, self.args.process_index, micro_batch]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
-
-    def _gradients_stay_here(self, model: torch.nn.Module, is_last: bool) -> contextlib.AbstractContextManager[Any]:
-        self.accelerator.gradient_state._set_sync_gradients(is_last)
-        if is_last or self.is_deepspeed_enabled:  # DeepSpeed takes the flag itself as its accumulation boundary
-            return contextlib.nullcontext()
-        context: contextlib.AbstractContextManager[Any] = self.accelerator.no_sync(model)
-        return context
-
-    def _check_finite(self, losses: torch.Tensor, step: Step) -> None:
-        """All ranks stop together, or none."""
-        bad = ~torch.isfinite(losses)
-        if not bool(self.accelerator.reduce(bad.any().float(), "sum")):
-            return
-        examples = self._subject.train_set
-        rows = [row for layout, is_bad in zip(step.layouts, bad.tolist(), strict=True) if is_bad for row in layout.rows]
-        named = ", ".join(examples.where(row) for row in rows[:8]) if rows else "of another rank"
-        raise NonFiniteLossError(
-            f"step {self.state.global_step + 1}: the loss is not finite; rows {named}. No weight was changed by this "
-            "step; the last checkpoint is good. Try a lower --learning_rate, or --bf16 instead of --fp16"
-        )
-
     # ---- evaluation
 
     def evaluate(
@@ -267,11 +176,11 @@ class StepTrainer(Trainer):
     ) -> dict[str, float]:
         """Loss and perplexity over all rows, each counted once whatever the batch size and the number of ranks."""
         begin = time.monotonic()
-        examples = self._subject.eval_set
-        if examples is None:
+        planner = self._eval_planner
+        if planner is None:
             raise UsageError("evaluation needs --validation_file or --validation_split_percentage")
         self._try_shortcuts(self.model_wrapped)
-        planner, execution = Planner(examples), self._steps.execution
+        execution = self._steps.execution
         plan = planner.evaluation(self._meaning, execution)
         layouts = (planner.lay_out(batch, execution) for batch in plan.micro_batches[self.args.process_index])
         mean = mean_loss(self.model_wrapped, self._loss, layouts, plan.total_weight, self.accelerator)
@@ -279,8 +188,8 @@ class StepTrainer(Trainer):
         metrics = {
             f"{prefix}_loss": mean,
             f"{prefix}_perplexity": math.exp(mean) if mean < 700 else math.inf,
-            f"{prefix}_rows": len(examples),
-            f"{prefix}_tokens": int(examples.num_supervised().sum()),
+            f"{prefix}_rows": len(planner.examples),
+            f"{prefix}_tokens": int(planner.num_supervised.sum()),
             f"{prefix}_runtime": time.monotonic() - begin,
         }
         self._evaluated = (self.state.global_step, metrics)
@@ -315,6 +224,9 @@ class StepTrainer(Trainer):
         if self.args.should_save:  # after a resume from an earlier one, a later checkpoint is written again
             checkpoint.mark_incomplete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
         super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            checkpoint.write_max_cells(folder, self._steps.execution.max_cells)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A PEFT folder with the tokenizer; the Trainer's own would add a pickle of its arguments."""
@@ -370,13 +282,13 @@ class StepTrainer(Trainer):
         return logs
 
     def _is_due(self, step: int) -> bool:
-        logging = self._out.logging
-        if step == 1 and logging.first_step:
+        due = self._out.logging
+        if step == 1 and due.first_step:
             return True
-        if logging.strategy == "epoch":
+        if due.strategy == "epoch":
             return step % len(self._steps) == 0 or step == self.state.max_steps
-        every = logging.steps if logging.steps >= 1 else math.ceil(logging.steps * self.state.max_steps)
-        return logging.strategy == "steps" and step % max(1, int(every)) == 0
+        every = due.steps if due.steps >= 1 else math.ceil(due.steps * self.state.max_steps)
+        return due.strategy == "steps" and step % max(1, int(every)) == 0
 
 
 def _as_batch(steps: list[Step]) -> dict[str, Step]:

@@ -125,6 +125,25 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedC
         raise ModelError(f"{folder}: config.json cannot be used: {' '.join(str(error).split())[:200]}") from error
 
 
+def check_positions(config: PreTrainedConfig, max_seq_length: int) -> None:
+    """Refuse rotary scalings that change with the length of what is computed together.
+
+    Raises:
+        ModelError: dynamic or longrope scaling, with rows longer than the model was made for: the positions of a short
+            row would depend on whether a long one is its neighbour.
+    """
+    text = config.get_text_config()
+    given = getattr(text, "rope_parameters", None) or {}
+    for rope in (given, *(value for value in given.values() if isinstance(value, dict))):  # one for each kind of layer
+        kind = rope.get("rope_type")
+        original = rope.get("original_max_position_embeddings") or text.max_position_embeddings
+        if kind in ("dynamic", "longrope") and max_seq_length > original:
+            raise ModelError(
+                f"{kind} rotary scaling is not supported beyond {original} tokens, since a row would depend on its "
+                f"neighbours; give --max_seq_length {original} or less (now {max_seq_length})"
+            )
+
+
 def modules_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> dict[str, nn.Module]:
     """All modules of the model by name, without its weights (on torch's meta device)."""
     with torch.device("meta"):

@@ -100,3 +100,9 @@ def test_a_mark_of_another_shape(saved):
     folder = saved(5)
     (folder / checkpoint.MARK).write_text("[]")
     assert not checkpoint.is_complete(folder)
+
+
+def test_how_steps_were_cut_is_kept(tmp_path):
+    assert checkpoint.read_max_cells(tmp_path) is None
+    checkpoint.write_max_cells(tmp_path, 600)
+    assert checkpoint.read_max_cells(tmp_path) == 600

@@ -1,10 +1,20 @@
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from tests import tiny
 from yangtuo.arguments import ModelArguments
 from yangtuo.errors import ModelError, UsageError
-from yangtuo.model.base import Hardware, Precision, choose_precision, fit_vocabulary, load, modules_of, read_config
+from yangtuo.model.base import (
+    Hardware,
+    Precision,
+    check_positions,
+    choose_precision,
+    fit_vocabulary,
+    load,
+    modules_of,
+    read_config,
+)
 
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 CPU = Hardware("cpu", bfloat16=False, float16=False)
@@ -87,3 +97,23 @@ def test_broken_config(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
     with pytest.raises(ModelError, match=r"config\.json cannot be used"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rope", "max_seq_length", "is_refused"),
+    [
+        ({"rope_type": "default"}, 4096, False),
+        ({"rope_type": "linear", "factor": 2.0}, 4096, False),
+        ({"rope_type": "dynamic", "factor": 2.0}, 128, False),
+        ({"rope_type": "dynamic", "factor": 2.0}, 129, True),
+    ],
+)
+def test_rotary_scalings_that_depend_on_neighbours_are_refused(rope, max_seq_length, is_refused):
+    config = LlamaConfig(
+        hidden_size=32, num_attention_heads=4, max_position_embeddings=128, rope_parameters={"rope_theta": 1e4, **rope}
+    )
+    if is_refused:
+        with pytest.raises(ModelError, match=r"beyond 128 tokens.*--max_seq_length 128 or less"):
+            check_positions(config, max_seq_length)
+    else:
+        check_positions(config, max_seq_length)
