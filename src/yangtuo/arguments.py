@@ -105,6 +105,11 @@ class LoraArguments:
     modules_to_save: str | None = _option(
         None, "Modules trained in full beside LoRA and saved with it, separated by commas, e.g. embed_tokens,lm_head."
     )
+    train_new_tokens_only: bool = _option(
+        False,
+        "Train, beside LoRA, only the rows that the embedding and the head get for tokens that the base does not have "
+        "yet; all other rows stay frozen. Far smaller than --modules_to_save embed_tokens,lm_head.",
+    )
     peft_path: str | None = _option(
         None, "Folder of an adapter to continue. Rank, alpha and modules then come from the adapter."
     )

@@ -57,6 +57,8 @@ def open_inputs(settings: Settings) -> Inputs:
     else:
         adapters.check_options(lora, base.modules_of(config, trust_remote_code=model.trust_remote_code))
     tokenizer = find_tokenizer(settings, folder_of_base, saved)
+    if lora.train_new_tokens_only and not saved:
+        base.check_new_tokens(config, tokenizer.num_tokens)
     train, validation, sources, validation_sources = read_data(settings)
     return Inputs(folder_of_base, config, saved, tokenizer, train, validation, sources, validation_sources)
 

@@ -159,9 +159,14 @@ def _load(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -
     torch.manual_seed(seed)
     saved, lora = inputs.adapter, settings.lora
     model = base.load(inputs.base, precision.weights, settings.model)
-    trained = list(saved.tensors) if saved else adapters.names(lora.modules_to_save)
-    base.fit_vocabulary(model, inputs.tokenizer.num_tokens, trained=trained)
-    adapter = adapters.attach_saved(model, saved, lora, settings.origins) if saved else adapters.attach_new(model, lora)
+    num_tokens = inputs.tokenizer.num_tokens
+    are_trained = saved.holds_more_than_lora if saved else bool(lora.modules_to_save or lora.train_new_tokens_only)
+    num_new = base.fit_vocabulary(model, num_tokens, are_trained=are_trained)
+    if saved:
+        adapter = adapters.attach_saved(model, saved, lora, settings.origins)
+    else:
+        new_tokens = range(num_tokens - num_new, num_tokens) if lora.train_new_tokens_only else ()
+        adapter = adapters.attach_new(model, lora, new_tokens)
     logger.info(base.describe(inputs.config, model, precision))
     logger.info(adapter.describe())
     return adapter

@@ -173,6 +173,61 @@ def test_vocabulary_grows_to_the_tokenizer(train, inputs, tmp_path):
     assert tensors["base_model.model.model.embed_tokens.weight"].shape[0] == 481
 
 
+@pytest.mark.parametrize("tie", [False, True])
+def test_new_rows_alone_are_trained_saved_and_continued(train, tmp_path, tie):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from tests import tiny
+
+    base = tiny.tiny_llama(tmp_path / "base", num_rows=400, tie=tie)
+    options = {"model_name_or_path": base, "tokenizer_name_or_path": tiny.tiny_sentencepiece(tmp_path / "tokenizer")}
+    said = train(**options, train_new_tokens_only=True)
+    assert "the 80 new rows of the vocabulary" in said
+    assert "not trained" not in said
+    tensors = adapter(tmp_path / "out" / "sft_lora_model")
+    rows = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
+    assert {tuple(tensor.shape) for tensor in rows.values()} == {(80, 32)}
+    assert len(rows) == (1 if tie else 2)
+    assert all((tensor != tensor[0]).any() for tensor in rows.values())  # they began as one mean
+
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    before = plain.get_input_embeddings().weight.detach().clone()
+    plain.resize_token_embeddings(480, mean_resizing=False)
+    tuned = PeftModel.from_pretrained(plain, tmp_path / "out" / "sft_lora_model").merge_and_unload()
+    after = tuned.get_input_embeddings().weight
+    assert torch.equal(after[:400], before)
+    assert torch.equal(after[400:], rows["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"])
+
+    options |= {"peft_path": tmp_path / "out" / "sft_lora_model"}
+    train(tmp_path / "second", **options)
+    second = adapter(tmp_path / "second" / "sft_lora_model")
+    assert second.keys() == tensors.keys()
+    assert not any(torch.equal(second[name], tensors[name]) for name in rows)
+    assert log_of(tmp_path / "second")[0]["loss"] < log_of(tmp_path / "out")[0]["loss"]
+
+
+def test_new_rows_are_refused_where_there_are_none_or_all_are_trained(train, tmp_path):
+    from tests import tiny
+
+    said = train(train_new_tokens_only=True, expect=2)
+    assert "the tokenizer has 480 tokens and the base 480 rows, so none is new" in said
+    said = train(train_new_tokens_only=True, modules_to_save="embed_tokens", expect=2)
+    assert "'embed_tokens' is in --modules_to_save" in said
+    train()
+    said = train(tmp_path / "b", peft_path=tmp_path / "out" / "sft_lora_model", train_new_tokens_only=True, expect=2)
+    assert "--train_new_tokens_only True: the adapter has False" in said
+    base = tiny.tiny_llama(tmp_path / "base", num_rows=400)
+    options = {"model_name_or_path": base, "tokenizer_name_or_path": tiny.tiny_sentencepiece(tmp_path / "tokenizer")}
+    train(tmp_path / "c", **options, train_new_tokens_only=True)
+    folder = tmp_path / "c" / "sft_lora_model"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["trainable_token_indices"]["lm_head"][-1] = 480
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    said = train(tmp_path / "d", **options, peft_path=folder, expect=2)
+    assert "it has a row for token 480, this base and tokenizer have 480 rows" in said
+
+
 def test_an_adapter_of_another_base_is_refused(train, inputs, tmp_path):
     from tests import tiny
 

@@ -8,7 +8,7 @@ what enters the head, the model's own head is given no position, and the `loss_f
 (settable) does the rest.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from yangtuo.engine.batches import Batch
+from yangtuo.engine.head import Head, grad_of
 from yangtuo.engine.layout import Layout
 
 CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}  # of float32 logits; on a CPU, what stays near its caches
@@ -28,18 +29,22 @@ class SupervisedLoss:
     """Stands in for a model's `loss_function`; `weighted_sum` runs the model with it.
 
     Attributes:
+        model: the causal language model.
         label_smoothing: part of the target spread evenly over the vocabulary, as torch's cross-entropy defines it;
             in training only.
         uses_own_head: False to take the logits as the model computes them, at once; for models that do more to them
             than the head, see `probe`.
         knows_decoder: whether transformers says what stands below the head; without that, the head cannot be ours.
         chunk_rows: positions of a chunk; None for what fits `CHUNK_BYTES`.
+        gradient_factor: what the loss will be multiplied with before its backward, where that is known and gradients
+            of the head may be added to `.grad` in the forward already; else None.
     """
 
     def __init__(self, model: PreTrainedModel, label_smoothing: float = 0.0):
         self.label_smoothing, self.uses_own_head = label_smoothing, True
         self.chunk_rows: int | None = None
-        self._model, self._hidden, self._logit_transform = model, torch.empty(0), logit_transform(model)
+        self.gradient_factor: float | None = None
+        self.model, self._hidden = model, torch.empty(0)
         decoder = model.get_decoder()
         self.knows_decoder = decoder is not None and decoder is not model
         if self.knows_decoder:
@@ -52,31 +57,27 @@ class SupervisedLoss:
     def __call__(self, logits: torch.Tensor, *args: Any, batch: Batch, **kwargs: Any) -> torch.Tensor:
         """Called by the model with `logits` of the positions in `logits_to_keep`."""
         hidden, self._hidden = self._hidden, torch.empty(0)
-        smoothing = self.label_smoothing if self._model.training else 0.0
+        smoothing = self.label_smoothing if self.model.training else 0.0
         if not self.uses_own_head:
             logits_NV = logits.flatten(0, 1).index_select(0, batch.positions)
             return _chunk_loss(logits_NV, batch.targets, batch.weights, smoothing)[0]
         hidden_NH = hidden[:, batch.keep].flatten(0, 1).index_select(0, batch.positions)
-        head = self._model.get_output_embeddings()
+        head = Head(self.model)
         chunk_rows = self.chunk_rows or max(
-            16, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"]) // (4 * self._model.config.vocab_size)
+            16, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"]) // (4 * self.model.config.vocab_size)
         )
-
-        def logits_of(hidden_CH: torch.Tensor) -> torch.Tensor:
-            return self._logit_transform(head(hidden_CH))
 
         chunks = zip(
             *(torch.split(tensor, chunk_rows) for tensor in (hidden_NH, batch.targets, batch.weights)), strict=True
         )
-        parameters = [p for p in head.parameters() if p.requires_grad]
         if torch.is_grad_enabled() and not any(map(_is_sharded, head.parameters())):
             total: torch.Tensor = _LossAndGradient.apply(  # type: ignore[no-untyped-call]
-                logits_of, list(chunks), smoothing, hidden_NH, *parameters
+                head, list(chunks), smoothing, self.gradient_factor, hidden_NH, *head.trained()
             )
             return total
 
         def loss_of(hidden_CH: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-            return _chunk_loss(logits_of(hidden_CH), targets, weights, smoothing)[0]
+            return _chunk_loss(head.logits(hidden_CH), targets, weights, smoothing)[0]
 
         losses = [checkpoint(loss_of, *chunk, use_reentrant=False) for chunk in chunks]
         return torch.stack(losses).sum()
@@ -127,23 +128,6 @@ def mean_loss(
     return float(accelerator.reduce(total, "sum")) / total_weight
 
 
-def logit_transform(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What a model does to the head's output, by the fields of its configuration that say so.
-
-    Source: the forward of Gemma 2 (`final_logit_softcapping`), Granite (`logits_scaling`) and Cohere (`logit_scale`)
-    in transformers 5.23. Whether that is all is not trusted but tried, see `probe`.
-    """
-    softcap = getattr(model.config, "final_logit_softcapping", None)
-    scale = (getattr(model.config, "logit_scale", None) or 1.0) / (getattr(model.config, "logits_scaling", None) or 1.0)
-
-    def transform(logits: torch.Tensor) -> torch.Tensor:
-        if scale != 1.0:
-            logits = logits * scale
-        return torch.tanh(logits / softcap) * softcap if softcap else logits
-
-    return transform
-
-
 def _is_sharded(parameter: torch.Tensor) -> bool:
     """Whether an engine keeps only a part of it here (ZeRO-3, FSDP): then only whole module calls may touch it."""
     return hasattr(parameter, "ds_id") or isinstance(parameter, DTensor)
@@ -165,46 +149,45 @@ class _LossAndGradient(torch.autograd.Function):
     """Loss of chunks whose gradient, for a loss that counts once, is computed in the forward.
 
     The gradients are those of the plain sum; a loss scale or the division by the step's tokens arrives in `backward`
-    and is multiplied there, so that in float16 nothing small is rounded to zero here.
+    and is multiplied there, so that in float16 nothing small is rounded to zero here. Only where `gradient_factor` says
+    beforehand what will arrive, the head's gradients are added to its weights' `.grad` at once.
     """
 
     @staticmethod
-    def forward(
+    def forward(  # autograd takes no keywords
         ctx: Any,
-        logits_of: Callable[[torch.Tensor], torch.Tensor],
+        head: Head,
         chunks: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
         smoothing: float,
+        gradient_factor: float | None,
         hidden: torch.Tensor,
-        *parameters: torch.Tensor,
+        *trained: torch.Tensor,
     ) -> torch.Tensor:
         """Run all chunks; hidden is [N, H], chunks are its pieces with targets and weights."""
         total = torch.zeros((), device=hidden.device)
+        if gradient_factor is None:
+            sums = [torch.zeros_like(weight) for weight in trained]
+        else:
+            sums = [grad_of(weight) for weight in trained]
         of_hidden = []
-        of_parameters: list[torch.Tensor] = []
         for hidden_CH, targets, weights in chunks:
-            with torch.enable_grad():
-                leaf = hidden_CH.detach().requires_grad_()
-                output = logits_of(leaf)
+            output, backward = head.logits_and_backward(hidden_CH)
             with torch.no_grad():
-                loss, logits, lse = _chunk_loss(output.detach(), targets, weights, smoothing)
+                loss, logits, lse = _chunk_loss(output, targets, weights, smoothing)
                 total += loss
                 slope = _slope(logits, lse, targets, weights, smoothing).to(output.dtype)
                 del logits
-            first, *others = torch.autograd.grad(output, [leaf, *parameters], slope)
-            of_hidden.append(first)
-            if of_parameters:
-                for total_of, more in zip(of_parameters, others, strict=True):
-                    total_of += more
-            else:
-                of_parameters = others
-        ctx.save_for_backward(torch.cat(of_hidden), *of_parameters)
+                of_hidden.append(backward(slope, sums, 1.0 if gradient_factor is None else gradient_factor))
+        ctx.save_for_backward(torch.cat(of_hidden), *([] if gradient_factor is not None else sums))
+        ctx.num_trained = len(trained)
         return total
 
     @staticmethod
     def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the forward, times the one that arrives."""
         first, *others = ctx.saved_tensors
-        return None, None, None, (first.float() * scale).to(first.dtype), *(other.mul_(scale) for other in others)
+        of_trained = [other.mul_(scale) for other in others] or [None] * ctx.num_trained
+        return None, None, None, None, (first.float() * scale).to(first.dtype), *of_trained
 
 
 def _slope(

@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from yangtuo.engine.batches import Batch
+from yangtuo.engine.head import grad_of, sparse_embedding
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
 from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.steps import Planner, Step
@@ -34,6 +35,8 @@ class StepRunner:
         kind = accelerator.distributed_type
         self._is_deepspeed = kind == DistributedType.DEEPSPEED
         self._is_sharded = kind in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        is_alone = accelerator.num_processes == 1 and not self._is_sharded
+        self._embedding = sparse_embedding(loss.model) if is_alone else None
 
     def run(self, model: nn.Module, step: Step, place: Place) -> torch.Tensor | None:
         """Compute the step's gradients.
@@ -49,6 +52,8 @@ class StepRunner:
         num_before_last = len(step.layouts) - 1
         losses: list[torch.Tensor] = []
         is_short = False
+        if self._embedding is not None:
+            grad_of(self._embedding.weight)
         try:
             if self._has_to_rehearse(step):
                 self._backward(model, self._forward(model, step, place, 0, is_last=False))
@@ -94,11 +99,13 @@ class StepRunner:
         # Seeded by place, not by history: a step that is redone or resumed draws the same masks.
         entropy = [place.seed, place.step - 1, accelerator.process_index, i]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+        factor: float = accelerator.num_processes / step.plan.total_weight
+        # A sharding engine takes gradients away as they come, and the loss scale of float16 is not known before.
+        self._loss.gradient_factor = None if self._is_sharded or accelerator.scaler is not None else factor
         with self._gradients_stay_here(model, is_last), accelerator.autocast():
             batch = Batch.of(step.layouts[i], accelerator.device)
             self._noise.row_lengths = batch.row_lengths
             total = weighted_sum(model, self._loss, batch)
-        factor: float = accelerator.num_processes / step.plan.total_weight
         return total * factor
 
     def _backward(self, model: nn.Module, share: torch.Tensor, *, is_last: bool = False) -> None:

@@ -41,6 +41,11 @@ class SavedAdapter:
     config: LoraConfig
     tensors: Mapping[str, torch.Tensor]
 
+    @property
+    def holds_more_than_lora(self) -> bool:
+        """Whether rows of the vocabulary, or whole modules, are in it."""
+        return any(".lora_" not in key for key in self.tensors)
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -64,10 +69,12 @@ class Adapter:
         config, trainable = self.model.peft_config["default"], self.num_trainable()
         total = sum(p.numel() for p in self.model.parameters())
         full = f", in full: {', '.join(sorted(config.modules_to_save))}" if config.modules_to_save else ""
+        rows = next(iter((config.trainable_token_indices or {}).values()), ())
+        new = f", the {len(rows)} new rows of the vocabulary" if rows else ""
         frozen = ", embeddings of the adapter frozen" if self.keeps_embeddings else ""
         return (
             f"adapter: rank {config.r}, alpha {config.lora_alpha:g}, dropout {config.lora_dropout:g} on "
-            f"{', '.join(sorted(config.target_modules))}{full}{frozen}; "
+            f"{', '.join(sorted(config.target_modules))}{full}{new}{frozen}; "
             f"{trainable:,} trained weights in float32 ({trainable / total:.2%} of all)"
         )
 
@@ -155,6 +162,12 @@ def check_options(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> None
         f"{name!r} is in --trainable and in --modules_to_save; a module is trained in one way"
         for name in sorted(set(targets) & set(names(lora.modules_to_save)))
     ]
+    if lora.train_new_tokens_only:
+        problems += [
+            f"{name!r} is in --modules_to_save, which trains all of its rows; leave --train_new_tokens_only out"
+            for name in names(lora.modules_to_save)
+            if name in ("embed_tokens", "lm_head")
+        ]
     if problems:
         raise AdapterError.of_problems("LoRA options", problems)
 
@@ -172,12 +185,14 @@ def check_contradictions(saved: SavedAdapter, lora: LoraArguments, given: Collec
         "lora_alpha": float(config.lora_alpha),
         "trainable": targets if isinstance(targets, str) else set(targets or ()),
         "modules_to_save": set(config.modules_to_save or ()),
+        "train_new_tokens_only": bool(config.trainable_token_indices),
     }
     of_options = {
         "lora_rank": lora.lora_rank,
         "lora_alpha": lora.lora_alpha,
         "trainable": lora.trainable if lora.trainable == "all-linear" else set(names(lora.trainable)),
         "modules_to_save": set(names(lora.modules_to_save)),
+        "train_new_tokens_only": lora.train_new_tokens_only,
     }
     different = [name for name, value in of_options.items() if name in given and value != of_adapter[name]]
     if different:
@@ -188,11 +203,16 @@ def check_contradictions(saved: SavedAdapter, lora: LoraArguments, given: Collec
 
 
 def _shown(value: Any) -> str:
-    return ",".join(sorted(value)) or "none" if isinstance(value, set) else f"{value:g}" if value else str(value)
+    if isinstance(value, set):
+        return ",".join(sorted(value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def attach_new(model: PreTrainedModel, lora: LoraArguments) -> Adapter:
-    """A new LoRA on the base; its B matrices are zero, so the first loss is the base's."""
+def attach_new(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence[int] = ()) -> Adapter:
+    """A new LoRA on the base; its B matrices are zero, so the first loss is the base's.
+
+    `new_tokens` are rows of embedding and head that are trained too, all others of theirs being frozen.
+    """
     tied = bool(getattr(model.config, "tie_word_embeddings", False))
     full = names(lora.modules_to_save)
     config = LoraConfig(
@@ -204,10 +224,17 @@ def attach_new(model: PreTrainedModel, lora: LoraArguments) -> Adapter:
         modules_to_save=full or None,
         # Embedding and head of such a base are one matrix; trained apart, one of them would be lost at the merge.
         ensure_weight_tying=tied and bool({"embed_tokens", "lm_head"} & set(full)),
+        trainable_token_indices=_rows_of(model, new_tokens, tied=tied) if new_tokens else None,
     )
     if not getattr(model, "is_quantized", False):  # PEFT has layers of its own for those
         use_fused(config)
     return _checked(Adapter(get_peft_model(model, config)))
+
+
+def _rows_of(model: PreTrainedModel, tokens: Sequence[int], *, tied: bool) -> dict[str, list[int]]:
+    """PEFT's `trainable_token_indices`; of tied matrices it takes the first and follows it in the other."""
+    found = [name.rsplit(".", 1)[-1] for name in _embedding_names(model)]
+    return {name: list(tokens) for name in (found[:1] if tied else found)}
 
 
 def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArguments, given: Collection[str]) -> Adapter:
@@ -222,6 +249,7 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
     if "lora_dropout" in given and lora.lora_dropout != config.lora_dropout:
         logger.warning("lora_dropout: %g as asked for, the adapter had %g", lora.lora_dropout, config.lora_dropout)
         config.lora_dropout = lora.lora_dropout
+    _check_rows(saved, num_rows=int(model.get_input_embeddings().weight.shape[0]))
     embeddings = {f"base_model.model.{name}.weight" for name in _embedding_names(model)}
     if not getattr(model, "is_quantized", False):  # PEFT has layers of its own for those
         use_fused(config)
@@ -237,6 +265,17 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
             " and ".join(sorted(key.split(".")[-2] for key in kept)),
         )
     return _checked(Adapter(peft_model, keeps_embeddings=bool(kept)))
+
+
+def _check_rows(saved: SavedAdapter, num_rows: int) -> None:
+    given = saved.config.trainable_token_indices or []
+    lists = given.values() if isinstance(given, dict) else [given]
+    last = max((max(rows, default=-1) for rows in lists), default=-1)
+    if last >= num_rows:
+        raise AdapterError(
+            f"{saved.folder}: it has a row for token {last}, this base and tokenizer have {num_rows} rows; use the "
+            "tokenizer that it was trained with"
+        )
 
 
 def _embedding_names(model: PreTrainedModel) -> list[str]:

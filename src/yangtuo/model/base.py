@@ -1,7 +1,6 @@
 """The frozen base model: its number format, its weights, and how many rows its vocabulary has."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +143,20 @@ def check_positions(config: PreTrainedConfig, max_seq_length: int) -> None:
             )
 
 
+def check_new_tokens(config: PreTrainedConfig, num_tokens: int) -> None:
+    """Refuse to train new rows only where there will be none.
+
+    Raises:
+        ModelError: the base has a row for every token.
+    """
+    num_rows = config.get_text_config().vocab_size
+    if num_rows >= num_tokens:
+        raise ModelError(
+            f"--train_new_tokens_only: the tokenizer has {num_tokens} tokens and the base {num_rows} rows, so none is "
+            "new; leave it out, or use --modules_to_save embed_tokens,lm_head to train all rows"
+        )
+
+
 def modules_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> dict[str, nn.Module]:
     """All modules of the model by name, without its weights (on torch's meta device)."""
     with torch.device("meta"):
@@ -175,11 +188,11 @@ def load(folder: Path, dtype: torch.dtype, arguments: ModelArguments) -> PreTrai
     return model
 
 
-def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, trained: Sequence[str]) -> int:
+def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, are_trained: bool) -> int:
     """Give the embedding and the head a row for every token, as the 2023 script did; returns the rows added.
 
     New rows are the mean of the old ones. Spare rows (a vocabulary padded to a round number, as Qwen's is) stay:
-    without them, weights trained in full would not fit the base any more.
+    without them, weights trained in full would not fit the base any more. `are_trained` is only for what is said.
     """
     embeddings = model.get_input_embeddings()
     num_rows = int(embeddings.weight.shape[0])
@@ -195,9 +208,10 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, trained: Sequence
     logger.warning(
         "vocabulary: rows added for the tokenizer, %d -> %d, each the mean of the old ones", num_rows, num_tokens
     )
-    if not trained:
+    if not are_trained:
         logger.warning(
-            "vocabulary: the %d new rows are not trained; --modules_to_save embed_tokens,lm_head trains them",
+            "vocabulary: the %d new rows are not trained; --modules_to_save embed_tokens,lm_head trains "
+            "all rows, --train_new_tokens_only these",
             num_tokens - num_rows,
         )
     return num_tokens - num_rows
