@@ -1,4 +1,3 @@
-import importlib.util
 import itertools
 import json
 import subprocess
@@ -9,35 +8,27 @@ import pytest
 
 from yangtuo.errors import MissingDependencyError, UsageError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))  # no package: as `python FILE` does
 
+import throughput
+from throughput_parts import peers, record, runs, settings, work
+from throughput_parts.bench import Bench, ChildFailure
+from throughput_parts.summary import slow_between_steps, summarise, table
 
-def load_benchmark():
-    """benchmarks/ is no package: its file is run, and imported only here."""
-    spec = importlib.util.spec_from_file_location("throughput", REPOSITORY / "benchmarks" / "throughput.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-throughput = load_benchmark()
-SHAPE = throughput.ModelShape(
-    linear_weights=1000, hidden_size=10, vocabulary=100, num_layers=2, num_heads=3, head_dim=5
-)
+SHAPE = work.ModelShape(linear_weights=1000, hidden_size=10, vocabulary=100, num_layers=2, num_heads=3, head_dim=5)
 
 
 def row(ids, num_supervised):
     ids = list(ids)
-    labels = [throughput.IGNORED_LABEL] * (len(ids) - num_supervised) + ids[len(ids) - num_supervised :]
-    return throughput.Row(ids, labels)
+    labels = [settings.IGNORED_LABEL] * (len(ids) - num_supervised) + ids[len(ids) - num_supervised :]
+    return work.Row(ids, labels)
 
 
 def run(num_rows, seconds, **changes):
     counts = {"tokens": [10 * n for n in num_rows], "supervised_tokens": [4 * n for n in num_rows]}
     counts |= {"rows": num_rows, "losses": [2.0] * len(num_rows)}
     values = {"step_seconds": seconds, "loop_seconds": sum(seconds), **counts, **changes}
-    return throughput.Run(**values)
+    return runs.Run(**values)
 
 
 def naive_prefixes(sequences):
@@ -58,24 +49,24 @@ def naive_prefixes(sequences):
     ],
 )
 def test_a_shared_prefix_counts_once(sequences, expected):
-    assert throughput.distinct_prefixes(sequences) == expected
+    assert work.distinct_prefixes(sequences) == expected
 
 
 def test_prefixes_agree_with_their_definition():
     sequences = [list(sequence) for n in range(1, 5) for sequence in itertools.product([1, 2], repeat=n)]
     for some in (sequences[::3], sequences[1::2], sequences):
-        assert throughput.distinct_prefixes(some) == naive_prefixes(some)
+        assert work.distinct_prefixes(some) == naive_prefixes(some)
 
 
 def test_useful_flop_by_hand():
     rows = [row([1, 2, 3], 1), row([1, 2, 4, 5], 2)]
     linear, head, attention = 4 * 1000 * 5, 4 * 10 * 100 * 3, 12 * 2 * 3 * 5 * 13
-    assert throughput.useful_flop(rows, SHAPE) == linear + head + attention
+    assert work.useful_flop(rows, SHAPE) == linear + head + attention
 
 
 def test_steps_wrap_around_and_end_an_epoch_short():
     rows = [row([i], 1) for i in range(5)]
-    plan = throughput.plan_steps(rows, 2, 4)
+    plan = work.plan_steps(rows, 2, 4)
     assert [[r.input_ids[0] for r in step] for step in plan] == [[0, 1], [2, 3], [4], [0, 1]]
 
 
@@ -95,7 +86,7 @@ def test_the_first_step_is_left_out_of_the_rate():
     ],
 )
 def test_packed_steps_are_whole_epochs(batch, num_steps, num_rows, num_packs, expected):
-    found = throughput.packed_steps(batch, num_steps, num_rows, num_packs)
+    found = work.packed_steps(batch, num_steps, num_rows, num_packs)
     assert (found["per_device_train_batch_size"], found["max_steps"]) == expected
 
 
@@ -103,27 +94,27 @@ ROWS = [row(range(10), 4) for _ in range(4)]
 
 
 def test_the_planned_work_is_accepted():
-    plan = throughput.plan_steps(ROWS, 2, 3)
-    assert throughput.check_work(run([2, 2, 2], [1.0] * 3), plan) is None
-    assert throughput.check_work(run([3, 3, 1], [1.0] * 3), plan, packed_rows=ROWS) is None  # warm-up, then 3 + 1
+    plan = work.plan_steps(ROWS, 2, 3)
+    assert runs.check_work(run([2, 2, 2], [1.0] * 3), plan) is None
+    assert runs.check_work(run([3, 3, 1], [1.0] * 3), plan, packed_rows=ROWS) is None  # warm-up, then 3 + 1
 
 
 @pytest.mark.parametrize(
     "changes", [{"tokens": [20, 20, 21]}, {"supervised_tokens": [8, 7, 8]}, {"rows": [2, 1, 2]}], ids=str
 )
 def test_other_work_is_refused(changes):
-    plan = throughput.plan_steps(ROWS, 2, 3)
-    assert "planned" in throughput.check_work(run([2, 2, 2], [1.0] * 3, **changes), plan)
+    plan = work.plan_steps(ROWS, 2, 3)
+    assert "planned" in runs.check_work(run([2, 2, 2], [1.0] * 3, **changes), plan)
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [([3, 3, 2], [30, 30, 20]), ([3, 3, 1], [30, 30, 9])])
 def test_a_packed_run_of_parts_of_epochs_is_refused(rows, tokens):
-    found = throughput.check_work(run(rows, [1.0] * 3, tokens=tokens), [], packed_rows=ROWS)
+    found = runs.check_work(run(rows, [1.0] * 3, tokens=tokens), [], packed_rows=ROWS)
     assert "no whole epochs" in found
 
 
 def test_the_collator_counts_what_it_is_given():
-    collate = throughput.CountingCollator(len)
+    collate = peers.CountingCollator(len)
     assert collate([{"labels": [-100, 1]}, {"labels": [-100, 2, 3]}]) == 2
     assert collate([{"labels": [-100, 1, -100, 2], "seq_lengths": [2, 2]}]) == 1
     assert collate.batches == [
@@ -134,7 +125,7 @@ def test_the_collator_counts_what_it_is_given():
 
 def comparison(rounds, matmul_flop_per_s, contenders=("ours", "seed", "trl_packed")):
     machine = {"shape": vars(SHAPE), "dtype": "float32"}
-    made = throughput.Comparison(list(contenders), ROWS, 2, 3, machine)
+    made = runs.Comparison(list(contenders), ROWS, 2, 3, machine)
     made.rounds, made.matmul_flop_per_s = rounds, matmul_flop_per_s
     return made
 
@@ -144,7 +135,7 @@ def test_ratios_are_taken_within_a_round():
         {"ours": run([2, 2, 2], [9, 1.0, 1.0]), "seed": run([2, 2, 2], [9, 2.0, 2.0]), "trl_packed": "no memory"},
         {"ours": run([2, 2, 2], [9, 4.0, 4.0]), "seed": run([2, 2, 2], [9, 4.0, 4.0]), "trl_packed": "no memory"},
     ]
-    summary = throughput.summarise(comparison(rounds, [1e6, 1e6, 1e6]))
+    summary = summarise(comparison(rounds, [1e6, 1e6, 1e6]))
     assert summary["ours"]["examples_per_s"] == {"median": 1.25, "min": 0.5, "max": 2.0}
     assert summary["seed"]["ratio_to_ours"] == {"median": 0.75, "min": 0.5, "max": 1.0}
     assert summary["seed"]["ours_over_it"]["max"] == 2.0
@@ -152,26 +143,24 @@ def test_ratios_are_taken_within_a_round():
 
 
 def test_the_share_is_of_the_better_rate_around_a_round():
-    flop = throughput.useful_flop(ROWS[:2], SHAPE)
+    flop = work.useful_flop(ROWS[:2], SHAPE)
     rounds = [{"ours": run([2, 2, 2], [9, 1.0, 1.0])}]
-    summary = throughput.summarise(comparison(rounds, [flop, 4 * flop], ["ours"]))
+    summary = summarise(comparison(rounds, [flop, 4 * flop], ["ours"]))
     assert summary["ours"]["share_of_matmul_bound"]["median"] == pytest.approx(0.25)
 
 
 def test_a_packed_run_did_the_work_of_the_plan():
     packed, plain = run([3, 3, 1], [9, 1.5, 0.5]), run([2, 2, 2], [9, 1.0, 1.0])
     made = comparison([], [])
-    assert throughput.flop_per_second(packed, made, packed=True) == throughput.flop_per_second(
-        plain, made, packed=False
-    )
+    assert runs.flop_per_second(packed, made, packed=True) == runs.flop_per_second(plain, made, packed=False)
 
 
 def test_the_table_tells_who_failed_and_keeps_its_columns():
     rounds = [
         {"ours": run([2, 2, 2], [9, 1.0, 1.0]), "seed": run([2, 2, 2], [9, 2.0, 2.0]), "trl_packed": "no memory"},
     ]
-    summary = throughput.summarise(comparison(rounds, [1e6, 1e6]))
-    lines = throughput.table(summary).splitlines()
+    summary = summarise(comparison(rounds, [1e6, 1e6]))
+    lines = table(summary).splitlines()
     assert len({len(line) for line in lines[:4]}) == 1
     assert [line.split()[0] for line in lines[:4]] == ["contender", "ours", "seed", "trl_packed"]
     assert lines[4:] == ["ours: 2.00 x seed (examples/s)", "trl_packed failed: no memory"]
@@ -179,14 +168,14 @@ def test_the_table_tells_who_failed_and_keeps_its_columns():
 
 def test_time_between_steps_is_told():
     rounds = [{"ours": run([2, 2, 2], [9, 1.0, 1.0]), "seed": run([2, 2, 2], [9, 1.0, 1.0], loop_seconds=22.0)}]
-    summary = throughput.summarise(comparison(rounds, [1e6, 1e6]))
-    assert throughput.slow_between_steps(summary) == ["seed spent 50% of its loop outside its steps"]
+    summary = summarise(comparison(rounds, [1e6, 1e6]))
+    assert slow_between_steps(summary) == ["seed spent 50% of its loop outside its steps"]
 
 
 def test_first_losses_that_differ_are_told():
     def notes(seed_loss, dtype="float32", name="seed"):
         other = run([2], [1.0], losses=[seed_loss])
-        return throughput.different_losses({"ours": run([2], [1.0]), name: other, "trl": "no memory"}, dtype)
+        return runs.different_losses({"ours": run([2], [1.0]), name: other, "trl": "no memory"}, dtype)
 
     assert notes(2.0001) is None
     assert notes(2.01) == "the first step's losses differ: ours 2.00000, seed 2.01000"
@@ -196,7 +185,7 @@ def test_first_losses_that_differ_are_told():
 
 def test_contenders():
     choose = throughput.choose_contenders
-    assert choose(None, has_trl=True) == list(throughput.CONTENDERS)
+    assert choose(None, has_trl=True) == list(settings.CONTENDERS)
     assert choose("seed, ours", has_trl=False) == ["seed", "ours"]
     for asked in ("ours,other", "ours,ours", ","):
         with pytest.raises(UsageError, match="expected some of ours,seed"):
@@ -221,15 +210,15 @@ def test_trl_that_is_missing_is_left_out_and_said_or_an_error(capsys):
     ],
 )
 def test_a_dead_child_leaves_one_line(exit_code, log, reason):
-    assert throughput.ChildFailure(exit_code, log).reason == reason
+    assert ChildFailure(exit_code, log).reason == reason
 
 
 def test_a_child_is_measured_and_its_end_told(tmp_path):
-    bench = throughput.Bench(tmp_path, tmp_path, None)
+    bench = Bench(tmp_path, tmp_path, None)
     log, peak_bytes = bench.start([sys.executable, "-c", "print(len(b'x' * (200 * 2**20)))"], "big")
     assert log.read_text() == "209715200\n"
     assert peak_bytes > 200 * 2**20
-    with pytest.raises(throughput.ChildFailure, match="no such thing"):
+    with pytest.raises(ChildFailure, match="no such thing"):
         bench.start([sys.executable, "-c", "raise SystemExit('no such thing')"], "dead")
 
 
@@ -253,17 +242,15 @@ def test_bad_input_is_one_line_and_exit_code_2(words, tmp_path, capsys):
 
 
 def test_the_command_is_recorded_without_folders(tmp_path):
-    assert throughput.without_folders(str(tmp_path / "model")) == "model"
-    assert throughput.without_folders("--model") == "--model"
-    assert throughput.without_folders("examples/data") == "examples/data"
+    assert record.without_folders(str(tmp_path / "model")) == "model"
+    assert record.without_folders("--model") == "--model"
+    assert record.without_folders("examples/data") == "examples/data"
 
 
 def test_the_parent_stays_small():
     """A child's resident set, as the kernel tells it, begins with that of the process which started it."""
-    code = (
-        "import runpy, sys; runpy.run_path(sys.argv[1], run_name='benchmark'); "
-        "print(*({'torch', 'transformers', 'trl', 'numpy'} & set(sys.modules)))"
+    code = "import sys, throughput; print(*({'torch', 'transformers', 'trl', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(throughput.__file__).parent, capture_output=True, text=True, check=True
     )
-    bench = REPOSITORY / "benchmarks" / "throughput.py"
-    done = subprocess.run([sys.executable, "-c", code, bench], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
