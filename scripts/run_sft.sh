@@ -29,6 +29,7 @@ num_gpu_per_node=${num_gpu_per_node-1}
 node_rank=${node_rank-0}
 master_addr=${master_addr-}
 master_port=${master_port-}
+max_restarts=${max_restarts-0}                        # 进程死掉后自动重启续训的次数 / times to restart and go on by itself
 
 ########启动命令########
 set -euo pipefail
@@ -55,7 +56,10 @@ optional --validation_file "$validation_file"
 optional --peft_path "$peft_model"
 
 # --standalone finds a free port by itself; with several machines, all of them meet at master_addr:master_port.
-if [ -n "$master_addr" ]; then
+# Restarted processes find each other again only in the c10d way of meeting, where torchrun itself numbers the machines.
+if [ -n "$master_addr" ] && [ "$max_restarts" -gt 0 ]; then
+    meeting=(--nnodes "$num_nodes" --rdzv_backend c10d --rdzv_endpoint "$master_addr:${master_port:-29500}" --rdzv_id "yangtuo-${master_port:-29500}")
+elif [ -n "$master_addr" ]; then
     meeting=(--nnodes "$num_nodes" --node_rank "$node_rank" --master_addr "$master_addr" --master_port "${master_port:-29500}")
 elif [ "$num_nodes" -gt 1 ]; then
     echo "run_sft.sh: num_nodes=$num_nodes needs master_addr, the address of the machine with node_rank=0" >&2
@@ -65,7 +69,7 @@ else
 fi
 
 # torchrun, but with the exit code and the message of the process that failed in place of a stack trace.
-exec python -m yangtuo.torchrun "${meeting[@]}" --nproc_per_node "$num_gpu_per_node" "$scripts/run_clm_sft_with_peft.py" \
+exec python -m yangtuo.torchrun "${meeting[@]}" --max_restarts "$max_restarts" --nproc_per_node "$num_gpu_per_node" "$scripts/run_clm_sft_with_peft.py" \
     --model_name_or_path "$pretrained_model" \
     --dataset_dir "$dataset_dir" \
     --validation_split_percentage 0.001 \

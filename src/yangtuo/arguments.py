@@ -132,6 +132,11 @@ class RunArguments:
     save_minutes: float = _option(
         10.0, "Also save a checkpoint when this many minutes have passed since the last one; 0 for never."
     )
+    watchdog_minutes: float = _option(
+        10.0,
+        "With several processes: end the run, naming who is missing, when one has waited this long for another that "
+        "does not go on or does not answer; 0 for never.",
+    )
     overwrite_output_dir: bool = _option(
         False,
         "Start although the output folder holds another run: that folder is renamed, never deleted. An unfinished "

@@ -2,11 +2,15 @@
 
 import argparse
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 from yangtuo import __version__, reporting
-from yangtuo.errors import YangtuoError
+from yangtuo.errors import UserError, YangtuoError
+
+_PATIENCE_S = 5.0  # a launcher ends the others of a failed run within about one
 
 _HELP = """usage: yangtuo VERB [options]
 
@@ -36,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         verbs[words[0]](words[1:])
     except YangtuoError as error:
+        _let_others_speak_first(error)
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:  # the reader of standard output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -45,9 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _let_others_speak_first(error: YangtuoError) -> None:
+    """Wait where another process has the cause, or the same to say; the launcher ends this one meanwhile."""
+    is_one_of_many = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    is_same_for_all = isinstance(error, UserError) and os.environ.get("RANK", "0") != "0"
+    if is_one_of_many and (error.is_second_hand or is_same_for_all):
+        time.sleep(_PATIENCE_S)
+
+
 def _fail(message: str, code: int) -> int:
-    rank = os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-    where = f" [rank {rank}]" if rank else ""
+    is_one_of_many = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    where = f" [rank {os.environ.get('RANK', '0')} on {socket.gethostname()}]" if is_one_of_many else ""
     sys.stderr.write(f"error{where}: {message}\n")
     return code
 

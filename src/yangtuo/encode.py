@@ -27,14 +27,14 @@ def write(settings: Settings, out: str | None) -> None:
     """
     from yangtuo.data.audit import audit, summary
     from yangtuo.inputs import encode_records, find_tokenizer, read_data
-    from yangtuo.model import adapters
+    from yangtuo.model import adapter_files
     from yangtuo.model.folders import local_folder
 
     if not out:
         raise UsageError("--out is missing: the file to write, or - for standard output")
     base = settings.model.model_name_or_path
     folder = local_folder(base, option="model_name_or_path", must_hold=["config.json"], weights=False) if base else None
-    saved = adapters.read(settings.lora.peft_path) if settings.lora.peft_path else None
+    saved = adapter_files.read(settings.lora.peft_path) if settings.lora.peft_path else None
     tokenizer = find_tokenizer(settings, folder, saved)
     train, _, sources, _ = read_data(settings)
     examples, counts = encode_records(settings, train, tokenizer)

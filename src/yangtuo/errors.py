@@ -11,7 +11,10 @@
     │   └── MissingDependencyError an optional package that the options ask for
     └── RunFailure               exit code 1: the run itself failed
         ├── NonFiniteLossError     the loss became NaN or infinite
-        └── OutOfMemoryError       a step does not fit, however it is cut
+        ├── OutOfMemoryError       a step does not fit, however it is cut
+        ├── CheckpointError        a checkpoint cannot be written
+        ├── PeerLostError          another process of the run is gone, or does not answer
+        └── StoppedError           exit code 128 + signal: asked to stop, and did so with a checkpoint
 
 A message says what was found, where, what is allowed and what to do next. Any other exception is a bug of ours and
 shows its traceback.
@@ -21,9 +24,13 @@ from collections.abc import Sequence
 
 
 class YangtuoError(Exception):
-    """A failure with a known cause; `exit_code` is what the process returns."""
+    """A failure with a known cause; `exit_code` is what the process returns.
+
+    `is_second_hand` where this process only heard of it: the one that has it from its own speaks first.
+    """
 
     exit_code = 1
+    is_second_hand = False
 
 
 class UserError(YangtuoError):
@@ -80,3 +87,21 @@ class NonFiniteLossError(RunFailure):
 
 class OutOfMemoryError(RunFailure):
     """A step does not fit in memory, and cannot be cut any further."""
+
+
+class CheckpointError(RunFailure):
+    """A checkpoint cannot be written or read; those that were complete before still are."""
+
+
+class PeerLostError(RunFailure):
+    """Another process of the run is gone, or has not answered for long."""
+
+    is_second_hand = True
+
+
+class StoppedError(RunFailure):
+    """A signal asked for the end, and the run has saved a checkpoint."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

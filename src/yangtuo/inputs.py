@@ -15,8 +15,8 @@ from yangtuo.data.records import Record, Source
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import TokenizerError, UsageError
-from yangtuo.model import adapters, base
-from yangtuo.model.adapters import SavedAdapter
+from yangtuo.model import adapter_files, adapters, base
+from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
 from yangtuo.parsing import Settings
 
@@ -51,7 +51,7 @@ def open_inputs(settings: Settings) -> Inputs:
     )
     config = base.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
     base.check_positions(config, settings.data.max_seq_length)
-    saved = adapters.read(lora.peft_path) if lora.peft_path else None
+    saved = adapter_files.read(lora.peft_path) if lora.peft_path else None
     if saved:
         adapters.check_contradictions(saved, lora, settings.origins)
     else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import PreTrainedConfig, TrainingArguments
 
 from yangtuo.arguments import TRAINING_ARGUMENTS, Fate
 from yangtuo.data.records import Source
@@ -16,8 +16,8 @@ from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine.planning import StepShape
 from yangtuo.engine.processes import world_size
+from yangtuo.engine.screen import Logging
 from yangtuo.engine.steps import Meaning
-from yangtuo.engine.trainer import Logging
 from yangtuo.errors import MissingDependencyError, UsageError
 from yangtuo.model.adapters import names
 from yangtuo.model.base import Hardware, Precision
@@ -133,7 +133,7 @@ def logging_of(settings: Settings) -> Logging:
 
 
 def training_arguments(
-    settings: Settings, precision: Precision, hardware: Hardware, output_dir: Path
+    settings: Settings, precision: Precision, hardware: Hardware, config: PreTrainedConfig, output_dir: Path
 ) -> TrainingArguments:
     """What transformers is given: the user's values where it does the work, fixed ones where we do.
 
@@ -146,13 +146,15 @@ def training_arguments(
         old = values.pop(f"gradient_checkpointing{name}", None)
         if old is not None:
             values.setdefault(f"activation_checkpointing{name}", old)
-    if hardware.device == "cpu" and values.get("fsdp"):
-        raise UsageError("--fsdp: accelerate runs plain DDP in its place on a CPU; leave --fsdp out")
+    if "fsdp" in values:
+        values["fsdp"] = _fsdp(values["fsdp"])
     for name in ("dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"):
         values[name] = settings.training_value(name)
     # Buffers (rotary frequencies) are the same everywhere; sending them in a forward would leave a rank that ran out of
     # memory before it, and its peers, in different collectives.
     values.setdefault("ddp_broadcast_buffers", False)
+    # Only a mixture of experts leaves trained weights out of a step; looking for them walks the graph each time.
+    values.setdefault("ddp_find_unused_parameters", any("experts" in name for name in config.to_dict()))
     values |= {
         "output_dir": str(output_dir),
         "per_device_train_batch_size": settings.training_value("per_device_train_batch_size"),
@@ -179,6 +181,18 @@ def training_arguments(
         raise MissingDependencyError(" ".join(str(error).split())) from error
 
 
+def check_engines(settings: Settings, hardware: Hardware) -> None:
+    """Refuse what is not there or would run as something else, before the processes meet.
+
+    Raises:
+        UsageError: FSDP on a CPU; a DeepSpeed file that cannot be read.
+        MissingDependencyError: DeepSpeed is asked for and not installed.
+    """
+    if hardware.device == "cpu" and _fsdp(settings.training.get("fsdp")):
+        raise UsageError("--fsdp: accelerate runs plain DDP in its place on a CPU; leave --fsdp out")
+    _deepspeed(settings.training.get("deepspeed"))
+
+
 # Option, what its value contains, and the module that this needs; transformers finds out after loading the weights.
 _TRACKERS = ("tensorboard", "wandb", "swanlab", "mlflow", "comet_ml", "trackio", "clearml")
 _NEEDS = (
@@ -200,6 +214,11 @@ def _check_optional(settings: Settings) -> None:
     ]
     if missing:
         raise MissingDependencyError.of_problems("optional packages", missing)
+
+
+def _fsdp(given: Any) -> Any:
+    """Its type allows text, so a truth value arrives as text."""
+    return {"true": True, "false": False}.get(str(given).lower(), given)
 
 
 def _deepspeed(given: Any) -> Any:

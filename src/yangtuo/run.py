@@ -5,7 +5,9 @@ before the first weight is loaded.
 """
 
 import logging
+import os
 import platform
+import signal
 import sys
 import time
 from importlib.metadata import version
@@ -22,13 +24,25 @@ from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.engine import checkpoint, memory, planning
 from yangtuo.engine.journal import Journal
 from yangtuo.engine.memory import ModelShape
-from yangtuo.engine.processes import agree, check_engine, world_size
+from yangtuo.engine.processes import (
+    Store,
+    agree,
+    check_engine,
+    check_launch,
+    connect,
+    from_rank_0,
+    peers_lost_are_named,
+    world_size,
+)
 from yangtuo.engine.screen import Screen
 from yangtuo.engine.steps import Execution
+from yangtuo.engine.stopping import StopRequest
 from yangtuo.engine.trainer import Outlets, StepTrainer, Subject
-from yangtuo.errors import RunFailure, UsageError
+from yangtuo.engine.watchdog import Watchdog
+from yangtuo.errors import RunFailure, StoppedError, UsageError
 from yangtuo.inputs import Inputs, divide, encode_inputs, open_inputs
 from yangtuo.meaning import (
+    check_engines,
     checkpointing_asked,
     logging_of,
     meaning_of,
@@ -54,17 +68,11 @@ def train(settings: Settings) -> None:
 
     output_dir = _output_dir(settings)
     meaning = record_meaning(settings, inputs.sources, inputs.base, inputs.tokenizer, ALPACA_ZH)
-    decision = folder.decide(
-        output_dir,
-        meaning,
-        overwrite=settings.run.overwrite_output_dir,
-        checkpoint_dir=settings.training.get("resume_from_checkpoint"),
-    )
+    precision, args, store = _meet(settings, inputs, output_dir)  # processes know each other from here on
+    decision = from_rank_0(lambda: _decide(settings, output_dir, meaning))
     if decision.start is folder.Start.FINISHED:
         logger.info("%s holds this very run, finished; choose another --output_dir to train once more", output_dir)
         return
-
-    precision, args = _precision_and_arguments(settings, inputs, output_dir)  # processes know each other from here on
     args.seed = _seed(settings, decision)
     train_set, eval_set, audits = divide(settings, inputs, encoded, args.seed)
     plan = _plan_steps(settings, len(train_set))
@@ -84,6 +92,8 @@ def train(settings: Settings) -> None:
         Screen(shown=is_main, bar=not settings.training.get("disable_tqdm", False)),
         logging_of(settings),
         settings.run.save_minutes,
+        StopRequest(),
+        Watchdog(store, settings.run.watchdog_minutes * 60),
     )
     subject = Subject(adapter, inputs.tokenizer, train_set, eval_set)
     if args.device.type == "cpu":
@@ -91,21 +101,18 @@ def train(settings: Settings) -> None:
     trainer = StepTrainer(subject, meaning_of(settings, args.seed), execution, outlets, args)
     check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
 
-    if args.do_train:
-        try:
+    with outlets.watchdog, outlets.stop, outlets.screen, peers_lost_are_named("training"):
+        if args.do_train:
             _train_and_save(trainer, adapter, decision, output_dir)
-        finally:
-            outlets.screen.stop()  # so that an error stands on a line of its own
-    if args.do_eval:
-        trainer.save_metrics("eval", trainer.final_evaluation())
+        if args.do_eval:
+            trainer.save_metrics("eval", trainer.final_evaluation())
     if is_main:
         run |= {"state": "finished", "seconds": time.time() - began, "notes": notes_so_far()}
         folder.write_json(output_dir / folder.RUN_FILE, run)
 
 
-def _precision_and_arguments(
-    settings: Settings, inputs: Inputs, output_dir: Path
-) -> tuple[Precision, TrainingArguments]:
+def _meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precision, TrainingArguments, Store | None]:
+    """The number formats, what transformers is given, and the store in which the processes have met."""
     hardware = base.detect_hardware(settings.training_value("use_cpu"))
     precision = base.choose_precision(
         settings.model.torch_dtype,
@@ -114,7 +121,26 @@ def _precision_and_arguments(
         stored=inputs.config.dtype,
         hardware=hardware,
     )
-    return precision, training_arguments(settings, precision, hardware, output_dir)
+    check_engines(settings, hardware)
+    warning = check_launch(os.environ)
+    if warning:
+        logger.warning(warning)
+    store = connect(
+        hardware.device,
+        backend=settings.training.get("ddp_backend"),
+        timeout_seconds=settings.training_value("ddp_timeout"),
+        deepspeed=bool(settings.training.get("deepspeed")),
+    )
+    return precision, training_arguments(settings, precision, hardware, inputs.config, output_dir), store
+
+
+def _decide(settings: Settings, output_dir: Path, meaning: dict[str, Any]) -> folder.Decision:
+    return folder.decide(
+        output_dir,
+        meaning,
+        overwrite=settings.run.overwrite_output_dir,
+        checkpoint_dir=settings.training.get("resume_from_checkpoint"),
+    )
 
 
 def _choose_execution(
@@ -140,7 +166,7 @@ def _choose_execution(
     budget = settings.run.micro_batch_tokens
     if budget == "auto":
         chosen = memory.choose_max_cells(shape, free, args.device.type, checkpointing=checkpointing)
-        max_cells = agree((decision.checkpoint and checkpoint.read_max_cells(decision.checkpoint)) or chosen)
+        max_cells = from_rank_0(lambda: _cells_of(decision.checkpoint) or chosen)
     else:
         max_cells = int(budget)
     shares = wants_prefix_sharing(settings)
@@ -152,6 +178,10 @@ def _choose_execution(
         ", gradient checkpointing" if checkpointing else "",
     )
     return Execution(shares, max_cells)
+
+
+def _cells_of(started: Path | None) -> int | None:
+    return None if started is None else int(checkpoint.read_position(started)["micro_batch_tokens"])
 
 
 def _load(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -> Adapter:
@@ -173,11 +203,18 @@ def _load(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -
 
 
 def _train_and_save(trainer: StepTrainer, adapter: Adapter, decision: folder.Decision, output_dir: Path) -> None:
+    from_rank_0(lambda: checkpoint.check_room(output_dir, trainer.checkpoint_bytes(), UsageError))
     at_start = adapters.checksums(adapter)
-    result = trainer.train(resume_from_checkpoint=str(decision.checkpoint) if decision.checkpoint else None)
+    metrics = trainer.run(decision.checkpoint)
+    if trainer.stopped_by:
+        raise StoppedError(
+            f"stopped by {signal.Signals(trainer.stopped_by).name} after step {trainer.state.global_step} of "
+            f"{trainer.state.max_steps}, with a checkpoint; the same command goes on from there",
+            trainer.stopped_by,
+        )
     if adapters.checksums(adapter) == at_start:
         raise RunFailure("no trained weight has changed; was the learning rate 0 in every step (see log.jsonl)?")
-    trainer.save_metrics("train", result.metrics)
+    trainer.save_metrics("train", metrics)
     trainer.save_state()
     trainer.save_model(str(output_dir / folder.ADAPTER_FOLDER))
     logger.info(

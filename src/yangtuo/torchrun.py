@@ -5,24 +5,46 @@ failing process has printed. Same options, same behaviour otherwise; plain torch
 """
 
 import logging
+import os
+import signal
 import sys
 
 from torch.distributed import run
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
 def main() -> int:
     """Run torchrun with this process's arguments."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # Else restarted processes find the addresses of the dead ones (pytorch issue 135712).
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    args = run.parse_args(sys.argv[1:])  # type: ignore[no-untyped-call]
+    # torchrun gives each process one thread and a warning; on a CPU that trains, all cores have work.
+    num_processes = run.determine_local_world_size(args.nproc_per_node)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
     try:
-        run.run(run.parse_args(sys.argv[1:]))  # type: ignore[no-untyped-call]
+        run.run(args)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        code = failure.exitcode
-        if code not in (1, 2):
-            sys.stderr.write(f"error: the process of rank {rank} ended with exit code {code}\n")
-        return code if code > 0 else 128 - code  # killed by a signal: negative here, 128 + n for a shell
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            sys.stderr.write(f"error: the process of rank {rank} was ended by {name}{_why(name)}\n")
+        elif failure.exitcode not in (1, 2, 130, 143):
+            sys.stderr.write(f"error: the process of rank {rank} ended with exit code {failure.exitcode}\n")
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode  # as a shell tells a signal
+    except SignalException as error:
+        return 128 + error.sigval
     return 0
+
+
+def _why(name: str) -> str:
+    if name != "SIGKILL":
+        return ""
+    return (
+        "; if nobody did that by hand, the system was out of memory (dmesg tells). The last checkpoint is whole: the "
+        "same command goes on from there"
+    )
 
 
 if __name__ == "__main__":

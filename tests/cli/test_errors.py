@@ -94,11 +94,13 @@ def test_missing_validation_file(fails, tmp_path):
     assert "no such file" in fails(validation_file=tmp_path / "valid.json")
 
 
-def test_deepspeed_absent(fails, tmp_path):
+def test_deepspeed_absent(fails, monkeypatch):
     import importlib.util
 
-    if importlib.util.find_spec("deepspeed"):
-        pytest.skip("DeepSpeed is installed here")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "deepspeed" else real(name, *more)
+    )
     assert "pip install 'yangtuo[deepspeed]'" in fails(deepspeed="scripts/ds_zero2_no_offload.json")
 
 

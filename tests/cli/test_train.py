@@ -314,7 +314,7 @@ def test_a_partial_checkpoint_is_not_resumed_from(train, tmp_path):
     out = tmp_path / "out"
     run = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**run, "state": "running"}))
-    (out / "checkpoint-8" / "optimizer.pt").write_bytes(b"cut")
+    (out / "checkpoint-8" / "optimizer.safetensors").write_bytes(b"cut")
     assert "checkpoint-4" in train(**options)
 
 

@@ -35,7 +35,8 @@ def test_our_own_options():
         *("truncation", "preprocessing_num_workers", "data_order"),
         *("lora_rank", "lora_alpha", "lora_dropout", "trainable", "modules_to_save"),
         *("train_new_tokens_only", "peft_path"),
-        *("loss_reduction", "micro_batch_tokens", "save_minutes", "overwrite_output_dir"),
+        *("loss_reduction", "micro_batch_tokens", "save_minutes", "watchdog_minutes"),
+        "overwrite_output_dir",
     ]
 
 

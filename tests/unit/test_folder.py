@@ -23,7 +23,8 @@ def record(out, *, state="running", meaning=MEANING, seed=42):
 def save(out, step, *, mark=True):
     path = out / f"checkpoint-{step}"
     path.mkdir()
-    (path / "optimizer.pt").write_bytes(b"moments")
+    (path / checkpoint.TENSORS).write_bytes(b"moments")
+    (path / checkpoint.POSITION).write_text("{}")
     if mark:
         checkpoint.mark_complete(path)
     return path
@@ -105,7 +106,7 @@ def test_a_chosen_checkpoint_has_to_be_whole(out, fault):
     if fault != "absent":
         save(out, 5, mark=False)
     if fault == "no optimizer":
-        (chosen / "optimizer.pt").rename(chosen / "adapter_model.safetensors")
+        (chosen / checkpoint.TENSORS).rename(chosen / "adapter_model.safetensors")
         checkpoint.mark_complete(chosen)
     assert refused(out, checkpoint_dir=str(chosen)) == (
         f"--resume_from_checkpoint {chosen}: no complete checkpoint with its optimizer there"

@@ -78,6 +78,10 @@ class Tokenizer:
                 digest.update(name.encode() + (self.folder / name).read_bytes())
         return digest.hexdigest()
 
+    def num_bytes(self) -> int:
+        """Size of the files that `save` writes."""
+        return sum((self.folder / name).stat().st_size for name in FILES if (self.folder / name).is_file())
+
     def save(self, folder: Path) -> None:
         """Copy the tokenizer's files, byte for byte."""
         for name in FILES:

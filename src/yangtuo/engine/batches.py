@@ -23,6 +23,7 @@ class Batch:
         targets: int64 [N].
         weights: float32 [N].
         rows: rows of the data set.
+        most_predictions: of this micro-batch on any rank, at most; all cut theirs into as many chunks.
     """
 
     input_ids: torch.Tensor
@@ -35,6 +36,7 @@ class Batch:
     targets: torch.Tensor
     weights: torch.Tensor
     rows: tuple[int, ...]
+    most_predictions: int
 
     @classmethod
     def of(cls, layout: Layout, device: torch.device) -> "Batch":
@@ -59,4 +61,5 @@ class Batch:
             targets=moved(torch.from_numpy(layout.targets)),
             weights=moved(torch.from_numpy(layout.weights)),
             rows=layout.rows,
+            most_predictions=layout.most_predictions,
         )

@@ -1,11 +1,99 @@
-"""Which checkpoints of a run are whole. Writing them is transformers' business, marking them is ours."""
+"""Checkpoint folders appear whole or not at all, and are pruned only when a newer one is whole.
 
+`checkpoint-N/` holds the adapter as a PEFT folder with its tokenizer, the optimizer's tensors, and JSON: never the
+frozen base. It is written beside its place, flushed to disk, marked, and renamed.
+"""
+
+import contextlib
 import json
+import os
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-EXECUTION = "execution.json"
+from yangtuo.errors import CheckpointError, YangtuoError
+
 MARK = "complete.json"  # written last, so a checkpoint that has it has everything
+POSITION, TENSORS = "training_state.json", "optimizer.safetensors"
+_DRAFT, _FORMER = ".writing", ".former"  # ends of names; a leading dot hides them from everything that lists a run
+
+
+@contextlib.contextmanager
+def written(target: Path, *, marked: bool = True) -> Iterator[Path]:
+    """A folder to write into, which becomes `target` when the block ends well, and nothing when it does not.
+
+    `marked` puts the mark of a complete checkpoint into it.
+
+    Raises:
+        CheckpointError: the disk is full or refuses; what was written is gone, what was there before is untouched.
+    """
+    draft = target.with_name(f".{target.name}{_DRAFT}")
+    former = target.with_name(f".{target.name}{_FORMER}")
+    try:
+        for left_over in (draft, former):  # of a process that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        draft.mkdir(parents=True)
+        yield draft
+        if marked:
+            mark_complete(draft)
+        for path in (*sorted(draft.rglob("*"), reverse=True), draft):
+            _flush(path)
+        if target.exists():
+            target.rename(former)
+        draft.rename(target)
+        _flush(target.parent)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise CheckpointError(f"{target}: cannot be written: {' '.join(str(error).split())[:200]}") from error
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_room(folder: Path, num_bytes: int, error: type[YangtuoError] = CheckpointError) -> None:
+    """Compare the disk's free space with what is to be written.
+
+    Raises:
+        YangtuoError: of the given kind; too little is free.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < num_bytes:
+        raise error(
+            f"{folder}: {_mebibytes(free)} free on its disk, where a checkpoint of {_mebibytes(num_bytes)} is to be "
+            "written; free some, or give another --output_dir (a started run goes on with the same command)"
+        )
+
+
+def _mebibytes(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:,.1f} GiB"
+
+
+def prune(output_dir: Path, limit: int | None, *, keep: Path | None = None) -> None:
+    """Delete the oldest checkpoints beyond the limit; never the latest complete one, nor `keep`."""
+    if not limit or limit < 0:
+        return
+    found = _all(output_dir)
+    whole = [path for path in found if is_complete(path)]
+    kept = set(whole[-limit:]) | ({keep} if keep else set())
+    if keep in whole[:-limit] and len(whole[-limit:]) > 1:
+        kept.discard(whole[-limit])  # it counts
+    for path in found:
+        if whole and path not in kept and step_of(path) <= step_of(whole[-1]):
+            # The mark goes first: one that is deleted by half is not whole.
+            (path / MARK).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def mark_complete(checkpoint: Path) -> None:
@@ -17,11 +105,6 @@ def mark_complete(checkpoint: Path) -> None:
     draft.rename(checkpoint / MARK)
 
 
-def mark_incomplete(checkpoint: Path) -> None:
-    """Take the mark away before the checkpoint is written once more."""
-    (checkpoint / MARK).unlink(missing_ok=True)
-
-
 def is_complete(checkpoint: Path) -> bool:
     """Whether the mark is there and every file that it lists has its size."""
     try:
@@ -31,22 +114,15 @@ def is_complete(checkpoint: Path) -> bool:
         return False
 
 
-def write_max_cells(checkpoint: Path, max_cells: int) -> None:
-    """Keep how steps were cut: a resumed run draws the same dropout only in the same micro-batches."""
-    (checkpoint / EXECUTION).write_text(json.dumps({"micro_batch_tokens": max_cells}), encoding="utf-8")
-
-
-def read_max_cells(checkpoint: Path) -> int | None:
-    """What `write_max_cells` has kept; None in checkpoints of an earlier version."""
-    try:
-        return int(json.loads((checkpoint / EXECUTION).read_text(encoding="utf-8"))["micro_batch_tokens"])
-    except FileNotFoundError:
-        return None
+def read_position(checkpoint: Path) -> dict[str, Any]:
+    """What is not a tensor: where the run was, and how its steps were cut."""
+    value: dict[str, Any] = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
+    return value
 
 
 def can_resume(checkpoint: Path) -> bool:
     """Whether it holds the optimizer too (`--save_only_model` leaves it out)."""
-    return any((checkpoint / name).exists() for name in ("optimizer.pt", "latest"))
+    return (checkpoint / TENSORS).exists() and (checkpoint / POSITION).exists()
 
 
 def step_of(checkpoint: Path) -> int:
@@ -57,6 +133,9 @@ def step_of(checkpoint: Path) -> int:
 
 def latest_complete(output_dir: Path) -> Path | None:
     """The complete, resumable checkpoint of the highest step."""
+    return next((path for path in reversed(_all(output_dir)) if is_complete(path) and can_resume(path)), None)
+
+
+def _all(output_dir: Path) -> list[Path]:
     found = [path for path in output_dir.glob("checkpoint-*") if step_of(path) >= 0 and path.is_dir()]
-    whole = [path for path in found if is_complete(path) and can_resume(path)]
-    return max(whole, key=step_of, default=None)
+    return sorted(found, key=step_of)

@@ -36,6 +36,7 @@ class Layout:
         weights: float32 [N]; what several rows predict at the same cell is one prediction with their summed weight.
         rows: rows of the data set, for messages.
         num_tokens: tokens of all rows.
+        most_predictions: upper bound of N for the same micro-batch on every rank, where the plan says; else 0.
     """
 
     input_ids: Ints
@@ -49,6 +50,7 @@ class Layout:
     weights: npt.NDArray[np.float32]
     rows: tuple[int, ...]
     num_tokens: int
+    most_predictions: int = 0
 
     @property
     def num_cells(self) -> int:

@@ -8,19 +8,20 @@ what enters the head, the model's own head is given no position, and the `loss_f
 (settable) does the rest.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from yangtuo.engine.batches import Batch
 from yangtuo.engine.head import Head, grad_of
 from yangtuo.engine.layout import Layout
+from yangtuo.model.sharding import is_sharded
 
 CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}  # of float32 logits; on a CPU, what stays near its caches
 
@@ -67,10 +68,13 @@ class SupervisedLoss:
             16, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"]) // (4 * self.model.config.vocab_size)
         )
 
+        # A sharded head is gathered at each call, so all ranks have to call it equally often.
+        num_chunks = max(1, math.ceil(max(batch.most_predictions, len(batch.targets)) / chunk_rows))
         chunks = zip(
-            *(torch.split(tensor, chunk_rows) for tensor in (hidden_NH, batch.targets, batch.weights)), strict=True
+            *(torch.tensor_split(tensor, num_chunks) for tensor in (hidden_NH, batch.targets, batch.weights)),
+            strict=True,
         )
-        if torch.is_grad_enabled() and not any(map(_is_sharded, head.parameters())):
+        if torch.is_grad_enabled() and not any(map(is_sharded, head.parameters())):
             total: torch.Tensor = _LossAndGradient.apply(  # type: ignore[no-untyped-call]
                 head, list(chunks), smoothing, self.gradient_factor, hidden_NH, *head.trained()
             )
@@ -126,11 +130,6 @@ def mean_loss(
         for layout in layouts:
             total += weighted_sum(model, loss, Batch.of(layout, accelerator.device)).double()
     return float(accelerator.reduce(total, "sum")) / total_weight
-
-
-def _is_sharded(parameter: torch.Tensor) -> bool:
-    """Whether an engine keeps only a part of it here (ZeRO-3, FSDP): then only whole module calls may touch it."""
-    return hasattr(parameter, "ds_id") or isinstance(parameter, DTensor)
 
 
 def _chunk_loss(

@@ -37,7 +37,7 @@ def choose_shortcuts(
         examples: the data set; two rows are made of its first ones.
         may_share: False where the user has named an attention code, or the run needs rows on lines of their own.
     """
-    rows = _two_rows(examples)
+    rows = two_rows(examples)
     device = next(base.parameters()).device
     was_training = model.training
     model.eval()
@@ -79,7 +79,7 @@ def _computed_in(base: PreTrainedModel) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else base.dtype
 
 
-def _two_rows(examples: Examples) -> Examples:
+def two_rows(examples: Examples) -> Examples:
     """16 and 20 tokens of the data, all but the first supervised; the second begins as the first and ends otherwise."""
     ids = np.resize(examples.input_ids[:64], 64)
     a, b = ids[:16], np.concatenate([ids[:8], ids[30:42]])

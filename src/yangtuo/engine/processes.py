@@ -1,11 +1,30 @@
-"""The processes of a run: how many there are, what they have to agree on, and whether the engine knows of them all."""
+"""The processes of a run: how they meet, what they have to agree on, and whether the engine knows of them all."""
 
+import contextlib
 import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from torch.distributed.rendezvous import rendezvous
 
-from yangtuo.errors import UsageError
+from yangtuo.errors import PeerLostError, UsageError, YangtuoError
+
+
+class Store(Protocol):
+    """What is used here of torch's key-value store; its own type is not exported."""
+
+    def set(self, key: str, value: str) -> None:
+        """Write."""
+
+    def get(self, key: str) -> bytes:
+        """Read; waits for the key."""
+
+    def check(self, keys: list[str]) -> bool:
+        """Whether all are there."""
 
 
 def world_size() -> int:
@@ -13,13 +32,130 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """This process's number, as torchrun tells."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def connect(device: str, *, backend: str | None, timeout_seconds: int, deepspeed: bool) -> Store | None:
+    """Have the processes meet; returns the store that they share, None where there is one process.
+
+    Done here and not by accelerate, which gives the time-out to a CPU's processes not at all, and for the store.
+
+    Raises:
+        PeerLostError: not all of them came.
+    """
+    store = None
+    if device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, says that it looks for one
+    if world_size() > 1 and not torch.distributed.is_initialized():
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        timeout = timedelta(seconds=timeout_seconds)
+        usual = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "npu": "hccl", "xpu": "xccl"}
+        with peers_lost_are_named("the meeting of all processes"):
+            store, number, size = next(rendezvous("env://", timeout=timeout))
+            torch.distributed.init_process_group(
+                backend or usual.get(device),
+                store=torch.distributed.PrefixStore("yangtuo", store),  # type: ignore[attr-defined]
+                rank=number,
+                world_size=size,
+                timeout=timeout,
+            )
+    if deepspeed and device == "cpu" and "RANK" in os.environ:
+        _meet_in_deepspeed()
+    return store
+
+
+def _meet_in_deepspeed() -> None:
+    """DeepSpeed's own meeting, before a model is divided by ZeRO-3: transformers leaves it out on a CPU.
+
+    The one operator that DeepSpeed would compile on a CPU serves inference only. Without it no compiler is needed, and
+    no lock of a build that was killed can make later runs wait for ever. Source: deepspeed 0.19.8, comm/torch.py.
+    """
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+
+
+@contextlib.contextmanager
+def peers_lost_are_named(what: str) -> Iterator[None]:
+    """Turn the errors of torch's network code into one line."""
+    try:
+        yield
+    except (torch.distributed.DistError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        is_network = isinstance(error, torch.distributed.DistError) or any(
+            word in text for word in ("gloo", "Gloo", "NCCL", "Connection reset", "Connection closed", "store")
+        )
+        if world_size() == 1 or isinstance(error, torch.OutOfMemoryError) or not is_network:
+            raise
+        raise PeerLostError(
+            f"{what}: another process is gone or unreachable, see its own message ({text[:160]}); with several "
+            "network cards, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the one that joins the machines"
+        ) from error
+
+
 def agree(number: int) -> int:
     """The number that rank 0 has. Each machine's launch script draws its own `--seed $RANDOM`, for one."""
+    result: int = from_rank_0(lambda: number)
+    return result
+
+
+def from_rank_0(function: Callable[[], Any]) -> Any:
+    """What the function returns on rank 0, on all ranks; an error that it raises there is raised on all."""
     if not torch.distributed.is_initialized():
-        return number
-    box: list[int] = [number]
+        return function()
+    box: list[Any] = [None, None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            box[0] = function()
+        except YangtuoError as error:
+            box[1] = error
     torch.distributed.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        if torch.distributed.get_rank() > 0:
+            box[1].is_second_hand = True
+        raise box[1]
     return box[0]
+
+
+def largest(numbers: list[float], device: torch.device) -> list[float]:
+    """The largest of each number over all ranks."""
+    if not torch.distributed.is_initialized():
+        return numbers
+    tensor = torch.tensor(numbers, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+    torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+    return [float(value) for value in tensor]
+
+
+def share_tensors(tensors: Mapping[str, torch.Tensor] | None, device: torch.device) -> dict[str, torch.Tensor]:
+    """Rank 0's tensors, on all ranks, in main memory; others give None."""
+    shapes = from_rank_0(lambda: {name: (value.shape, value.dtype) for name, value in (tensors or {}).items()})
+    result = {}
+    for name, (shape, dtype) in shapes.items():
+        value = torch.empty(shape, dtype=dtype) if tensors is None else tensors[name]
+        if torch.distributed.is_initialized():
+            moved = value.to(device).contiguous()
+            torch.distributed.broadcast(moved, 0)
+            value = moved.cpu()
+        result[name] = value
+    return result
+
+
+def check_launch(environment: Mapping[str, str]) -> str | None:
+    """A word about restarts that will not find each other again; None where all is well.
+
+    Source: pytorch issue 135712; of nine restarts under the default settings of torch 2.13 two came through.
+    """
+    restarts = int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts == 0 or environment.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1":
+        return None
+    return (
+        "restarts: under this launcher restarted processes often do not find each other; use run_sft.sh, or "
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv_backend c10d ..."
+    )
 
 
 def check_engine(accelerator: Accelerator, num_gpus: int, *, deepspeed: bool, fsdp: bool) -> None:
@@ -42,3 +178,8 @@ def check_engine(accelerator: Accelerator, num_gpus: int, *, deepspeed: bool, fs
             f"{num_gpus} GPUs are visible to one process; start one process a GPU "
             f"(torchrun --nproc_per_node {num_gpus} ...), or choose one with CUDA_VISIBLE_DEVICES=0"
         )
+
+
+def name_of_host() -> str:
+    """For messages."""
+    return socket.gethostname()

@@ -10,11 +10,14 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
+from yangtuo.data.encoding import Examples
 from yangtuo.engine.batches import Batch
 from yangtuo.engine.head import grad_of, sparse_embedding
+from yangtuo.engine.layout import pad
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
 from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.steps import Planner, Step
+from yangtuo.engine.watchdog import Watchdog
 from yangtuo.errors import NonFiniteLossError, OutOfMemoryError
 
 
@@ -29,14 +32,22 @@ class Place:
 class StepRunner:
     """Runs one rank's share of steps under accelerate's engine."""
 
-    def __init__(self, accelerator: Accelerator, loss: SupervisedLoss, noise: EmbeddingNoise, planner: Planner):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        loss: SupervisedLoss,
+        noise: EmbeddingNoise,
+        planner: Planner,
+        watchdog: Watchdog,
+    ):
         self._accelerator, self._loss, self._noise, self._planner = accelerator, loss, noise, planner
+        self._watchdog = watchdog
         self._proven_tokens = 0  # of the largest micro-batch so far, on any rank
         kind = accelerator.distributed_type
         self._is_deepspeed = kind == DistributedType.DEEPSPEED
         self._is_sharded = kind in (DistributedType.DEEPSPEED, DistributedType.FSDP)
-        is_alone = accelerator.num_processes == 1 and not self._is_sharded
-        self._embedding = sparse_embedding(loss.model) if is_alone else None
+        # torchrun with one process has DDP around the model, which wants gradients as they are.
+        self._embedding = sparse_embedding(loss.model) if kind == DistributedType.NO else None
 
     def run(self, model: nn.Module, step: Step, place: Place) -> torch.Tensor | None:
         """Compute the step's gradients.
@@ -80,6 +91,14 @@ class StepRunner:
         self._proven_tokens = max(self._proven_tokens, self._largest(step))
         return torch.stack(losses).sum()
 
+    def prime(self, model: nn.Module, optimizer: Any, rows: Examples) -> None:
+        """Have DeepSpeed make its optimizer's state, by a step that changes nothing: a checkpoint takes its place."""
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        batch = Batch.of(pad(rows, [0, 1], np.ones(2)), self._accelerator.device)
+        self._accelerator.gradient_state._set_sync_gradients(True)
+        self._accelerator.backward(weighted_sum(model, self._loss, batch) * 0.0, scale_wrt_gas=False)
+
     def _has_to_rehearse(self, step: Step) -> bool:
         """Whether DDP's only micro-batch is larger than any before, so that it is computed once for its memory alone.
 
@@ -96,6 +115,7 @@ class StepRunner:
     def _forward(self, model: nn.Module, step: Step, place: Place, i: int, *, is_last: bool) -> torch.Tensor:
         """A micro-batch's part of the loss; engines average gradients over ranks, the step's sum is wanted."""
         accelerator = self._accelerator
+        self._watchdog.progress(place.step, i)
         # Seeded by place, not by history: a step that is redone or resumed draws the same masks.
         entropy = [place.seed, place.step - 1, accelerator.process_index, i]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))

@@ -1,10 +1,30 @@
 """What a person sees while steps run: a bar where there is a terminal, plain lines where there is none."""
 
+import math
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Logging:
+    """When the screen and the trackers are told; log.jsonl gets every step. Same values as in TrainingArguments."""
+
+    strategy: str
+    steps: float
+    first_step: bool
+
+    def is_due(self, step: int, steps_per_epoch: int, max_steps: int) -> bool:
+        """Whether now; `steps` below 1 are a part of the run."""
+        if step == 1 and self.first_step:
+            return True
+        if self.strategy == "epoch":
+            return step % steps_per_epoch == 0 or step == max_steps
+        every = self.steps if self.steps >= 1 else math.ceil(self.steps * max_steps)
+        return self.strategy == "steps" and step % max(1, int(every)) == 0
 
 
 class Screen:
@@ -17,6 +37,12 @@ class Screen:
         self._tokens_per_s = 0.0
         self._last: dict[str, Any] = {}
         self._begin, self._first_step = time.monotonic(), 0
+
+    def __enter__(self) -> "Screen":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()  # so that an error stands on a line of its own
 
     def start(self, first_step: int, total: int) -> None:
         """Steps are about to run."""

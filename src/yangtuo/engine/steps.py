@@ -1,6 +1,6 @@
 """A run's meaning, and its steps as one rank sees them: what the trainer is fed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,6 @@ from yangtuo.arguments import DataOrder, LossReduction
 from yangtuo.data.encoding import Examples
 from yangtuo.engine.layout import Layout, common_prefixes, pad, share
 from yangtuo.engine.planning import (
-    MicroBatch,
     Rows,
     StepPlan,
     StepShape,
@@ -94,10 +93,28 @@ class Planner:
             self.num_supervised, meaning.eval_rows, meaning.shape.world_size, meaning.reduction, units_of, most
         )
 
-    def lay_out(self, batch: MicroBatch, execution: Execution) -> Layout:
-        """Arrays of a micro-batch."""
+    def lay_out(self, plan: StepPlan, rank: int, execution: Execution) -> Iterator[Layout]:
+        """Arrays of a rank's micro-batches."""
         lay_out = share if execution.shares_prefixes else pad
-        return lay_out(self.examples, batch.rows, batch.weights)
+        for batches in zip(*plan.micro_batches, strict=True):  # the same one of all ranks
+            most = max(int(self.num_supervised[batch.rows].sum()) for batch in batches)
+            own = batches[rank]
+            yield replace(lay_out(self.examples, own.rows, own.weights), most_predictions=most)
+
+    def sizes_of(self, step: Step) -> dict[str, float]:
+        """What a step was, for log.jsonl; what is saved is measured against this rank's share on padded lines."""
+        rows, layouts, shares = step.plan.rows, step.layouts, step.execution.shares_prefixes
+        own_tokens = sum(layout.num_tokens for layout in layouts)
+        padded = sum(len(layout.rows) * int(layout.row_lengths.max()) for layout in layouts)
+        cells = sum(layout.num_cells for layout in layouts)
+        return {
+            "num_tokens": int(self.num_tokens[rows].sum()),
+            "num_supervised_tokens": int(self.num_supervised[rows].sum()),
+            "rows": len(rows),
+            "micro_batches": len(layouts),
+            "padding_saved": 1 - own_tokens / padded if shares else 0.0,
+            "prefix_saved": 1 - cells / own_tokens if shares else 0.0,
+        }
 
     def _units_of(self, execution: Execution) -> tuple[Callable[[Rows], list[Unit]], int]:
         def of_tree(rows: Rows) -> list[Unit]:
@@ -148,5 +165,4 @@ class Steps(Dataset[Step]):
 
     def _lay_out(self, rows: Rows) -> Step:
         plan = self.planner.step(rows, self._meaning, self.execution)
-        layouts = [self.planner.lay_out(batch, self.execution) for batch in plan.micro_batches[self._rank]]
-        return Step(self.execution, plan, layouts)
+        return Step(self.execution, plan, list(self.planner.lay_out(plan, self._rank, self.execution)))

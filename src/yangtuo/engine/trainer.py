@@ -5,9 +5,11 @@ are exchanged at the last one only; clipping, the optimizer, the schedule, savin
 FSDP) stay the Trainer's. It is told to accumulate nothing, since the step is whole already.
 """
 
+import dataclasses
+import json
 import logging
 import math
-import shutil
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,34 +17,33 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from yangtuo.data.encoding import Examples
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine import checkpoint
+from yangtuo.engine.hooks import Hooks
 from yangtuo.engine.journal import Journal
+from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, mean_loss
 from yangtuo.engine.neftune import EmbeddingNoise
-from yangtuo.engine.probe import choose_shortcuts
+from yangtuo.engine.probe import choose_shortcuts, two_rows
+from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.runner import Place, StepRunner
-from yangtuo.engine.screen import Screen
+from yangtuo.engine.saving import Saver
+from yangtuo.engine.screen import Logging, Screen
 from yangtuo.engine.steps import Execution, Meaning, Planner, Step, Steps
+from yangtuo.engine.stopping import StopRequest
+from yangtuo.engine.training_state import Access, access_to, plain_values, schedule_for
+from yangtuo.engine.watchdog import Watchdog
 from yangtuo.engine.work import Work, matmul_rate
 from yangtuo.errors import UsageError
 from yangtuo.model import adapters
 from yangtuo.model.adapters import Adapter
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Logging:
-    """When the screen and the trackers are told; log.jsonl gets every step. Same values as in TrainingArguments."""
-
-    strategy: str
-    steps: float
-    first_step: bool
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Outlets:
     screen: Screen
     logging: Logging
     save_minutes: float
+    stop: StopRequest
+    watchdog: Watchdog
 
 
 class StepTrainer(Trainer):
@@ -78,7 +81,7 @@ class StepTrainer(Trainer):
             args=args,
             train_dataset=self._steps,
             eval_dataset=subject.eval_set,
-            callbacks=[_Hooks(outlets)],
+            callbacks=[Hooks(outlets.screen, outlets.save_minutes, outlets.stop)],
         )
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -89,14 +92,72 @@ class StepTrainer(Trainer):
         base = subject.adapter.model.get_base_model()
         self._loss = SupervisedLoss(base, meaning.label_smoothing)
         noise = EmbeddingNoise(base, meaning.neftune_noise_alpha)
-        self._runner = StepRunner(self.accelerator, self._loss, noise, self._steps.planner)
+        self._runner = StepRunner(self.accelerator, self._loss, noise, self._steps.planner, outlets.watchdog)
         self._eval_planner = None if subject.eval_set is None else Planner(subject.eval_set)
         self._is_tried = False
-        self._best = outlets.journal.best_eval_loss
+        self._best = from_rank_0(lambda: outlets.journal.best_eval_loss)
+        self._saver = Saver(subject.adapter, subject.tokenizer, args.should_save, args.device)
+        self._access: Access | None = None  # once there is an engine
+        self._goes_on_from: Path | None = None
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
         self._work = Work.of(base)
         number_format = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
         self._peak_rate = matmul_rate(args.device, number_format)
+
+    # ---- a run's beginning and end
+
+    @property
+    def stopped_by(self) -> int:
+        """The signal that ended the run before its last step; 0 for none."""
+        return self._out.stop.agreed
+
+    def checkpoint_bytes(self) -> int:
+        """Size of a checkpoint, estimated: float32 weights and, as AdamW has them, two moments of each."""
+        return self._subject.adapter.num_trainable() * 4 * (1 if self.args.save_only_model else 3)
+
+    def run(self, goes_on_from: Path | None) -> dict[str, Any]:
+        """Train, from a checkpoint where one is given; returns the Trainer's metrics."""
+        self._goes_on_from = goes_on_from
+        if goes_on_from is None:
+            return dict(super().train().metrics)
+        # The Trainer reads its own state from a folder; other machines may not have the checkpoint's.
+        text = from_rank_0(lambda: (goes_on_from / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / TRAINER_STATE_NAME).write_text(text, encoding="utf-8")
+            return dict(super().train(resume_from_checkpoint=folder).metrics)
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """Have the Trainer build the engine, and put a checkpoint back into it by our own way."""
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self._access = self._new_access()
+        if self._goes_on_from is not None:
+            if self.is_deepspeed_enabled:
+                self._runner.prime(self.model_wrapped, self.optimizer, two_rows(self._subject.train_set))
+            position = self._saver.put_back(self._access, self._goes_on_from)
+            scheduler = self.lr_scheduler
+            scheduler.load_state_dict(schedule_for(scheduler.state_dict(), position["scheduler"]))
+            self.state.best_model_checkpoint = from_rank_0(lambda: self.state.best_model_checkpoint)
+            before, now = f"{position['engine']} on {position['world_size']}", self._engine_and_size()
+            if before != now:
+                logger.warning("engine: this run goes on with %s processes, before it was %s", now, before)
+        return prepared
+
+    def _engine_and_size(self) -> str:
+        return f"{self.accelerator.distributed_type.value} on {self.accelerator.num_processes}"
+
+    def _new_access(self) -> Access:
+        parameters = adapters.trained_parameters(self._subject.adapter)
+        return access_to(self.accelerator, parameters, self.model_wrapped, self.optimizer)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing: see `_prepare_for_training`."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing: random numbers are seeded by their place in the run."""
+
+    def _load_best_model(self) -> None:
+        assert self._access is not None
+        self._saver.put_back_weights(self._access, Path(str(self.state.best_model_checkpoint)))
 
     # ---- what the Trainer asks for
 
@@ -182,7 +243,7 @@ class StepTrainer(Trainer):
         self._try_shortcuts(self.model_wrapped)
         execution = self._steps.execution
         plan = planner.evaluation(self._meaning, execution)
-        layouts = (planner.lay_out(batch, execution) for batch in plan.micro_batches[self.args.process_index])
+        layouts = map(self._alive, planner.lay_out(plan, self.args.process_index, execution))
         mean = mean_loss(self.model_wrapped, self._loss, layouts, plan.total_weight, self.accelerator)
         prefix = metric_key_prefix
         metrics = {
@@ -197,49 +258,56 @@ class StepTrainer(Trainer):
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.is_in_train and mean < self._best:  # a NaN is not smaller than anything
             self._best = mean
-            self._save_best()
+            self.save_model(str(Path(self.args.output_dir) / "best"), _internal_call=True)
         return metrics
+
+    def _alive(self, layout: Layout) -> Layout:
+        self._out.watchdog.alive()
+        return layout
 
     def final_evaluation(self) -> dict[str, float]:
         """The metrics of the weights as they are now, computed unless the last step has done so."""
         step, metrics = self._evaluated
         return metrics if step == self.state.global_step else self.evaluate()
 
-    def _save_best(self) -> None:
-        best = Path(self.args.output_dir) / "best"
-        draft, old = best.with_name(".best"), best.with_name(".best.old")
-        if self.args.should_save:
-            for left_over in (draft, old):  # of a run that was killed between the next lines
-                shutil.rmtree(left_over, ignore_errors=True)
-        self.save_model(str(draft), _internal_call=True)
-        if self.args.should_save:
-            if best.exists():
-                best.rename(old)
-            draft.rename(best)
-            shutil.rmtree(old, ignore_errors=True)
-
     # ---- saving and logging
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        if self.args.should_save:  # after a resume from an earlier one, a later checkpoint is written again
-            checkpoint.mark_incomplete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(model, trial)
+        assert self._access is not None
+        self.store_flos()
+        state, output_dir = self.state, Path(self.args.output_dir)
+        folder = output_dir / f"checkpoint-{state.global_step}"
+        best = output_dir / f"checkpoint-{state.best_global_step}"
+        if state.best_global_step and from_rank_0(lambda: best == folder or best.exists()):
+            state.best_model_checkpoint = str(best)
+        position = {
+            "step": state.global_step,
+            "micro_batch_tokens": self._steps.execution.max_cells,
+            "world_size": self.accelerator.num_processes,
+            "engine": self.accelerator.distributed_type.value,
+            "scheduler": plain_values(self.lr_scheduler.state_dict()),
+        }
+        text = json.dumps(dataclasses.asdict(state), indent=2, sort_keys=True) + "\n"
+        with_optimizer = not self.args.save_only_model
+        self._saver.write_checkpoint(self._access, folder, position, text, with_optimizer=with_optimizer)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
         if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            checkpoint.write_max_cells(folder, self._steps.execution.max_cells)
+            keep = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
+            checkpoint.prune(output_dir, self.args.save_total_limit, keep=keep)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """A PEFT folder with the tokenizer; the Trainer's own would add a pickle of its arguments."""
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            adapters.save(self._subject.adapter, folder, self._subject.tokenizer, state_dict)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The adapter as a PEFT folder with the tokenizer, whatever the engine; called by all ranks."""
+        self._saver.write_adapter(self._access or self._new_access(), Path(output_dir or self.args.output_dir))
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Called by the Trainer after every step, since it is told to log each; the screen is told when it is due."""
         step = self.state.global_step
         if "loss" in logs:
             logs = self._log_step(step, logs)
-            if not self._is_due(step):
+            if not self._out.logging.is_due(step, len(self._steps), self.state.max_steps):
                 return
             logs["loss"], self._losses = sum(self._losses) / len(self._losses), []
             self._out.screen.report(step, logs)
@@ -256,23 +324,14 @@ class StepTrainer(Trainer):
     def _log_step(self, step: int, logs: dict[str, float]) -> dict[str, float]:
         assert self._step is not None
         seconds = time.monotonic() - self._step_begin
-        rows, planner = self._step.plan.rows, self._steps.planner
-        num_tokens = int(planner.num_tokens[rows].sum())
-        own_tokens = sum(layout.num_tokens for layout in self._step.layouts)
-        padded = sum(len(layout.rows) * int(layout.row_lengths.max()) for layout in self._step.layouts)
-        cells = sum(layout.num_cells for layout in self._step.layouts)
+        sizes = self._steps.planner.sizes_of(self._step)
         logs = {name: float(value) for name, value in logs.items()}
         entry = {
             "step": step,
             "epoch": self.state.epoch,
             **logs,
-            "num_tokens": num_tokens,
-            "num_supervised_tokens": int(planner.num_supervised[rows].sum()),
-            "rows": len(rows),
-            "micro_batches": len(self._step.layouts),
-            "padding_saved": 1 - own_tokens / padded if self._step.execution.shares_prefixes else 0.0,
-            "prefix_saved": 1 - cells / own_tokens if self._step.execution.shares_prefixes else 0.0,
-            "tokens_per_s": num_tokens / seconds,
+            **sizes,
+            "tokens_per_s": sizes["num_tokens"] / seconds,
             "mfu": self._work.flop(self._step.layouts) / seconds / self._peak_rate,
             "step_seconds": seconds,
         }
@@ -281,50 +340,7 @@ class StepTrainer(Trainer):
         self._out.screen.step(entry)
         return logs
 
-    def _is_due(self, step: int) -> bool:
-        due = self._out.logging
-        if step == 1 and due.first_step:
-            return True
-        if due.strategy == "epoch":
-            return step % len(self._steps) == 0 or step == self.state.max_steps
-        every = due.steps if due.steps >= 1 else math.ceil(due.steps * self.state.max_steps)
-        return due.strategy == "steps" and step % max(1, int(every)) == 0
-
 
 def _as_batch(steps: list[Step]) -> dict[str, Step]:
     """The Trainer looks for keys in a batch."""
     return {"step": steps[0]}
-
-
-class _Hooks(TrainerCallback):
-    """Turns of events that have no method of the Trainer to override."""
-
-    def __init__(self, outlets: Outlets):
-        self._screen, self._save_seconds = outlets.screen, outlets.save_minutes * 60
-        self._last_save = time.monotonic()
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._screen.start(state.global_step, state.max_steps)
-        self._last_save = time.monotonic()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if not self._save_seconds or args.save_strategy == "no":
-            return
-        is_due = torch.tensor(float(time.monotonic() - self._last_save >= self._save_seconds), device=args.device)
-        if torch.distributed.is_initialized():  # clocks differ, saving is done by all ranks or none
-            torch.distributed.broadcast(is_due, 0)
-        control.should_save = control.should_save or bool(is_due)
-
-    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        steps: Steps = kwargs["train_dataloader"].dataset
-        steps.epoch = state.global_step // len(steps)
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._last_save = time.monotonic()
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # every rank has written its part
-        if args.should_save:
-            checkpoint.mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._screen.stop()

@@ -5,46 +5,28 @@ unscale FP16 gradients", and PEFT's own autocast leaves `modules_to_save` as the
 """
 
 import difflib
-import json
 import logging
-import pickle
-import warnings
+import math
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from peft.utils import get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
 
 from yangtuo.arguments import LoraArguments
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import AdapterError
+from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.lora import use_fused
+from yangtuo.model.sharding import gathered, shape_of, whole
 
 logger = logging.getLogger(__name__)
-
-CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-
-
-@dataclass(frozen=True)
-class SavedAdapter:
-    """An adapter folder as read from disk: PEFT's configuration, and the tensors by their names in the file."""
-
-    folder: Path
-    config: LoraConfig
-    tensors: Mapping[str, torch.Tensor]
-
-    @property
-    def holds_more_than_lora(self) -> bool:
-        """Whether rows of the vocabulary, or whole modules, are in it."""
-        return any(".lora_" not in key for key in self.tensors)
 
 
 @dataclass(frozen=True)
@@ -67,7 +49,7 @@ class Adapter:
     def describe(self) -> str:
         """One line for the screen."""
         config, trainable = self.model.peft_config["default"], self.num_trainable()
-        total = sum(p.numel() for p in self.model.parameters())
+        total = sum(math.prod(shape_of(p)) for p in self.model.parameters())
         full = f", in full: {', '.join(sorted(config.modules_to_save))}" if config.modules_to_save else ""
         rows = next(iter((config.trainable_token_indices or {}).values()), ())
         new = f", the {len(rows)} new rows of the vocabulary" if rows else ""
@@ -82,60 +64,6 @@ class Adapter:
 def names(text: str | None) -> list[str]:
     """A comma-separated option as a list."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def read(peft_path: str) -> SavedAdapter:
-    """Read an adapter folder, of today's PEFT or of 2023's (`adapter_model.bin`, keys since dropped).
-
-    Raises:
-        AdapterError: no such folder, a file missing or broken, or not a plain LoRA.
-    """
-    folder = Path(peft_path)
-    if not folder.is_dir():
-        raise AdapterError(f"--peft_path {peft_path}: no such folder; for a new LoRA, leave --peft_path out")
-    if not (folder / CONFIG_FILE).is_file():
-        near = [path.parent.name for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))]
-        hint = f"; did you mean its sub-folder {near[0]!r}?" if near else ""
-        raise AdapterError(f"--peft_path {peft_path}: no {CONFIG_FILE} in that folder, so it is no adapter{hint}")
-    return SavedAdapter(folder, _read_config(folder), _read_tensors(folder))
-
-
-def _read_config(folder: Path) -> LoraConfig:
-    try:
-        raw = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AdapterError(f"{folder}/{CONFIG_FILE}: broken JSON: {error}") from error
-    if raw.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder}/{CONFIG_FILE}: peft_type is {raw.get('peft_type')!r}; only 'LORA' can be trained")
-    if raw.get("enable_lora"):
-        raise AdapterError(f"{folder}/{CONFIG_FILE}: enable_lora (merged projections of 2023) is not supported")
-    known = {spec.name for spec in fields(LoraConfig)}
-    unknown = sorted(set(raw) - known - {"enable_lora", "merge_weights", "peft_version"})
-    if unknown:
-        logger.warning("%s/%s: this PEFT does not know and leaves out: %s", folder, CONFIG_FILE, ", ".join(unknown))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # said above, with names
-        return LoraConfig.from_pretrained(str(folder))
-
-
-def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    new, old = folder / WEIGHTS_FILE, folder / OLD_WEIGHTS_FILE
-    try:
-        if new.is_file():
-            return load_file(new)
-        if old.is_file():
-            tensors = torch.load(old, map_location="cpu", weights_only=True)
-            return {str(key): value for key, value in tensors.items()}
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        file = new if new.is_file() else old
-        raise AdapterError(
-            f"{file}: cannot be read, perhaps cut short: {' '.join(str(error).split())[:160]}"
-        ) from error
-    except pickle.UnpicklingError as error:  # what torch.load raises for a file with code in it
-        raise AdapterError(
-            f"{old}: refused, it is no plain file of tensors: {str(error).splitlines()[0][:160]}"
-        ) from error
-    raise AdapterError(f"{folder}: neither {WEIGHTS_FILE} nor {OLD_WEIGHTS_FILE} in that folder")
 
 
 def check_options(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> None:
@@ -249,16 +177,20 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
     if "lora_dropout" in given and lora.lora_dropout != config.lora_dropout:
         logger.warning("lora_dropout: %g as asked for, the adapter had %g", lora.lora_dropout, config.lora_dropout)
         config.lora_dropout = lora.lora_dropout
-    _check_rows(saved, num_rows=int(model.get_input_embeddings().weight.shape[0]))
-    embeddings = {f"base_model.model.{name}.weight" for name in _embedding_names(model)}
+    _check_rows(saved, num_rows=shape_of(model.get_input_embeddings().weight)[0])
     if not getattr(model, "is_quantized", False):  # PEFT has layers of its own for those
         use_fused(config)
     peft_model = get_peft_model(model, config)
-    expected = {key: value.shape for key, value in _state(peft_model).items()}
-    extra = {key: model.get_parameter(key.removeprefix("base_model.model.")) for key in embeddings & set(saved.tensors)}
-    kept = {key: value.shape for key, value in extra.items() if key not in expected}
-    _compare(saved, expected | kept)
-    set_peft_model_state_dict(peft_model, dict(saved.tensors))
+    trained = trained_parameters(Adapter(peft_model))
+    places: dict[str, torch.Tensor] = {key: trained[name] for name, key in file_keys(Adapter(peft_model)).items()}
+    embeddings = kept_parameters(Adapter(peft_model, keeps_embeddings=True))
+    kept = {key: value for key, value in embeddings.items() if key in saved.tensors and key not in places}
+    places |= kept
+    _compare(saved, {key: shape_of(place) for key, place in places.items()})
+    with torch.no_grad():
+        for key, place in places.items():
+            with gathered([place], writes=True):
+                place.copy_(saved.tensors[key])
     if kept:
         logger.warning(
             "adapter: modules_to_save is null, but the file holds %s: used, frozen, and saved again",
@@ -281,10 +213,6 @@ def _check_rows(saved: SavedAdapter, num_rows: int) -> None:
 def _embedding_names(model: PreTrainedModel) -> list[str]:
     wanted = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     return [name for name, module in model.named_modules() if id(module) in wanted]
-
-
-def _state(model: PeftModel) -> dict[str, torch.Tensor]:
-    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
 
 
 def _compare(saved: SavedAdapter, expected: Mapping[str, Sequence[int]]) -> None:
@@ -312,19 +240,54 @@ def _checked(adapter: Adapter) -> Adapter:
 def checksums(adapter: Adapter) -> dict[str, int]:
     """CRC-32 of every trained weight, to tell afterwards whether a run has changed it."""
     return {
-        name: zlib.crc32(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
-        for name, parameter in adapter.model.named_parameters()
-        if parameter.requires_grad
+        name: zlib.crc32(whole(parameter).cpu().contiguous().view(torch.uint8).numpy().data)
+        for name, parameter in trained_parameters(adapter).items()
     }
 
 
-def save(adapter: Adapter, folder: Path, tokenizer: Tokenizer, state: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Write a PEFT folder and the tokenizer into `folder`; `state` where the engine has gathered the weights."""
+def trained_parameters(adapter: Adapter) -> dict[str, nn.Parameter]:
+    """By name, without what an engine's wrappers put into the names."""
+    return {_plain(name): p for name, p in adapter.model.named_parameters() if p.requires_grad}
+
+
+def kept_parameters(adapter: Adapter) -> dict[str, nn.Parameter]:
+    """Frozen ones that are saved with the trained."""
+    if not adapter.keeps_embeddings:
+        return {}
+    embeddings = {f"base_model.model.{name}.weight" for name in _embedding_names(adapter.model.get_base_model())}
+    return {_plain(name): p for name, p in adapter.model.named_parameters() if _plain(name) in embeddings}
+
+
+def _plain(name: str) -> str:
+    return name.replace("_fsdp_wrapped_module.", "").replace("_checkpoint_wrapped_module.", "")
+
+
+def file_keys(adapter: Adapter) -> dict[str, str]:
+    """Names of trained parameters -> their keys in the adapter's file, as PEFT names them."""
+    stand_ins = {name: torch.empty(0) for name in trained_parameters(adapter)}
+    state = _under_all_names(adapter, stand_ins)
+    saved = get_peft_model_state_dict(adapter.model, state_dict=state, save_embedding_layers=False)
+    keys = {id(value): key for key, value in saved.items()}
+    return {name: keys[id(value)] for name, value in stand_ins.items()}
+
+
+def _under_all_names(adapter: Adapter, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`values` by parameter name; of a weight that is tied, PEFT asks for each name."""
+    name_of = {id(p): name for name, p in (trained_parameters(adapter) | kept_parameters(adapter)).items()}
+    names = [(_plain(name), name_of.get(id(p))) for name, p in adapter.model.named_parameters(remove_duplicate=False)]
+    return {name: values[first] for name, first in names if first is not None and first in values}
+
+
+def save(adapter: Adapter, folder: Path, tokenizer: Tokenizer, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write a PEFT folder and the tokenizer into `folder`.
+
+    `weights` has the values of `trained_parameters` and `kept_parameters`, since the engine may hold parts of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     adapter.model.save_pretrained(
         str(folder),
         safe_serialization=True,
         save_embedding_layers=adapter.keeps_embeddings,
-        state_dict=None if state is None else dict(state),
+        state_dict=_under_all_names(adapter, weights),
     )
     tokenizer.save(folder)

@@ -1,6 +1,7 @@
 """The frozen base model: its number format, its weights, and how many rows its vocabulary has."""
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from yangtuo.arguments import ModelArguments
 from yangtuo.errors import ModelError, UsageError
+from yangtuo.model.sharding import gathered, shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +197,7 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, are_trained: bool
     without them, weights trained in full would not fit the base any more. `are_trained` is only for what is said.
     """
     embeddings = model.get_input_embeddings()
-    num_rows = int(embeddings.weight.shape[0])
+    num_rows = shape_of(embeddings.weight)[0]
     if num_rows >= num_tokens:
         if num_rows > num_tokens:
             logger.info("vocabulary: %d rows for %d tokens; the spare rows stay as they are", num_rows, num_tokens)
@@ -204,7 +206,8 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, are_trained: bool
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             if layer is not None:
-                layer.weight[num_rows:] = layer.weight[:num_rows].float().mean(0).to(layer.weight.dtype)
+                with gathered([layer.weight], writes=True):
+                    layer.weight[num_rows:] = layer.weight[:num_rows].float().mean(0).to(layer.weight.dtype)
     logger.warning(
         "vocabulary: rows added for the tokenizer, %d -> %d, each the mean of the old ones", num_rows, num_tokens
     )
@@ -219,5 +222,5 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, are_trained: bool
 
 def describe(config: PreTrainedConfig, model: Any, precision: Precision) -> str:
     """One line about the base, for the screen."""
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(math.prod(shape_of(p)) for p in model.parameters())
     return f"base: {config.model_type}, {total / 1e6:,.1f} M parameters, frozen in {_name(precision.weights)}"

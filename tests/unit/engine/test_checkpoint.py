@@ -1,6 +1,9 @@
+import os
+
 import pytest
 
 from yangtuo.engine import checkpoint
+from yangtuo.errors import CheckpointError
 
 
 @pytest.fixture
@@ -13,7 +16,8 @@ def saved(tmp_path):
         (folder / "adapter_model.safetensors").write_bytes(b"weights" * 10)
         (folder / "trainer_state.json").write_text("{}")
         if optimizer:
-            (folder / "optimizer.pt").write_bytes(b"moments")
+            (folder / checkpoint.TENSORS).write_bytes(b"moments")
+            (folder / checkpoint.POSITION).write_text("{}")
         if mark:
             checkpoint.mark_complete(folder)
         return folder
@@ -27,7 +31,8 @@ def test_whole_until_something_is_missing(saved):
     checkpoint.mark_complete(folder)
     assert checkpoint.is_complete(folder)
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("adapter_model.safetensors", "complete.json", "optimizer.pt", "trainer_state.json")
+        *("adapter_model.safetensors", "complete.json", "optimizer.safetensors"),
+        *("trainer_state.json", "training_state.json"),
     ]
 
 
@@ -54,9 +59,6 @@ def test_no_folder(tmp_path):
 def test_resuming_needs_the_optimizer(saved):
     assert checkpoint.can_resume(saved(5))
     assert not checkpoint.can_resume(saved(6, optimizer=False))
-    deepspeed = saved(7, optimizer=False)
-    (deepspeed / "latest").write_text("global_step7")
-    assert checkpoint.can_resume(deepspeed)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +76,11 @@ def test_the_latest_is_the_highest_step_that_is_whole(tmp_path, saved):
     (tmp_path / "checkpoint-40").write_text("a file")
     ten.parent.joinpath("checkpoint-old").mkdir()
     assert checkpoint.latest_complete(tmp_path) == ten
-    (ten / "optimizer.pt").write_bytes(b"mom")
+    (ten / checkpoint.TENSORS).write_bytes(b"mom")
     assert checkpoint.latest_complete(tmp_path) == two
 
 
 def test_marking_twice_and_files_in_sub_folders(saved):
-    """DeepSpeed keeps its shards in a folder of their own."""
     folder = saved(5)
     (folder / "global_step5").mkdir()
     (folder / "global_step5" / "shard.pt").write_bytes(b"moments" * 10)
@@ -89,20 +90,113 @@ def test_marking_twice_and_files_in_sub_folders(saved):
     assert not checkpoint.is_complete(folder)
 
 
-def test_the_mark_is_taken_away_before_writing_again(saved):
-    folder = saved(5)
-    checkpoint.mark_incomplete(folder)
-    checkpoint.mark_incomplete(folder)
-    assert not checkpoint.is_complete(folder)
-
-
 def test_a_mark_of_another_shape(saved):
     folder = saved(5)
     (folder / checkpoint.MARK).write_text("[]")
     assert not checkpoint.is_complete(folder)
 
 
-def test_how_steps_were_cut_is_kept(tmp_path):
-    assert checkpoint.read_max_cells(tmp_path) is None
-    checkpoint.write_max_cells(tmp_path, 600)
-    assert checkpoint.read_max_cells(tmp_path) == 600
+# ---- appearing whole or not at all
+
+
+def test_what_was_written_appears_with_its_mark_and_nothing_beside_it(tmp_path):
+    target = tmp_path / "out" / "checkpoint-5"
+    with checkpoint.written(target) as draft:
+        (draft / "a").write_text("1")
+        assert not target.exists()
+        assert checkpoint.latest_complete(tmp_path / "out") is None
+    assert checkpoint.is_complete(target)
+    assert [path.name for path in target.parent.iterdir()] == ["checkpoint-5"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("torn"), KeyboardInterrupt()])
+def test_when_writing_fails_what_was_there_before_stays(tmp_path, error):
+    target = tmp_path / "checkpoint-5"
+    with checkpoint.written(target) as draft:
+        (draft / "a").write_text("old")
+    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else CheckpointError
+
+    def write_and_fail():
+        with checkpoint.written(target) as draft:
+            (draft / "a").write_text("new")
+            raise error
+
+    with pytest.raises(expected):
+        write_and_fail()
+    assert (target / "a").read_text() == "old"
+    assert checkpoint.is_complete(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
+def test_a_written_one_replaces_the_former_whole(tmp_path):
+    target = tmp_path / "best"
+    for content in ("a", "b"):
+        with checkpoint.written(target, marked=False) as draft:
+            (draft / content).write_text(content)
+    assert [path.name for path in target.iterdir()] == ["b"]
+
+
+def test_what_a_killed_process_has_left_is_cleared_away(tmp_path):
+    for name in (".checkpoint-5.writing", ".checkpoint-5.former"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "torn").write_text("")
+    assert checkpoint.latest_complete(tmp_path) is None
+    with checkpoint.written(tmp_path / "checkpoint-5"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
+def test_files_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    flushed, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    with checkpoint.written(tmp_path / "checkpoint-5") as draft:
+        (draft / "a").write_text("1")
+    names = [path.removeprefix(str(tmp_path)) for path in flushed]
+    draft = "/.checkpoint-5.writing"
+    assert sorted(names[:-1]) == sorted([f"{draft}/a", f"{draft}/{checkpoint.MARK}", draft])
+    assert names[-1] == ""
+    assert real is not os.fsync
+
+
+def test_room(tmp_path):
+    checkpoint.check_room(tmp_path / "not" / "yet", 1)
+    with pytest.raises(CheckpointError, match=r"free on its disk, where a checkpoint of 9,313\.2 GiB"):
+        checkpoint.check_room(tmp_path / "not" / "yet", 10**13)
+
+
+# ---- pruning
+
+
+def left(tmp_path):
+    return sorted(checkpoint.step_of(path) for path in tmp_path.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "keep", "expected"),
+    [
+        (None, None, [2, 4, 6, 8]),
+        (0, None, [2, 4, 6, 8]),
+        (3, None, [4, 6, 8]),
+        (1, None, [8]),
+        (2, 2, [2, 8]),
+        (2, 6, [6, 8]),
+        (1, 2, [2, 8]),
+        (9, 2, [2, 4, 6, 8]),
+    ],
+)
+def test_pruning(tmp_path, saved, limit, keep, expected):
+    for step in (2, 4, 6, 8):
+        saved(step)
+    checkpoint.prune(tmp_path, limit, keep=tmp_path / f"checkpoint-{keep}" if keep else None)
+    assert left(tmp_path) == expected
+
+
+def test_pruning_never_counts_on_one_that_is_not_whole(tmp_path, saved):
+    saved(2)
+    saved(4)
+    saved(6, mark=False)
+    checkpoint.prune(tmp_path, 1)
+    assert left(tmp_path) == [4, 6]  # the last one whole, and what may be being written
+    (tmp_path / "checkpoint-4" / checkpoint.MARK).unlink()
+    checkpoint.prune(tmp_path, 1)
+    assert left(tmp_path) == [4, 6]

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -212,7 +213,25 @@ def test_only_supervised_positions_reach_the_head_and_never_all_at_once():
     sizes = []
     base_of(model).lm_head.register_forward_hook(lambda module, args, output: sizes.append(output.shape[:-1].numel()))
     weighted_sum(model, loss, batch()).backward()
-    assert sorted(sizes) == [0, 2, 4, 4]  # none in the model's own way, then the chunks
+    assert sorted(sizes) == [0, 3, 3, 4]  # none in the model's own way, then the chunks
+
+
+@pytest.mark.parametrize("subject", ["lora", "lora and a whole head"])
+def test_all_ranks_call_the_head_equally_often(subject):
+    """A sharded head is gathered at each call; a rank with fewer predictions would leave the others waiting."""
+    model = SUBJECTS[subject](model_of("Llama")).train()
+    loss = SupervisedLoss(base_of(model))
+    loss.chunk_rows = 4
+    calls = []
+    base_of(model).lm_head.register_forward_hook(lambda module, args, output: calls.append(len(output)))
+    idle = pad(EXAMPLES, [0], np.zeros(1))
+    for layout in (LAYOUT, idle):
+        layout = dataclasses.replace(layout, most_predictions=22)
+        with torch.no_grad():
+            weighted_sum(model, loss, Batch.of(layout, torch.device("cpu")))
+        assert len(calls) == 1 + 6
+        calls.clear()
+    assert_agrees(model, loss)
 
 
 def gradients_asked_for(monkeypatch, model):

@@ -128,5 +128,8 @@ def test_an_evaluation_has_every_row_once(execution):
     batches = [batch for rank in plan.micro_batches for batch in rank if batch.weights.any()]
     assert sorted(np.concatenate([batch.rows for batch in batches]).tolist()) == [0, 1, 2, 3, 4]
     assert plan.total_weight == 2 + 3 + 2 + 2 + 5
-    layouts = [planner.lay_out(batch, execution) for batch in batches]
+    layouts = [layout for rank in (0, 1) for layout in planner.lay_out(plan, rank, execution)]
+    by_rank = [[layout.most_predictions for layout in planner.lay_out(plan, rank, execution)] for rank in (0, 1)]
+    assert by_rank[0] == by_rank[1]
+    assert all(layout.most_predictions >= len(layout.targets) for layout in layouts)
     assert all((layout.sequences is not None) is execution.shares_prefixes for layout in layouts)

@@ -1,0 +1,141 @@
+"""Writing and reading what a run leaves: checkpoints, and adapter folders. Called by all processes, written by few."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.engine import checkpoint
+from yangtuo.engine.processes import from_rank_0, largest, share_tensors
+from yangtuo.engine.training_state import Access, OptimizerState, Tensors, gather_weights
+from yangtuo.errors import CheckpointError, YangtuoError
+from yangtuo.model import adapter_files, adapters
+from yangtuo.model.adapters import Adapter
+from yangtuo.model.sharding import reshard
+
+_ROOM = 16 << 20  # bytes for what is small: configuration, positions, a log line
+
+
+@dataclass(frozen=True)
+class Saver:
+    """What is saved, and by whom.
+
+    Attributes:
+        adapter: the trained model.
+        tokenizer: saved with it.
+        writes: whether this process writes; one does, or one a machine (`--save_on_each_node`).
+        device: where tensors are exchanged.
+    """
+
+    adapter: Adapter
+    tokenizer: Tokenizer
+    writes: bool
+    device: torch.device
+
+    def write_adapter(self, access: Access, folder: Path) -> None:
+        """A PEFT folder, whole or not at all."""
+        weights = self._all_weights(access)
+
+        def write() -> None:
+            with checkpoint.written(folder, marked=False) as draft:
+                self._write_adapter(draft, weights)
+
+        self._on_writers(write)
+
+    def write_checkpoint(
+        self, access: Access, folder: Path, position: dict[str, Any], trainer_state: str, *, with_optimizer: bool
+    ) -> None:
+        """A complete checkpoint.
+
+        Args:
+            access: to the engine.
+            folder: its place.
+            position: JSON values that are kept for `read`.
+            trainer_state: transformers' own state, as JSON.
+            with_optimizer: False for one that cannot be resumed from.
+
+        Raises:
+            CheckpointError: it cannot be written; on all ranks.
+        """
+        weights = self._all_weights(access)
+        state = access.optimizer(keeps=self.writes) if with_optimizer else OptimizerState({}, {})
+
+        def write() -> None:
+            sizes = [tensor.nbytes for tensors in (weights, state.tensors) for tensor in tensors.values()]
+            checkpoint.check_room(folder, sum(sizes) + self.tokenizer.num_bytes() + _ROOM)
+            with checkpoint.written(folder) as draft:
+                self._write_adapter(draft, weights)
+                (draft / "trainer_state.json").write_text(trainer_state, encoding="utf-8")
+                if with_optimizer:
+                    save_file(
+                        {name: value.contiguous() for name, value in state.tensors.items()}, draft / checkpoint.TENSORS
+                    )
+                    text = json.dumps({**position, "optimizer": state.numbers}, ensure_ascii=False, indent=1)
+                    (draft / checkpoint.POSITION).write_text(text, encoding="utf-8")
+
+        self._on_writers(write)
+
+    def put_back(self, access: Access, folder: Path) -> dict[str, Any]:
+        """Read a checkpoint, on rank 0, into the engine of all ranks; returns the position."""
+        self.put_back_weights(access, folder)
+        position: dict[str, Any] = from_rank_0(lambda: checkpoint.read_position(folder))
+        tensors = _on_rank_0(lambda: _load(folder / checkpoint.TENSORS))
+        access.put_optimizer(OptimizerState(share_tensors(tensors, self.device), position.pop("optimizer")))
+        return position
+
+    def put_back_weights(self, access: Access, folder: Path) -> None:
+        """The adapter in a checkpoint only."""
+        name_of = {key: name for name, key in adapters.file_keys(self.adapter).items()}
+
+        def read() -> Tensors:
+            saved = _load(folder / adapter_files.WEIGHTS_FILE)
+            return {name_of[key]: value.float() for key, value in saved.items() if key in name_of}
+
+        access.put_weights(share_tensors(_on_rank_0(read), self.device))
+
+    def _all_weights(self, access: Access) -> Tensors:
+        reshard(self.adapter.model)
+        kept = gather_weights(adapters.kept_parameters(self.adapter), keeps=self.writes)
+        return access.weights(keeps=self.writes) | kept
+
+    def _write_adapter(self, folder: Path, weights: Tensors) -> None:
+        try:
+            adapters.save(self.adapter, folder, self.tokenizer, weights)
+        except SafetensorError as error:  # its words for a disk that is full
+            raise OSError(str(error)) from error
+
+    def _on_writers(self, write: Callable[[], None]) -> None:
+        """All ranks fail, or none."""
+        failure: YangtuoError | None = None
+        if self.writes:
+            try:
+                write()
+            except YangtuoError as error:
+                failure = error
+        if largest([float(failure is not None)], self.device) == [0.0]:
+            return
+        if failure is None:
+            failure = CheckpointError("another process could not write its files")
+            failure.is_second_hand = True
+        raise failure
+
+
+def _on_rank_0(read: Callable[[], Tensors]) -> Tensors | None:
+    """What rank 0 reads; None elsewhere. An error is raised on all."""
+    box: list[Tensors] = []
+    from_rank_0(lambda: box.append(read()))
+    return box[0] if box else None
+
+
+def _load(file: Path) -> Tensors:
+    try:
+        tensors: Tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {' '.join(str(error).split())[:160]}") from error
+    return tensors

@@ -1,0 +1,33 @@
+"""A run that is asked to stop: the step is ended, a checkpoint saved, and the process leaves with 128 + signal."""
+
+import os
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+_REPEATED_AFTER_S = 2.0  # a launcher hands a terminal's Ctrl-C on to processes that have it already
+
+
+class StopRequest:
+    """Within `with`, SIGTERM and SIGINT ask for an end after the step; asked again, the process ends at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0  # that came to this process
+        self.agreed = 0  # that all processes have agreed to stop for
+        self._since = 0.0
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._former[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, former in self._former.items():
+            signal.signal(number, former)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.signal and time.monotonic() - self._since > _REPEATED_AFTER_S:
+            os._exit(128 + number)
+        self.signal, self._since = number, self._since or time.monotonic()

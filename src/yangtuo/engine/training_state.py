@@ -1,0 +1,250 @@
+"""What a run needs to go on, in one form for every engine: gathered from it, and put back into it.
+
+Trained weights and the optimizer's tensors are whole, float32, and named after the parameter; the rest is JSON. So a
+run may go on with another engine or another number of processes, no pickle is ever loaded, and machines without a
+shared disk need no files of their own.
+
+Random numbers are not part of it: the order of rows is drawn from (seed, epoch), dropout from (seed, step, rank,
+micro-batch).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from yangtuo.errors import CheckpointError
+from yangtuo.model.sharding import gathered, shape_of, whole
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """The optimizer, and what belongs to it.
+
+    Attributes:
+        tensors: "parameter name/key", such as ".../exp_avg".
+        numbers: JSON values: "values", what is no tensor, by the same names; "groups", the options of the parameter
+            groups, but for empty ones, which DeepSpeed leaves out; "scaler", the loss scale of float16.
+    """
+
+    tensors: Tensors
+    numbers: dict[str, Any]
+
+
+class Access(Protocol):
+    """How an engine is read and written; every process calls every method, only those with `keeps` get tensors."""
+
+    def weights(self, *, keeps: bool) -> Tensors:
+        """Trained weights by parameter name, whole, float32, in main memory."""
+
+    def optimizer(self, *, keeps: bool) -> OptimizerState:
+        """The optimizer's state, whole, in main memory."""
+
+    def put_weights(self, weights: Tensors) -> None:
+        """The opposite; every process has all of them."""
+
+    def put_optimizer(self, state: OptimizerState) -> None:
+        """The opposite; every process has all of it."""
+
+
+def access_to(
+    accelerator: Accelerator, parameters: Mapping[str, nn.Parameter], model: Any, optimizer: Any
+) -> "PlainAccess | DeepSpeedAccess":
+    """The access to the engine that accelerate has put around model and optimizer."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return DeepSpeedAccess(parameters, model)
+    return PlainAccess(parameters, optimizer, accelerator.scaler)
+
+
+def gather_weights(parameters: Mapping[str, torch.Tensor], *, keeps: bool) -> Tensors:
+    """Whole copies in main memory, where `keeps`."""
+    result = {}
+    for name, parameter in parameters.items():
+        value = whole(parameter)
+        if keeps:
+            result[name] = value.to("cpu", copy=True)
+    return result
+
+
+class PlainAccess:
+    """One process, DDP, FSDP2: a torch optimizer over the parameters themselves, which may be DTensors."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: Any, scaler: Any = None):
+        """`scaler` is torch's GradScaler, where one is used."""
+        self._parameters, self._optimizer, self._scaler = parameters, optimizer, scaler
+
+    def weights(self, *, keeps: bool) -> Tensors:
+        """See `Access`."""
+        return gather_weights(self._parameters, keeps=keeps)
+
+    def optimizer(self, *, keeps: bool) -> OptimizerState:
+        """See `Access`.
+
+        Raises:
+            CheckpointError: the optimizer keeps something that is neither tensor nor number.
+        """
+        names, kept = self._names(), self._optimizer.state_dict()
+        tensors: Tensors = {}
+        values = {}
+        for i, state in kept["state"].items():
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    tensors |= gather_weights({f"{names[i]}/{key}": value}, keeps=keeps)
+                elif _is_plain(value):
+                    values[f"{names[i]}/{key}"] = value
+                else:
+                    raise CheckpointError(
+                        f"--optim: {type(self._optimizer).__name__} keeps {key!r} as a {type(value).__name__}, which "
+                        "no checkpoint of this program can hold; choose another optimizer, or --save_only_model"
+                    )
+        scaler = {} if self._scaler is None else plain_values(self._scaler.state_dict())
+        groups = [plain_values(group) for group in kept["param_groups"] if group["params"]]
+        return OptimizerState(tensors, {"values": values, "groups": groups, "scaler": scaler})
+
+    def put_weights(self, weights: Tensors) -> None:
+        """See `Access`."""
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(_like(weights[name], parameter))
+
+    def put_optimizer(self, state: OptimizerState) -> None:
+        """See `Access`."""
+        kept, of_parameter = self._optimizer.state_dict(), _by_parameter(state)
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        kept["state"] = {
+            i: {key: _like(value, parameters[i]) for key, value in of_parameter[name].items()}
+            for i, name in enumerate(self._names())
+            if name in of_parameter
+        }
+        _put_groups([group for group in kept["param_groups"] if group["params"]], state)
+        self._optimizer.load_state_dict(kept)
+        if self._scaler is not None and state.numbers["scaler"]:
+            self._scaler.load_state_dict(state.numbers["scaler"])
+
+    def _names(self) -> list[str]:
+        """Names in the order in which torch numbers an optimizer's parameters."""
+        name_of = {id(parameter): name for name, parameter in self._parameters.items()}
+        return [name_of[id(p)] for group in self._optimizer.param_groups for p in group["params"]]
+
+
+class DeepSpeedAccess:
+    """ZeRO: float32 masters and moments lie in flat, divided buffers, reached by DeepSpeed's own functions."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], engine: Any):
+        self._parameters, self._engine = parameters, engine
+
+    def weights(self, *, keeps: bool) -> Tensors:
+        """See `Access`; the float32 masters."""
+        return self._gather([None], keeps=keeps)
+
+    def optimizer(self, *, keeps: bool) -> OptimizerState:
+        """See `Access`."""
+        tensors = self._gather(self._divided(), keeps=keeps)
+        if keeps:
+            shared = {key: value for key, value in self._example().items() if key not in self._divided()}
+            tensors |= {
+                f"{name}/{key}": torch.as_tensor(value, dtype=torch.float32).to("cpu", copy=True)
+                for name in self._parameters
+                for key, value in shared.items()
+            }
+        groups = [plain_values(group) for group in self._engine.optimizer.param_groups]
+        scaler = plain_values(vars(getattr(self._engine.optimizer, "loss_scaler", None) or object))
+        return OptimizerState(tensors, {"values": {}, "groups": groups, "scaler": scaler})
+
+    def put_weights(self, weights: Tensors) -> None:
+        """See `Access`."""
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for name, parameter in self._parameters.items():
+            value = weights[name].to(self._engine.device)
+            with torch.no_grad(), gathered([parameter], writes=True):
+                parameter.copy_(value)
+            safe_set_full_fp32_param(parameter, value)
+
+    def put_optimizer(self, state: OptimizerState) -> None:
+        """See `Access`; the optimizer has taken a step before, or there is nothing to put moments into."""
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        of_parameter = _by_parameter(state)
+        for name, parameter in self._parameters.items():
+            for key in self._divided():
+                safe_set_full_optimizer_state(parameter, of_parameter[name][key].to(self._engine.device), key)
+        first = next(iter(of_parameter.values()))
+        for kept in self._engine.optimizer.optimizer.state.values():
+            for key in kept.keys() - set(self._divided()):
+                value = kept[key]
+                kept[key] = first[key].to(value) if isinstance(value, torch.Tensor) else type(value)(first[key])
+        _put_groups(self._engine.optimizer.param_groups, state)
+        scaler = getattr(self._engine.optimizer, "loss_scaler", None)
+        for key, value in state.numbers["scaler"].items():
+            if hasattr(scaler, key):
+                setattr(scaler, key, value)
+
+    def _gather(self, keys: Iterable[str | None], *, keeps: bool) -> Tensors:
+        """Tensors with an element for each weight; key None for the weights themselves."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        result = {}
+        for name, parameter in self._parameters.items():
+            for key in keys:
+                if key is None:
+                    value = safe_get_full_fp32_param(parameter)
+                else:
+                    value = safe_get_full_optimizer_state(parameter, key)
+                if keeps:
+                    result[f"{name}/{key}" if key else name] = value.to("cpu", copy=True).view(shape_of(parameter))
+        return result
+
+    def _example(self) -> dict[str, Any]:
+        states = self._engine.optimizer.optimizer.state
+        return next((values for values in states.values() if values), {})
+
+    def _divided(self) -> list[str]:
+        return [key for key, v in self._example().items() if isinstance(v, torch.Tensor) and v.numel() > 1]
+
+
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that JSON can hold, but for "params", the numbers of a group's parameters, which follow from the names."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in values.items()
+        if key != "params" and (_is_plain(value) or (isinstance(value, tuple | list) and all(map(_is_plain, value))))
+    }
+
+
+def schedule_for(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A schedule's state where the engine has another number of parameter groups; ours all have one learning rate."""
+    lists = {key: len(value) for key, value in own.items() if isinstance(value, list) and value}
+    fitted = {key: value[:1] * lists[key] if key in lists and value else value for key, value in saved.items()}
+    return {**own, **fitted}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str | bool | None)
+
+
+def _put_groups(groups: list[dict[str, Any]], state: OptimizerState) -> None:
+    for group, saved in zip(groups, state.numbers["groups"], strict=True):
+        group |= {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
+
+
+def _by_parameter(state: OptimizerState) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {}
+    for full_name, value in (*state.tensors.items(), *state.numbers["values"].items()):
+        name, key = full_name.rsplit("/", 1)
+        result.setdefault(name, {})[key] = value
+    return result
+
+
+def _like(value: Any, parameter: torch.Tensor) -> Any:
+    """A whole value divided as the parameter is, where it has the parameter's shape."""
+    if isinstance(parameter, DTensor) and isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return value

@@ -1,0 +1,88 @@
+"""Adapter folders as they lie on disk: of today's PEFT, or of 2023's."""
+
+import json
+import logging
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from yangtuo.errors import AdapterError
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """An adapter folder as read from disk: PEFT's configuration, and the tensors by their names in the file."""
+
+    folder: Path
+    config: LoraConfig
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def holds_more_than_lora(self) -> bool:
+        """Whether rows of the vocabulary, or whole modules, are in it."""
+        return any(".lora_" not in key for key in self.tensors)
+
+
+def read(peft_path: str) -> SavedAdapter:
+    """Read an adapter folder, of today's PEFT or of 2023's (`adapter_model.bin`, keys since dropped).
+
+    Raises:
+        AdapterError: no such folder, a file missing or broken, or not a plain LoRA.
+    """
+    folder = Path(peft_path)
+    if not folder.is_dir():
+        raise AdapterError(f"--peft_path {peft_path}: no such folder; for a new LoRA, leave --peft_path out")
+    if not (folder / CONFIG_FILE).is_file():
+        near = [path.parent.name for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))]
+        hint = f"; did you mean its sub-folder {near[0]!r}?" if near else ""
+        raise AdapterError(f"--peft_path {peft_path}: no {CONFIG_FILE} in that folder, so it is no adapter{hint}")
+    return SavedAdapter(folder, _read_config(folder), _read_tensors(folder))
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    try:
+        raw = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AdapterError(f"{folder}/{CONFIG_FILE}: broken JSON: {error}") from error
+    if raw.get("peft_type") != "LORA":
+        raise AdapterError(f"{folder}/{CONFIG_FILE}: peft_type is {raw.get('peft_type')!r}; only 'LORA' can be trained")
+    if raw.get("enable_lora"):
+        raise AdapterError(f"{folder}/{CONFIG_FILE}: enable_lora (merged projections of 2023) is not supported")
+    known = {spec.name for spec in fields(LoraConfig)}
+    unknown = sorted(set(raw) - known - {"enable_lora", "merge_weights", "peft_version"})
+    if unknown:
+        logger.warning("%s/%s: this PEFT does not know and leaves out: %s", folder, CONFIG_FILE, ", ".join(unknown))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # said above, with names
+        return LoraConfig.from_pretrained(str(folder))
+
+
+def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    new, old = folder / WEIGHTS_FILE, folder / OLD_WEIGHTS_FILE
+    try:
+        if new.is_file():
+            return load_file(new)
+        if old.is_file():
+            tensors = torch.load(old, map_location="cpu", weights_only=True)
+            return {str(key): value for key, value in tensors.items()}
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        file = new if new.is_file() else old
+        raise AdapterError(
+            f"{file}: cannot be read, perhaps cut short: {' '.join(str(error).split())[:160]}"
+        ) from error
+    except pickle.UnpicklingError as error:  # what torch.load raises for a file with code in it
+        raise AdapterError(
+            f"{old}: refused, it is no plain file of tensors: {str(error).splitlines()[0][:160]}"
+        ) from error
+    raise AdapterError(f"{folder}: neither {WEIGHTS_FILE} nor {OLD_WEIGHTS_FILE} in that folder")

@@ -1,0 +1,3 @@
+from tests.distributed.launch import engines
+
+__all__ = ["engines"]

@@ -1,0 +1,85 @@
+"""The program as torchrun starts it, with what a test needs and the product must not have.
+
+Asked for by environment variables: FSDP_ON_CPU; SMALL_CHUNKS of the head; NO_CHECK_OF_ROOM; "rank:step" in FAIL_AT (an
+error), KILL_AT, STOP_AT, TERM_AT (signals); ATTEMPT, the only restart in which they come; STEP_SECONDS, a sleep in each
+step.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+
+def fsdp_on_cpu():
+    """accelerate leaves FSDP out on a CPU unless its state says otherwise; the product refuses it there."""
+    from accelerate import DistributedType, PartialState
+
+    from yangtuo import run
+
+    real = run.training_arguments
+
+    def training_arguments(*args):
+        result = real(*args)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        return result
+
+    run.check_engines = lambda settings, hardware: None
+    run.training_arguments = training_arguments
+
+
+def failing():
+    from yangtuo.engine.runner import StepRunner
+    from yangtuo.errors import RunFailure
+
+    real = StepRunner.run
+
+    def fail(self, model, step, place):
+        rank, number = map(int, os.environ["FAIL_AT"].split(":"))
+        if (rank, number) == (int(os.environ["RANK"]), place.step):
+            raise RunFailure(f"step {number}: the test's own failure")
+        return real(self, model, step, place)
+
+    StepRunner.run = fail
+
+
+def signals(which):
+    from yangtuo.engine.hooks import Hooks
+
+    real = Hooks.on_step_end
+
+    def on_step_end(self, args, state, control, **kwargs):
+        for name, number in which.items():
+            rank, step = map(int, os.environ[name].split(":"))
+            if (rank, step) == (args.process_index, state.global_step):
+                os.kill(os.getpid(), number)
+        time.sleep(float(os.environ.get("STEP_SECONDS", "0")))
+        return real(self, args, state, control, **kwargs)
+
+    Hooks.on_step_end = on_step_end
+
+
+if __name__ == "__main__":
+    from yangtuo.cli import main
+
+    if os.environ.get("FSDP_ON_CPU"):
+        fsdp_on_cpu()
+    if os.environ.get("ATTEMPT", "") not in ("", os.environ.get("TORCHELASTIC_RESTART_COUNT")):
+        os.environ.pop("KILL_AT", None)
+    if "FAIL_AT" in os.environ:
+        failing()
+    if "SMALL_CHUNKS" in os.environ:
+        from yangtuo.engine import loss
+
+        loss.CHUNK_BYTES["cpu"] = 1
+    if "NO_CHECK_OF_ROOM" in os.environ:
+        from yangtuo.engine import checkpoint
+
+        checkpoint.check_room = lambda *args: None
+    names = {"KILL_AT": signal.SIGKILL, "STOP_AT": signal.SIGSTOP, "TERM_AT": signal.SIGTERM}
+    if "STEP_SECONDS" in os.environ or names.keys() & os.environ.keys():
+        signals({name: number for name, number in names.items() if name in os.environ})
+    sys.exit(main(["train", *sys.argv[1:]]))

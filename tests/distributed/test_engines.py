@@ -1,0 +1,92 @@
+"""Every engine gives the curve and the adapter of one process, and what it saves is whole."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from tests.command import REPOSITORY, log_of, run, yangtuo
+from tests.distributed.launch import LAUNCHED, RUN, adapter, assert_same, train
+
+EVALUATE = {"do_train": True, "do_eval": True, "eval_strategy": "steps", "eval_steps": 4}
+
+
+@pytest.fixture(scope="module", params=[None, "embed_tokens,lm_head"], ids=["lora", "modules_to_save"])
+def reference(request, inputs, tmp_path_factory):
+    """One process, the whole step at once."""
+    out = tmp_path_factory.mktemp("reference") / "out"
+    options = {**EVALUATE, "modules_to_save": request.param, "validation_file": inputs.validation}
+    done = yangtuo("train", *inputs.options(out, **{**RUN, **options, "per_device_train_batch_size": 8}))
+    assert done.code == 0, done.said
+    return out, options
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_an_engine_gives_the_result_of_one_process(name, engines, reference, inputs, tmp_path):
+    reference_out, options = reference
+    # The head is called often, and ranks have unequal numbers of predictions.
+    train(inputs, tmp_path / "out", engines[name], env={"SMALL_CHUNKS": "1"}, **options)
+    position = json.loads((tmp_path / "out" / "checkpoint-8" / "training_state.json").read_text())
+    assert (position["engine"], position["world_size"]) == (engines[name].kind, 2)  # not another one in its place
+    assert_same(tmp_path / "out", reference_out)
+    ids, logits = torch.arange(3, 40)[None], []
+    for folder in (tmp_path / "out" / "best", reference_out / "best"):
+        logits.append(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(inputs.base), folder)(ids).logits)
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero3", "fsdp2"])
+def test_an_adapter_is_continued_under_an_engine(name, engines, reference, inputs, tmp_path):
+    """From what another engine has saved; its first loss tells that it was read."""
+    reference_out, options = reference
+    if options["modules_to_save"] is None and name != "zero3":
+        pytest.skip("continuing LoRA alone is tried under one engine")
+    options = {**options, "modules_to_save": None, "peft_path": reference_out / "sft_lora_model", "max_steps": 2}
+    train(inputs, tmp_path / "out", engines[name], **options)
+    done = yangtuo("train", *inputs.options(tmp_path / "one", **{**RUN, **options, "per_device_train_batch_size": 8}))
+    assert done.code == 0, done.said
+    ours, theirs = ([entry["loss"] for entry in log_of(tmp_path / which)] for which in ("out", "one"))
+    assert ours == pytest.approx(theirs, abs=2e-6)
+    assert theirs[0] < log_of(reference_out)[0]["loss"] - 0.05
+    assert adapter(tmp_path / "out").keys() == adapter(reference_out).keys()
+
+
+def test_the_negative_control(engines, reference, inputs, tmp_path):
+    """Other rows in a step, and the comparison fails."""
+    reference_out, options = reference
+    train(inputs, tmp_path / "out", engines["ddp"], **{**options, "data_seed": 1})
+    with pytest.raises(AssertionError):
+        assert_same(tmp_path / "out", reference_out)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_the_seed_pages_command_with_its_deepspeed_file(num_processes, inputs, tmp_path):
+    """--fp16 and an old min_loss_scale included; no compiler is asked for."""
+    file = REPOSITORY / "scripts" / "ds_zero2_no_offload.json"
+    old = json.loads(file.read_text())
+    old["fp16"]["min_loss_scale"] = 1e-10
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    done = run(
+        [
+            *("torchrun", "--nnodes", 1, "--nproc_per_node", num_processes, LAUNCHED),
+            *inputs.options(
+                tmp_path / "out", max_steps=2, fp16=True, torch_dtype="float16", gradient_checkpointing=True
+            ),
+            *("--deepspeed", tmp_path / "old.json", "--modules_to_save", "embed_tokens,lm_head"),
+        ],
+        env={"OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"), "CXX": "/bin/false"},
+    )
+    assert done.code == 0, done.said
+    assert "min_loss_scale 1e-10 counts as 1" in done.said
+    assert len(log_of(tmp_path / "out")) == 2
+    assert not (tmp_path / "extensions").exists()
+
+
+def test_fsdp_on_a_cpu_is_refused_by_the_product(engines, inputs, tmp_path):
+    """accelerate would run DDP and end with success."""
+    options = [word for word in engines["fsdp2"].options]
+    done = yangtuo("train", *inputs.options(tmp_path / "out"), *options)
+    assert done.code == 2
+    assert "accelerate runs plain DDP in its place on a CPU" in done.said

@@ -1,0 +1,132 @@
+"""Two machines: two launchers that meet, with one output folder or one each; two network namespaces and a cable."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.command import log_of
+from tests.distributed.launch import Running, assert_bit_identical, assert_same, command, free_port, train
+from yangtuo.engine import checkpoint
+
+
+def node(inputs, out, rank, address, port, *options, **changes):
+    launcher = ("--nnodes", 2, "--node_rank", rank, "--master_addr", address, "--master_port", port)
+    words = command(inputs, out, *options, launcher=launcher, num_processes=1, rows=4, **changes)
+    return words
+
+
+def both(words, env=None, prefixes=((), ())):
+    with contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(Running([*p, *w], env=env)) for p, w in zip(prefixes, words, strict=True)]
+        return [running.end() for running in nodes]
+
+
+@pytest.mark.parametrize("layout", ["shared", "one each"])
+@pytest.mark.parametrize("name", ["ddp", "zero2"])
+def test_two_machines_train_die_and_go_on(name, layout, engines, inputs, tmp_path):
+    """Killed at step 5 on the second machine; each machine has the seed that its own script has drawn."""
+    folders = [tmp_path / "a", tmp_path / ("a" if layout == "shared" else "b")]
+    options = engines[name].options
+
+    def words(port):
+        return [
+            node(inputs, folder, rank, "127.0.0.1", port, *options, seed=11 + rank)
+            for rank, folder in enumerate(folders)
+        ]
+
+    died = both(words(free_port()), env={"KILL_AT": "1:5"})
+    assert died[1].code == 137
+    assert died[0].code != 0
+    assert checkpoint.latest_complete(folders[0]).name == "checkpoint-3"
+    again = both(words(free_port()))
+    assert [done.code for done in again] == [0, 0], [done.said for done in again]
+    assert "resuming from" in again[0].said
+    train(inputs, tmp_path / "whole", engines[name], seed=11)
+    assert_bit_identical(folders[0], tmp_path / "whole")
+    if layout == "one each":
+        assert not (folders[1] / "sft_lora_model").exists()  # only what each needs is written there
+        assert not list(folders[1].glob("checkpoint-*"))
+
+
+def test_save_on_each_node_writes_on_both(engines, inputs, tmp_path):
+    port = free_port()
+    done = both(
+        [
+            node(inputs, tmp_path / name, rank, "127.0.0.1", port, save_on_each_node=True)
+            for rank, name in enumerate("ab")
+        ]
+    )
+    assert [each.code for each in done] == [0, 0], [each.said for each in done]
+    for name in "ab":
+        assert checkpoint.latest_complete(tmp_path / name).name == "checkpoint-8"
+
+
+@pytest.fixture
+def cable():
+    """Two network namespaces, yt0 and yt1, joined by a veth pair; 10.77.0.1 and 10.77.0.2."""
+    commands = [
+        *(f"ip netns add yt{i}" for i in (0, 1)),
+        "ip link add ytv0 netns yt0 type veth peer name ytv1 netns yt1",
+        *(f"ip -n yt{i} addr add 10.77.0.{i + 1}/24 dev ytv{i}" for i in (0, 1)),
+        *(f"ip -n yt{i} link set {device} up" for i in (0, 1) for device in ("lo", f"ytv{i}")),
+    ]
+
+    def remove():
+        for i in (0, 1):
+            subprocess.run(["ip", "netns", "del", f"yt{i}"], capture_output=True, check=False)
+
+    if shutil.which("ip") is None:
+        pytest.skip("no ip command")
+    remove()
+    for line in commands:
+        done = subprocess.run(line.split(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            remove()
+            pytest.skip(f"no network namespaces here: {line}: {done.stderr.strip()}")
+    yield
+    remove()
+
+
+def received(i):
+    text = subprocess.run(
+        ["ip", "netns", "exec", f"yt{i}", "cat", f"/sys/class/net/ytv{i}/statistics/rx_bytes"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return int(text)
+
+
+def test_two_hosts_joined_by_a_cable(cable, engines, inputs, tmp_path):
+    words = [
+        node(inputs, tmp_path / "out", rank, "10.77.0.1", 29501, modules_to_save="embed_tokens,lm_head")
+        for rank in (0, 1)
+    ]
+    prefixes = [
+        ("ip", "netns", "exec", f"yt{i}", "env", f"GLOO_SOCKET_IFNAME=ytv{i}", f"PATH={os.environ['PATH']}")
+        for i in (0, 1)
+    ]
+    done = both(words, prefixes=prefixes)
+    assert [each.code for each in done] == [0, 0], [each.said for each in done]
+    train(inputs, tmp_path / "one", engines["ddp"], modules_to_save="embed_tokens,lm_head")
+    assert_same(tmp_path / "out", tmp_path / "one")
+    assert min(received(0), received(1)) > 8 * 30_000 * 4  # the gradients of 8 steps went over it
+
+
+def test_a_meeting_to_which_not_all_come_is_told(engines, inputs, tmp_path):
+    words = [
+        *(sys.executable, "-m", "yangtuo", "train"),
+        *inputs.options(tmp_path / "out", ddp_timeout=3),
+    ]
+    env = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    with Running(words, env={**env, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}) as running:
+        done = running.end(timeout=60)
+    assert done.code == 1
+    assert "the meeting of all processes: another process is gone or unreachable" in done.said
+    assert "GLOO_SOCKET_IFNAME" in done.said
+    assert "Traceback" not in done.said
+    assert not (tmp_path / "out").exists() or log_of(tmp_path / "out") == []
