@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
+from tests.command import end_forker
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,13 @@ class Inputs:
             if value is not None:
                 words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
         return words
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forker():
+    """Started when it is first needed, ended with the tests."""
+    yield
+    end_forker()
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,3 @@
-from tests.distributed.launch import engines
+from tests.distributed.launch import engines, whole
 
-__all__ = ["engines"]
+__all__ = ["engines", "whole"]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.command import REPOSITORY, Finished, evaluations_of, log_of, run
+from tests.command import REPOSITORY, Finished, evaluations_of, forked, log_of, run
 
 LAUNCHED = Path(__file__).parent / "launched.py"
 RUN = {"max_steps": 8, "save_strategy": "steps", "save_steps": 3, "lora_dropout": 0}
@@ -75,11 +75,33 @@ def command(inputs, out, *options, num_processes=2, rows=8, launcher=("--standal
     ]
 
 
-def train(inputs, out, engine: Engine, *, expect=0, env=None, timeout=150, **changes) -> Finished:
+def train(inputs, out, engine: Engine, *, expect=0, env=None, timeout=150, launcher=None, **changes) -> Finished:
+    """Two ranks: by fork, or by torchrun where `launcher` has its options."""
     environment = {"OMP_NUM_THREADS": "1", **dict(engine.env), **(env or {})}
-    done = run(command(inputs, out, *engine.options, **changes), env=environment, timeout=timeout)
+    words = command(inputs, out, *engine.options, launcher=launcher or (), **changes)
+    if launcher is None:
+        words = ["train", *words[words.index(LAUNCHED) + 1 :]]
+        prepare = "from tests.distributed.launched import prepare; prepare()"
+        done = forked(*words, env=environment, timeout=timeout, first=prepare, num_processes=2)
+    else:
+        done = run(words, env=environment, timeout=timeout)
     assert done.code == expect, done.said
     return done
+
+
+@pytest.fixture(scope="session")
+def whole(engines, inputs, tmp_path_factory):
+    """The folder of a run that nobody has killed, made once for an engine and options."""
+    made = {}
+
+    def of(name, **options):
+        key = (name, *sorted(options.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("whole") / "out"
+            train(inputs, made[key], engines[name], **options)
+        return made[key]
+
+    return of
 
 
 class Running:

@@ -62,9 +62,8 @@ def signals(which):
     Hooks.on_step_end = on_step_end
 
 
-if __name__ == "__main__":
-    from yangtuo.cli import main
-
+def prepare():
+    """What the environment asks for."""
     if os.environ.get("FSDP_ON_CPU"):
         fsdp_on_cpu()
     if os.environ.get("ATTEMPT", "") not in ("", os.environ.get("TORCHELASTIC_RESTART_COUNT")):
@@ -82,4 +81,10 @@ if __name__ == "__main__":
     names = {"KILL_AT": signal.SIGKILL, "STOP_AT": signal.SIGSTOP, "TERM_AT": signal.SIGTERM}
     if "STEP_SECONDS" in os.environ or names.keys() & os.environ.keys():
         signals({name: number for name, number in names.items() if name in os.environ})
+
+
+if __name__ == "__main__":
+    from yangtuo.cli import main
+
+    prepare()
     sys.exit(main(["train", *sys.argv[1:]]))

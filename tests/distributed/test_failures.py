@@ -30,12 +30,21 @@ def errors(said):
 
 def test_the_rank_that_failed_speaks_first_and_alone(engines, inputs, tmp_path):
     """Rank 1 alone has an error, while rank 0 waits for it in a collective."""
-    done = train(inputs, tmp_path / "out", engines["ddp"], expect=1, env={"FAIL_AT": "1:5"})
+    launcher = ("--standalone",)
+    done = train(inputs, tmp_path / "out", engines["ddp"], expect=1, env={"FAIL_AT": "1:5"}, launcher=launcher)
     assert errors(done.said)[0].startswith("error [rank 1 on ")
     assert "step 5: the test's own failure" in errors(done.said)[0]
     assert len(errors(done.said)) == 1
     assert "Traceback" not in done.said
     assert "ChildFailedError" not in done.said
+
+
+def test_a_process_that_is_killed_is_named_first_and_alone(engines, inputs, tmp_path):
+    launcher = ("--standalone",)
+    done = train(inputs, tmp_path / "out", engines["zero2"], expect=137, env={"KILL_AT": "1:5"}, launcher=launcher)
+    assert errors(done.said)[0].startswith("error: the process of rank 1 was ended by SIGKILL; if nobody did that")
+    assert len(errors(done.said)) == 1
+    assert "Traceback" not in done.said
 
 
 def test_a_peer_that_is_gone_is_told_without_a_trace(engines, inputs, tmp_path):
@@ -103,7 +112,7 @@ def test_too_small_a_disk_is_found_before_the_first_step(small_disk, engines, in
 
 
 @pytest.mark.parametrize("leave", [3_000_000, 60_000], ids=["found before writing", "found while writing"])
-def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint_whole(leave, small_disk, engines, inputs, tmp_path):
+def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint_whole(leave, small_disk, engines, inputs, whole):
     """Filled by another program after the first checkpoint; freed, the same command ends the run bit for bit."""
     out = small_disk / "out"
     env = {"STEP_SECONDS": "0.4"} | ({"NO_CHECK_OF_ROOM": "1"} if leave < 100_000 else {})
@@ -120,12 +129,11 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint_whole(leave,
     assert not list(out.glob(".checkpoint*"))
     (small_disk / "filler").unlink()
     train(inputs, out, engines["ddp"], **options)
-    train(inputs, tmp_path / "whole", engines["ddp"], **options)
-    assert_bit_identical(out, tmp_path / "whole")
+    assert_bit_identical(out, whole("ddp", **options))
 
 
 @pytest.mark.parametrize("left_over", ["a draft", "a mark without files", "a mark without its optimizer"])
-def test_what_a_kill_in_the_middle_of_a_save_leaves_is_not_used(left_over, engines, inputs, tmp_path):
+def test_what_a_kill_in_the_middle_of_a_save_leaves_is_not_used(left_over, engines, inputs, tmp_path, whole):
     out = tmp_path / "out"
     train(inputs, out, engines["ddp"], expect=137, env={"KILL_AT": "0:7"})
     six = out / "checkpoint-6"
@@ -135,8 +143,7 @@ def test_what_a_kill_in_the_middle_of_a_save_leaves_is_not_used(left_over, engin
         (six / ("optimizer.safetensors" if "optimizer" in left_over else "adapter_model.safetensors")).unlink()
     done = train(inputs, out, engines["ddp"])
     assert "checkpoint-3" in done.said
-    train(inputs, tmp_path / "whole", engines["ddp"])
-    assert_bit_identical(out, tmp_path / "whole")
+    assert_bit_identical(out, whole("ddp"))
     assert sorted(path.name for path in out.glob("*checkpoint*")) == ["checkpoint-3", "checkpoint-6", "checkpoint-8"]
 
 

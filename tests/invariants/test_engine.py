@@ -1,11 +1,9 @@
 """Whatever the engine does to be fast, a run's curve and adapter stay those of the plain, padded, whole step."""
 
-import sys
-
 import pytest
 
 from tests import tiny
-from tests.command import log_of, run, yangtuo
+from tests.command import forked, log_of, yangtuo
 from tests.invariants.test_execution import LOSS, STEP, WHOLE, assert_same
 
 
@@ -47,14 +45,7 @@ def test_executions_agree(name, padded, inputs, tmp_path):
 
 def in_process(code, *words):
     """The command line in a process whose first lines are the test's own."""
-    return run(
-        [
-            sys.executable,
-            "-c",
-            f"{code}\nimport sys\nfrom yangtuo.cli import main\nsys.exit(main(sys.argv[1:]))",
-            *words,
-        ]
-    )
+    return forked(*words, first=code)
 
 
 CHUNKS_OF = "from yangtuo.engine import loss\nloss.CHUNK_BYTES['cpu'] = {}"
@@ -159,15 +150,8 @@ def test_two_processes_run_out_of_memory_together(find_unused, inputs, tmp_path)
         "per_device_train_batch_size": 4,
         "micro_batch_tokens": 1000,
     }
-    script = tmp_path / "short.py"
     fault = OUT_OF_MEMORY.format(most="(200 if __import__('os').environ['RANK'] == '1' else 10**9)")
-    script.write_text(f"{fault}\nimport sys\nfrom yangtuo.cli import main\nsys.exit(main(['train', *sys.argv[1:]]))")
-    done = run(
-        [
-            *(sys.executable, "-m", "yangtuo.torchrun", "--standalone", "--nproc_per_node", 2, script),
-            *inputs.options(tmp_path / "two", **options),
-        ]
-    )
+    done = forked("train", *inputs.options(tmp_path / "two", **options), first=fault, num_processes=2)
     assert done.code == 0, done.said
     assert "is computed again" in done.err
     alone = yangtuo("train", *inputs.options(tmp_path / "one", **{**options, "per_device_train_batch_size": 8}))

@@ -1,12 +1,10 @@
 """Every way to execute a step gives the same curve and the same adapter as one process with the whole step at once."""
 
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.command import REPOSITORY, evaluations_of, log_of, run, yangtuo
+from tests.command import evaluations_of, forked, log_of, yangtuo
 
 STEP = {"max_steps": 6, "do_train": True, "do_eval": True, "save_strategy": "no", "lora_dropout": 0}
 WHOLE = {"per_device_train_batch_size": 8}
@@ -66,13 +64,7 @@ def test_one_process(execution, reference, inputs, tmp_path, request):
 def test_two_processes(shape, reference, inputs, tmp_path):
     reference_out, options = reference
     execution = {"per_device_train_batch_size": shape[0], "gradient_accumulation_steps": shape[1]}
-    done = run(
-        [
-            *(sys.executable, "-m", "yangtuo.torchrun", "--standalone", "--nproc_per_node", 2),
-            REPOSITORY / "scripts" / "run_clm_sft_with_peft.py",
-            *inputs.options(tmp_path / "out", **options, **execution),
-        ]
-    )
+    done = forked("train", *inputs.options(tmp_path / "out", **options, **execution), num_processes=2)
     assert done.code == 0, done.said
     assert_same(tmp_path / "out", reference_out)
 
@@ -80,13 +72,9 @@ def test_two_processes(shape, reference, inputs, tmp_path):
 def test_ranks_without_rows_of_their_own(inputs, tmp_path):
     """24 rows, 16 a step: the second step has 8 rows for 2 ranks x 8, one of which has none."""
     curves = []
-    for name, launcher, rows in (("one", [sys.executable, "-m", "yangtuo", "train"], 16), ("two", None, 8)):
-        command = launcher or [
-            *(sys.executable, "-m", "yangtuo.torchrun", "--standalone", "--nproc_per_node", 2),
-            REPOSITORY / "scripts" / "run_clm_sft_with_peft.py",
-        ]
+    for name, num_processes, rows in (("one", 0, 16), ("two", 2, 8)):
         options = inputs.options(tmp_path / name, per_device_train_batch_size=rows, lora_dropout=0, max_steps=4)
-        done = run([*command, *options])
+        done = forked("train", *options, num_processes=num_processes)
         assert done.code == 0, done.said
         curves.append([entry["loss"] for entry in log_of(tmp_path / name)])
     assert curves[0] == pytest.approx(curves[1], abs=LOSS)
