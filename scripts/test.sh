@@ -5,6 +5,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
+python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("deepspeed"))' \
+    || python -m pip install --quiet --disable-pip-version-check -r requirements-deepspeed.lock
 
 ruff check .
 ruff format --check .

@@ -4,20 +4,78 @@ The *meaning* of a run is everything that decides its result. The same meaning r
 what differs; no checkpoint and no adapter is ever deleted or overwritten.
 """
 
+import fcntl
 import json
+import logging
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from yangtuo.engine import checkpoint
 from yangtuo.errors import RunFolderError
 
+logger = logging.getLogger(__name__)
+
 RUN_FILE = "run.json"
 ADAPTER_FOLDER = "sft_lora_model"
+
+
+class Lock:
+    """Held by the process that writes into an output folder, until it ends however it ends.
+
+    Processes whose launcher was killed go on training; a second run beside them would mix its files with theirs.
+    """
+
+    def __init__(self, output_dir: Path):
+        self._path = output_dir / ".lock"
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def take(self) -> None:
+        """Hold the folder, if it exists.
+
+        Raises:
+            RunFolderError: another process holds it.
+        """
+        if not self._path.parent.is_dir():
+            return
+        self.release()
+        file = self._path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip()
+            file.close()
+            raise RunFolderError(
+                f"--output_dir {self._path.parent}: {holder or 'another process'} is training into it; wait for it, or "
+                "end it first"
+            ) from None
+        except OSError as error:  # a file system without locks
+            logger.warning(
+                "output folder: %s cannot be locked (%s); start only one run in it", self._path, error.strerror
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Let go; the file goes too."""
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
 
 
 class Start(StrEnum):
@@ -63,7 +121,7 @@ def decide(output_dir: Path, meaning: Mapping[str, Any], *, overwrite: bool, che
         )
     if output_dir.exists() and not output_dir.is_dir():
         raise RunFolderError(f"--output_dir {output_dir}: that is a file")
-    if not output_dir.exists() or not any(output_dir.iterdir()):
+    if not output_dir.exists() or not any(path.name != ".lock" for path in output_dir.iterdir()):
         return Decision(Start.FRESH)
     recorded = read_run(output_dir)
     if recorded is None:

@@ -69,46 +69,47 @@ def train(settings: Settings) -> None:
     output_dir = _output_dir(settings)
     meaning = record_meaning(settings, inputs.sources, inputs.base, inputs.tokenizer, ALPACA_ZH)
     precision, args, store = _meet(settings, inputs, output_dir)  # processes know each other from here on
-    decision = from_rank_0(lambda: _decide(settings, output_dir, meaning))
-    if decision.start is folder.Start.FINISHED:
-        logger.info("%s holds this very run, finished; choose another --output_dir to train once more", output_dir)
-        return
-    args.seed = _seed(settings, decision)
-    train_set, eval_set, audits = divide(settings, inputs, encoded, args.seed)
-    plan = _plan_steps(settings, len(train_set))
-    is_main = args.process_index == 0
-    if is_main:
-        _prepare_folder(output_dir, decision)
+    with folder.Lock(output_dir) as lock:
+        decision = from_rank_0(lambda: _decide(settings, output_dir, meaning, lock))
+        if decision.start is folder.Start.FINISHED:
+            logger.info("%s holds this very run, finished; choose another --output_dir to train once more", output_dir)
+            return
+        args.seed = _seed(settings, decision)
+        train_set, eval_set, audits = divide(settings, inputs, encoded, args.seed)
+        plan = _plan_steps(settings, len(train_set))
+        is_main = args.process_index == 0
+        if is_main:
+            _prepare_folder(output_dir, decision, lock)
 
-    adapter = _load(settings, inputs, precision, args.seed)
-    execution = _choose_execution(settings, inputs, args, train_set, decision)
-    run = _run_record(settings, meaning, args.seed, began) | {"plan": plan}
-    if is_main:
-        folder.write_json(output_dir / folder.RUN_FILE, run)
-        folder.write_json(output_dir / "data_audit.json", audits)
-    last_step = checkpoint.step_of(decision.checkpoint) if decision.checkpoint else 0
-    outlets = Outlets(
-        Journal(output_dir / "log.jsonl", last_step=last_step, writes=is_main),
-        Screen(shown=is_main, bar=not settings.training.get("disable_tqdm", False)),
-        logging_of(settings),
-        settings.run.save_minutes,
-        StopRequest(),
-        Watchdog(store, settings.run.watchdog_minutes * 60),
-    )
-    subject = Subject(adapter, inputs.tokenizer, train_set, eval_set)
-    if args.device.type == "cpu":
-        memory.keep_freed_memory()
-    trainer = StepTrainer(subject, meaning_of(settings, args.seed), execution, outlets, args)
-    check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
+        adapter = _load(settings, inputs, precision, args.seed)
+        execution = _choose_execution(settings, inputs, args, train_set, decision)
+        run = _run_record(settings, meaning, args.seed, began) | {"plan": plan}
+        if is_main:
+            folder.write_json(output_dir / folder.RUN_FILE, run)
+            folder.write_json(output_dir / "data_audit.json", audits)
+        last_step = checkpoint.step_of(decision.checkpoint) if decision.checkpoint else 0
+        outlets = Outlets(
+            Journal(output_dir / "log.jsonl", last_step=last_step, writes=is_main),
+            Screen(shown=is_main, bar=not settings.training.get("disable_tqdm", False)),
+            logging_of(settings),
+            settings.run.save_minutes,
+            StopRequest(),
+            Watchdog(store, settings.run.watchdog_minutes * 60),
+        )
+        subject = Subject(adapter, inputs.tokenizer, train_set, eval_set)
+        if args.device.type == "cpu":
+            memory.keep_freed_memory()
+        trainer = StepTrainer(subject, meaning_of(settings, args.seed), execution, outlets, args)
+        check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
 
-    with outlets.watchdog, outlets.stop, outlets.screen, peers_lost_are_named("training"):
-        if args.do_train:
-            _train_and_save(trainer, adapter, decision, output_dir)
-        if args.do_eval:
-            trainer.save_metrics("eval", trainer.final_evaluation())
-    if is_main:
-        run |= {"state": "finished", "seconds": time.time() - began, "notes": notes_so_far()}
-        folder.write_json(output_dir / folder.RUN_FILE, run)
+        with outlets.watchdog, outlets.stop, outlets.screen, peers_lost_are_named("training"):
+            if args.do_train:
+                _train_and_save(trainer, adapter, decision, output_dir)
+            if args.do_eval:
+                trainer.save_metrics("eval", trainer.final_evaluation())
+        if is_main:
+            run |= {"state": "finished", "seconds": time.time() - began, "notes": notes_so_far()}
+            folder.write_json(output_dir / folder.RUN_FILE, run)
 
 
 def _meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precision, TrainingArguments, Store | None]:
@@ -134,7 +135,8 @@ def _meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precisi
     return precision, training_arguments(settings, precision, hardware, inputs.config, output_dir), store
 
 
-def _decide(settings: Settings, output_dir: Path, meaning: dict[str, Any]) -> folder.Decision:
+def _decide(settings: Settings, output_dir: Path, meaning: dict[str, Any], lock: folder.Lock) -> folder.Decision:
+    lock.take()
     return folder.decide(
         output_dir,
         meaning,
@@ -177,7 +179,7 @@ def _choose_execution(
         "" if shares else ", rows padded (--attn_implementation or --neftune_noise_alpha)",
         ", gradient checkpointing" if checkpointing else "",
     )
-    return Execution(shares, max_cells)
+    return Execution(shares, max_cells, is_auto=budget == "auto" and not decision.checkpoint)
 
 
 def _cells_of(started: Path | None) -> int | None:
@@ -257,12 +259,14 @@ def _plan_steps(settings: Settings, num_rows: int) -> list[str]:
     return lines
 
 
-def _prepare_folder(output_dir: Path, decision: folder.Decision) -> None:
+def _prepare_folder(output_dir: Path, decision: folder.Decision, lock: folder.Lock) -> None:
     if decision.start is folder.Start.MOVE_ASIDE:
+        lock.release()
         logger.warning("output folder: the former %s is now %s", output_dir, folder.move_aside(output_dir))
     if decision.start is folder.Start.RESUME:
         logger.warning("resuming from %s", decision.checkpoint)
     output_dir.mkdir(parents=True, exist_ok=True)
+    lock.take()
 
 
 def _run_record(settings: Settings, meaning: dict[str, Any], seed: int, began: float) -> dict[str, Any]:

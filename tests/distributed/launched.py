@@ -1,8 +1,8 @@
 """The program as torchrun starts it, with what a test needs and the product must not have.
 
-Asked for by environment variables: FSDP_ON_CPU; SMALL_CHUNKS of the head; NO_CHECK_OF_ROOM; "rank:step" in FAIL_AT (an
-error), KILL_AT, STOP_AT, TERM_AT (signals); ATTEMPT, the only restart in which they come; STEP_SECONDS, a sleep in each
-step.
+Asked for by environment variables: FSDP_ON_CPU; SMALL_CHUNKS of the head; MEASURED memory; NO_CHECK_OF_ROOM;
+"rank:step" in FAIL_AT (an error), KILL_AT, STOP_AT, TERM_AT (signals); ATTEMPT, the only restart in which they come;
+STEP_SECONDS, a sleep in each step.
 """
 
 import os
@@ -46,6 +46,20 @@ def failing():
     StepRunner.run = fail
 
 
+def measured():
+    """A CPU keeps no account of its memory: the forwards are real, the bytes are not."""
+    from yangtuo.engine import calibration, trainer
+
+    kept = iter((100_000, 300_000))
+
+    def kept_bytes(compute, device):
+        compute()
+        return next(kept)
+
+    calibration.kept_bytes, calibration.free_bytes = kept_bytes, lambda device: 1_000_000
+    trainer.can_measure = lambda device: True
+
+
 def signals(which):
     from yangtuo.engine.hooks import Hooks
 
@@ -74,6 +88,8 @@ def prepare():
         from yangtuo.engine import loss
 
         loss.CHUNK_BYTES["cpu"] = 1
+    if "MEASURED" in os.environ:
+        measured()
     if "NO_CHECK_OF_ROOM" in os.environ:
         from yangtuo.engine import checkpoint
 

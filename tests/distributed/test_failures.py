@@ -147,6 +147,21 @@ def test_what_a_kill_in_the_middle_of_a_save_leaves_is_not_used(left_over, engin
     assert sorted(path.name for path in out.glob("*checkpoint*")) == ["checkpoint-3", "checkpoint-6", "checkpoint-8"]
 
 
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_lives(engines, inputs, tmp_path, whole):
+    """Such as that of processes whose launcher was killed: they go on training."""
+    out = tmp_path / "out"
+    with Running(command(inputs, out), env={"STEP_SECONDS": "0.5"}) as running:
+        wait_for(lambda: (out / "log.jsonl").exists() and len(log_of(out)) >= 1)
+        done = train(inputs, out, engines["ddp"], expect=2)
+        assert "is training into it; wait for it, or end it first" in done.said
+        assert len(errors(done.said)) == 1
+        done = train(inputs, out, engines["ddp"], expect=2, learning_rate=0.02, overwrite_output_dir=True)
+        assert "is training into it" in done.said  # nor is its folder renamed under it
+        assert running.end().code == 0
+    assert_bit_identical(out, whole("ddp"))
+    assert not (out / ".lock").exists()
+
+
 def test_a_killed_run_keeps_no_adapter_that_looks_finished(engines, inputs, tmp_path):
     train(inputs, tmp_path / "out", engines["ddp"], expect=137, env={"KILL_AT": "0:8"})
     assert not (tmp_path / "out" / "sft_lora_model").exists()

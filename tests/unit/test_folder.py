@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -198,3 +199,30 @@ def test_json_is_written_whole_and_readable(out):
 
 def test_a_checkpoint_of_another_folder(out, tmp_path):
     assert "a run goes on in its own folder" in refused(out, checkpoint_dir=str(tmp_path / "other" / "checkpoint-4"))
+
+
+# ---- one run at a time
+
+
+def test_a_folder_is_held_until_it_is_let_go(tmp_path):
+    with folder.Lock(tmp_path) as lock:
+        lock.take()
+        lock.take()  # once more, after the folder was renamed and made anew
+        with pytest.raises(RunFolderError, match=rf"process {os.getpid()} on .* is training into it"):
+            folder.Lock(tmp_path).take()
+        assert folder.decide(tmp_path, MEANING, overwrite=False, checkpoint_dir=None).start is folder.Start.FRESH
+    assert list(tmp_path.iterdir()) == []
+    with folder.Lock(tmp_path) as lock:
+        lock.take()
+
+
+def test_what_a_dead_process_has_left_holds_nothing(tmp_path):
+    (tmp_path / ".lock").write_text("process 1 on elsewhere")
+    with folder.Lock(tmp_path) as lock:
+        lock.take()
+
+
+def test_a_folder_that_is_not_there_is_not_made(tmp_path):
+    with folder.Lock(tmp_path / "out") as lock:
+        lock.take()
+    assert not (tmp_path / "out").exists()

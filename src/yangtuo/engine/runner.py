@@ -45,7 +45,7 @@ class StepRunner:
         self._proven_tokens = 0  # of the largest micro-batch so far, on any rank
         kind = accelerator.distributed_type
         self._is_deepspeed = kind == DistributedType.DEEPSPEED
-        self._is_sharded = kind in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        self.can_redo = kind not in (DistributedType.DEEPSPEED, DistributedType.FSDP)  # a step that runs out of memory
         # torchrun with one process has DDP around the model, which wants gradients as they are.
         self._embedding = sparse_embedding(loss.model) if kind == DistributedType.NO else None
 
@@ -105,7 +105,7 @@ class StepRunner:
         After a forward that is to exchange gradients, DDP knows no way back. All ranks decide alike, from the plan:
         DDP's first forwards are themselves meetings of the ranks.
         """
-        is_ddp = self._accelerator.num_processes > 1 and not self._is_sharded
+        is_ddp = self._accelerator.num_processes > 1 and self.can_redo
         return is_ddp and len(step.layouts) == 1 and self._largest(step) > self._proven_tokens
 
     def _largest(self, step: Step) -> int:
@@ -121,7 +121,7 @@ class StepRunner:
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
         factor: float = accelerator.num_processes / step.plan.total_weight
         # A sharding engine takes gradients away as they come, and the loss scale of float16 is not known before.
-        self._loss.gradient_factor = None if self._is_sharded or accelerator.scaler is not None else factor
+        self._loss.gradient_factor = None if not self.can_redo or accelerator.scaler is not None else factor
         with self._gradients_stay_here(model, is_last), accelerator.autocast():
             batch = Batch.of(step.layouts[i], accelerator.device)
             self._noise.row_lengths = batch.row_lengths
@@ -146,7 +146,7 @@ class StepRunner:
         return bool(self._accelerator.reduce(torch.tensor(float(is_so), device=self._accelerator.device), "sum"))
 
     def _check_divisible(self, step: Step, place: Place) -> None:
-        if self._is_sharded:
+        if not self.can_redo:
             raise self._cannot_redo(step, place)
         if all(len(batch.rows) == 1 for of_rank in step.plan.micro_batches for batch in of_rank):
             raise OutOfMemoryError(

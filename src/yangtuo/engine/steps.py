@@ -54,10 +54,12 @@ class Execution:
     Attributes:
         shares_prefixes: lay rows out as a prefix tree, else on padded lines.
         max_cells: most cells of a micro-batch; a row that is longer is one by itself.
+        is_auto: `max_cells` is an estimate, and may be replaced by a measurement.
     """
 
     shares_prefixes: bool
     max_cells: int
+    is_auto: bool = False
 
     def halved(self) -> "Execution":
         """After running out of memory."""
@@ -83,12 +85,12 @@ class Planner:
 
     def step(self, rows: Rows, meaning: Meaning, execution: Execution) -> StepPlan:
         """Plan a step of these rows."""
-        units_of, most = self._units_of(execution)
+        units_of, most = self._units_of(execution, meaning.shape.world_size)
         return plan_step(rows, meaning.shape, self.num_supervised, meaning.reduction, units_of, most)
 
     def evaluation(self, meaning: Meaning, execution: Execution) -> StepPlan:
         """Plan an evaluation over all rows."""
-        units_of, most = self._units_of(execution)
+        units_of, most = self._units_of(execution, meaning.shape.world_size)
         return plan_evaluation(
             self.num_supervised, meaning.eval_rows, meaning.shape.world_size, meaning.reduction, units_of, most
         )
@@ -116,10 +118,13 @@ class Planner:
             "prefix_saved": 1 - cells / own_tokens if shares else 0.0,
         }
 
-    def _units_of(self, execution: Execution) -> tuple[Callable[[Rows], list[Unit]], int]:
+    def _units_of(self, execution: Execution, num_ranks: int) -> tuple[Callable[[Rows], list[Unit]], int]:
         def of_tree(rows: Rows) -> list[Unit]:
             prefixes = common_prefixes([self.examples.row(int(row))[0] for row in rows])
-            return make_units(prefixes, self.num_tokens[rows], self.common, most)
+            lengths = self.num_tokens[rows]
+            # A unit larger than a rank's even share would cost more by its load than its prefix saves.
+            even = -(-int(sum(lengths[i] - shared for i, shared in prefixes)) // num_ranks)
+            return make_units(prefixes, lengths, self.common, min(most, even))
 
         def of_lines(rows: Rows) -> list[Unit]:
             longest = int(self.num_tokens[rows].max())

@@ -24,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from yangtuo.data.encoding import Examples
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine import checkpoint
+from yangtuo.engine.calibration import calibrate, can_measure
 from yangtuo.engine.hooks import Hooks
 from yangtuo.engine.journal import Journal
 from yangtuo.engine.layout import Layout
@@ -227,7 +228,10 @@ class StepTrainer(Trainer):
             shares = choose_shortcuts(
                 model, base, self._loss, self._subject.train_set, may_share=execution.shares_prefixes
             )
-        self._steps.execution = replace(execution, shares_prefixes=shares)
+            execution = replace(execution, shares_prefixes=shares)
+            if execution.is_auto and not self._runner.can_redo and can_measure(self.args.device):
+                execution = calibrate(model, self._loss, self._steps.planner, execution, self.accelerator)
+        self._steps.execution = execution
         self._is_tried = True
 
     # ---- evaluation
