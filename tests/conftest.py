@@ -29,6 +29,7 @@ class Inputs:
             "lora_dropout": 0,
             "max_seq_length": 384,
             "save_strategy": "no",
+            "data_cache_dir": self.base.parent / "encoded",
             **changes,
         }
         words = []

@@ -85,6 +85,12 @@ class DataArguments:
         "For longer examples. keep_answer: shorten the user's text, then the answer at a sentence end, keep the "
         "end token; right: cut from the right as the 2023 script did; drop: leave the row out; error: stop.",
     )
+    data_cache_dir: str | None = _option(
+        None,
+        "Folder in which encoded rows are kept and found again, by what they were made of. Default: yangtuo/encoded in "
+        "the user's cache folder.",
+    )
+    overwrite_cache: bool = _option(False, "Encode the rows again although they are kept; they are never stale.")
     preprocessing_num_workers: int | None = _option(None, "Threads that tokenise. Default: all processors.")
     data_order: DataOrder = _option(
         DataOrder.SHUFFLED, "shuffled: another order each epoch, from the seed; sequential: as in the files."
@@ -266,8 +272,6 @@ RENAMED: dict[str, str] = {
 
 # Accepted so that an old command line runs; each is named once with its reason.
 WITHOUT_EFFECT: dict[str, str] = {
-    "overwrite_cache": "tokenised data is not kept between runs, so none can be stale",
-    "data_cache_dir": "tokenised data is not kept between runs",
     "keep_linebreaks": "line breaks in the data are always kept",
     "use_fast_tokenizer": "the tokenizer files decide",
     "force_resize_embeddings": "rows of the embedding are compared with the tokenizer in every run",

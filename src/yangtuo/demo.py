@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from yangtuo.errors import RunFailure, UsageError
+from yangtuo.model.folders import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +68,6 @@ def run(options: argparse.Namespace) -> None:
     settings, _ = parse(training, build_parser("yangtuo demo"))
     story.train(settings)
     _show(base, Path(options.output_dir))
-
-
-def cache_folder() -> Path:
-    """Where the converted model is kept between runs."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "yangtuo"
 
 
 def fetch_model(cache: Path) -> Path:

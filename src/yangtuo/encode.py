@@ -26,7 +26,7 @@ def write(settings: Settings, out: str | None) -> None:
         UsageError: no `--out`.
     """
     from yangtuo.data.audit import audit, summary
-    from yangtuo.inputs import encode_records, find_tokenizer, read_data
+    from yangtuo.inputs import encode_files, find_data, find_tokenizer
     from yangtuo.model import adapter_files
     from yangtuo.model.folders import local_folder
 
@@ -36,9 +36,9 @@ def write(settings: Settings, out: str | None) -> None:
     folder = local_folder(base, option="model_name_or_path", must_hold=["config.json"], weights=False) if base else None
     saved = adapter_files.read(settings.lora.peft_path) if settings.lora.peft_path else None
     tokenizer = find_tokenizer(settings, folder, saved)
-    train, _, sources, _ = read_data(settings)
-    examples, counts = encode_records(settings, train, tokenizer)
-    for line in summary("data", audit(examples, counts, sources, tokenizer.eos_id)):
+    stored = encode_files(settings, find_data(settings)[0], tokenizer)
+    examples = stored.examples
+    for line in summary("data", audit(examples, stored.counts, stored.sources, tokenizer.eos_id)):
         logger.info(line)
     draft = Path(out).with_name(f".{Path(out).name}") if out != "-" else None
     try:

@@ -1,6 +1,7 @@
 """Opening everything that a run reads, in the order in which its errors are cheapest to see; no weights of the base."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ from transformers import PreTrainedConfig
 
 from yangtuo.data import records, splitting
 from yangtuo.data.audit import audit, summary
-from yangtuo.data.encoding import Counts, Examples, encode
-from yangtuo.data.records import Record, Source
+from yangtuo.data.encoding import Counts, Examples
+from yangtuo.data.store import Policy, Store, Stored
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import TokenizerError, UsageError
 from yangtuo.model import adapter_files, adapters, base
 from yangtuo.model.adapter_files import SavedAdapter
-from yangtuo.model.folders import local_folder
+from yangtuo.model.folders import cache_folder, local_folder
 from yangtuo.parsing import Settings
 
 logger = logging.getLogger(__name__)
@@ -31,10 +32,8 @@ class Inputs:
     config: PreTrainedConfig
     adapter: SavedAdapter | None
     tokenizer: Tokenizer
-    train: list[Record]
-    validation: list[Record] | None
-    sources: list[Source]
-    validation_sources: list[Source]
+    train_files: list[Path]
+    validation_files: list[Path] | None
 
 
 def open_inputs(settings: Settings) -> Inputs:
@@ -59,8 +58,7 @@ def open_inputs(settings: Settings) -> Inputs:
     tokenizer = find_tokenizer(settings, folder_of_base, saved)
     if lora.train_new_tokens_only and not saved:
         base.check_new_tokens(config, tokenizer.num_tokens)
-    train, validation, sources, validation_sources = read_data(settings)
-    return Inputs(folder_of_base, config, saved, tokenizer, train, validation, sources, validation_sources)
+    return Inputs(folder_of_base, config, saved, tokenizer, *find_data(settings))
 
 
 def find_tokenizer(settings: Settings, base_folder: Path | None, saved: SavedAdapter | None) -> Tokenizer:
@@ -79,8 +77,8 @@ def find_tokenizer(settings: Settings, base_folder: Path | None, saved: SavedAda
     raise UsageError("--tokenizer_name_or_path is missing, and neither adapter nor base holds a tokenizer")
 
 
-def read_data(settings: Settings) -> tuple[list[Record], list[Record] | None, list[Source], list[Source]]:
-    """Training and validation records and where they came from; None where no validation file is given."""
+def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
+    """Training files and validation files; None where no validation file is given. Nothing is read yet."""
     data = settings.data
     place = data.train_file or data.dataset_dir
     if not place:
@@ -89,29 +87,25 @@ def read_data(settings: Settings) -> tuple[list[Record], list[Record] | None, li
     files = records.find_files(place, exclude=data.validation_file, option=option)
     if data.validation_file and Path(place).is_dir() and len(files) < len(records.find_files(place)):
         logger.warning("data: the validation file lies in the training folder and is left out of training")
-    train, sources = records.read(files)
     if not data.validation_file:
-        return train, None, sources, []
+        return files, None
     if not Path(data.validation_file).is_file():
         raise UsageError(f"--validation_file {data.validation_file}: no such file")
-    validation, validation_sources = records.read([Path(data.validation_file)])
-    return train, validation, sources, validation_sources
+    return files, [Path(data.validation_file)]
 
 
 @dataclass(frozen=True)
 class Encoded:
     """The rows as examples, before any of them is set aside."""
 
-    train: Examples
-    train_counts: Counts
-    validation: Examples | None
-    validation_counts: Counts | None
+    train: Stored
+    validation: Stored | None
 
 
 def encode_inputs(settings: Settings, inputs: Inputs) -> Encoded:
-    """Encode all rows; done by every process for itself before they know of each other, so that none waits."""
+    """All rows as ids; before processes know of each other, so that none waits in a collective for another's work."""
     wants_eval = _wants_evaluation(settings)
-    if wants_eval and inputs.validation is None and settings.data.validation_split_percentage is None:
+    if wants_eval and inputs.validation_files is None and settings.data.validation_split_percentage is None:
         raise UsageError("evaluation needs --validation_file or --validation_split_percentage; or drop --do_eval")
     if not wants_eval:
         for name in ("validation_file", "validation_split_percentage", "eval_steps"):
@@ -119,11 +113,11 @@ def encode_inputs(settings: Settings, inputs: Inputs) -> Encoded:
                 logger.warning("--%s has no effect: neither --do_eval nor --eval_strategy is given", name)
     if settings.given("per_device_eval_batch_size") and settings.run.loss_reduction == "token":
         logger.warning("--per_device_eval_batch_size has no effect: the mean is over all tokens, memory sets the batch")
-    train, train_counts = encode_records(settings, inputs.train, inputs.tokenizer)
-    _compare_tokenizers(settings, inputs, train)
-    if inputs.validation is None or not wants_eval:
-        return Encoded(train, train_counts, None, None)
-    return Encoded(train, train_counts, *encode_records(settings, inputs.validation, inputs.tokenizer))
+    train = encode_files(settings, inputs.train_files, inputs.tokenizer)
+    _compare_tokenizers(settings, inputs, train.examples)
+    if inputs.validation_files is None or not wants_eval:
+        return Encoded(train, None)
+    return Encoded(train, encode_files(settings, inputs.validation_files, inputs.tokenizer))
 
 
 def _compare_tokenizers(settings: Settings, inputs: Inputs, train: Examples) -> None:
@@ -133,7 +127,7 @@ def _compare_tokenizers(settings: Settings, inputs: Inputs, train: Examples) -> 
     of_adapter = open_tokenizer(inputs.adapter.folder)
     if of_adapter.sha256() == inputs.tokenizer.sha256():
         return
-    other, _ = encode_records(settings, inputs.train, of_adapter)
+    other = encode_files(settings, inputs.train_files, of_adapter).examples
     if not (np.array_equal(train.offsets, other.offsets) and np.array_equal(train.input_ids, other.input_ids)):
         raise TokenizerError(
             f"the tokenizer {inputs.tokenizer.folder} gives other ids for this data than the adapter's own in "
@@ -145,35 +139,31 @@ def divide(
     settings: Settings, inputs: Inputs, encoded: Encoded, seed: int
 ) -> tuple[Examples, Examples | None, dict[str, Any]]:
     """Set the validation part aside where there is no file of its own, and say what became of the rows."""
-    train, validation, counts = encoded.train, encoded.validation, encoded.validation_counts
+    train, eos_id = encoded.train.examples, inputs.tokenizer.eos_id
+    validation = encoded.validation
     percentage = settings.data.validation_split_percentage
     if _wants_evaluation(settings) and validation is None and percentage is not None:
-        validation, rest = splitting.split(train, percentage, seed)
+        aside, rest = splitting.split(train, percentage, seed)
         if rest is None:
             raise UsageError(f"--validation_split_percentage {percentage} leaves no row to train on")
-        train, counts = rest, Counts(num_read=len(validation), num_kept=len(validation))
-    eos_id = inputs.tokenizer.eos_id
-    audits = {"train": audit(train, encoded.train_counts, inputs.sources, eos_id)}
-    if validation is not None and counts is not None:
-        audits["validation"] = audit(validation, counts, inputs.validation_sources or inputs.sources, eos_id)
+        train = rest
+        validation = Stored(aside, Counts(num_read=len(aside), num_kept=len(aside)), encoded.train.sources)
+    audits = {"train": audit(train, encoded.train.counts, encoded.train.sources, eos_id)}
+    if validation is not None:
+        audits["validation"] = audit(validation.examples, validation.counts, validation.sources, eos_id)
     for name, report in audits.items():
         for line in summary(f"data, {name}", report):
             logger.info(line)
-    return train, validation, audits
+    return train, validation.examples if validation else None, audits
 
 
 def _wants_evaluation(settings: Settings) -> bool:
     return bool(settings.training.get("do_eval")) or settings.training_value("eval_strategy") != "no"
 
 
-def encode_records(settings: Settings, some: list[Record], tokenizer: Tokenizer) -> tuple[Examples, Counts]:
-    """Encode with the settings' length policy."""
+def encode_files(settings: Settings, files: Sequence[Path], tokenizer: Tokenizer) -> Stored:
+    """With the settings' length policy, from the store where it has them."""
     data = settings.data
-    return encode(
-        some,
-        tokenizer,
-        ALPACA_ZH,
-        max_seq_length=data.max_seq_length,
-        truncation=data.truncation,
-        num_threads=data.preprocessing_num_workers,
-    )
+    folder = Path(data.data_cache_dir) if data.data_cache_dir else cache_folder() / "encoded"
+    store = Store(folder, refresh=data.overwrite_cache, num_threads=data.preprocessing_num_workers)
+    return store.encoded(files, tokenizer, Policy(ALPACA_ZH, data.max_seq_length, data.truncation))

@@ -67,7 +67,7 @@ def train(settings: Settings) -> None:
     encoded = encode_inputs(settings, inputs)
 
     output_dir = _output_dir(settings)
-    meaning = record_meaning(settings, inputs.sources, inputs.base, inputs.tokenizer, ALPACA_ZH)
+    meaning = record_meaning(settings, encoded.train.sources, inputs.base, inputs.tokenizer, ALPACA_ZH)
     precision, args, store = _meet(settings, inputs, output_dir)  # processes know each other from here on
     with folder.Lock(output_dir) as lock:
         decision = from_rank_0(lambda: _decide(settings, output_dir, meaning, lock))

@@ -32,7 +32,7 @@ def test_our_own_options():
         *("model_name_or_path", "tokenizer_name_or_path", "torch_dtype", "attn_implementation", "cache_dir"),
         *("model_revision", "trust_remote_code"),
         *("dataset_dir", "train_file", "validation_file", "validation_split_percentage", "max_seq_length"),
-        *("truncation", "preprocessing_num_workers", "data_order"),
+        *("truncation", "data_cache_dir", "overwrite_cache", "preprocessing_num_workers", "data_order"),
         *("lora_rank", "lora_alpha", "lora_dropout", "trainable", "modules_to_save"),
         *("train_new_tokens_only", "peft_path"),
         *("loss_reduction", "micro_batch_tokens", "save_minutes", "watchdog_minutes"),

@@ -24,6 +24,7 @@ from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
 
+ENCODER_VERSION = 1  # to be raised with every change of what is encoded: stored rows of before are then not used
 IGNORED_LABEL = -100  # the label that transformers and torch leave out of the loss
 _BATCH_ROWS = 1024  # rows given to the tokenizer library at once: enough for its threads, little memory
 _SENTENCE_ENDS = "。！？!?…\n；;"

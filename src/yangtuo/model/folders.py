@@ -69,3 +69,8 @@ def _fetch(name: str, option: str, revision: str | None, cache_dir: str | None, 
             f"--{option} {name}: no such folder, and no hub model of that name could be fetched "
             f"({' '.join(str(error).split())[:160]}); HF_ENDPOINT names a mirror"
         ) from error
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of this program, by the XDG base directory specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yangtuo"
