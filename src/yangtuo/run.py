@@ -69,7 +69,7 @@ def train(settings: Settings) -> None:
     output_dir = _output_dir(settings)
     meaning = record_meaning(settings, encoded.train.sources, inputs.base, inputs.tokenizer, ALPACA_ZH)
     precision, args, store = _meet(settings, inputs, output_dir)  # processes know each other from here on
-    with folder.Lock(output_dir) as lock:
+    with folder.Lock(output_dir) as lock, peers_lost_are_named("training"):
         decision = from_rank_0(lambda: _decide(settings, output_dir, meaning, lock))
         if decision.start is folder.Start.FINISHED:
             logger.info("%s holds this very run, finished; choose another --output_dir to train once more", output_dir)
@@ -102,7 +102,7 @@ def train(settings: Settings) -> None:
         trainer = StepTrainer(subject, meaning_of(settings, args.seed), execution, outlets, args)
         check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
 
-        with outlets.watchdog, outlets.stop, outlets.screen, peers_lost_are_named("training"):
+        with outlets.watchdog, outlets.stop, outlets.screen:
             if args.do_train:
                 _train_and_save(trainer, adapter, decision, output_dir)
             if args.do_eval:

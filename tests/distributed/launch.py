@@ -26,6 +26,7 @@ ZERO = {
     "train_micro_batch_size_per_gpu": "auto",
     "gradient_clipping": "auto",
     "zero_allow_untested_optimizer": True,
+    "bf16": {"enabled": "auto"},
 }
 FSDP2 = {
     "version": 2,

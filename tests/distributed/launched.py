@@ -1,6 +1,6 @@
 """The program as torchrun starts it, with what a test needs and the product must not have.
 
-Asked for by environment variables: FSDP_ON_CPU; SMALL_CHUNKS of the head; MEASURED memory; NO_CHECK_OF_ROOM;
+Asked for by environment variables: FSDP_ON_CPU; SMALL_CHUNKS of the head; BFLOAT16; MEASURED memory; NO_CHECK_OF_ROOM;
 "rank:step" in FAIL_AT (an error), KILL_AT, STOP_AT, TERM_AT (signals); ATTEMPT, the only restart in which they come;
 STEP_SECONDS, a sleep in each step.
 """
@@ -88,6 +88,10 @@ def prepare():
         from yangtuo.engine import loss
 
         loss.CHUNK_BYTES["cpu"] = 1
+    if "BFLOAT16" in os.environ:
+        from yangtuo.model import base
+
+        base.detect_hardware = lambda use_cpu: base.Hardware("cpu", bfloat16=True, float16=False)
     if "MEASURED" in os.environ:
         measured()
     if "NO_CHECK_OF_ROOM" in os.environ:

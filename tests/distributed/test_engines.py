@@ -60,6 +60,19 @@ def test_the_negative_control(engines, reference, inputs, tmp_path):
         assert_same(tmp_path / "out", reference_out)
 
 
+@pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_bfloat16_trains_float32_masters(name, engines, inputs, tmp_path):
+    """Played on a processor without it, which is slow and right; with embedding and head, which ZeRO-3 minds."""
+    options = {"modules_to_save": "embed_tokens,lm_head", "bf16": True, "max_steps": 4}
+    train(inputs, tmp_path / "out", engines[name], env={"BFLOAT16": "1"}, **options)
+    train(inputs, tmp_path / "plain", engines[name], **{**options, "bf16": None})
+    ours, theirs = ([entry["loss"] for entry in log_of(tmp_path / which)] for which in ("out", "plain"))
+    assert ours == pytest.approx(theirs, abs=5e-2)
+    assert ours != pytest.approx(theirs, abs=1e-5)
+    assert {tensor.dtype for tensor in adapter(tmp_path / "out").values()} == {torch.float32}
+    assert any((tensor != tensor.bfloat16().float()).any() for tensor in adapter(tmp_path / "out").values())
+
+
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_the_seed_pages_command_with_its_deepspeed_file(num_processes, inputs, tmp_path):
     """--fp16 and an old min_loss_scale included; no compiler is asked for."""

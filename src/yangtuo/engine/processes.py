@@ -87,7 +87,7 @@ def peers_lost_are_named(what: str) -> Iterator[None]:
     except (torch.distributed.DistError, RuntimeError) as error:
         text = " ".join(str(error).split())
         is_network = isinstance(error, torch.distributed.DistError) or any(
-            word in text for word in ("gloo", "Gloo", "NCCL", "Connection reset", "Connection closed", "store")
+            word in text for word in ("gloo", "Gloo", "NCCL", "Connection reset", "Connection closed")
         )
         if world_size() == 1 or isinstance(error, torch.OutOfMemoryError) or not is_network:
             raise

@@ -96,6 +96,7 @@ class StepRunner:
         for group in optimizer.param_groups:
             group["lr"] = 0.0
         batch = Batch.of(pad(rows, [0, 1], np.ones(2)), self._accelerator.device)
+        self._loss.uses_own_head = False  # as the model is, since no shortcut is tried yet
         self._accelerator.gradient_state._set_sync_gradients(True)
         self._accelerator.backward(weighted_sum(model, self._loss, batch) * 0.0, scale_wrt_gas=False)
 

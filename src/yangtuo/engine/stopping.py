@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from types import FrameType
 from typing import Any
@@ -19,6 +20,8 @@ class StopRequest:
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python gives signals to the main thread only
         for number in (signal.SIGTERM, signal.SIGINT):
             self._former[number] = signal.signal(number, self._ask)
         return self

@@ -1,7 +1,8 @@
 """The LoRA beside the base: a new one, or one to continue; and its folder on disk.
 
 Trained weights are float32 whatever the base is in: with float16 ones, the loss scaler stops with "Attempting to
-unscale FP16 gradients", and PEFT's own autocast leaves `modules_to_save` as they are.
+unscale FP16 gradients", and PEFT's own autocast leaves `modules_to_save` as they are. Under ZeRO-3 they are in the
+base's dtype, beside float32 masters of DeepSpeed's.
 """
 
 import difflib
@@ -229,9 +230,12 @@ def _compare(saved: SavedAdapter, expected: Mapping[str, Sequence[int]]) -> None
 
 
 def _checked(adapter: Adapter) -> Adapter:
+    # ZeRO-3 computes in the dtype of what it is given, without autocast, and keeps float32 masters itself.
+    base = [p for p in adapter.model.parameters() if not p.requires_grad]
+    dtype = base[0].dtype if any(hasattr(p, "ds_id") for p in base) else torch.float32
     for parameter in adapter.model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(dtype)
     if adapter.num_trainable() == 0:
         raise AdapterError("no weight would be trained; a run that trains nothing is not started")
     return adapter
