@@ -1,5 +1,7 @@
 """Settings -> what is computed: the values that decide a run's result, and those that transformers is given."""
 
+import copy
+import functools
 import hashlib
 import importlib.util
 import json
@@ -167,7 +169,7 @@ def training_arguments(
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
-        "deepspeed": _deepspeed(settings.training.get("deepspeed")),
+        "deepspeed": copy.deepcopy(_deepspeed(settings.training.get("deepspeed"))),
         "remove_unused_columns": False,
         "do_train": bool(settings.training.get("do_train")),
         "do_eval": bool(settings.training.get("do_eval")),
@@ -185,12 +187,17 @@ def check_engines(settings: Settings, hardware: Hardware) -> None:
     """Refuse what is not there or would run as something else, before the processes meet.
 
     Raises:
-        UsageError: FSDP on a CPU; a DeepSpeed file that cannot be read.
+        UsageError: FSDP on a CPU; new rows alone under ZeRO-3 on a CPU; a DeepSpeed file that cannot be read.
         MissingDependencyError: DeepSpeed is asked for and not installed.
     """
     if hardware.device == "cpu" and _fsdp(settings.training.get("fsdp")):
         raise UsageError("--fsdp: accelerate runs plain DDP in its place on a CPU; leave --fsdp out")
-    _deepspeed(settings.training.get("deepspeed"))
+    config = _deepspeed(settings.training.get("deepspeed")) or {}
+    stage = config.get("zero_optimization", {}).get("stage")
+    if stage == 3 and hardware.device == "cpu" and settings.lora.train_new_tokens_only:
+        raise UsageError(
+            "--train_new_tokens_only under ZeRO-3 needs a GPU, where PEFT collects the rows; use ZeRO-2 or no DeepSpeed"
+        )
 
 
 # Option, what its value contains, and the module that this needs; transformers finds out after loading the weights.
@@ -221,6 +228,7 @@ def _fsdp(given: Any) -> Any:
     return {"true": True, "false": False}.get(str(given).lower(), given)
 
 
+@functools.cache  # what it has to say is said once
 def _deepspeed(given: Any) -> Any:
     """The DeepSpeed configuration as a dictionary, with the one value that today's DeepSpeed refuses mended."""
     if not given:

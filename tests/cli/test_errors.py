@@ -104,6 +104,15 @@ def test_deepspeed_absent(fails, monkeypatch):
     assert "pip install 'yangtuo[deepspeed]'" in fails(deepspeed="scripts/ds_zero2_no_offload.json")
 
 
+def test_new_rows_alone_under_zero3_on_a_cpu(fails, tmp_path):
+    pytest.importorskip("deepspeed")
+    base = tiny.tiny_llama(tmp_path / "base", num_rows=400)
+    tokenizer = tiny.tiny_sentencepiece(tmp_path / "tokenizer")
+    options = {"model_name_or_path": base, "tokenizer_name_or_path": tokenizer, "train_new_tokens_only": True}
+    said = fails(**options, deepspeed='{"zero_optimization": {"stage": 3}}')
+    assert "--train_new_tokens_only under ZeRO-3 needs a GPU" in said
+
+
 def test_weights_that_the_files_lack(fails, tmp_path):
     from safetensors.torch import load_file, save_file
 
