@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from yangtuo import __version__, reporting
-from yangtuo.errors import UserError, YangtuoError
+from yangtuo.errors import StoppedError, YangtuoError
 
 _PATIENCE_S = 5.0  # a launcher ends the others of a failed run within about one
 
@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         verbs[words[0]](words[1:])
     except YangtuoError as error:
+        if isinstance(error, StoppedError) and _rank() != "0":
+            return error.exit_code  # rank 0 tells that all have stopped
         _let_others_speak_first(error)
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:  # the reader of standard output has left, as `head` does
@@ -51,16 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _let_others_speak_first(error: YangtuoError) -> None:
-    """Wait where another process has the cause, or the same to say; the launcher ends this one meanwhile."""
-    is_one_of_many = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    is_same_for_all = isinstance(error, UserError) and os.environ.get("RANK", "0") != "0"
-    if is_one_of_many and (error.is_second_hand or is_same_for_all):
-        time.sleep(_PATIENCE_S)
+    """Wait where another process may have the same to say, and longer where it has the cause.
+
+    The launcher, which ends all when one has ended, mostly ends this one meanwhile.
+    """
+    if _is_one_of_many():
+        time.sleep(2 * _PATIENCE_S if error.is_second_hand else _PATIENCE_S if _rank() != "0" else 0)
+
+
+def _is_one_of_many() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", "0")
 
 
 def _fail(message: str, code: int) -> int:
-    is_one_of_many = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    where = f" [rank {os.environ.get('RANK', '0')} on {socket.gethostname()}]" if is_one_of_many else ""
+    where = f" [rank {_rank()} on {socket.gethostname()}]" if _is_one_of_many() else ""
     sys.stderr.write(f"error{where}: {message}\n")
     return code
 

@@ -4,17 +4,17 @@ The *meaning* of a run is everything that decides its result. The same meaning r
 what differs; no checkpoint and no adapter is ever deleted or overwritten.
 """
 
-import fcntl
 import json
 import logging
 import os
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from yangtuo.engine import checkpoint
 from yangtuo.errors import RunFolderError
@@ -32,8 +32,8 @@ class Lock:
     """
 
     def __init__(self, output_dir: Path):
-        self._path = output_dir / ".lock"
-        self._file: TextIO | None = None
+        self._folder = output_dir
+        self._lock = FileLock(output_dir / ".lock", blocking=False, fallback_to_soft=False)
 
     def __enter__(self) -> "Lock":
         return self
@@ -45,37 +45,42 @@ class Lock:
         """Hold the folder, if it exists.
 
         Raises:
-            RunFolderError: another process holds it.
+            RunFolderError: another process holds it, or nothing may be written there.
         """
-        if not self._path.parent.is_dir():
+        if not self._folder.is_dir():
             return
         self.release()
-        file = self._path.open("a+", encoding="utf-8")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip()
-            file.close()
+            self._lock.acquire()
+        except Timeout:
+            holder = (read_run(self._folder) or {}).get("process", "another process")
             raise RunFolderError(
-                f"--output_dir {self._path.parent}: {holder or 'another process'} is training into it; wait for it, or "
-                "end it first"
+                f"--output_dir {self._folder}: {holder} is training into it; wait for it, or end it first"
             ) from None
-        except OSError as error:  # a file system without locks
-            logger.warning(
-                "output folder: %s cannot be locked (%s); start only one run in it", self._path, error.strerror
-            )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        self._file = file
+        except PermissionError as error:
+            raise _not_writable(self._folder, error) from error
+        except (OSError, NotImplementedError) as error:  # a file system without locks
+            logger.warning("output folder: %s has no locks (%s); start one run in it only", self._folder, error)
 
     def release(self) -> None:
-        """Let go; the file goes too."""
-        if self._file is not None:
-            self._path.unlink(missing_ok=True)
-            self._file.close()
-            self._file = None
+        """Let go."""
+        self._lock.release(force=True)
+
+
+def make(output_dir: Path) -> None:
+    """Make the folder, where it is not there.
+
+    Raises:
+        RunFolderError: it cannot be made.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(output_dir, error) from error
+
+
+def _not_writable(output_dir: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"--output_dir {output_dir}: cannot be written: {error.strerror}; choose another folder")
 
 
 class Start(StrEnum):

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import sys
 import time
 from importlib.metadata import version
@@ -69,7 +70,8 @@ def train(settings: Settings) -> None:
     output_dir = _output_dir(settings)
     meaning = record_meaning(settings, encoded.train.sources, inputs.base, inputs.tokenizer, ALPACA_ZH)
     precision, args, store = _meet(settings, inputs, output_dir)  # processes know each other from here on
-    with folder.Lock(output_dir) as lock, peers_lost_are_named("training"):
+    watchdog = Watchdog(store, settings.run.watchdog_minutes * 60)  # from now on, since loading may take long
+    with watchdog, folder.Lock(output_dir) as lock, peers_lost_are_named("training"):
         decision = from_rank_0(lambda: _decide(settings, output_dir, meaning, lock))
         if decision.start is folder.Start.FINISHED:
             logger.info("%s holds this very run, finished; choose another --output_dir to train once more", output_dir)
@@ -94,7 +96,7 @@ def train(settings: Settings) -> None:
             logging_of(settings),
             settings.run.save_minutes,
             StopRequest(),
-            Watchdog(store, settings.run.watchdog_minutes * 60),
+            watchdog,
         )
         subject = Subject(adapter, inputs.tokenizer, train_set, eval_set)
         if args.device.type == "cpu":
@@ -102,9 +104,9 @@ def train(settings: Settings) -> None:
         trainer = StepTrainer(subject, meaning_of(settings, args.seed), execution, outlets, args)
         check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
 
-        with outlets.watchdog, outlets.stop, outlets.screen:
+        with outlets.screen:
             if args.do_train:
-                _train_and_save(trainer, adapter, decision, output_dir)
+                _train_and_save(trainer, adapter, decision, output_dir, outlets.stop)
             if args.do_eval:
                 trainer.save_metrics("eval", trainer.final_evaluation())
         if is_main:
@@ -204,15 +206,18 @@ def _load(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -
     return adapter
 
 
-def _train_and_save(trainer: StepTrainer, adapter: Adapter, decision: folder.Decision, output_dir: Path) -> None:
+def _train_and_save(
+    trainer: StepTrainer, adapter: Adapter, decision: folder.Decision, output_dir: Path, stop: StopRequest
+) -> None:
     from_rank_0(lambda: checkpoint.check_room(output_dir, trainer.checkpoint_bytes(), UsageError))
     at_start = adapters.checksums(adapter)
-    metrics = trainer.run(decision.checkpoint)
-    if trainer.stopped_by:
+    with stop:
+        metrics = trainer.run(decision.checkpoint)
+    if stop.agreed:
         raise StoppedError(
-            f"stopped by {signal.Signals(trainer.stopped_by).name} after step {trainer.state.global_step} of "
+            f"stopped by {signal.Signals(stop.agreed).name} after step {trainer.state.global_step} of "
             f"{trainer.state.max_steps}, with a checkpoint; the same command goes on from there",
-            trainer.stopped_by,
+            stop.agreed,
         )
     if adapters.checksums(adapter) == at_start:
         raise RunFailure("no trained weight has changed; was the learning rate 0 in every step (see log.jsonl)?")
@@ -265,7 +270,7 @@ def _prepare_folder(output_dir: Path, decision: folder.Decision, lock: folder.Lo
         logger.warning("output folder: the former %s is now %s", output_dir, folder.move_aside(output_dir))
     if decision.start is folder.Start.RESUME:
         logger.warning("resuming from %s", decision.checkpoint)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    folder.make(output_dir)
     lock.take()
 
 
@@ -275,6 +280,7 @@ def _run_record(settings: Settings, meaning: dict[str, Any], seed: int, began: f
         "yangtuo": yangtuo.__version__,
         "state": "running",
         "command": sys.argv,
+        "process": f"process {os.getpid()} on {socket.gethostname()}",
         "began": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began)),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
         "world_size": world_size(),

@@ -7,6 +7,7 @@ failing process has printed. Same options, same behaviour otherwise; plain torch
 import logging
 import os
 import signal
+import socket
 import sys
 
 from torch.distributed import run
@@ -26,12 +27,12 @@ def main() -> int:
     try:
         run.run(args)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        (rank, failure), host = error.get_first_failure(), socket.gethostname()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            sys.stderr.write(f"error: the process of rank {rank} was ended by {name}{_why(name)}\n")
+            sys.stderr.write(f"error: the process of rank {rank} on {host} was ended by {name}{_why(name)}\n")
         elif failure.exitcode not in (1, 2, 130, 143):
-            sys.stderr.write(f"error: the process of rank {rank} ended with exit code {failure.exitcode}\n")
+            sys.stderr.write(f"error: the process of rank {rank} on {host} ended with code {failure.exitcode}\n")
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode  # as a shell tells a signal
     except SignalException as error:
         return 128 + error.sigval
@@ -42,8 +43,8 @@ def _why(name: str) -> str:
     if name != "SIGKILL":
         return ""
     return (
-        "; if nobody did that by hand, the system was out of memory (dmesg tells). The last checkpoint is whole: the "
-        "same command goes on from there"
+        "; if nobody did that by hand, the system was out of memory (dmesg tells). The same command goes on from the "
+        "last checkpoint"
     )
 
 

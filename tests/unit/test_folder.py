@@ -1,5 +1,5 @@
 import json
-import os
+from pathlib import Path
 
 import pytest
 
@@ -208,10 +208,13 @@ def test_a_folder_is_held_until_it_is_let_go(tmp_path):
     with folder.Lock(tmp_path) as lock:
         lock.take()
         lock.take()  # once more, after the folder was renamed and made anew
-        with pytest.raises(RunFolderError, match=rf"process {os.getpid()} on .* is training into it"):
+        with pytest.raises(RunFolderError, match="another process is training into it"):
             folder.Lock(tmp_path).take()
+        folder.write_json(tmp_path / folder.RUN_FILE, {"process": "process 7 on node3"})
+        with pytest.raises(RunFolderError, match="process 7 on node3 is training into it"):
+            folder.Lock(tmp_path).take()
+        (tmp_path / folder.RUN_FILE).unlink()
         assert folder.decide(tmp_path, MEANING, overwrite=False, checkpoint_dir=None).start is folder.Start.FRESH
-    assert list(tmp_path.iterdir()) == []
     with folder.Lock(tmp_path) as lock:
         lock.take()
 
@@ -226,3 +229,8 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path):
     with folder.Lock(tmp_path / "out") as lock:
         lock.take()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made():
+    with pytest.raises(RunFolderError, match="--output_dir /proc/none/x: cannot be written"):
+        folder.make(Path("/proc/none/x"))

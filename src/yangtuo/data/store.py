@@ -6,7 +6,6 @@ stale. Entries appear whole or not at all, and are read as memory maps.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from yangtuo.arguments import Truncation
 from yangtuo.data import records
@@ -25,7 +25,6 @@ from yangtuo.data.encoding import ENCODER_VERSION, Counts, Examples, encode
 from yangtuo.data.records import Source
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
-from yangtuo.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class Store:
         Where the folder cannot be written, rows are encoded for this process alone, and that is said.
 
         Raises:
-            DataError: a file that cannot be read, or any of `records.read` and `encoding.encode`.
+            DataError: see `records.read` and `encoding.encode`.
         """
 
         def build() -> Stored:
@@ -85,13 +84,16 @@ class Store:
             )
             return Stored(examples, counts, sources)
 
-        entry = self.folder / _key(files, tokenizer, policy)
+        try:
+            entry = self.folder / _key(files, tokenizer, policy)
+        except OSError:  # a file that cannot be read: reading names all of them
+            return build()
         try:
             entry.parent.mkdir(parents=True, exist_ok=True)
             with _locked(entry.with_suffix(".lock")):
                 return self._found_or_built(entry, build)
-        except OSError as error:
-            logger.warning("data: the store %s cannot be used (%s); rows are encoded anew", self.folder, error.strerror)
+        except (OSError, NotImplementedError) as error:  # the latter where there are no locks
+            logger.warning("data: the store %s cannot be used (%s); rows are encoded anew", self.folder, error)
             return build()
 
     def _found_or_built(self, entry: Path, build: Callable[[], Stored]) -> Stored:
@@ -116,11 +118,8 @@ class Store:
 def _key(files: Sequence[Path], tokenizer: Tokenizer, policy: Policy) -> str:
     digest = hashlib.sha256()
     for path in files:
-        try:
-            with path.open("rb") as file:
-                parts = [str(path), hashlib.file_digest(file, "sha256").hexdigest()]
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        with path.open("rb") as file:
+            parts = [str(path), hashlib.file_digest(file, "sha256").hexdigest()]
         digest.update(json.dumps(parts).encode())
     template = [policy.template.before, policy.template.after]
     rest = [tokenizer.sha256(), template, policy.max_seq_length, policy.truncation, ENCODER_VERSION]
@@ -171,11 +170,14 @@ def _load(entry: Path) -> tuple[Stored, str]:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Only one process builds an entry; the others wait here, where no process group exists yet."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if os.environ.get("LOCAL_RANK", "0") == "0":
-                logger.info("data: waiting for another process that encodes the same rows")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            logger.info("data: waiting for another process that encodes the same rows")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

@@ -80,17 +80,22 @@ def _mebibytes(num_bytes: int) -> str:
     return f"{num_bytes / 2**20:,.0f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:,.1f} GiB"
 
 
-def prune(output_dir: Path, limit: int | None, *, keep: Path | None = None) -> None:
-    """Delete the oldest checkpoints beyond the limit; never the latest complete one, nor `keep`."""
+def prune(output_dir: Path, limit: int | None, *, newest: Path, best: Path | None = None) -> None:
+    """Delete the oldest checkpoints beyond the limit, none of which are `newest`, the last whole one, or `best`.
+
+    `newest` is not the last one where a run was resumed from an earlier one by name.
+    """
     if not limit or limit < 0:
         return
     found = _all(output_dir)
     whole = [path for path in found if is_complete(path)]
-    kept = set(whole[-limit:]) | ({keep} if keep else set())
-    if keep in whole[:-limit] and len(whole[-limit:]) > 1:
-        kept.discard(whole[-limit])  # it counts
+    if not whole:
+        return
+    needed = [path for path in (newest, best, whole[-1]) if path in whole]
+    ranked = list(dict.fromkeys([*needed, *reversed(whole)]))
+    kept = ranked[: max(limit, len(set(needed)))]
     for path in found:
-        if whole and path not in kept and step_of(path) <= step_of(whole[-1]):
+        if path not in kept and step_of(path) <= step_of(whole[-1]):
             # The mark goes first: one that is deleted by half is not whole.
             (path / MARK).unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)

@@ -18,6 +18,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from yangtuo.model.sharding import is_sharded
+
 _BLOCK_ROWS = 8192  # of the gradient of a weight that is not computed in float32
 
 
@@ -32,7 +34,7 @@ class Head:
         self._head = model.get_output_embeddings()
         self._transform = logit_transform(model)
         self.whole = _whole_weight(self._head)
-        self._new_rows = _NewRows.of(self._head)
+        self._new_rows = None if any(map(is_sharded, self.parameters())) else _NewRows.of(self._head)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[C, H] -> [C, V], as the model gives them."""

@@ -62,9 +62,19 @@ def connect(device: str, *, backend: str | None, timeout_seconds: int, deepspeed
                 world_size=size,
                 timeout=timeout,
             )
-    if deepspeed and device == "cpu" and "RANK" in os.environ:
-        _meet_in_deepspeed()
+    if deepspeed:
+        if "RANK" not in os.environ:  # no launcher: DeepSpeed would look for MPI's
+            os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        if device == "cpu":
+            _meet_in_deepspeed()
     return store
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
 
 
 def _meet_in_deepspeed() -> None:

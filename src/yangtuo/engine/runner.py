@@ -169,7 +169,9 @@ class StepRunner:
         examples = self._planner.examples
         rows = [row for layout, is_bad in zip(step.layouts, bad.tolist(), strict=True) if is_bad for row in layout.rows]
         named = ", ".join(examples.where(row) for row in rows[:8]) if rows else "of another rank"
-        raise NonFiniteLossError(
+        error = NonFiniteLossError(
             f"step {place.step}: the loss is not finite; rows {named}. No weight was changed by this step; the last "
             "checkpoint is good. Try a lower --learning_rate, or --bf16 instead of --fp16"
         )
+        error.is_second_hand = not rows
+        raise error

@@ -26,9 +26,11 @@ class StopRequest:
             self._former[number] = signal.signal(number, self._ask)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         for number, former in self._former.items():
             signal.signal(number, former)
+        if kind is not None and self.signal:  # no step has ended since, and none will: as if nobody had asked to wait
+            os.kill(os.getpid(), self.signal)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.signal and time.monotonic() - self._since > _REPEATED_AFTER_S:

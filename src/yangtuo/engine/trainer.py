@@ -107,11 +107,6 @@ class StepTrainer(Trainer):
 
     # ---- a run's beginning and end
 
-    @property
-    def stopped_by(self) -> int:
-        """The signal that ended the run before its last step; 0 for none."""
-        return self._out.stop.agreed
-
     def checkpoint_bytes(self) -> int:
         """Size of a checkpoint, estimated: float32 weights and, as AdamW has them, two moments of each."""
         return self._subject.adapter.num_trainable() * 4 * (1 if self.args.save_only_model else 3)
@@ -297,8 +292,8 @@ class StepTrainer(Trainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
         if self.args.should_save:
-            keep = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
-            checkpoint.prune(output_dir, self.args.save_total_limit, keep=keep)
+            best_kept = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
+            checkpoint.prune(output_dir, self.args.save_total_limit, newest=folder, best=best_kept)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The adapter as a PEFT folder with the tokenizer, whatever the engine; called by all ranks."""

@@ -63,7 +63,7 @@ def test_without_its_state_it_would_not():
     """The negative control."""
     model, optimizer = subject("adamw")
     step(model, optimizer, 1)
-    other, other_optimizer = copy.deepcopy(model), None
+    other = copy.deepcopy(model)
     other_optimizer = OPTIMIZERS["adamw"](list(other.parameters()))
     step(model, optimizer, 2)
     step(other, other_optimizer, 2)
