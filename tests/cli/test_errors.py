@@ -104,6 +104,10 @@ def test_deepspeed_absent(fails, monkeypatch):
     assert "pip install 'yangtuo[deepspeed]'" in fails(deepspeed="scripts/ds_zero2_no_offload.json")
 
 
+def test_an_output_folder_that_cannot_be_made(fails):
+    assert "--output_dir /proc/none/x: cannot be written" in fails(output_dir="/proc/none/x")
+
+
 def test_new_rows_alone_under_zero3_on_a_cpu(fails, tmp_path):
     pytest.importorskip("deepspeed")
     base = tiny.tiny_llama(tmp_path / "base", num_rows=400)

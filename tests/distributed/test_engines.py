@@ -60,6 +60,25 @@ def test_the_negative_control(engines, reference, inputs, tmp_path):
         assert_same(tmp_path / "out", reference_out)
 
 
+@pytest.mark.parametrize("name", ["ddp", "zero2", "fsdp2"])
+def test_new_rows_alone(name, engines, inputs, tmp_path):
+    from tests import tiny
+
+    base = tiny.tiny_llama(tmp_path / "base", num_rows=400)
+    options = {"model_name_or_path": base, "tokenizer_name_or_path": inputs.base, "train_new_tokens_only": True}
+    train(inputs, tmp_path / "out", engines[name], env={"SMALL_CHUNKS": "1"}, **options)
+    done = yangtuo("train", *inputs.options(tmp_path / "one", **{**RUN, **options, "per_device_train_batch_size": 8}))
+    assert done.code == 0, done.said
+    assert_same(tmp_path / "out", tmp_path / "one")
+
+
+def test_deepspeed_without_a_launcher(engines, inputs, tmp_path):
+    """DeepSpeed by itself would look for MPI."""
+    done = yangtuo("train", *inputs.options(tmp_path / "out", max_steps=2), *engines["zero2"].options)
+    assert done.code == 0, done.said
+    assert len(log_of(tmp_path / "out")) == 2
+
+
 @pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "fsdp2"])
 def test_bfloat16_trains_float32_masters(name, engines, inputs, tmp_path):
     """Played on a processor without it, which is slow and right; with embedding and head, which ZeRO-3 minds."""

@@ -78,6 +78,7 @@ def test_a_signal_saves_stops_and_the_same_command_goes_on(number, engines, inpu
     steps = len(log_of(out))
     assert steps < 8
     assert f"stopped by {number.name} after step {steps} of 8, with a checkpoint" in done.said
+    assert done.said.count("stopped by") == 1
     assert [path.name for path in out.glob("checkpoint-*")] == [f"checkpoint-{steps}"]
     train(inputs, out, engines["ddp"], **options)
     assert_bit_identical(out, whole("ddp"))
