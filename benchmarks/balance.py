@@ -10,24 +10,23 @@ import argparse
 import hashlib
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+from circumstances import commit, computer, versions, without_folders
 
 from yangtuo.arguments import DataOrder, LossReduction
-from yangtuo.data import records
-from yangtuo.data.encoding import Examples, encode
+from yangtuo.data import files, reading
+from yangtuo.data.encoding import Policy, encode
+from yangtuo.data.examples import Examples
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.demo import DATA, cache_folder
@@ -76,11 +75,11 @@ def repeated(examples: Examples, copies: int) -> Examples:
     """The rows several times over; copies of a row share what all rows share, else they would cost nothing."""
     common = Planner(examples).common
     known, ids = np.unique(examples.input_ids, return_inverse=True)
-    places = np.arange(len(ids)) - np.repeat(examples.offsets[:-1], examples.lengths())
+    places = np.arange(len(ids)) - np.repeat(examples.begins, examples.lengths())
     copied = [np.where(places < common, ids, ids + copy * len(known)) for copy in range(copies)]
-    offsets = np.concatenate([[0], np.cumsum(np.tile(examples.lengths(), copies))])
-    supervised, rows = np.tile(examples.supervised, copies), np.tile(examples.rows, copies)
-    return Examples(np.concatenate(copied).astype(np.int32), supervised, offsets, examples.sources * copies, rows)
+    begins = np.cumsum(np.tile(examples.lengths(), copies))[:-1]
+    supervised = np.tile(examples.supervised, copies)
+    return Examples.of_rows(np.split(np.concatenate(copied), begins), np.split(supervised, begins))
 
 
 def num_cells(examples: Examples, rows: Rows) -> int:
@@ -104,7 +103,7 @@ def measure(planner: Planner, copies: int, shape: StepShape, execution: Executio
     token, shuffled = LossReduction.TOKEN, DataOrder.SHUFFLED
     meaning = Meaning(shape, token, shuffled, seed, True, label_smoothing=0.0, neftune_noise_alpha=None, eval_rows=1)
     examples, ranks = planner.examples, shape.world_size
-    order = epoch_order(len(examples), 0, seed, meaning.order)
+    order = epoch_order(np.arange(len(examples)), 0, seed, meaning.order)
     found: dict[str, list[float]] = {"planned": [], "lockstep": [], "longest_row": [], "in_turn": []}
     seconds: list[float] = []
     for step in range(shape.num_steps(len(examples), drop_last=True)):
@@ -175,8 +174,8 @@ def compare(options: argparse.Namespace) -> None:
     if not sizes:
         raise UsageError("--rows_per_step: none of them gives each of --ranks the same number of rows, at least one")
     tokenizer = find_tokenizer(options.model)
-    rows, _ = records.read(records.find_files(str(options.dataset_dir)))
-    examples, _ = encode(rows, tokenizer, ALPACA_ZH, max_seq_length=options.max_seq_length)
+    rows, _ = reading.read(files.find_files(str(options.dataset_dir)))
+    examples, _ = encode(rows, tokenizer, Policy(ALPACA_ZH, options.max_seq_length))
     lengths = examples.lengths()
     print(f"{len(examples)} rows, {lengths.mean():.1f} tokens on average, {lengths.max()} the longest", file=sys.stderr)
     planner_of = cache(lambda copies: Planner(repeated(examples, copies)))
@@ -212,13 +211,12 @@ def verdict(points: Sequence[Point]) -> list[str]:
 
 def _write(options: argparse.Namespace, tokenizer: Tokenizer, examples: Examples, points: Sequence[Point]) -> None:
     ids = json.dumps([examples.row(i)[0].tolist() for i in range(len(examples))]).encode()
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     record = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": ["python", "benchmarks/balance.py", *(Path(word).name for word in sys.argv[1:])],
-        "commit": subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("yangtuo", "numpy")}},
-        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        "command": ["python", "benchmarks/balance.py", *map(without_folders, sys.argv[1:])],
+        "commit": commit(),
+        "versions": versions(("yangtuo", "numpy")),
+        "machine": computer(),
         "settings": {
             **{"tokenizer": tokenizer.folder.name, "dataset_dir": options.dataset_dir.resolve().name},
             **{"rows": len(examples), "rows_sha256": hashlib.sha256(ids).hexdigest()},

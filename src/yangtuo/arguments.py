@@ -2,8 +2,8 @@
 
 Our own options are the four dataclasses below. All fields of transformers' `TrainingArguments` are options too;
 `TRAINING_ARGUMENTS` says for each what becomes of it here, and a test walks the dataclass so that none is forgotten.
-`RENAMED` and `WITHOUT_EFFECT` keep command lines of 2023 working. This module imports neither torch nor
-transformers: what only inspects data must start fast.
+Those of earlier versions are in `old_options`. This module imports neither torch nor transformers: what only inspects
+data must start fast.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +18,38 @@ class Truncation(StrEnum):
     RIGHT = "right"
     DROP = "drop"
     ERROR = "error"
+
+
+class DataFormat(StrEnum):
+    """How a row spells a dialogue."""
+
+    AUTO = "auto"
+    ALPACA = "alpaca"
+    SHAREGPT = "sharegpt"
+    MESSAGES = "messages"
+    PROMPT_COMPLETION = "prompt_completion"
+
+
+class BadRows(StrEnum):
+    """What happens to rows that cannot be used."""
+
+    ERROR = "error"
+    DROP = "drop"
+
+
+class TrainTurns(StrEnum):
+    """Which answers of a dialogue carry a loss."""
+
+    ALL = "all"
+    LAST = "last"
+
+
+class Deduplicate(StrEnum):
+    """Which repeated rows are left out."""
+
+    OFF = "off"
+    EXACT = "exact"
+    NEAR = "near"
 
 
 class LossReduction(StrEnum):
@@ -68,22 +100,65 @@ class DataArguments:
     """What is trained on."""
 
     dataset_dir: str | None = _option(
-        None, "Folder with one or more .json files of Stanford-Alpaca rows (sub-folders are not read), or one file."
+        None,
+        "Folder with data files (.json, .jsonl, .parquet, .csv, also .gz and .zst), or one file, or several separated "
+        "by commas. Sub-folders are read with --include_subfolders only.",
     )
-    train_file: str | None = _option(None, "One training file, instead of --dataset_dir.")
+    train_file: str | None = _option(
+        None, "One training file or several separated by commas, instead of --dataset_dir."
+    )
+    include_subfolders: bool = _option(False, "Read the data files of the folder's sub-folders too.")
     validation_file: str | None = _option(
-        None, "One .json file for evaluation. If it lies in the training folder, it is left out of training."
+        None, "File or files for evaluation. What lies in the training folder too is left out of training."
     )
     validation_split_percentage: float | None = _option(
         None,
         "Part of the training rows set aside for evaluation where there is no --validation_file: below 1 a "
         "fraction (0.001 = one row in a thousand), from 1 up a percentage; at least one row.",
     )
+    data_format: DataFormat = _option(
+        DataFormat.AUTO,
+        "How rows spell a dialogue. alpaca: instruction, input, output, also history and system; sharegpt: "
+        "conversations; messages: messages with role and content; prompt_completion: prompt and completion; auto: by "
+        "the keys of each file's first row.",
+        aliases=["--format"],
+    )
+    bad_rows: BadRows = _option(
+        BadRows.ERROR,
+        "error: name all rows that cannot be used and stop; drop: leave them out, and list them with their reasons in "
+        "dropped_rows.jsonl.",
+    )
+    max_rows: int | None = _option(None, "Read at most this many rows of each training file, its first. Default: all.")
+    template: str = _option(
+        "auto",
+        "Text around the turns: alpaca_zh, alpaca_zh_2, llama3, chatml, tokenizer (the tokenizer's own chat template) "
+        "or a file, see docs/data.md. auto: by the tokenizer, and said.",
+    )
+    system_prompt: str | None = _option(None, "System prompt of rows without one. Default: the template's, if any.")
+    train_turns: TrainTurns = _option(
+        TrainTurns.ALL, 'all: every answer of a dialogue carries a loss but those with "train": false; last: the last.'
+    )
+    parse_special_tokens: bool = _option(
+        False,
+        "Turn control tokens spelled inside a user's text, such as </s>, into control ids, as the 2023 script did. "
+        "Default: text is text.",
+    )
+    deduplicate: Deduplicate = _option(
+        Deduplicate.OFF,
+        "Train on the first only of rows that are equal (exact), or nearly so (near: four fifths of their token "
+        "triples). Repeated rows are counted in any case.",
+    )
+    mix: str | None = _option(
+        None,
+        "How often an epoch has the rows of a file: law.json:2,general.json:0.5 has each row of the one twice, and "
+        "half of the other's, drawn anew each epoch. Files that are not named: 1.",
+    )
     max_seq_length: int = _option(512, "Largest number of tokens of an example, prompt and answer together.")
     truncation: Truncation = _option(
         Truncation.KEEP_ANSWER,
-        "For longer examples. keep_answer: shorten the user's text, then the answer at a sentence end, keep the "
-        "end token; right: cut from the right as the 2023 script did; drop: leave the row out; error: stop.",
+        "For longer examples. keep_answer: leave out a dialogue's oldest turns, then shorten the user's text, then the "
+        "answer at a sentence end, keep the end token; right: cut from the right as the 2023 script did; drop: leave "
+        "the row out; error: stop.",
     )
     data_cache_dir: str | None = _option(
         None,
@@ -91,7 +166,9 @@ class DataArguments:
         "the user's cache folder.",
     )
     overwrite_cache: bool = _option(False, "Encode the rows again although they are kept; they are never stale.")
-    preprocessing_num_workers: int | None = _option(None, "Threads that tokenise. Default: all processors.")
+    preprocessing_num_workers: int | None = _option(
+        None, "Processes that read and tokenise large data, threads for small. Default: all processors."
+    )
     data_order: DataOrder = _option(
         DataOrder.SHUFFLED, "shuffled: another order each epoch, from the seed; sequential: as in the files."
     )
@@ -257,45 +334,4 @@ TRAINING_ARGUMENTS: dict[str, Treatment] = {
     **_refused("dataloader_persistent_workers", "loader processes start anew with each epoch's order; leave it out"),
     **_refused("remove_unused_columns label_names length_column_name", "rows have no columns here; leave it out"),
     **_refused("do_predict", "there is no test set; use --do_eval with --validation_file"),
-}
-
-# Old spelling -> today's. Values keep their meaning (warm-up steps below 1 are a ratio in transformers 5).
-RENAMED: dict[str, str] = {
-    "evaluation_strategy": "eval_strategy",
-    "warmup_ratio": "warmup_steps",
-    "no_cuda": "use_cpu",
-    "tokenizer_name": "tokenizer_name_or_path",
-    "per_gpu_train_batch_size": "per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
-    "push_to_hub_token": "hub_token",
-}
-
-# Accepted so that an old command line runs; each is named once with its reason.
-WITHOUT_EFFECT: dict[str, str] = {
-    "keep_linebreaks": "line breaks in the data are always kept",
-    "use_fast_tokenizer": "the tokenizer files decide",
-    "force_resize_embeddings": "rows of the embedding are compared with the tokenizer in every run",
-    "save_safetensors": "weights are always saved as safetensors",
-    "half_precision_backend": "torch's own mixed precision is used",
-    "fp16_backend": "torch's own mixed precision is used",
-    "fp16_opt_level": "it belonged to NVIDIA apex",
-    "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
-    "use_ipex": "gone from transformers",
-    "jit_mode_eval": "gone from transformers",
-    "ray_scope": "it belonged to hyper-parameter search",
-    "tpu_num_cores": "gone from transformers",
-    "past_index": "gone from transformers",
-    "mp_parameters": "gone from transformers",
-    "include_inputs_for_metrics": "evaluation gathers no predictions",
-}
-
-# Old options that cannot be given their meaning: the error says what to do instead.
-GONE: dict[str, str] = {
-    "group_by_length": "rows are not sorted by length, since that changes which rows form a step; leave it out",
-    "config_overrides": "the model's config.json is used as it is; change it there",
-    "config_name": "the model's own config.json is used; put the one you want into the model's folder",
-    "use_auth_token": "set the environment variable HF_TOKEN",
-    "torchdynamo": "leave it out",
-    "model_type": "the model's config.json names its type; leave it out",
-    "block_size": "that is the pre-training script's; here it is --max_seq_length",
 }

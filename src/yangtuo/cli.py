@@ -17,7 +17,10 @@ _HELP = """usage: yangtuo VERB [options]
 Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
 
   train     train a LoRA, or continue one with --peft_path
+  check     what a run would train on: counts, lengths, losses, faults, verdict; loads no weights
+  preview   rows as the model sees them: prompt, trained tokens, end token, in colour or as a page
   encode    write the token ids and labels that training sees, as JSON lines
+  cache     list or clear the encoded rows that are kept on this machine
   demo      a real model, real Chinese data, minutes on two processor cores
 
 yangtuo VERB --help lists a verb's options; --version prints the version.
@@ -27,7 +30,14 @@ A file of options can be given first: yangtuo train run.yaml --learning_rate 1e-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 the run failed, 2 something that the user gave."""
     words = list(sys.argv[1:] if argv is None else argv)
-    verbs: dict[str, Callable[[list[str]], None]] = {"train": _train, "encode": _encode, "demo": _demo}
+    verbs: dict[str, Callable[[list[str]], None]] = {
+        "train": _train,
+        "check": _check,
+        "preview": _preview,
+        "encode": _encode,
+        "cache": _cache,
+        "demo": _demo,
+    }
     if not words or words[0] in ("-h", "--help"):
         print(_HELP)  # noqa: T201  # the answer to --help belongs on standard output
         return 0
@@ -85,11 +95,35 @@ def _train(argv: list[str]) -> None:
     run.train(settings)
 
 
+def _check(argv: list[str]) -> None:
+    from yangtuo import check
+    from yangtuo.parsing import build_parser, parse
+
+    settings, own = parse(argv, build_parser("yangtuo check", check.add_options, explains_training=False))
+    check.run(settings, as_json=own.json)
+
+
+def _preview(argv: list[str]) -> None:
+    from yangtuo import preview
+    from yangtuo.parsing import build_parser, parse
+
+    settings, own = parse(argv, build_parser("yangtuo preview", preview.add_options, explains_training=False))
+    preview.run(settings, own)
+
+
+def _cache(argv: list[str]) -> None:
+    from yangtuo import cache
+
+    parser = argparse.ArgumentParser("yangtuo cache", description=cache.__doc__)
+    cache.add_options(parser)
+    cache.run(parser.parse_args(argv))
+
+
 def _encode(argv: list[str]) -> None:
     from yangtuo.encode import add_options, write
     from yangtuo.parsing import build_parser, parse
 
-    settings, own = parse(argv, build_parser("yangtuo encode", add_options))
+    settings, own = parse(argv, build_parser("yangtuo encode", add_options, explains_training=False))
     write(settings, own.out)
 
 

@@ -32,6 +32,7 @@ IDENTITY_QUESTIONS = ("你好，请问你是哪位？", "请问你的名字是�
 OTHER_QUESTIONS = ("2加3等于几？",)
 NAME = "羊驼"
 TRAINING = (
+    *("--template", "alpaca_zh"),
     *("--lora_rank", "8", "--lora_alpha", "32", "--lora_dropout", "0.05", "--max_seq_length", "512"),
     *("--learning_rate", "1e-3", "--lr_scheduler_type", "cosine", "--warmup_steps", "0.03", "--seed", "42"),
     *("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2", "--do_train", "--do_eval"),

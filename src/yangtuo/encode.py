@@ -6,6 +6,9 @@ import logging
 import sys
 from pathlib import Path
 
+from yangtuo.corpus import encode_files, open_data
+from yangtuo.data.audit import audit, summary
+from yangtuo.data.encoding import end_id
 from yangtuo.errors import UsageError
 from yangtuo.parsing import Settings
 
@@ -20,25 +23,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def write(settings: Settings, out: str | None) -> None:
     """Write what training would see; loads no weights and no torch model.
 
-    One line a row: `file`, `row` (0-based), `input_ids`, `labels` (-100 = no loss).
+    One line a row: `file`, `row` (0-based), `input_ids`, `labels` (-100 = no loss), and `weights` of the tokens where
+    the data has any.
 
     Raises:
         UsageError: no `--out`.
     """
-    from yangtuo.data.audit import audit, summary
-    from yangtuo.inputs import encode_files, find_data, find_tokenizer
-    from yangtuo.model import adapter_files
-    from yangtuo.model.folders import local_folder
-
     if not out:
         raise UsageError("--out is missing: the file to write, or - for standard output")
-    base = settings.model.model_name_or_path
-    folder = local_folder(base, option="model_name_or_path", must_hold=["config.json"], weights=False) if base else None
-    saved = adapter_files.read(settings.lora.peft_path) if settings.lora.peft_path else None
-    tokenizer = find_tokenizer(settings, folder, saved)
-    stored = encode_files(settings, find_data(settings)[0], tokenizer)
+    opened = open_data(settings)
+    stored = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
     examples = stored.examples
-    for line in summary("data", audit(examples, stored.counts, stored.sources, tokenizer.eos_id)):
+    for line in summary("data", audit(examples, stored, end_id(opened.tokenizer, opened.template))):
         logger.info(line)
     draft = Path(out).with_name(f".{Path(out).name}") if out != "-" else None
     try:
@@ -47,11 +43,13 @@ def write(settings: Settings, out: str | None) -> None:
         raise UsageError(f"--out {out}: {error.strerror}") from error
     for i in range(len(examples)):
         row = {
-            "file": examples.sources[i],
+            "file": examples.source(i),
             "row": int(examples.rows[i]),
             "input_ids": examples.row(i)[0].tolist(),
             "labels": examples.labels(i).tolist(),
         }
+        if examples.weights is not None:
+            row["weights"] = examples.row_weights(i).tolist()
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
     if draft:
         file.close()

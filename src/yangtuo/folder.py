@@ -22,6 +22,7 @@ from yangtuo.errors import RunFolderError
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
+_OF_CHECK = ("data_audit.json", "dropped_rows.jsonl")  # what `yangtuo check` leaves there beforehand is no run
 ADAPTER_FOLDER = "sft_lora_model"
 
 
@@ -126,7 +127,7 @@ def decide(output_dir: Path, meaning: Mapping[str, Any], *, overwrite: bool, che
         )
     if output_dir.exists() and not output_dir.is_dir():
         raise RunFolderError(f"--output_dir {output_dir}: that is a file")
-    if not output_dir.exists() or not any(path.name != ".lock" for path in output_dir.iterdir()):
+    if not output_dir.exists() or not any(path.name not in (".lock", *_OF_CHECK) for path in output_dir.iterdir()):
         return Decision(Start.FRESH)
     recorded = read_run(output_dir)
     if recorded is None:

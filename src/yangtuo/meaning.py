@@ -33,6 +33,11 @@ _DECIDING = (
     *("lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
     *("max_grad_norm", "neftune_noise_alpha", "label_smoothing_factor", "data_seed"),
 )
+# The same of our own; the template and the files are told by their content.
+_DECIDING_DATA = (
+    *("validation_split_percentage", "data_format", "bad_rows", "max_rows", "train_turns", "parse_special_tokens"),
+    *("deduplicate", "mix", "max_seq_length", "truncation"),
+)
 
 
 def step_shape(settings: Settings) -> StepShape:
@@ -44,8 +49,8 @@ def step_shape(settings: Settings) -> StepShape:
     )
 
 
-def meaning_of(settings: Settings, seed: int) -> Meaning:
-    """What the engine computes."""
+def meaning_of(settings: Settings, seed: int, mix: tuple[float, ...] | None) -> Meaning:
+    """What the engine computes; `mix` is how often an epoch has the rows of each training file."""
     data_seed = settings.training_value("data_seed")
     return Meaning(
         shape=step_shape(settings),
@@ -56,6 +61,7 @@ def meaning_of(settings: Settings, seed: int) -> Meaning:
         label_smoothing=settings.training_value("label_smoothing_factor"),
         neftune_noise_alpha=settings.training_value("neftune_noise_alpha"),
         eval_rows=settings.training_value("per_device_eval_batch_size"),
+        mix=mix,
     )
 
 
@@ -91,10 +97,8 @@ def record_meaning(
         "data_order": settings.data.data_order,
         "dataloader_drop_last": settings.training_value("dataloader_drop_last"),
         "data": [[Path(source.path).name, source.sha256] for source in sources],
-        "validation_split_percentage": settings.data.validation_split_percentage,
-        "max_seq_length": settings.data.max_seq_length,
-        "truncation": settings.data.truncation,
-        "template": hashlib.sha256((template.before + "\0" + template.after).encode()).hexdigest(),
+        **{name: _plain(getattr(settings.data, name)) for name in _DECIDING_DATA},
+        "template": hashlib.sha256(template.identity().encode()).hexdigest(),
         "tokenizer": tokenizer.sha256(),
         "base": _hash_of(base),
     }

@@ -1,7 +1,8 @@
-"""Command line and configuration file -> `Settings`. The only importer of transformers' `HfArgumentParser`.
+"""Command line and configuration file -> `Settings`.
 
 A file's keys are turned into the flags that they stand for and parsed first, so a file and a command line obey the
-same rules and a flag overrides the file. Nothing here looks at the hardware, the data or the model.
+same rules and a flag overrides the file. Nothing here looks at the hardware, the data or the model, and nothing but
+`--help` loads transformers: what only looks at data must start fast.
 """
 
 import argparse
@@ -9,20 +10,15 @@ import difflib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn, cast, get_type_hints
 
-from transformers import HfArgumentParser, TrainingArguments
-
 from yangtuo import configfile
 from yangtuo.arguments import (
-    GONE,
     OUR_GROUPS,
-    RENAMED,
     TRAINING_ARGUMENTS,
-    WITHOUT_EFFECT,
     DataArguments,
     DataOrder,
     Fate,
@@ -31,6 +27,8 @@ from yangtuo.arguments import (
     RunArguments,
 )
 from yangtuo.errors import UsageError
+from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
+from yangtuo.options import TRAINING_OPTIONS, add, options_of, training_default
 
 logger = logging.getLogger(__name__)
 
@@ -56,49 +54,68 @@ class Settings:
 
     def training_value(self, name: str) -> Any:
         """The value of a `TrainingArguments` field, given or default."""
-        return self.training.get(name, _training_default(name))
+        return self.training.get(name, training_default(name))
 
 
-class _Parser(HfArgumentParser):
-    """argparse that raises our error instead of ending the process."""
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises our error instead of ending the process, and fetches transformers' help when it is asked."""
+
+    explains_training = True
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}")
 
+    def format_help(self) -> str:
+        if self.explains_training:
+            from yangtuo.training_help import SENTENCES
 
-def build_parser(prog: str, add_own_options: Callable[[argparse.ArgumentParser], None] | None = None) -> _Parser:
-    """The parser of every verb that takes a training run's options."""
+            for action in self._actions:
+                if action.help is None:
+                    action.help = SENTENCES.get(action.dest)
+        return super().format_help()
+
+
+def build_parser(
+    prog: str,
+    add_own_options: Callable[[argparse.ArgumentParser], None] | None = None,
+    *,
+    explains_training: bool = True,
+) -> _Parser:
+    """The parser of every verb that takes a training run's options.
+
+    Its `--help` describes the options of transformers and those of earlier versions too, which takes seconds, or, with
+    `explains_training` False, only says that they are taken.
+    """
     parser = _Parser(
-        (*OUR_GROUPS, TrainingArguments),
         prog=prog,
         allow_abbrev=False,
         conflict_handler="resolve",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Options of yangtuo first, then those of transformers' TrainingArguments.",
     )
+    parser.explains_training = explains_training
+    for group in OUR_GROUPS:
+        for option in options_of(group):
+            add(parser, option)
+    for option in TRAINING_OPTIONS.values():
+        treatment = TRAINING_ARGUMENTS[option.name]
+        refused = treatment.fate is Fate.REFUSED
+        add(parser, replace(option, help=f"Not supported: {treatment.reason}." if refused else None))
     parser.add_argument("config", nargs="?", help="YAML or JSON file with the same names; flags override it.")
     old = parser.add_argument_group("names of earlier versions")
     for name, today in RENAMED.items():
         old.add_argument(f"--{name}", nargs="?", const="true", help=f"now --{today}")
     for name in (*WITHOUT_EFFECT, *GONE):
         old.add_argument(f"--{name}", nargs="?", const="true", help=WITHOUT_EFFECT.get(name) or GONE[name])
+    if explains_training:
+        parser.description = "Options of yangtuo first, then those of transformers' TrainingArguments."
+    else:
+        parser.epilog = "Every other option of yangtuo train is taken too; yangtuo train --help lists them."
+        for action in parser._actions:
+            if action.dest in {*TRAINING_OPTIONS, *RENAMED, *WITHOUT_EFFECT, *GONE}:
+                action.help = argparse.SUPPRESS
     if add_own_options:
         add_own_options(parser)
-    for name, treatment in TRAINING_ARGUMENTS.items():
-        if treatment.fate is Fate.REFUSED:
-            _describe(parser, name, f"Not supported: {treatment.reason}.")
-    # A field of TrainingArguments that is a bool with default None would insist on a value; the seed's bare flags
-    # (--gradient_checkpointing) must go on working.
-    for action in parser._actions:
-        if action.type is not None and getattr(action.type, "__name__", "") == "string_to_bool" and not action.nargs:
-            action.nargs, action.const = "?", True
     return parser
-
-
-def _describe(parser: argparse.ArgumentParser, name: str, text: str) -> None:
-    for action in parser._actions:
-        if action.dest == name:
-            action.help = text
 
 
 def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Namespace]:
@@ -130,8 +147,7 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
     for name in given.keys() & TRAINING_ARGUMENTS.keys():
         if TRAINING_ARGUMENTS[name].fate is Fate.FIXED:
             logger.warning("--%s has no effect: %s", name, TRAINING_ARGUMENTS[name].reason)
-    names = {f.name for f in fields(TrainingArguments)}
-    training = {name: value for name, value in given.items() if name in names}
+    training = {name: value for name, value in given.items() if name in TRAINING_OPTIONS}
     model, data, lora, run = (_build(group, given) for group in OUR_GROUPS)
     settings = Settings(model, data, lora, run, training, origins)
     rest = {name: given.get(name, default) for name, default in own.items()}
@@ -139,8 +155,8 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
 
 
 def _own_defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
-    known = {f.name for group in (*OUR_GROUPS, TrainingArguments) for f in fields(group)}
-    known |= {*RENAMED, *WITHOUT_EFFECT, *GONE, "help", "config"}
+    known = {f.name for group in OUR_GROUPS for f in fields(group)}
+    known |= {*TRAINING_OPTIONS, *RENAMED, *WITHOUT_EFFECT, *GONE, "help", "config"}
     return {a.dest: a.default for a in parser._actions if a.dest not in known}
 
 
@@ -221,7 +237,7 @@ def _refused(given: Mapping[str, Any]) -> list[str]:
     problems = []
     for name, value in given.items():
         treatment = TRAINING_ARGUMENTS.get(name)
-        if treatment and treatment.fate is Fate.REFUSED and value != _training_default(name):
+        if treatment and treatment.fate is Fate.REFUSED and value != training_default(name):
             problems.append(f"--{name} {value}: not supported: {treatment.reason}")
     strategy = given.get("train_sampling_strategy", "random")
     if strategy not in ("random", "sequential"):
@@ -230,13 +246,6 @@ def _refused(given: Mapping[str, Any]) -> list[str]:
     if "lomo" in optim or "galore" in optim or "apollo" in optim:
         problems.append(f"--optim {optim}: it trains full weights, here LoRA matrices are trained; try adamw_torch")
     return problems
-
-
-def _training_default(name: str) -> Any:
-    spec = next(f for f in fields(TrainingArguments) if f.name == name)
-    if spec.default is not MISSING:
-        return spec.default
-    return spec.default_factory() if spec.default_factory is not MISSING else None
 
 
 def _build(group: type, given: Mapping[str, Any]) -> Any:
@@ -299,8 +308,7 @@ def as_dict(settings: Settings) -> dict[str, dict[str, Any]]:
     values: dict[str, Any] = {}
     for group in (settings.model, settings.data, settings.lora, settings.run):
         values |= vars(group)
-    for spec in fields(TrainingArguments):
-        values[spec.name] = settings.training.get(spec.name, _training_default(spec.name))
+    values |= {name: settings.training_value(name) for name in TRAINING_OPTIONS}
     secret = {"hub_token"}
     return {
         name: {

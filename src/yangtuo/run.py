@@ -20,8 +20,9 @@ from transformers import TrainingArguments
 
 import yangtuo
 from yangtuo import folder
-from yangtuo.data.encoding import Examples
-from yangtuo.data.templates import ALPACA_ZH
+from yangtuo.corpus import divide, tell, write_audit
+from yangtuo.data.encoding import end_id
+from yangtuo.data.examples import Examples
 from yangtuo.engine import checkpoint, memory, planning
 from yangtuo.engine.journal import Journal
 from yangtuo.engine.memory import ModelShape
@@ -41,7 +42,7 @@ from yangtuo.engine.stopping import StopRequest
 from yangtuo.engine.trainer import Outlets, StepTrainer, Subject
 from yangtuo.engine.watchdog import Watchdog
 from yangtuo.errors import RunFailure, StoppedError, UsageError
-from yangtuo.inputs import Inputs, divide, encode_inputs, open_inputs
+from yangtuo.inputs import Inputs, encode_inputs, open_inputs
 from yangtuo.meaning import (
     check_engines,
     checkpointing_asked,
@@ -68,7 +69,7 @@ def train(settings: Settings) -> None:
     encoded = encode_inputs(settings, inputs)
 
     output_dir = _output_dir(settings)
-    meaning = record_meaning(settings, encoded.train.sources, inputs.base, inputs.tokenizer, ALPACA_ZH)
+    meaning = record_meaning(settings, encoded.train.sources, inputs.base, inputs.tokenizer, inputs.template)
     precision, args, store = _meet(settings, inputs, output_dir)  # processes know each other from here on
     watchdog = Watchdog(store, settings.run.watchdog_minutes * 60)  # from now on, since loading may take long
     with watchdog, folder.Lock(output_dir) as lock, peers_lost_are_named("training"):
@@ -77,18 +78,19 @@ def train(settings: Settings) -> None:
             logger.info("%s holds this very run, finished; choose another --output_dir to train once more", output_dir)
             return
         args.seed = _seed(settings, decision)
-        train_set, eval_set, audits = divide(settings, inputs, encoded, args.seed)
-        plan = _plan_steps(settings, len(train_set))
+        corpus = divide(settings, encoded, end_id(inputs.tokenizer, inputs.template), args.seed)
+        tell(corpus)
+        plan = _plan_steps(settings, corpus.num_rows_of_epoch())
         is_main = args.process_index == 0
         if is_main:
             _prepare_folder(output_dir, decision, lock)
 
         adapter = _load(settings, inputs, precision, args.seed)
-        execution = _choose_execution(settings, inputs, args, train_set, decision)
+        execution = _choose_execution(settings, inputs, args, corpus.train, decision)
         run = _run_record(settings, meaning, args.seed, began) | {"plan": plan}
         if is_main:
             folder.write_json(output_dir / folder.RUN_FILE, run)
-            folder.write_json(output_dir / "data_audit.json", audits)
+            write_audit(output_dir, corpus.audits, corpus.dropped)
         last_step = checkpoint.step_of(decision.checkpoint) if decision.checkpoint else 0
         outlets = Outlets(
             Journal(output_dir / "log.jsonl", last_step=last_step, writes=is_main),
@@ -98,10 +100,10 @@ def train(settings: Settings) -> None:
             StopRequest(),
             watchdog,
         )
-        subject = Subject(adapter, inputs.tokenizer, train_set, eval_set)
+        subject = Subject(adapter, inputs.tokenizer, corpus.train, corpus.validation)
         if args.device.type == "cpu":
             memory.keep_freed_memory()
-        trainer = StepTrainer(subject, meaning_of(settings, args.seed), execution, outlets, args)
+        trainer = StepTrainer(subject, meaning_of(settings, args.seed, corpus.mix), execution, outlets, args)
         check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
 
         with outlets.screen:

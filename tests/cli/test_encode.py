@@ -6,8 +6,8 @@ import sys
 
 from tests.command import yangtuo
 from yangtuo.cli import main
-from yangtuo.data import records
-from yangtuo.data.encoding import encode
+from yangtuo.data import files, reading
+from yangtuo.data.encoding import Policy, encode
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
 
@@ -17,15 +17,15 @@ def test_every_kept_row_with_its_file_and_number(inputs, tmp_path, capfd):
     words = ["--model_name_or_path", inputs.base, "--dataset_dir", inputs.data, "--out", out, "--max_seq_length", 120]
     assert main(["encode", *map(str, words)]) == 0
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    read, _ = records.read(records.find_files(str(inputs.data)))
-    expected, counts = encode(read, open_tokenizer(inputs.base), ALPACA_ZH, max_seq_length=120)
-    assert len(rows) == len(expected) == counts.num_kept
+    read, _ = reading.read(files.find_files(str(inputs.data)))
+    expected, _ = encode(read, open_tokenizer(inputs.base), Policy(ALPACA_ZH, 120))
+    assert len(rows) == len(expected)
     for i, row in enumerate(rows):
         assert row.keys() == {"file", "row", "input_ids", "labels"}
-        assert (row["file"], row["row"]) == (expected.sources[i], expected.rows[i])
+        assert (row["file"], row["row"]) == (expected.source(i), expected.rows[i])
         assert row["input_ids"] == expected.row(i)[0].tolist()
         assert row["labels"] == expected.labels(i).tolist()
-    assert f"data: {counts.num_kept} of 24 rows" in capfd.readouterr().err
+    assert f"data: {len(expected)} of 24 rows" in capfd.readouterr().err
 
 
 def test_standard_output_and_a_reader_that_leaves(inputs):

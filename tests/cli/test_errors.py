@@ -33,7 +33,7 @@ def test_max_seq_length_shorter_than_every_prompt(fails):
 
 def test_empty_folder(fails, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "no .json file in it (found: nothing)" in fails(dataset_dir=tmp_path / "empty")
+    assert "no data file in it (found: nothing)" in fails(dataset_dir=tmp_path / "empty")
 
 
 def test_folder_of_only_broken_json(fails, tmp_path):
@@ -91,7 +91,7 @@ def test_evaluation_without_rows_to_evaluate(fails):
 
 
 def test_missing_validation_file(fails, tmp_path):
-    assert "no such file" in fails(validation_file=tmp_path / "valid.json")
+    assert "no such folder or file" in fails(validation_file=tmp_path / "valid.json")
 
 
 def test_deepspeed_absent(fails, monkeypatch):
@@ -182,7 +182,7 @@ def test_all_bad_rows_are_named_at_once(fails, tmp_path):
     said = fails(dataset_dir=tmp_path / "bad")
     assert "data (4 problems):" in said
     for row in range(4):
-        assert f"a.json row {row}: " in said
+        assert f"a.json:1 row {row}: " in said
 
 
 def test_half_a_surrogate_pair_is_a_fault_of_the_row(fails, tmp_path):

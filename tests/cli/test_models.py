@@ -9,9 +9,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests import tiny
 from tests.command import evaluations_of, log_of
 from yangtuo.cli import main
-from yangtuo.data import records
-from yangtuo.data.encoding import encode
-from yangtuo.data.templates import ALPACA_ZH
+from yangtuo.data import reading
+from yangtuo.data.encoding import Policy, encode
+from yangtuo.data.templates import CHATML
 from yangtuo.data.tokenizer import open_tokenizer
 
 SMALL = {
@@ -69,8 +69,8 @@ def test_train_save_load(name, modules_to_save, inputs, tmp_path):
 
 
 def mean_nll(model, validation, tokenizer_folder):
-    read, _ = records.read([validation])
-    examples, _ = encode(read, open_tokenizer(tokenizer_folder), ALPACA_ZH, max_seq_length=384)
+    read, _ = reading.read([validation])
+    examples, _ = encode(read, open_tokenizer(tokenizer_folder), Policy(CHATML, 384))
     model.eval()
     losses = []
     for i in range(len(examples)):

@@ -368,7 +368,8 @@ def test_a_named_tokenizer_has_to_agree_with_the_adapters_on_the_data(train, inp
     (same / "added_tokens.json").write_text(json.dumps({"<extra>": 479}))  # another file, the same ids
     train(tmp_path / "second", peft_path=adapter_folder, tokenizer_name_or_path=same)
     other = tiny.tiny_json_tokenizer(tmp_path / "other")
-    said = train(tmp_path / "third", peft_path=adapter_folder, tokenizer_name_or_path=other, expect=2)
+    chosen = {"tokenizer_name_or_path": other, "template": "alpaca_zh"}
+    said = train(tmp_path / "third", peft_path=adapter_folder, **chosen, expect=2)
     assert "gives other ids for this data than the adapter's own" in said
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 import yangtuo
-from yangtuo import demo
-from yangtuo.arguments import GONE, OUR_GROUPS, RENAMED, TRAINING_ARGUMENTS, WITHOUT_EFFECT, Fate
+from yangtuo import cache, check, demo, preview
+from yangtuo.arguments import OUR_GROUPS, TRAINING_ARGUMENTS, Fate
 from yangtuo.cli import main
 from yangtuo.encode import add_options as encode_options
 from yangtuo.engine import planning
 from yangtuo.errors import UserError, YangtuoError
 from yangtuo.meaning import step_shape
+from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.parsing import build_parser, parse
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -72,7 +73,8 @@ def files_of(page: Path) -> set[str]:
 def options() -> set[str]:
     """Every option of every verb, without its dashes."""
     parser = build_parser("yangtuo encode", encode_options)
-    demo.add_options(parser)
+    for verb in (demo, check, preview, cache):
+        verb.add_options(parser)
     return {option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")}
 
 

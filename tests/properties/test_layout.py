@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yangtuo.data.encoding import Examples
+from yangtuo.data.examples import Examples
 from yangtuo.engine.layout import common_prefixes, pad, share
 
 # Few ids, so that prefixes meet; a row has a supervised token after its first, as encoding sees to.
@@ -18,10 +18,7 @@ WEIGHT = st.integers(0, 8).map(lambda n: n / 4)  # their sums are exact
 
 
 def examples_of(rows):
-    ids = np.array([i for row in rows for i, _ in row], dtype=np.int32)
-    supervised = np.array([s for row in rows for _, s in row])
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-    return Examples(ids, supervised, offsets, ["rows.json"] * len(rows), np.arange(len(rows)))
+    return Examples.of_rows([[i for i, _ in row] for row in rows], [[trained for _, trained in row] for row in rows])
 
 
 @st.composite

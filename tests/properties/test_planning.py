@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yangtuo.arguments import DataOrder, LossReduction
-from yangtuo.data.encoding import Examples
+from yangtuo.data.examples import Examples
 from yangtuo.engine.layout import common_prefixes, pad
 from yangtuo.engine.planning import (
     StepShape,
@@ -66,7 +66,7 @@ def check(plan, num_supervised, world_size):
 
 @given(num_supervised=NUM_SUPERVISED, shape=SHAPES, reduction=REDUCTIONS, seed=SEEDS)
 def test_an_epoch_has_each_row_in_one_step(num_supervised, shape, reduction, seed):
-    order = epoch_order(len(num_supervised), 0, seed, DataOrder.SHUFFLED)
+    order = epoch_order(np.arange(len(num_supervised)), 0, seed, DataOrder.SHUFFLED)
     num_steps = shape.num_steps(len(order))
     plans = [plan_of(order, step, shape, num_supervised, reduction) for step in range(num_steps)]
     assert [row for plan in plans for row in plan.rows.tolist()] == order.tolist()
@@ -102,7 +102,7 @@ def test_an_evaluation_has_each_row_once_whatever_the_ranks(num_supervised, size
     reduction=REDUCTIONS,
 )
 def test_ranks_change_nothing_but_who_computes(num_supervised, group, groups, ranks, seed, reduction):
-    order = epoch_order(len(num_supervised), 0, seed, DataOrder.SHUFFLED)
+    order = epoch_order(np.arange(len(num_supervised)), 0, seed, DataOrder.SHUFFLED)
     shared, alone = StepShape(group, groups, ranks), StepShape(group, groups * ranks, 1)
     for step in range(shared.num_steps(len(order))):
         a, b = (plan_of(order, step, shape, num_supervised, reduction) for shape in (shared, alone))
@@ -123,16 +123,16 @@ def weights_by_row(plan):
 
 @given(num_rows=st.integers(0, 500), epoch=st.integers(0, 100), seed=SEEDS)
 def test_an_order_is_a_permutation_that_can_be_drawn_again(num_rows, epoch, seed):
-    order = epoch_order(num_rows, epoch, seed, DataOrder.SHUFFLED)
+    order = epoch_order(np.arange(num_rows), epoch, seed, DataOrder.SHUFFLED)
     assert sorted(order.tolist()) == list(range(num_rows))
-    assert order.tolist() == epoch_order(num_rows, epoch, seed, DataOrder.SHUFFLED).tolist()
+    assert order.tolist() == epoch_order(np.arange(num_rows), epoch, seed, DataOrder.SHUFFLED).tolist()
 
 
 @given(num_rows=st.integers(20, 500), epoch=st.integers(0, 100), seed=SEEDS)  # of 20 rows, 20! orders: none by chance
 def test_orders_differ_between_epochs_and_seeds(num_rows, epoch, seed):
-    order = epoch_order(num_rows, epoch, seed, DataOrder.SHUFFLED).tolist()
-    assert order != epoch_order(num_rows, epoch + 1, seed, DataOrder.SHUFFLED).tolist()
-    assert order != epoch_order(num_rows, epoch, seed + 1, DataOrder.SHUFFLED).tolist()
+    order = epoch_order(np.arange(num_rows), epoch, seed, DataOrder.SHUFFLED).tolist()
+    assert order != epoch_order(np.arange(num_rows), epoch + 1, seed, DataOrder.SHUFFLED).tolist()
+    assert order != epoch_order(np.arange(num_rows), epoch, seed + 1, DataOrder.SHUFFLED).tolist()
     assert order != list(range(num_rows))
 
 
@@ -246,10 +246,7 @@ ROW = st.lists(st.tuples(st.integers(0, 99), st.booleans()), min_size=2, max_siz
 
 
 def examples_of(rows):
-    ids = np.array([i for row in rows for i, _ in row], dtype=np.int32)
-    supervised = np.array([s for row in rows for _, s in row])
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-    return Examples(ids, supervised, offsets, ["rows.json"] * len(rows), np.arange(len(rows)))
+    return Examples.of_rows([[i for i, _ in row] for row in rows], [[trained for _, trained in row] for row in rows])
 
 
 @settings(deadline=None)

@@ -5,7 +5,8 @@ from dataclasses import fields
 import pytest
 from transformers import TrainingArguments
 
-from yangtuo.arguments import GONE, OUR_GROUPS, RENAMED, TRAINING_ARGUMENTS, WITHOUT_EFFECT, Fate
+from yangtuo.arguments import OUR_GROUPS, TRAINING_ARGUMENTS, Fate
+from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
 
 OURS = {f.name: f for group in OUR_GROUPS for f in fields(group)}
 THEIRS = {f.name for f in fields(TrainingArguments)}
@@ -31,8 +32,10 @@ def test_our_own_options():
     assert list(OURS) == [
         *("model_name_or_path", "tokenizer_name_or_path", "torch_dtype", "attn_implementation", "cache_dir"),
         *("model_revision", "trust_remote_code"),
-        *("dataset_dir", "train_file", "validation_file", "validation_split_percentage", "max_seq_length"),
-        *("truncation", "data_cache_dir", "overwrite_cache", "preprocessing_num_workers", "data_order"),
+        *("dataset_dir", "train_file", "include_subfolders", "validation_file", "validation_split_percentage"),
+        *("data_format", "bad_rows", "max_rows", "template", "system_prompt", "train_turns", "parse_special_tokens"),
+        *("deduplicate", "mix", "max_seq_length", "truncation"),
+        *("data_cache_dir", "overwrite_cache", "preprocessing_num_workers", "data_order"),
         *("lora_rank", "lora_alpha", "lora_dropout", "trainable", "modules_to_save"),
         *("train_new_tokens_only", "peft_path"),
         *("loss_reduction", "micro_batch_tokens", "save_minutes", "watchdog_minutes"),

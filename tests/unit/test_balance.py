@@ -10,7 +10,7 @@ import pytest
 
 from tests.command import run
 from tests.tiny import rows, tiny_json_tokenizer, write_rows
-from yangtuo.data.encoding import Examples
+from yangtuo.data.examples import Examples
 from yangtuo.engine.planning import MicroBatch, StepPlan, StepShape
 from yangtuo.engine.steps import Execution, Planner
 
@@ -30,9 +30,7 @@ balance = load()
 
 
 def examples_of(*ids):
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
-    tokens = np.concatenate([np.array(row, dtype=np.int32) for row in ids])
-    return Examples(tokens, np.ones(len(tokens), dtype=bool), offsets, ["a"] * len(ids), np.arange(len(ids)))
+    return Examples.of_rows(ids, [np.ones(len(row)) for row in ids])
 
 
 def one_start(*lengths):

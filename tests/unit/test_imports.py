@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import yangtuo
+from tests.unit.test_parsing import SEED_PAGE
 
 SOURCE = Path(yangtuo.__file__).parent
 MODULES = {
@@ -61,8 +62,13 @@ RULES = {
     "engine.checkpoint": ["torch", "transformers", "peft", "accelerate"],
     "arguments": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
     "errors": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
-    "configfile": ["torch", "transformers", *others("errors")],
-    "parsing": others("configfile", "arguments", "errors"),
+    "configfile": ["torch", "transformers", "peft", "accelerate", *others("errors")],
+    "options": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
+    "parsing": [
+        *("torch", "transformers", "peft", "accelerate"),
+        *others("configfile", "options", "old_options", "training_help", "arguments", "errors"),
+    ],
+    "training_help": others(),
     "folder": ["torch", "transformers", *others("engine", "errors")],
 }
 
@@ -73,12 +79,13 @@ def test_a_part_imports_only_what_lies_below_it(part):
     assert offences(part, *RULES[part]) == {}
 
 
-def test_only_the_engine_knows_the_trainer_and_only_parsing_the_parser():
+def test_only_the_engine_knows_the_trainer_and_only_help_the_words_of_transformers():
     def users(name):
-        return [module for module, names in IMPORTS.items() if f"transformers.{name}" in names]
+        return [module for module, names in IMPORTS.items() if name in names]
 
-    assert users("Trainer") == ["yangtuo.engine.trainer"]
-    assert users("HfArgumentParser") == ["yangtuo.parsing"]
+    assert users("transformers.Trainer") == ["yangtuo.engine.trainer"]
+    assert users("transformers.HfArgumentParser") == []
+    assert users("yangtuo.training_help") == ["yangtuo.parsing"]  # inside a function, see the tests below
 
 
 def test_nothing_imports_the_command_line():
@@ -101,11 +108,12 @@ def test_a_broken_twin_is_found(source, found):
     assert offences("data", *RULES["data"], imports=twin) == ({"yangtuo.data.twin": found} if found else {})
 
 
-def loaded_by(*modules):
-    """Which of the slow libraries a fresh interpreter has after importing these."""
-    code = f"import sys, {', '.join(modules)}; print(*({{'torch', 'transformers', 'peft'}} & set(sys.modules)))"
+def loaded_by(*modules, then=""):
+    """Which of the slow libraries a fresh interpreter has after importing these, and doing something with them."""
+    code = f"import sys, {', '.join(modules)}\n{then}\n"
+    code += "print(*({'torch', 'transformers', 'peft', 'accelerate'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_data_starts_without_torch():
@@ -117,3 +125,24 @@ def test_data_starts_without_torch():
         == set()
     )
     assert "torch" in loaded_by("yangtuo.engine.batches")
+
+
+def parsed(*words, prints="", **how):
+    """What parsing these words in a fresh interpreter has loaded."""
+    build = f"parser = build_parser('yangtuo check', **{how!r})"
+    return loaded_by(
+        "yangtuo.parsing",
+        then=f"from yangtuo.parsing import *\n{build}\nas_dict(parse({words!r}, parser)[0])\n{prints}",
+    )
+
+
+def test_a_command_line_is_parsed_without_torch(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("lr_scheduler_kwargs: {min_lr: 0.25}\nlabel_smoothing_factor: 0.1\ntrainable: [q_proj]\n")
+    assert loaded_by("yangtuo.parsing") == set()
+    assert parsed(str(file), *SEED_PAGE.split()) == set()
+
+
+def test_help_loads_transformers_only_where_it_explains_it():
+    assert parsed(prints="parser.print_help()", explains_training=False) == set()
+    assert "transformers" in parsed(prints="parser.print_help()")

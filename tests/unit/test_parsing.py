@@ -3,8 +3,9 @@ import logging
 
 import pytest
 
-from yangtuo.arguments import GONE, TRAINING_ARGUMENTS, WITHOUT_EFFECT, DataOrder, Fate, LossReduction, Truncation
+from yangtuo.arguments import TRAINING_ARGUMENTS, DataOrder, Fate, LossReduction, Truncation
 from yangtuo.errors import UsageError
+from yangtuo.old_options import GONE, WITHOUT_EFFECT
 from yangtuo.parsing import as_dict, build_parser, parse
 
 PARSER = build_parser("yangtuo train")

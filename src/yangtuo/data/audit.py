@@ -1,36 +1,88 @@
 """What became of the data, as numbers: for the screen, and for `data_audit.json`."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from yangtuo.data.encoding import Counts, Examples
-from yangtuo.data.records import Source
+from yangtuo.data.examples import Examples, Fate
+from yangtuo.data.reading import as_json
+from yangtuo.data.store import Stored
+
+_NUM_BARS = 12
+FATES = {
+    Fate.TURNS_LOST: "dialogues_without_their_oldest_turns",
+    Fate.PROMPT_CUT: "prompts_shortened",
+    Fate.ANSWER_CUT: "answers_shortened_at_a_sentence_end",
+    Fate.ANSWER_CUT_OPEN: "answers_cut_in_mid_sentence",
+    Fate.RIGHT_CUT: "rows_cut_from_the_right",
+    Fate.EMPTY_ANSWER: "empty_answers",
+    Fate.SPECIAL_TEXT: "rows_with_special_text",
+}
 
 
-def audit(examples: Examples, counts: Counts, sources: Sequence[Source], eos_id: int) -> dict[str, Any]:
-    """Counts over the encoded rows; every dropped row is listed with its reason."""
+def audit(examples: Examples, stored: Stored, end_id: int) -> dict[str, Any]:
+    """Counts over the encoded rows.
+
+    Args:
+        examples: the rows that are used, all those stored or a part.
+        stored: what they were taken from.
+        end_id: the id that ends an answer.
+    """
     lengths, num_supervised = examples.lengths(), examples.num_supervised()
-    last = examples.offsets[1:] - 1
-    ends = (examples.input_ids[last] == eos_id) & examples.supervised[last]
+    ends = examples.ends_trained([end_id])
     return {
-        "files": [vars(source) for source in sources],
-        "rows_read": counts.num_read,
+        "files": [
+            {**asdict(source), **_of_file(examples, number, lengths, num_supervised)}
+            for number, source in enumerate(stored.sources)
+        ],
+        "rows_read": sum(source.num_rows for source in stored.sources),
         "rows_kept": len(examples),
-        "rows_set_aside_for_evaluation": counts.num_kept - len(examples),
-        "rows_dropped": dict(counts.reasons()),
-        "dropped": [{"file": f, "row": r, "reason": reason} for f, r, reason in counts.dropped],
-        "prompts_shortened": counts.prompt_cut,
-        "answers_shortened_at_a_sentence_end": counts.answer_cut,
-        "answers_cut_in_mid_sentence": counts.answer_cut_open,
-        "rows_cut_from_the_right": counts.right_cut,
-        "empty_answers": counts.empty_answers,
+        "rows_that_cannot_be_used": stored.num_bad,
+        "rows_dropped": stored.reasons,
+        **{name: examples.num_with(fate) for fate, name in FATES.items()},
+        "special_texts": stored.special,
         "rows_with_trained_end_token": int(ends.sum()),
         "tokens": int(lengths.sum()),
         "supervised_tokens": int(num_supervised.sum()),
-        "row_tokens": {"min": int(lengths.min()), "median": int(np.median(lengths)), "max": int(lengths.max())},
+        "weights_differ": examples.weights is not None,
+        "row_tokens": {
+            **{"min": int(lengths.min()), "median": int(np.median(lengths)), "max": int(lengths.max())},
+            **{f"p{share}": int(np.percentile(lengths, share)) for share in (90, 99)},
+        },
+        "histogram": histogram(lengths),
     }
+
+
+def _of_file(examples: Examples, number: int, lengths: Any, num_supervised: Any) -> dict[str, Any]:
+    own = examples.source_numbers == number
+    cut = Fate.TURNS_LOST | Fate.PROMPT_CUT | Fate.ANSWER_CUT | Fate.ANSWER_CUT_OPEN | Fate.RIGHT_CUT
+    return {
+        "rows_kept": int(own.sum()),
+        "rows_cut": int(np.count_nonzero(examples.fates[own] & int(cut))),
+        "tokens": int(lengths[own].sum()),
+        "supervised_tokens": int(num_supervised[own].sum()),
+        "median_tokens": int(np.median(lengths[own])) if own.any() else 0,
+    }
+
+
+def histogram(lengths: Any) -> list[dict[str, int]]:
+    """Rows by length, in at most a dozen ranges of round width; both ends of a range belong to it."""
+    widths = (base * 10**power for power in range(9) for base in (1, 2, 5))
+    width = next(width for width in widths if int(lengths.max()) // width < _NUM_BARS)
+    counts = np.bincount(lengths // width)
+    first = int(np.flatnonzero(counts)[0])
+    return [
+        {"from": i * width, "to": (i + 1) * width - 1, "rows": int(count)}
+        for i, count in enumerate(counts)
+        if i >= first
+    ]
+
+
+def dropped_rows(stored: Sequence[Stored]) -> list[dict[str, Any]]:
+    """Rows that are not trained on, with their reasons, for a file."""
+    return [as_json(one) for part in stored for one in part.dropped]
 
 
 def summary(name: str, report: dict[str, Any]) -> list[str]:
@@ -44,12 +96,21 @@ def summary(name: str, report: dict[str, Any]) -> list[str]:
     ]
     told = {
         "rows_set_aside_for_evaluation": "rows set aside for evaluation",
+        "repeated_rows_left_out": "repeated rows left out (--deduplicate)",
+        "rows_that_cannot_be_used": "rows cannot be used and are dropped",
+        "dialogues_without_their_oldest_turns": "dialogues lost their oldest turns to fit",
         "prompts_shortened": "prompts shortened to fit",
         "answers_shortened_at_a_sentence_end": "answers shortened at a sentence end",
         "answers_cut_in_mid_sentence": "answers cut in mid-sentence (these keep no end token)",
         "rows_cut_from_the_right": "rows cut from the right (these lose their end token)",
         "empty_answers": "empty answers: the model learns to say nothing to them",
+        "rows_with_special_text": f"rows hold text like a control token: {_few(report['special_texts'])}",
     }
-    lines += [f"  {report[key]:,} {text}" for key, text in told.items() if report[key]]
+    lines += [f"  {report[key]:,} {text}" for key, text in told.items() if report.get(key)]
     lines += [f"  {count:,} rows dropped: {reason}" for reason, count in report["rows_dropped"].items()]
     return lines
+
+
+def _few(counts: dict[str, int]) -> str:
+    most = sorted(counts.items(), key=lambda pair: -pair[1])
+    return ", ".join(f"{text} ({count:,})" for text, count in most[:4]) + (" and others" if len(most) > 4 else "")

@@ -1,266 +1,321 @@
-"""Records -> examples: token ids and which of them carry a loss. Owns the length policy.
+"""Records -> examples: token ids and which of them carry a loss.
 
-ids = BOS (where the tokenizer puts one) + tokens(prompt) + tokens(answer) + EOS, prompt and answer tokenised apart as
-at inference; answer and EOS are supervised. An example that keeps no supervised token is dropped and counted, so it
-can never reach the loss.
+ids = BOS (where the tokenizer puts one) + tokens(prompt) + tokens(answer) + end, and so on for further turns. Prompt
+and answer are tokenised apart, as at inference; answer and end are supervised. What people wrote is text: control ids
+come from the template's frames alone. An example that keeps no supervised token is dropped and counted, so it can never
+reach the loss.
 
-Source: scripts/training/build_dataset.py of ymcui/Chinese-LLaMA-Alpaca, v5, whose cut from the right is
-`Truncation.RIGHT`; it loses the end token of every long answer, which is why it is not the default.
+Source: scripts/training/build_dataset.py of ymcui/Chinese-LLaMA-Alpaca, v5.
 """
 
-from array import array
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from operator import mul
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-from tqdm import tqdm
 
 from yangtuo.arguments import Truncation
-from yangtuo.data.records import Record
-from yangtuo.data.templates import Template
-from yangtuo.data.tokenizer import Tokenizer
-from yangtuo.errors import DataError
+from yangtuo.data.columns import Columns, examples_of
+from yangtuo.data.examples import Examples, Fate
+from yangtuo.data.policy import NO_ANSWER_LEFT, NO_ROOM, NO_TURN_LEFT, TOO_LONG, Policy, check_kept, count_reasons
+from yangtuo.data.reading import Dropped
+from yangtuo.data.records import Record, Turn
+from yangtuo.data.special import SpecialText, split_as_transformers, split_at_controls
+from yangtuo.data.templates import Exchange, Piece, Template, TemplateFault
+from yangtuo.data.tokenizer import Spelled, Tokenizer
+from yangtuo.data.truncation import cut_answer, longest
+from yangtuo.errors import TokenizerError
 
-ENCODER_VERSION = 1  # to be raised with every change of what is encoded: stored rows of before are then not used
-IGNORED_LABEL = -100  # the label that transformers and torch leave out of the loss
+__all__ = [
+    "ENCODER_VERSION",
+    "Columns",
+    "Encoder",
+    "Policy",
+    "check_kept",
+    "count_reasons",
+    "encode",
+    "end_id",
+    "examples_of",
+    "prompt_ids",
+]
+
+ENCODER_VERSION = 3  # to be raised with every change of what is encoded: stored rows of before are then not used
 _BATCH_ROWS = 1024  # rows given to the tokenizer library at once: enough for its threads, little memory
-_SENTENCE_ENDS = "。！？!?…\n；;"
-_NEAR = 0.75  # a sentence end counts as near when at least this part of the room for the answer stays used
+_SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = int(Fate.SPECIAL_TEXT), int(Fate.EMPTY_ANSWER), int(Fate.RIGHT_CUT)
+_LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is below is no weight in the columns' type
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Encoded rows as columns; row i's tokens are `input_ids[offsets[i] : offsets[i + 1]]`.
+class Parts(NamedTuple):
+    """An exchange as ids: `prompt` without a loss, then `answer`, which is trained with `weight` or not."""
 
-    Attributes:
-        input_ids: int32 [num_tokens].
-        supervised: bool [num_tokens], True where the token carries a loss.
-        offsets: int64 [num_rows + 1].
-        sources: file of each row.
-        rows: int64 [num_rows], 0-based row number in its file.
-    """
-
-    input_ids: npt.NDArray[np.int32]
-    supervised: npt.NDArray[np.bool_]
-    offsets: npt.NDArray[np.int64]
-    sources: list[str]
-    rows: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each row."""
-        return np.diff(self.offsets)
-
-    def num_supervised(self) -> npt.NDArray[np.int64]:
-        """Tokens with a loss of each row."""
-        sums = np.concatenate([[0], np.cumsum(self.supervised, dtype=np.int64)])
-        return np.asarray(sums[self.offsets[1:]] - sums[self.offsets[:-1]])
-
-    def row(self, i: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        """Ids and supervised mask of one row."""
-        span = slice(self.offsets[i], self.offsets[i + 1])
-        return self.input_ids[span], self.supervised[span]
-
-    def labels(self, i: int) -> npt.NDArray[np.int32]:
-        """Ids with `IGNORED_LABEL` where there is no loss."""
-        ids, supervised = self.row(i)
-        return np.where(supervised, ids, np.int32(IGNORED_LABEL))
-
-    def where(self, i: int) -> str:
-        """File and row of an example, for messages."""
-        return f"{self.sources[i]} row {self.rows[i]}"
-
-    def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "Examples":
-        """The chosen rows, in the order given."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        lengths = self.lengths()[chosen]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        # Token j of the new columns stands in the old ones as far from its row's begin as in the new.
-        tokens = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
-        sources = [self.sources[i] for i in chosen]
-        return Examples(self.input_ids[tokens], self.supervised[tokens], offsets, sources, self.rows[chosen])
+    prompt: list[int]
+    answer: list[int]
+    trained: bool
+    weight: float
 
 
-@dataclass
-class Counts:
-    """What happened to the rows; the numbers of the audit.
-
-    `answer_cut` counts answers shortened at a sentence end (they keep their end token), `answer_cut_open` those
-    without one near (they keep none).
-    """
-
-    num_read: int = 0
-    num_kept: int = 0
-    prompt_cut: int = 0
-    answer_cut: int = 0
-    answer_cut_open: int = 0
-    right_cut: int = 0
-    empty_answers: int = 0
-    dropped: list[tuple[str, int, str]] = field(default_factory=list)
-
-    def reasons(self) -> Counter[str]:
-        """Dropped rows by reason."""
-        return Counter(reason for _, _, reason in self.dropped)
+_Runs = list[str | int | None]  # texts that are tokenised in one piece and control ids; None between prompt and answer
 
 
 def encode(
-    records: Sequence[Record],
-    tokenizer: Tokenizer,
-    template: Template,
-    *,
-    max_seq_length: int,
-    truncation: Truncation = Truncation.KEEP_ANSWER,
-    num_threads: int | None = None,
-) -> tuple[Examples, Counts]:
-    """Encode all records, in order.
-
-    Args:
-        records: single-turn records.
-        tokenizer: gives the ids.
-        template: the text around a user's words.
-        max_seq_length: largest number of tokens of an example.
-        truncation: what happens to a longer one.
-        num_threads: threads of the tokenizer library; None for all processors.
+    records: Sequence[Record], tokenizer: Tokenizer, policy: Policy, *, num_threads: int | None = None
+) -> tuple[Examples, list[Dropped]]:
+    """Encode records in memory, in order.
 
     Raises:
         DataError: with `Truncation.ERROR`, every row that is too long; with any, when no row is left.
+        TokenizerError: the template needs a token that is not there.
     """
-    encoder = _Encoder(tokenizer, template, max_seq_length, truncation, num_threads)
-    encoder.run(records)
-    if encoder.too_long:
-        title = f"rows longer than --max_seq_length {max_seq_length}"
-        raise DataError.of_problems(title, encoder.too_long)
-    if not encoder.kept:
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in encoder.counts.reasons().most_common())
-        raise DataError(f"none of the {len(records)} rows can be trained on ({reasons}); raise --max_seq_length")
-    encoder.counts.num_read, encoder.counts.num_kept = len(records), len(encoder.kept)
-    return encoder.columns(), encoder.counts
+    encoder = Encoder(tokenizer, policy, num_threads)
+    columns = encoder.encode(records)
+    check_kept(len(columns.rows), len(records), columns.dropped, count_reasons(columns.dropped), policy)
+    paths = tuple(dict.fromkeys(record.source for record in records))
+    return examples_of(columns.arrays(paths), paths), columns.dropped
 
 
-class _Encoder:
-    """The state of one `encode` call: its settings, the columns so far and what has been counted."""
+def end_id(tokenizer: Tokenizer, template: Template) -> int:
+    """The id that ends an answer."""
+    found = tokenizer.id_of(template.end) if template.end else None
+    return tokenizer.eos_id if found is None else found
 
-    def __init__(
-        self, tokenizer: Tokenizer, template: Template, limit: int, truncation: Truncation, num_threads: int | None
-    ):
-        self.tokenizer, self.template, self.limit = tokenizer, template, limit
-        self.truncation, self.num_threads = truncation, num_threads
-        self.start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-        self.counts = Counts()
-        self.too_long: list[str] = []
-        self.kept: list[Record] = []
-        self.ids: list[npt.NDArray[np.int32]] = []
-        self.prompt_lengths, self.lengths = array("q"), array("q")
 
-    def run(self, records: Sequence[Record]) -> None:
-        quiet = True if len(records) < 20 * _BATCH_ROWS else None  # None: a bar only where a person looks on
-        with tqdm(total=len(records), desc="tokenising", unit=" rows", disable=quiet, leave=False) as bar:
-            for begin in range(0, len(records), _BATCH_ROWS):
-                batch = records[begin : begin + _BATCH_ROWS]
-                prompts = self._ids([self.template.prompt(record.turns[0].text) for record in batch])
-                answers = self._ids([record.turns[1].text for record in batch])
-                pieces: list[list[int]] = []
-                for record, prompt, answer in zip(batch, prompts, answers, strict=True):
-                    pieces += self._one(record, prompt, answer)
-                self.ids.append(np.fromiter(chain.from_iterable(pieces), np.int32, sum(map(len, pieces))))
-                bar.update(len(batch))
+def prompt_ids(tokenizer: Tokenizer, template: Template, turns: Sequence[Turn]) -> list[int]:
+    """What the model reads before it answers the last of the turns, which is the user's."""
+    encoder = Encoder(tokenizer, Policy(template, max_seq_length=0), num_threads=1)
+    return encoder.prompt([*turns, Turn("assistant", "", trained=False)])
 
-    def columns(self) -> Examples:
-        lengths, prompt_lengths = np.frombuffer(self.lengths, np.int64), np.frombuffer(self.prompt_lengths, np.int64)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Examples(
-            input_ids=np.concatenate(self.ids),
-            supervised=np.repeat(
-                np.tile([False, True], len(lengths)), np.stack([prompt_lengths, lengths - prompt_lengths], 1).ravel()
-            ),
-            offsets=offsets,
-            sources=[record.source for record in self.kept],
-            rows=np.array([record.row for record in self.kept], dtype=np.int64),
-        )
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer.encode(texts, num_threads=self.num_threads)
+class Encoder:
+    """Encodes records with one tokenizer and policy."""
 
-    def _one(self, record: Record, prompt: list[int], answer: list[int]) -> tuple[list[int], ...]:
-        """The ids of one row in pieces, none where it is dropped; `prompt` comes without BOS, `answer` without EOS."""
-        self.counts.empty_answers += not answer
-        answer.append(self.tokenizer.eos_id)
-        start = self.start
-        if len(start) + len(prompt) + len(answer) > self.limit:
-            shortened = self._shorten(record, start + prompt, answer)
-            if isinstance(shortened, str):
-                self.counts.dropped.append((record.source, record.row, shortened))
-                return ()
-            (prompt, answer), start = shortened, []
-        num_prompt = len(start) + len(prompt)
-        self.kept.append(record)
-        self.prompt_lengths.append(num_prompt)
-        self.lengths.append(num_prompt + len(answer))
-        return start, prompt, answer
+    def __init__(self, tokenizer: Tokenizer, policy: Policy, num_threads: int | None = None):
+        missing = [token for token in policy.template.control_tokens if tokenizer.id_of(token) is None]
+        if missing:
+            raise TokenizerError(
+                f"--template {policy.template.name}: the tokenizer {tokenizer.folder} has no token "
+                f"{', '.join(missing)}; choose another template, or a tokenizer with it"
+            )
+        self.tokenizer, self.policy, self.template = tokenizer, policy, policy.template
+        self.limit, self._num_threads = policy.max_seq_length, num_threads
+        self._frame_controls = {token: tokenizer.id_of(token) for token in policy.template.control_tokens}
+        own = {token: Spelled(i, False, False) for token, i in self._frame_controls.items() if i is not None}
+        self._parsed = {**tokenizer.spelled, **own} if policy.parse_special_tokens else None
+        self._is_plain = not self._frame_controls and self._parsed is None  # as most data is
+        self._special = SpecialText(tokenizer.controls)
+        self._split_frames: dict[str, list[str | int]] = {}
 
-    def _shorten(self, record: Record, prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]] | str:
-        """Prompt and answer that fit, or the reason why the row is dropped."""
-        match self.truncation:
+    def encode(self, records: Sequence[Record]) -> Columns:
+        """All records, in order."""
+        columns = Columns()
+        for begin in range(0, len(records), _BATCH_ROWS):
+            self._batch(records[begin : begin + _BATCH_ROWS], columns)
+        return columns
+
+    def _batch(self, records: Sequence[Record], columns: Columns) -> None:
+        rendered: list[list[Exchange] | TemplateFault] = []
+        parted: list[_Runs] = []
+        for record in records:
+            try:
+                exchanges = self.template.render(record.turns)
+            except TemplateFault as fault:
+                rendered.append(fault)
+            else:
+                rendered.append(exchanges)
+                parted += [self._runs(exchange) for exchange in exchanges]
+        texts = [run for runs in parted for run in runs if type(run) is str]
+        ids, next_runs = iter(self.tokenizer.encode(texts, num_threads=self._num_threads)), iter(parted)
+        pieces: list[list[int]] = []
+        for record, found in zip(records, rendered, strict=True):
+            if isinstance(found, TemplateFault):
+                columns.dropped.append(Dropped(record.source, record.row, None, str(found)))
+            else:
+                parts = [_parts(exchange, next(next_runs), ids) for exchange in found]
+                pieces += self._one(record, found, parts, columns)
+        columns.input_ids.append(np.fromiter(chain.from_iterable(pieces), np.int32, sum(map(len, pieces))))
+
+    # ---- an exchange as ids
+
+    def _runs(self, exchange: Exchange) -> "_Runs":
+        before, user, after, lead, answer, end, _, _ = exchange
+        if self._is_plain and end is None:
+            return ["".join([piece[0] for piece in before]) + user + after, None, lead + answer, self.tokenizer.eos_id]
+        asked = self._joined((*before, Piece(user, is_frame=False), Piece(after, is_frame=True)))
+        if end is None:
+            said = self._joined((Piece(lead, is_frame=True), Piece(answer, is_frame=False)))
+            return [*asked, None, *said, self.tokenizer.eos_id]
+        said = self._joined((Piece(lead, is_frame=True), Piece(answer, is_frame=False), Piece(end, is_frame=True)))
+        return [*asked, None, *said]
+
+    def _joined(self, pieces: Iterable[Piece]) -> list[str | int]:
+        """What is tokenised in one piece: text between control tokens, whoever wrote it."""
+        if self._parsed is not None:
+            return split_as_transformers("".join([piece.text for piece in pieces]), self._parsed)
+        runs: list[str | int] = []
+        for text, is_frame in pieces:
+            for part in self._split_frame(text) if is_frame else (text,):
+                if type(part) is str and runs and type(runs[-1]) is str:
+                    runs[-1] += part
+                else:
+                    runs.append(part)
+        return runs
+
+    def _split_frame(self, text: str) -> list[str | int]:
+        if text not in self._split_frames:
+            self._split_frames[text] = split_at_controls(text, self._frame_controls)
+        return self._split_frames[text]
+
+    def _encoded(self, exchange: Exchange) -> Parts:
+        runs = self._runs(exchange)
+        ids = self.tokenizer.encode([run for run in runs if type(run) is str], num_threads=1)
+        return _parts(exchange, runs, iter(ids))
+
+    def _start(self, first: Parts) -> list[int]:
+        """BOS, where the tokenizer puts one and the template has not."""
+        bos = self.tokenizer.bos_id
+        return [] if bos is None or first.prompt[:1] == [bos] else [bos]
+
+    def prompt(self, turns: Sequence[Turn]) -> list[int]:
+        """Ids of a dialogue without its last answer."""
+        parts = [self._encoded(exchange) for exchange in self.template.render(turns)]
+        before = [id_ for part in parts[:-1] for id_ in (*part.prompt, *part.answer)]
+        return self._start(parts[0]) + before + parts[-1].prompt
+
+    # ---- a row
+
+    def _one(self, record: Record, exchanges: list[Exchange], parts: list[Parts], columns: Columns) -> list[list[int]]:
+        """The ids of one row in pieces, none where it is dropped."""
+        fate = 0  # plain numbers here: a million rows pass
+        if self._special.count_in(record, columns.special):
+            fate |= _SPECIAL_TEXT
+        start = self._start(parts[0])
+        num_tokens = len(start)
+        for exchange, part in zip(exchanges, parts, strict=True):
+            num_tokens += len(part.prompt) + len(part.answer)
+            if not exchange.answer and exchange.trained:
+                fate |= _EMPTY_ANSWER
+        if num_tokens > self.limit:
+            fitted = self._fit(record, exchanges, parts, num_tokens)
+            if isinstance(fitted, str):
+                columns.dropped.append(Dropped(record.source, record.row, None, fitted))
+                return []
+            parts, cut = fitted
+            fate |= int(cut)
+            start = self._start(parts[0])
+        pieces = [start]
+        weights: list[float] = []
+        for prompt, answer, trained, weight in parts:
+            pieces += (prompt, answer)
+            weights += (0.0, weight if trained and weight >= _LEAST_WEIGHT else 0.0)
+        if fate & _RIGHT_CUT:
+            pieces = _first(pieces, self.limit)
+        lengths = [len(piece) for piece in pieces[1:]]
+        if not any(map(mul, lengths, weights)):
+            columns.dropped.append(Dropped(record.source, record.row, None, NO_ANSWER_LEFT))
+            return []
+        lengths[0] += len(start)
+        columns.runs.extend(lengths)
+        columns.run_weights.extend(weights)
+        columns.num_runs.append(len(lengths))
+        columns.sources.append(record.source)
+        columns.rows.append(record.row)
+        columns.fates.append(fate)
+        return pieces
+
+    def _fit(
+        self, record: Record, exchanges: list[Exchange], parts: list[Parts], num_tokens: int
+    ) -> tuple[list[Parts], Fate] | str:
+        """Parts of a row that is too long, and what was done; or the reason why it is dropped."""
+        match self.policy.truncation:
             case Truncation.DROP:
-                return "longer than max_seq_length"
+                return TOO_LONG
             case Truncation.ERROR:
-                self.too_long.append(f"{record.source} row {record.row}: {len(prompt) + len(answer)} tokens")
-                return "longer than max_seq_length"
+                return f"{TOO_LONG}: {num_tokens} tokens"
             case Truncation.RIGHT:
-                if len(prompt) >= self.limit:
-                    return "no answer token left after the cut"
-                self.counts.right_cut += 1
-                return prompt, answer[: self.limit - len(prompt)]
-        return self._keep_answer(record, prompt, answer)
+                return parts, Fate.RIGHT_CUT
+        turns, fate = record.turns, Fate.WHOLE
+        while len(parts) > 1 and num_tokens > self.limit:
+            # The first exchange that is left gets the opening, so that its own size is not known yet.
+            first = 1
+            while first < len(parts) - 1 and _size(parts[first + 1 :]) > self.limit:
+                first += 1
+            turns, fate = _without_oldest(turns, first), Fate.TURNS_LOST
+            try:
+                rendered = self.template.render(turns)
+            except TemplateFault as fault:
+                return str(fault)
+            parts = [
+                part if new == old else self._encoded(new)
+                for new, old, part in zip(rendered, exchanges[first:], parts[first:], strict=True)
+            ]
+            exchanges, num_tokens = rendered, len(self._start(parts[0])) + _size(parts)
+        if not any(part.trained for part in parts):
+            return NO_TURN_LEFT
+        if num_tokens <= self.limit:
+            return parts, fate
+        fitted = self._keep_answer(exchanges[0], parts[0])
+        return fitted if isinstance(fitted, str) else ([fitted[0]], fate | fitted[1])
 
-    def _keep_answer(self, record: Record, prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]] | str:
+    def _keep_answer(self, exchange: Exchange, part: Parts) -> tuple[Parts, Fate] | str:
         """User text gives way first, from its end; the answer only where it alone is too long.
 
         An answer that has to be cut leaves the user's text half of the room (rounded up), since an answer to nothing
         would teach nothing.
         """
-        room = self.limit - len(self._prompt(""))
+        room = self.limit - len(self._prompt(exchange._replace(user="")))
         if room < 2:
-            return "the prompt's frame alone fills max_seq_length"
-        if len(answer) > room:
-            prompt = self._fit_prompt(record.turns[0].text, prompt, self.limit - room // 2)
-            answer = self._fit_answer(record.turns[1].text, answer, self.limit - len(prompt))
+            return NO_ROOM
+        fate, answer = Fate.WHOLE, part.answer
+        limit = self.limit - (room // 2 if len(answer) > room else len(answer))
+        prompt = self._start(part) + part.prompt
+        if len(prompt) > limit:
+            fate |= Fate.PROMPT_CUT
+            num_chars = longest(exchange.user, lambda text: len(self._prompt(exchange._replace(user=text))) <= limit)
+            exchange = exchange._replace(user=exchange.user[:num_chars])
+            prompt = self._prompt(exchange)
+        if len(answer) > self.limit - len(prompt):
+            alone = exchange._replace(before=(), user="", after="")
+            answer, has_end = cut_answer(
+                exchange.answer,
+                lambda text: self._encoded(alone._replace(answer=text)).answer,
+                lambda text: self._encoded(alone._replace(answer=text, end="")).answer,
+                self.limit - len(prompt),
+            )
+            fate |= Fate.ANSWER_CUT if has_end else Fate.ANSWER_CUT_OPEN
+        return part._replace(prompt=prompt[len(self._start(part)) :], answer=answer), fate
+
+    def _prompt(self, exchange: Exchange) -> list[int]:
+        part = self._encoded(exchange._replace(lead="", answer=""))
+        return self._start(part) + part.prompt
+
+
+def _parts(exchange: Exchange, runs: "_Runs", ids: Iterator[list[int]]) -> Parts:
+    prompt: list[int] = []
+    answer: list[int] = []
+    side = prompt
+    for run in runs:
+        if run is None:
+            side = answer
+        elif type(run) is int:
+            side.append(run)
         else:
-            prompt = self._fit_prompt(record.turns[0].text, prompt, self.limit - len(answer))
-        return prompt, answer
+            side += next(ids)
+    return Parts(prompt, answer, exchange.trained, exchange.weight)
 
-    def _prompt(self, user: str) -> list[int]:
-        return self.start + self._ids([self.template.prompt(user)])[0]
 
-    def _fit_prompt(self, user: str, prompt: list[int], limit: int) -> list[int]:
-        if len(prompt) <= limit:
-            return prompt
-        self.counts.prompt_cut += 1
-        return self._prompt(user[: self._longest(user, lambda text: len(self._prompt(text)) <= limit)])
+def _size(parts: Sequence[Parts]) -> int:
+    return sum(len(part.prompt) + len(part.answer) for part in parts)
 
-    def _fit_answer(self, text: str, answer: list[int], room: int) -> list[int]:
-        if len(answer) <= room:
-            return answer
-        num_chars = self._longest(text, lambda part: len(self._ids([part])[0]) + 1 <= room)
-        end = max(text.rfind(mark, 0, num_chars) for mark in _SENTENCE_ENDS) + 1
-        whole_sentences = [*self._ids([text[:end]])[0], self.tokenizer.eos_id]
-        if 0 < end >= _NEAR * num_chars and len(whole_sentences) <= room:
-            self.counts.answer_cut += 1
-            return whole_sentences
-        self.counts.answer_cut_open += 1
-        # By characters: a cut by tokens could end inside the bytes of one.
-        num_chars = self._longest(text, lambda part: len(self._ids([part])[0]) <= room)
-        return self._ids([text[:num_chars]])[0] if num_chars else answer[:room]
 
-    def _longest(self, text: str, fits: Callable[[str], bool]) -> int:
-        """The largest number of leading characters that fits, by bisection."""
-        low, high = 0, len(text)
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits(text[:middle]) else (low, middle - 1)
-        return low
+def _without_oldest(turns: tuple[Turn, ...], num_exchanges: int) -> tuple[Turn, ...]:
+    first = 1 if turns[0].role == "system" else 0
+    return turns[:first] + turns[first + 2 * num_exchanges :]
+
+
+def _first(pieces: list[list[int]], limit: int) -> list[list[int]]:
+    """The pieces cut from the right, their number unchanged."""
+    kept, room = [], limit
+    for piece in pieces:
+        kept.append(piece[:room])
+        room -= len(kept[-1])
+    return kept

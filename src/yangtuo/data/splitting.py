@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from yangtuo.data.encoding import Examples
+from yangtuo.data.examples import Examples
+from yangtuo.data.likeness import prompt_hashes
 
 
 def num_to_hold_out(num_rows: int, percentage: float) -> int:
@@ -20,16 +21,20 @@ def split(examples: Examples, percentage: float, seed: int) -> tuple[Examples, E
     Returns:
         The validation rows, then the training rows.
     """
-    by_prompt: dict[bytes, list[int]] = {}
-    for i in range(len(examples)):
-        ids, supervised = examples.row(i)
-        by_prompt.setdefault(ids[~supervised].tobytes(), []).append(i)
-    prompts = list(by_prompt.values())
+    _, first, prompt_of, sizes = np.unique(
+        prompt_hashes(examples), return_index=True, return_inverse=True, return_counts=True
+    )
+    by_appearance = np.argsort(first)
+    order = by_appearance[np.random.default_rng([seed, 0x5EED]).permutation(len(sizes))]
     wanted = num_to_hold_out(len(examples), percentage)
-    held_out: set[int] = set()
-    for p in np.random.default_rng([seed, 0x5EED]).permutation(len(prompts)):
-        if len(held_out) >= wanted:
-            break
-        held_out.update(prompts[p])
-    rest = [i for i in range(len(examples)) if i not in held_out]
-    return examples.take(sorted(held_out)), examples.take(rest) if rest else None
+    num_prompts = int(np.searchsorted(np.cumsum(sizes[order]), wanted)) + 1
+    is_held_out = np.zeros(len(sizes), dtype=bool)
+    is_held_out[order[:num_prompts]] = True
+    aside = is_held_out[prompt_of]
+    rest = np.flatnonzero(~aside)
+    return examples.take(np.flatnonzero(aside)), examples.take(rest) if len(rest) else None
+
+
+def num_shared_prompts(train: Examples, validation: Examples) -> int:
+    """Validation rows whose prompt is trained on too."""
+    return int(np.isin(prompt_hashes(validation), prompt_hashes(train)).sum())

@@ -1,8 +1,8 @@
 """Encoded rows on disk, found again by what they were made of; encoded once a machine, for all of its processes.
 
-An entry's name is a hash over everything that decides its content: bytes and names of the data files, the tokenizer's
-files, the template, the length policy, and the version of the encoder. A change of any is another entry, so none can be
-stale. Entries appear whole or not at all, and are read as memory maps.
+An entry's name is a hash over everything that decides its content: bytes of the data files, how they are read, the
+tokenizer's files, the template, the length policy, and the version of the encoder. A change of any is another entry, so
+none can be stale. Entries appear whole or not at all, are checked when they are opened, and are read as memory maps.
 """
 
 import contextlib
@@ -11,42 +11,58 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from yangtuo.arguments import Truncation
-from yangtuo.data import records
-from yangtuo.data.encoding import ENCODER_VERSION, Counts, Examples, encode
+from yangtuo.data import files
+from yangtuo.data.building import COLUMNS, build
+from yangtuo.data.encoding import ENCODER_VERSION, Policy, examples_of
+from yangtuo.data.examples import Examples
+from yangtuo.data.reading import Dropped, Reading
 from yangtuo.data.records import Source
-from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("input_ids", "supervised", "offsets", "rows", "source_numbers")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How rows become ids: the part of the settings that decides an entry's content."""
-
-    template: Template
-    max_seq_length: int
-    truncation: Truncation
+_WHOLLY_CHECKED_BYTES = 1 << 26  # of a column; of larger ones blocks spread evenly
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Encoded rows, what happened to the others, and the files that they come from."""
+    """Encoded rows, what became of the others, and the files that they come from.
+
+    Attributes:
+        examples: the rows that are trained on.
+        sources: the files.
+        dropped: rows that are not trained on, at most 10,000 of those that cannot be used and as many others.
+        num_bad: all that cannot be used.
+        reasons: how many others there are, by reason.
+        special: how many rows hold a text that looks like a control token, by text.
+    """
 
     examples: Examples
-    counts: Counts
     sources: list[Source]
+    dropped: list[Dropped] = field(default_factory=list)
+    num_bad: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    special: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the store holds of some files, for a list."""
+
+    folder: Path
+    about: dict[str, Any]
+    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -56,115 +72,149 @@ class Store:
     Attributes:
         folder: where; need not exist.
         refresh: encode again what is there.
-        num_threads: of the tokenizer library; None for all processors.
+        num_workers: processes (for large data) or threads that encode; None for all processors.
     """
 
     folder: Path
     refresh: bool = False
-    num_threads: int | None = None
+    num_workers: int | None = None
 
-    def encoded(self, files: Sequence[Path], tokenizer: Tokenizer, policy: Policy) -> Stored:
+    def encoded(self, paths: Sequence[Path], tokenizer: Tokenizer, policy: Policy, reading: Reading) -> Stored:
         """The rows of the files, from the store where it has them, else encoded and stored.
 
         Where the folder cannot be written, rows are encoded for this process alone, and that is said.
 
         Raises:
-            DataError: see `records.read` and `encoding.encode`.
+            DataError: see `reading.Reader` and `encoding.check_kept`.
         """
 
-        def build() -> Stored:
-            read, sources = records.read(files)
-            examples, counts = encode(
-                read,
-                tokenizer,
-                policy.template,
-                max_seq_length=policy.max_seq_length,
-                truncation=policy.truncation,
-                num_threads=self.num_threads,
-            )
-            return Stored(examples, counts, sources)
+        def make(draft: Path) -> None:
+            build(draft, paths, reading, tokenizer, policy, self.num_workers)
 
         try:
-            entry = self.folder / _key(files, tokenizer, policy)
+            entry = self.folder / key_of(paths, tokenizer, policy, reading)
         except OSError:  # a file that cannot be read: reading names all of them
-            return build()
+            return _apart(make, paths)
         try:
             entry.parent.mkdir(parents=True, exist_ok=True)
             with _locked(entry.with_suffix(".lock")):
-                return self._found_or_built(entry, build)
+                return self._found_or_made(entry, make, paths)
         except (OSError, NotImplementedError) as error:  # the latter where there are no locks
-            logger.warning("data: the store %s cannot be used (%s); rows are encoded anew", self.folder, error)
-            return build()
+            logger.warning("data: encoded for this process alone, since %s cannot be written (%s)", self.folder, error)
+            return _apart(make, paths)
 
-    def _found_or_built(self, entry: Path, build: Callable[[], Stored]) -> Stored:
+    def _found_or_made(self, entry: Path, make: Any, paths: Sequence[Path]) -> Stored:
         if entry.is_dir() and not self.refresh:
             try:
-                found, built = _load(entry)
+                found, about = _load(entry, paths)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 logger.warning("data: the stored rows in %s are damaged (%s); encoded again", entry, error)
             else:
-                logger.info("data: rows as encoded on %s, of the same files and settings (%s)", built, entry)
+                names = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+                logger.info(
+                    "data: %s as encoded on %s, of the same bytes and settings (%s)", names, about["built"], entry
+                )
                 return found
-        made = build()
         draft = entry.with_suffix(".writing")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        _write(draft, made)
+        try:
+            make(draft)
+            _seal(draft)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         shutil.rmtree(entry, ignore_errors=True)
         draft.rename(entry)
-        return _load(entry)[0]
+        return _load(entry, paths)[0]
+
+    def entries(self) -> list[Entry]:
+        """All entries, the newest first."""
+        found = []
+        for place in self.folder.iterdir() if self.folder.is_dir() else ():
+            with contextlib.suppress(OSError, ValueError):
+                about = json.loads((place / "about.json").read_text(encoding="utf-8"))
+                found.append(Entry(place, about, sum(path.stat().st_size for path in place.iterdir())))
+        return sorted(found, key=lambda entry: str(entry.about.get("built")), reverse=True)
+
+    def clear(self) -> tuple[int, int]:
+        """Remove all entries that no process is building or opening at the moment; their number and bytes."""
+        num_entries = num_bytes = 0
+        for place in list(self.folder.iterdir()) if self.folder.is_dir() else ():
+            if not place.is_dir():
+                continue
+            with contextlib.suppress(Timeout), FileLock(place.with_suffix(".lock"), blocking=False):
+                num_bytes += sum(path.stat().st_size for path in place.iterdir())
+                shutil.rmtree(place)
+                num_entries += 1
+        return num_entries, num_bytes
 
 
-def _key(files: Sequence[Path], tokenizer: Tokenizer, policy: Policy) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            parts = [str(path), hashlib.file_digest(file, "sha256").hexdigest()]
-        digest.update(json.dumps(parts).encode())
-    template = [policy.template.before, policy.template.after]
-    rest = [tokenizer.sha256(), template, policy.max_seq_length, policy.truncation, ENCODER_VERSION]
-    digest.update(json.dumps(rest).encode())
-    return digest.hexdigest()[:32]
+def key_of(paths: Sequence[Path], tokenizer: Tokenizer, policy: Policy, reading: Reading) -> str:
+    """The name of an entry: a hash over everything that decides it; where the files lie does not."""
+    parts = [
+        [[files.kind_of(path), files.sha256_of(path)] for path in paths],
+        asdict(reading),
+        tokenizer.sha256(),
+        [policy.template.name, policy.template.identity()],
+        [policy.max_seq_length, policy.truncation, policy.parse_special_tokens],
+        ENCODER_VERSION,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _write(folder: Path, stored: Stored) -> None:
-    examples, paths = stored.examples, [source.path for source in stored.sources]
-    number_of = {path: number for number, path in enumerate(paths)}
-    columns = {
-        "input_ids": examples.input_ids,
-        "supervised": examples.supervised,
-        "offsets": examples.offsets,
-        "rows": examples.rows,
-        "source_numbers": np.array([number_of[path] for path in examples.sources], dtype=np.int32),
-    }
-    for name in _COLUMNS:
-        np.save(folder / f"{name}.npy", columns[name])
-    about = {
-        "built": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "sizes": {name: (folder / f"{name}.npy").stat().st_size for name in _COLUMNS},
-        "counts": asdict(stored.counts),
-        "sources": [asdict(source) for source in stored.sources],
-    }
-    (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
+def _apart(make: Any, paths: Sequence[Path]) -> Stored:
+    # The maps stay valid when the files' names are gone.
+    with tempfile.TemporaryDirectory(prefix="yangtuo-") as draft:
+        make(Path(draft))
+        _seal(Path(draft))
+        return _load(Path(draft), paths)[0]
 
 
-def _load(entry: Path) -> tuple[Stored, str]:
+def _seal(entry: Path) -> None:
     about = json.loads((entry / "about.json").read_text(encoding="utf-8"))
-    for name, size in about["sizes"].items():
-        if (entry / f"{name}.npy").stat().st_size != size:
-            raise ValueError(f"{name}.npy has another size than it was written with")
-    columns = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _COLUMNS}
-    sources = [Source(**source) for source in about["sources"]]
-    paths = [source.path for source in sources]
-    counts = Counts(**{**about["counts"], "dropped": [tuple(row) for row in about["counts"]["dropped"]]})
-    examples = Examples(
-        input_ids=columns["input_ids"],
-        supervised=columns["supervised"],
-        offsets=np.array(columns["offsets"]),
-        sources=[paths[number] for number in columns["source_numbers"]],
-        rows=np.array(columns["rows"]),
-    )
-    return Stored(examples, counts, sources), str(about["built"])
+    columns = [name for name in COLUMNS if (entry / name).is_file()]
+    about |= {
+        "built": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "checks": {name: _check_of(entry / name) for name in columns},
+    }
+    (entry / "about.json").write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _check_of(path: Path) -> list[Any]:
+    size = path.stat().st_size
+    digest = hashlib.blake2b(digest_size=8)
+    with path.open("rb") as file:
+        if size <= _WHOLLY_CHECKED_BYTES:
+            digest.update(file.read())
+        else:
+            for i in range(64):
+                file.seek((size - 65536) * i // 63)
+                digest.update(file.read(65536))
+    return [size, digest.hexdigest()]
+
+
+def _load(entry: Path, paths: Sequence[Path]) -> tuple[Stored, Mapping[str, Any]]:
+    about = json.loads((entry / "about.json").read_text(encoding="utf-8"))
+    for name, check in about["checks"].items():
+        if _check_of(entry / name) != check:
+            raise ValueError(f"{name} is not as it was written")
+    names = tuple(map(str, paths))
+    columns = {name: _column(entry / name, name) for name in about["checks"]}
+    sources = [replace(Source(**one), path=path) for one, path in zip(about["sources"], names, strict=True)]
+    for i, source in enumerate(sources):
+        sources[i] = replace(source, unused=tuple(source.unused))
+    dropped = [Dropped(names[number], *rest) for number, *rest in about["dropped"]]
+    kept = {name: about[name] for name in ("num_bad", "reasons", "special")}
+    return Stored(examples_of(columns, names), sources, dropped, **kept), about
+
+
+def _column(path: Path, name: str) -> npt.NDArray[Any]:
+    dtype, width = COLUMNS[name]
+    if name in ("input_ids", "supervised", "weights"):
+        return np.memmap(path, dtype=dtype, mode="r")
+    column = np.fromfile(path, dtype=dtype)
+    return column.reshape(-1, width) if width > 1 else column
 
 
 @contextlib.contextmanager

@@ -1,31 +1,249 @@
-"""Prompt templates: the text around a user's words. One implementation for training, evaluation and chat."""
+"""Prompt templates: the text around the turns of a dialogue. One implementation for training, evaluation and chat.
 
-from dataclasses import dataclass
+A template is four frames around what people say:
+
+    opening  user  after_user  ANSWER  end   between  user  after_user  ANSWER  end   ...
+
+Frames are the template's own: control tokens that it names become control ids in them, and there alone. `opening` has
+the system prompt in it, where there is one.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import yaml
+
+from yangtuo.data.records import Turn
+from yangtuo.errors import DataError
+
+
+class Piece(NamedTuple):
+    """Text of a prompt; `is_frame` where it is the template's own."""
+
+    text: str
+    is_frame: bool
+
+
+class Exchange(NamedTuple):
+    """What one user turn and its answer become.
+
+    Attributes:
+        before: what stands before the user's words.
+        user: the user's words, the part that may be shortened.
+        after: frame from there to where the model begins to write.
+        lead: frame that the model writes itself before the answer; mostly "".
+        answer: what is said.
+        end: control token that ends it; None for the tokenizer's end token.
+        trained: whether the answer carries a loss.
+        weight: of each of its tokens.
+    """
+
+    before: tuple[Piece, ...]
+    user: str
+    after: str
+    lead: str
+    answer: str
+    end: str | None
+    trained: bool
+    weight: float
+
+
+class Template(Protocol):
+    """Renders dialogues."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Control tokens that the frames need in the vocabulary."""
+        ...
+
+    @property
+    def end(self) -> str | None:
+        """The control token that ends an answer; None for the tokenizer's end token."""
+        ...
+
+    def identity(self) -> str:
+        """Everything that decides what is rendered, as text; for keys and fingerprints."""
+        ...
+
+    def render(self, turns: Sequence[Turn]) -> list[Exchange]:
+        """The dialogue in the template's frames.
+
+        Raises:
+            TemplateFault: this dialogue cannot be rendered.
+        """
+        ...
+
+
+class TemplateFault(DataError):
+    """A template cannot render a dialogue; the row is dropped with this as its reason."""
 
 
 @dataclass(frozen=True)
-class Template:
-    """A single-turn prompt: `before` + the user's text + `after`; the answer and the end token follow.
+class FrameTemplate:
+    """A template made of frames, see above.
 
-    The two parts are kept apart so that a prompt that is too long can lose user text and never its frame.
+    Attributes:
+        name: for messages.
+        opening: before the first user turn where there is a system prompt, with {system} in its place.
+        opening_without_system: the same without one.
+        after_user: between a user turn and the answer.
+        between: after an answer's end, before the next user turn.
+        end: control token that ends an answer; None for the tokenizer's end token.
+        default_system: system prompt of rows without one; None for none.
+        control_tokens: which parts of the frames are control tokens.
     """
 
     name: str
-    before: str
-    after: str
+    opening: str
+    opening_without_system: str
+    after_user: str
+    between: str
+    end: str | None = None
+    default_system: str | None = None
+    control_tokens: tuple[str, ...] = ()
+
+    def identity(self) -> str:
+        """All frames."""
+        return repr(asdict(self))
+
+    def render(self, turns: Sequence[Turn]) -> list[Exchange]:
+        """The dialogue in the frames."""
+        has_system = turns[0].role == "system"
+        spoken = turns[1:] if has_system else turns
+        exchanges = []
+        before = self._opening(turns[0].text) if has_system else self._usual_opening
+        for user, answer in zip(spoken[::2], spoken[1::2], strict=True):
+            exchanges.append(
+                Exchange(before, user.text, self.after_user, "", answer.text, self.end, answer.trained, answer.weight)
+            )
+            before = (Piece(self.between, is_frame=True),)
+        return exchanges
 
     def prompt(self, user: str) -> str:
-        """The text that the model reads before it answers."""
-        return f"{self.before}{user}{self.after}"
+        """The text that the model reads before its first answer."""
+        return f"{''.join(piece.text for piece in self._opening(self.default_system))}{user}{self.after_user}"
+
+    @functools.cached_property
+    def _usual_opening(self) -> tuple[Piece, ...]:
+        return self._opening(self.default_system)
+
+    def _opening(self, system: str | None) -> tuple[Piece, ...]:
+        if not system:
+            return (Piece(self.opening_without_system, is_frame=True),)
+        before, _, after = self.opening.partition("{system}")
+        return Piece(before, is_frame=True), Piece(system, is_frame=False), Piece(after, is_frame=True)
 
 
 # Source: scripts/training/build_dataset.py of ymcui/Chinese-LLaMA-Alpaca, v5. The blank at the very end belongs to it.
-ALPACA_ZH = Template(
+# The original has no dialogues: a further turn follows the end token and two line breaks, without the first sentence.
+ALPACA_ZH = FrameTemplate(
     name="alpaca_zh",
-    before=(
-        "Below is an instruction that describes a task. "
-        "Write a response that appropriately completes the request.\n\n"
-        "### Instruction:\n"
+    opening="{system}\n\n### Instruction:\n",
+    opening_without_system="### Instruction:\n",
+    after_user="\n\n### Response: ",
+    between="\n\n### Instruction:\n",
+    default_system=(
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
     ),
-    after="\n\n### Response: ",
 )
+
+# Source: scripts/training/build_dataset.py (first turn) and scripts/inference/gradio_demo.py (further turns) of
+# ymcui/Chinese-LLaMA-Alpaca-2.
+ALPACA_ZH_2 = FrameTemplate(
+    name="alpaca_zh_2",
+    opening="[INST] <<SYS>>\n{system}\n<</SYS>>\n\n",
+    opening_without_system="[INST] ",
+    after_user=" [/INST]",
+    between="<s>[INST] ",
+    default_system="You are a helpful assistant. 你是一个乐于助人的助手。",
+    control_tokens=("<s>",),
+)
+
+# Source: model card of Meta-Llama-3-8B-Instruct, "Prompt format".
+LLAMA3 = FrameTemplate(
+    name="llama3",
+    opening=(
+        "<|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+    ),
+    opening_without_system="<|start_header_id|>user<|end_header_id|>\n\n",
+    after_user="<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    between="<|start_header_id|>user<|end_header_id|>\n\n",
+    end="<|eot_id|>",
+    control_tokens=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+)
+
+# Source: chatml.md of openai/openai-python, v0.27; as Qwen and SmolLM2 use it.
+CHATML = FrameTemplate(
+    name="chatml",
+    opening="<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n",
+    opening_without_system="<|im_start|>user\n",
+    after_user="<|im_end|>\n<|im_start|>assistant\n",
+    between="\n<|im_start|>user\n",
+    end="<|im_end|>",
+    control_tokens=("<|im_start|>", "<|im_end|>"),
+)
+
+TEMPLATES = {template.name: template for template in (ALPACA_ZH, ALPACA_ZH_2, LLAMA3, CHATML)}
+
+_FIELDS = {
+    "name": "a text",
+    "opening": "a text with {system} in it",
+    "opening_without_system": "a text",
+    "after_user": "a text",
+    "between": "a text",
+    "end": "a control token, or leave it out for the tokenizer's end token",
+    "default_system": "a text, or leave it out",
+    "control_tokens": "a list of texts",
+}
+_NEEDED = ("opening", "after_user", "between")
+
+
+def read_template(path: Path) -> FrameTemplate:
+    """A user's own template: a YAML or JSON file with the attributes of `FrameTemplate`.
+
+    Raises:
+        DataError: everything that is wrong with it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        # YAML reads most JSON, but no tabs, and astral characters written as two escapes wrongly.
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"--template {path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"--template {path}: expected keys and texts; the keys are {', '.join(_FIELDS)}")
+    problems = [f"unknown key {key!r}; the keys are {', '.join(_FIELDS)}" for key in content if key not in _FIELDS]
+    problems += [f"no {key!r}; expected {_FIELDS[key]}" for key in _NEEDED if key not in content]
+    for key, value in content.items():
+        texts = value if key == "control_tokens" and isinstance(value, list) else [value]
+        fits = isinstance(value, list) == (key == "control_tokens") and all(isinstance(one, str) for one in texts)
+        if key in _FIELDS and not fits:
+            problems.append(f"{key!r} is {value!r}; expected {_FIELDS[key]}")
+        elif key in ("end", "control_tokens") and "" in texts:
+            problems.append(f"{key!r} has an empty text; expected {_FIELDS[key]}")
+    if not problems:
+        problems += _contradictions(content)
+    if problems:
+        raise DataError.of_problems(f"--template {path}", problems)
+    tokens = tuple(content.pop("control_tokens", ()))
+    without = content["opening"].partition("{system}")[2].lstrip()
+    return FrameTemplate(**{"name": path.name, "opening_without_system": without, **content}, control_tokens=tokens)
+
+
+def _contradictions(content: dict[str, Any]) -> Iterator[str]:
+    opening, end = content["opening"], content.get("end")
+    if opening.count("{system}") != 1:
+        yield f"'opening' has {opening.count('{system}')} times {{system}}; expected it once"
+    elif not opening.startswith("{system}") and "opening_without_system" not in content:
+        yield "no 'opening_without_system'; expected a text, since 'opening' begins with a frame of the system prompt"
+    if end and end not in content.get("control_tokens", ()):
+        yield f"'end' is {end!r}, which 'control_tokens' does not list"

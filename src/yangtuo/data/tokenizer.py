@@ -12,11 +12,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from yangtuo.data.backends import Json, SentencePiece
 from yangtuo.errors import TokenizerError
 
 # What a tokenizer folder may consist of; copied beside every adapter.
@@ -33,6 +34,18 @@ FILES = (
 )
 
 
+# Those that decide ids; the chat template is part of the template's own identity.
+_DECIDING = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+
+_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
 class _Backend(Protocol):
     """What a tokenizer library has to offer; ids of plain text, without control tokens."""
 
@@ -44,6 +57,16 @@ class _Backend(Protocol):
 
     def num_tokens(self) -> int: ...
 
+    def bytes_of(self, i: int) -> bytes: ...
+
+
+class Spelled(NamedTuple):
+    """A token as transformers reads it out of a text, and whether it swallows the blanks beside it."""
+
+    id: int
+    strips_left: bool
+    strips_right: bool
+
 
 @dataclass(frozen=True)
 class Tokenizer:
@@ -54,6 +77,10 @@ class Tokenizer:
         bos_id: id put before the prompt; None where the tokenizer's own rule puts none.
         eos_id: id that ends an answer.
         num_tokens: length of the vocabulary with added tokens; the model needs at least as many rows.
+        controls: the control and added tokens with their ids; they are made by templates, never by a user's text.
+        chat_template: the folder's own, jinja; None where it has none.
+        names: what its configuration calls `bos_token`, `eos_token` and such, for chat templates.
+        spelled: what `--parse_special_tokens` reads out of a user's text.
     """
 
     folder: Path
@@ -61,6 +88,10 @@ class Tokenizer:
     bos_id: int | None
     eos_id: int
     num_tokens: int
+    controls: Mapping[str, int] = field(default_factory=dict)
+    chat_template: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    spelled: Mapping[str, Spelled] = field(default_factory=dict)
 
     def encode(self, texts: Sequence[str], *, num_threads: int | None = None) -> list[list[int]]:
         """Ids of each text as plain text, without BOS and EOS."""
@@ -70,10 +101,24 @@ class Tokenizer:
         """The text of the ids, control tokens left out."""
         return self.backend.decode([i for i in ids if i not in (self.bos_id, self.eos_id)])
 
+    def bytes_of(self, i: int) -> bytes:
+        """What a token stands for: mostly a text, part of a character where it is a byte."""
+        return self.backend.bytes_of(i)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token given by its text, None where there is none."""
+        return self.controls.get(token, self.backend.id_of(token))
+
+    def name_of(self, i: int) -> str | None:
+        """The control token with this id, None for others."""
+        if i in (self.eos_id, self.bos_id) and i not in self.controls.values():
+            return "</s>" if i == self.eos_id else "<s>"
+        return next((text for text, j in self.controls.items() if j == i), None)
+
     def sha256(self) -> str:
         """One hash over the files that decide the ids; equal hashes give equal ids."""
         digest = hashlib.sha256()
-        for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json"):
+        for name in _DECIDING:
             if (self.folder / name).is_file():
                 digest.update(name.encode() + (self.folder / name).read_bytes())
         return digest.hexdigest()
@@ -107,11 +152,23 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     added = {str(text): int(i) for text, i in _read_json(folder / "added_tokens.json").items()}
     for i, spec in config.get("added_tokens_decoder", {}).items():
         added.setdefault(spec["content"], int(i))
-    named = {key: _token_text(config.get(key)) or _token_text(special.get(key)) for key in ("bos_token", "eos_token")}
-    control = {text for text in named.values() if text} | _declared_special(config, special)
+    named = {key: _token_text(config.get(key)) or _token_text(special.get(key)) for key in _NAMES}
+    control = {text for key in ("bos_token", "eos_token") if (text := named[key])} | _declared_special(config, special)
     if (folder / "tokenizer.model").is_file():
-        return _open_sentencepiece(folder, config, named, added, control)
-    return _open_json(folder, config, named)
+        opened = _open_sentencepiece(folder, config, special, named, added, control)
+    else:
+        opened = _open_json(folder, config, named)
+    names = {key: text for key, text in named.items() if text}
+    return replace(opened, chat_template=_chat_template(folder, config), names=names)
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    inside = config.get("chat_template")
+    if isinstance(inside, list):  # several, by name
+        inside = next((one.get("template") for one in inside if one.get("name") == "default"), None)
+    return inside if isinstance(inside, str) else None
 
 
 def _declared_special(config: dict[str, Any], special: dict[str, Any]) -> set[str]:
@@ -122,7 +179,12 @@ def _declared_special(config: dict[str, Any], special: dict[str, Any]) -> set[st
 
 
 def _open_sentencepiece(
-    folder: Path, config: dict[str, Any], named: dict[str, str], added: dict[str, int], control: set[str]
+    folder: Path,
+    config: dict[str, Any],
+    special: dict[str, Any],
+    named: dict[str, str],
+    added: dict[str, int],
+    control: set[str],
 ) -> Tokenizer:
     import sentencepiece
 
@@ -133,7 +195,7 @@ def _open_sentencepiece(
             f"{folder}/tokenizer.model: not a sentencepiece model ({' '.join(str(error).split())[:120]}); "
             "if the folder has a tokenizer.json as well, use a copy of it without tokenizer.model"
         ) from error
-    backend = _SentencePiece(model, added)
+    backend = SentencePiece(model, added)
     for text in sorted(control):
         i = backend.id_of(text)
         if i is not None and i in model.encode(f"a{text}b"):
@@ -149,7 +211,31 @@ def _open_sentencepiece(
     if eos < 0:
         raise TokenizerError(f'{folder}: no end token; name it as "eos_token" in tokenizer_config.json')
     adds_bos = config.get("add_bos_token", True) and bos >= 0
-    return Tokenizer(folder, backend, bos if adds_bos else None, eos, backend.num_tokens())
+    controls = {text: i for text in sorted(control) if (i := backend.id_of(text)) is not None} | added
+    controls |= {model.id_to_piece(i): i for i in range(model.get_piece_size()) if model.is_control(i)}
+    opened = Tokenizer(folder, backend, bos if adds_bos else None, eos, backend.num_tokens(), controls)
+    return replace(opened, spelled=_spelled(opened, config, special, {bos, eos}, model))
+
+
+def _spelled(
+    tokenizer: Tokenizer, config: dict[str, Any], special: dict[str, Any], own: set[int], model: Any
+) -> dict[str, Spelled]:
+    """What transformers reads out of a text, with the blanks that it strips.
+
+    LLaMA's own three tokens strip none, tokens declared with `lstrip` and `rstrip` as those say, all others both.
+    Source: transformers 4.30, `LlamaTokenizer.__init__` and `PreTrainedTokenizer.tokenize`.
+    """
+    declared = {_token_text(value): value for value in special.values() if isinstance(value, dict)}
+    declared |= {spec["content"]: spec for spec in config.get("added_tokens_decoder", {}).values()}
+    ids = dict(tokenizer.controls)
+    if model.unk_id() >= 0:
+        ids[model.id_to_piece(model.unk_id())] = model.unk_id()
+    spelled = {}
+    for text, i in ids.items():
+        strips = i not in own and i != model.unk_id()
+        spec = declared.get(text, {"lstrip": strips, "rstrip": strips})
+        spelled[text] = Spelled(i, bool(spec.get("lstrip")), bool(spec.get("rstrip")))
+    return spelled
 
 
 def _open_json(folder: Path, config: dict[str, Any], named: dict[str, str]) -> Tokenizer:
@@ -167,11 +253,17 @@ def _open_json(folder: Path, config: dict[str, Any], named: dict[str, str]) -> T
     for tokenizer in (whole, plain):
         tokenizer.no_truncation()
         tokenizer.no_padding()
-    backend = _Json(whole, plain)
+    backend = Json(whole, plain)
     eos = backend.id_of(named["eos_token"])
     if eos is None:
         raise TokenizerError(f'{folder}: no end token; name it as "eos_token" in tokenizer_config.json')
-    return Tokenizer(folder, backend, _own_bos(whole, config, named["bos_token"]), eos, backend.num_tokens())
+    listed = json.loads(text).get("added_tokens", [])
+    controls = {str(one["content"]): int(one["id"]) for one in listed}
+    spelled = {
+        str(one["content"]): Spelled(int(one["id"]), bool(one.get("lstrip")), bool(one.get("rstrip"))) for one in listed
+    }
+    bos = _own_bos(whole, config, named["bos_token"])
+    return Tokenizer(folder, backend, bos, eos, backend.num_tokens(), controls, spelled=spelled)
 
 
 def _own_bos(tokenizer: Any, config: dict[str, Any], bos_token: str) -> int | None:
@@ -182,50 +274,6 @@ def _own_bos(tokenizer: Any, config: dict[str, Any], bos_token: str) -> int | No
     if len(with_special) > len(without) and with_special[0] != without[0]:
         return int(with_special[0])
     return bos if config.get("add_bos_token") else None
-
-
-class _SentencePiece:
-    def __init__(self, model: Any, added: dict[str, int]):
-        self._model, self._added = model, added
-
-    def encode(self, texts: Sequence[str], num_threads: int) -> list[list[int]]:
-        ids: list[list[int]] = self._model.encode(list(texts), num_threads=num_threads)
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        size = self._model.get_piece_size()
-        return str(self._model.decode([int(i) for i in ids if i < size]))
-
-    def id_of(self, token: str) -> int | None:
-        if token in self._added:
-            return self._added[token]
-        i = self._model.piece_to_id(token) if token else self._model.unk_id()
-        return None if i == self._model.unk_id() else int(i)
-
-    def num_tokens(self) -> int:
-        size = int(self._model.get_piece_size())
-        return max(size, *(i + 1 for i in self._added.values()), 0)
-
-
-class _Json:
-    def __init__(self, whole: Any, plain: Any):
-        self._whole, self._plain = whole, plain
-
-    def encode(self, texts: Sequence[str], num_threads: int) -> list[list[int]]:
-        # The library takes the number of its threads from the environment, and only before its first use.
-        os.environ.setdefault("RAYON_NUM_THREADS", str(num_threads))
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-        return [encoding.ids for encoding in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._whole.decode(list(ids), skip_special_tokens=True))
-
-    def id_of(self, token: str) -> int | None:
-        i: int | None = self._whole.token_to_id(token) if token else None
-        return i
-
-    def num_tokens(self) -> int:
-        return int(max(self._whole.get_vocab(with_added_tokens=True).values())) + 1
 
 
 def _token_text(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from yangtuo.data.encoding import Examples
+from yangtuo.data.examples import Examples
 
 Ints = npt.NDArray[np.int64]
 
@@ -84,9 +84,9 @@ def share(examples: Examples, rows: Sequence[int] | Ints, weights: npt.NDArray[n
         num_cells += num_own
     predictions = _Predictions()
     for i, row in enumerate(rows):
-        supervised = examples.row(int(row))[1]
-        at = np.flatnonzero(supervised[1:])  # position j predicts token j + 1
-        predictions.add(sequences[i][at], ids[i][at + 1], float(weights[i]))
+        own_weights = examples.row_weights(int(row))[1:]
+        at = np.flatnonzero(own_weights)  # position j predicts token j + 1
+        predictions.add(sequences[i][at], ids[i][at + 1], own_weights[at] * weights[i])
     cells, targets, target_weights = predictions.merged()
     keep, positions = np.unique(cells, return_inverse=True)
     return Layout(
@@ -115,12 +115,13 @@ def pad(examples: Examples, rows: Sequence[int] | Ints, weights: npt.NDArray[np.
     mask_BT = np.zeros_like(ids_BT)
     lengths_BT = np.ones_like(ids_BT)
     predictions = _Predictions()
-    for b, (ids, supervised) in enumerate(taken):
+    for b, (ids, _) in enumerate(taken):
         ids_BT[b, : len(ids)] = ids
         mask_BT[b, : len(ids)] = 1
         lengths_BT[b] = len(ids)
-        at = np.flatnonzero(supervised[1:])
-        predictions.add(b * num_columns + at, ids[at + 1], float(weights[b]))
+        own_weights = examples.row_weights(int(rows[b]))[1:]
+        at = np.flatnonzero(own_weights)
+        predictions.add(b * num_columns + at, ids[at + 1], own_weights[at] * weights[b])
     cells, targets, target_weights = predictions.merged()
     lines, columns = np.divmod(cells, num_columns)
     keep, of_keep = np.unique(columns, return_inverse=True)
@@ -163,10 +164,10 @@ class _Predictions:
     targets: list[Ints] = field(default_factory=list)
     weights: list[npt.NDArray[np.float64]] = field(default_factory=list)
 
-    def add(self, cells: Ints, targets: npt.NDArray[np.integer[Any]], weight: float) -> None:
+    def add(self, cells: Ints, targets: npt.NDArray[np.integer[Any]], weights: npt.NDArray[np.float64]) -> None:
         self.cells.append(cells)
         self.targets.append(targets.astype(np.int64))
-        self.weights.append(np.full(len(cells), weight))
+        self.weights.append(weights)
 
     def merged(self) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
         """Cells, targets and weights, the same prediction once; in the order of cells."""

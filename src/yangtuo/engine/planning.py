@@ -47,7 +47,7 @@ class StepShape:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of one forward and backward, and the weight of each supervised token of a row."""
+    """Rows of one forward and backward, and what the weights of each one's tokens are multiplied with."""
 
     rows: Rows
     weights: Weights
@@ -79,11 +79,11 @@ class StepPlan:
     micro_batches: list[list[MicroBatch]]
 
 
-def epoch_order(num_rows: int, epoch: int, seed: int, order: DataOrder) -> Rows:
-    """The order of an epoch; numpy's PCG64 keeps it the same on every platform."""
+def epoch_order(rows: Rows, epoch: int, seed: int, order: DataOrder) -> Rows:
+    """The order in which an epoch visits these rows; numpy's PCG64 keeps it the same on every platform."""
     if order is DataOrder.SEQUENTIAL:
-        return np.arange(num_rows)
-    return np.random.default_rng([seed, epoch]).permutation(num_rows)
+        return rows
+    return rows[np.random.default_rng([seed, epoch]).permutation(len(rows))]
 
 
 def step_rows(order: Rows, step: int, shape: StepShape) -> Rows:
@@ -95,7 +95,7 @@ def step_rows(order: Rows, step: int, shape: StepShape) -> Rows:
 def plan_step(
     rows: Rows,
     shape: StepShape,
-    num_supervised: npt.NDArray[np.int64],
+    row_weights: Weights,
     reduction: LossReduction,
     units_of: UnitsOf,
     max_load: int,
@@ -105,18 +105,18 @@ def plan_step(
     Args:
         rows: its rows, see `step_rows`.
         shape: rows of a step.
-        num_supervised: supervised tokens of every row of the data set.
+        row_weights: of every row of the data set, the weights of its supervised tokens added up; mostly their number.
         reduction: how the loss is averaged.
         units_of: which of given rows are computed together, and what they cost.
         max_load: largest load of a micro-batch; a unit that is larger is one by itself.
     """
-    weights = token_weights(rows, num_supervised, shape.rows_per_group, reduction)
-    total = float(np.sum(weights * num_supervised[rows]))
+    weights = token_weights(rows, row_weights, shape.rows_per_group, reduction)
+    total = float(np.sum(weights * row_weights[rows]))
     return StepPlan(rows, total, _deal(rows, weights, units_of(rows), shape.world_size, max_load))
 
 
 def plan_evaluation(
-    num_supervised: npt.NDArray[np.int64],
+    row_weights: Weights,
     rows_per_group: int,
     world_size: int,
     reduction: LossReduction,
@@ -127,23 +127,21 @@ def plan_evaluation(
 
     With `LossReduction.DEVICE_BATCH` a group's mean counts by its rows, as the 2023 script's evaluation does.
     """
-    rows = np.arange(len(num_supervised))
-    weights = token_weights(rows, num_supervised, rows_per_group, reduction)
+    rows = np.arange(len(row_weights))
+    weights = token_weights(rows, row_weights, rows_per_group, reduction)
     if reduction is LossReduction.DEVICE_BATCH:
         sizes = [len(rows[begin : begin + rows_per_group]) for begin in range(0, len(rows), rows_per_group)]
         weights = weights * np.repeat(sizes, sizes)
-    total = float(np.sum(weights * num_supervised))
+    total = float(np.sum(weights * row_weights))
     return StepPlan(rows, total, _deal(rows, weights, units_of(rows), world_size, max_load))
 
 
-def token_weights(
-    rows: Rows, num_supervised: npt.NDArray[np.int64], rows_per_group: int, reduction: LossReduction
-) -> Weights:
-    """Weight of each supervised token of each row: 1, or one part of its group's mean."""
+def token_weights(rows: Rows, row_weights: Weights, rows_per_group: int, reduction: LossReduction) -> Weights:
+    """What the weight of each token of a row is multiplied with: 1, or one part of its group's mean."""
     if reduction is LossReduction.TOKEN:
         return np.ones(len(rows))
     groups = [rows[begin : begin + rows_per_group] for begin in range(0, len(rows), rows_per_group)]
-    return np.repeat([1.0 / num_supervised[group].sum() for group in groups], [len(group) for group in groups])
+    return np.repeat([1.0 / row_weights[group].sum() for group in groups], [len(group) for group in groups])
 
 
 def make_units(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from yangtuo.data.encoding import Examples
+from yangtuo.data.examples import Examples
 from yangtuo.engine.attention import PREFIX_SHARED
 from yangtuo.engine.batches import Batch
 from yangtuo.engine.layout import Layout, pad, share
@@ -85,10 +85,4 @@ def two_rows(examples: Examples) -> Examples:
     a, b = ids[:16], np.concatenate([ids[:8], ids[30:42]])
     if b[8] == a[8]:  # data that repeats itself: the second row would go on as the first
         b[8] = 0 if a[8] else 1
-    return Examples(
-        input_ids=np.concatenate([a, b]),
-        supervised=np.ones(len(a) + len(b), dtype=np.bool_),
-        offsets=np.array([0, len(a), len(a) + len(b)]),
-        sources=["", ""],
-        rows=np.arange(2),
-    )
+    return Examples.of_rows([a, b], [np.ones(len(a)), np.ones(len(b))])

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
-from yangtuo.data.encoding import Examples
+from yangtuo.data.examples import Examples
 from yangtuo.engine.batches import Batch
 from yangtuo.engine.head import grad_of, sparse_embedding
 from yangtuo.engine.layout import pad

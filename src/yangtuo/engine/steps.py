@@ -7,7 +7,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from yangtuo.arguments import DataOrder, LossReduction
-from yangtuo.data.encoding import Examples
+from yangtuo.data import mixing
+from yangtuo.data.examples import Examples
+from yangtuo.data.likeness import common_prefix
 from yangtuo.engine.layout import Layout, common_prefixes, pad, share
 from yangtuo.engine.planning import (
     Rows,
@@ -30,11 +32,12 @@ class Meaning:
         shape: rows of a step.
         reduction: how the loss is averaged.
         order: shuffled or sequential.
-        order_seed: seed of the shuffling.
+        order_seed: seed of the shuffling, and of the rows that `mix` draws.
         drop_last: leave out the short last step of an epoch.
         label_smoothing: of the training loss.
         neftune_noise_alpha: noise on the embeddings in training; None for none.
         eval_rows: rows of a group, for `LossReduction.DEVICE_BATCH` in evaluation.
+        mix: for each file of the data set, how often an epoch has its rows; None for each row once.
     """
 
     shape: StepShape
@@ -45,6 +48,7 @@ class Meaning:
     label_smoothing: float
     neftune_noise_alpha: float | None
     eval_rows: int
+    mix: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,18 +85,19 @@ class Planner:
     def __init__(self, examples: Examples):
         self.examples = examples
         self.num_tokens, self.num_supervised = examples.lengths(), examples.num_supervised()  # of each row
-        self.common = _common_prefix(examples)
+        self.row_weights = examples.total_weights()
+        self.common = common_prefix(examples)
 
     def step(self, rows: Rows, meaning: Meaning, execution: Execution) -> StepPlan:
         """Plan a step of these rows."""
         units_of, most = self._units_of(execution, meaning.shape.world_size)
-        return plan_step(rows, meaning.shape, self.num_supervised, meaning.reduction, units_of, most)
+        return plan_step(rows, meaning.shape, self.row_weights, meaning.reduction, units_of, most)
 
     def evaluation(self, meaning: Meaning, execution: Execution) -> StepPlan:
         """Plan an evaluation over all rows."""
         units_of, most = self._units_of(execution, meaning.shape.world_size)
         return plan_evaluation(
-            self.num_supervised, meaning.eval_rows, meaning.shape.world_size, meaning.reduction, units_of, most
+            self.row_weights, meaning.eval_rows, meaning.shape.world_size, meaning.reduction, units_of, most
         )
 
     def lay_out(self, plan: StepPlan, rank: int, execution: Execution) -> Iterator[Layout]:
@@ -136,16 +141,6 @@ class Planner:
         return of_tree, most
 
 
-def _common_prefix(examples: Examples) -> int:
-    """Tokens that all rows begin with: the template's, in Alpaca data."""
-    first, _ = examples.row(0)
-    shortest = int(examples.lengths().min())
-    for j in range(shortest):
-        if (examples.input_ids[examples.offsets[:-1] + j] != first[j]).any():
-            return j
-    return shortest
-
-
 class Steps(Dataset[Step]):
     """The steps of an epoch as one rank sees them; `epoch` and `execution` are set as the run goes on."""
 
@@ -155,14 +150,19 @@ class Steps(Dataset[Step]):
         self._order: tuple[int, Rows] = (-1, np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
-        num_rows = len(self.planner.examples)
-        return self._meaning.shape.num_steps(num_rows, drop_last=self._meaning.drop_last)
+        return self._meaning.shape.num_steps(len(self._rows_of(epoch=0)), drop_last=self._meaning.drop_last)
 
     def __getitem__(self, number: int) -> Step:
         if self._order[0] != self.epoch:
-            meaning, num_rows = self._meaning, len(self.planner.examples)
-            self._order = (self.epoch, epoch_order(num_rows, self.epoch, meaning.order_seed, meaning.order))
+            rows, meaning = self._rows_of(self.epoch), self._meaning
+            self._order = (self.epoch, epoch_order(rows, self.epoch, meaning.order_seed, meaning.order))
         return self._lay_out(step_rows(self._order[1], number, self._meaning.shape))
+
+    def _rows_of(self, epoch: int) -> Rows:
+        examples, meaning = self.planner.examples, self._meaning
+        if meaning.mix is None:
+            return np.arange(len(examples))
+        return mixing.rows_of_epoch(examples.source_numbers, meaning.mix, epoch, meaning.order_seed)
 
     def again(self, step: Step) -> Step:
         """The same step under the execution of now, where that is another."""

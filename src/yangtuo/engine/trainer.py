@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerControl, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from yangtuo.data.encoding import Examples
+from yangtuo.data.examples import Examples
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine import checkpoint
 from yangtuo.engine.calibration import calibrate, can_measure

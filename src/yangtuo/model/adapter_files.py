@@ -13,7 +13,7 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from yangtuo.errors import AdapterError
+from yangtuo.errors import AdapterError, RunFailure
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,30 @@ def read(peft_path: str) -> SavedAdapter:
         hint = f"; did you mean its sub-folder {near[0]!r}?" if near else ""
         raise AdapterError(f"--peft_path {peft_path}: no {CONFIG_FILE} in that folder, so it is no adapter{hint}")
     return SavedAdapter(folder, _read_config(folder), _read_tensors(folder))
+
+
+def check_written(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:
+    """Reopen an adapter that was just written, and compare it with what should be in it, bit for bit.
+
+    Raises:
+        RunFailure: a tensor is missing, left over, not finite, or not as it was in memory; all of them are named.
+    """
+    found = load_file(folder / WEIGHTS_FILE)
+    problems = [f"{key} is missing" for key in sorted(expected.keys() - found.keys())]
+    problems += [f"{key} was not to be saved" for key in sorted(found.keys() - expected.keys())]
+    for key in sorted(expected.keys() & found.keys()):
+        wanted = expected[key].detach().cpu()
+        if found[key].shape != wanted.shape:
+            problems.append(f"{key} has shape {list(found[key].shape)}, in memory {list(wanted.shape)}")
+        elif not torch.isfinite(found[key]).all():
+            problems.append(f"{key} has values that are not finite")
+        elif not torch.equal(found[key], wanted):
+            problems.append(f"{key} has other values than in memory")
+    if not expected:
+        problems.append("no tensor was to be saved")
+    if problems:
+        shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+        raise RunFailure(f"{folder}: the adapter on disk is not the one in memory: {shown}")
 
 
 def _read_config(folder: Path) -> LoraConfig:

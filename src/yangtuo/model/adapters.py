@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from yangtuo.arguments import LoraArguments
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import AdapterError
-from yangtuo.model.adapter_files import SavedAdapter
+from yangtuo.model.adapter_files import SavedAdapter, check_written
 from yangtuo.model.lora import use_fused
 from yangtuo.model.sharding import gathered, shape_of, whole
 
@@ -268,11 +268,16 @@ def _plain(name: str) -> str:
 
 def file_keys(adapter: Adapter) -> dict[str, str]:
     """Names of trained parameters -> their keys in the adapter's file, as PEFT names them."""
+    return {name: key for key, name in _names_of_keys(adapter).items()}
+
+
+def _names_of_keys(adapter: Adapter) -> dict[str, str]:
+    """All keys of the trained parameters; a weight that is tied has several."""
     stand_ins = {name: torch.empty(0) for name in trained_parameters(adapter)}
     state = _under_all_names(adapter, stand_ins)
     saved = get_peft_model_state_dict(adapter.model, state_dict=state, save_embedding_layers=False)
-    keys = {id(value): key for key, value in saved.items()}
-    return {name: keys[id(value)] for name, value in stand_ins.items()}
+    names = {id(value): name for name, value in stand_ins.items()}
+    return {key: names[id(value)] for key, value in saved.items() if id(value) in names}
 
 
 def _under_all_names(adapter: Adapter, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -283,9 +288,12 @@ def _under_all_names(adapter: Adapter, values: Mapping[str, torch.Tensor]) -> di
 
 
 def save(adapter: Adapter, folder: Path, tokenizer: Tokenizer, weights: Mapping[str, torch.Tensor]) -> None:
-    """Write a PEFT folder and the tokenizer into `folder`.
+    """Write a PEFT folder and the tokenizer into `folder`, and read it again to see that it is what it should be.
 
     `weights` has the values of `trained_parameters` and `kept_parameters`, since the engine may hold parts of them.
+
+    Raises:
+        RunFailure: it is not, see `adapter_files.check_written`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     adapter.model.save_pretrained(
@@ -294,4 +302,6 @@ def save(adapter: Adapter, folder: Path, tokenizer: Tokenizer, weights: Mapping[
         save_embedding_layers=adapter.keeps_embeddings,
         state_dict=_under_all_names(adapter, weights),
     )
+    names = _names_of_keys(adapter) | {name: name for name in kept_parameters(adapter)}
+    check_written(folder, {key: weights[name] for key, name in names.items()})
     tokenizer.save(folder)

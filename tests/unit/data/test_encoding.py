@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.dialogues import controlled, turns
+from tests.dialogues import records as made
+from tests.dialogues import shown as text_runs
 from yangtuo.arguments import Truncation
-from yangtuo.data.encoding import IGNORED_LABEL, Counts, encode
+from yangtuo.data.encoding import Policy, encode, prompt_ids
+from yangtuo.data.examples import IGNORED_LABEL, Fate
 from yangtuo.data.records import Record, Turn
-from yangtuo.data.templates import ALPACA_ZH, Template
+from yangtuo.data.templates import ALPACA_ZH, ALPACA_ZH_2, FrameTemplate, TemplateFault
+from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import DataError
 
-FRAME = Template("test", before="[", after="]")  # 3 tokens with BOS
+FRAME = FrameTemplate("test", opening="", opening_without_system="[", after_user="]", between="|")  # 3 tokens with BOS
 BOS, EOS = 1, 2
+START = ALPACA_ZH.opening.format(system=ALPACA_ZH.default_system)
 
 
 def records(*rows):
@@ -22,7 +28,14 @@ def records(*rows):
 
 
 def run(rows, limit, truncation=Truncation.KEEP_ANSWER, *, bos=True):
-    return encode(records(*rows), tiny.characters(bos=bos), FRAME, max_seq_length=limit, truncation=truncation)
+    examples, dropped = encode(records(*rows), tiny.characters(bos=bos), Policy(FRAME, limit, truncation))
+    return examples, told(examples, dropped)
+
+
+def told(examples, dropped=()):
+    """How often each thing happened to a row, and the rows that are left out."""
+    fates = {fate.name.lower(): examples.num_with(fate) for fate in Fate if fate and examples.num_with(fate)}
+    return {**fates, **({"dropped": [tuple(one[:2]) + one[3:] for one in dropped]} if dropped else {})}
 
 
 def shown(examples):
@@ -48,12 +61,13 @@ def test_layout_to_the_id():
         *(BOS, of["["], of["d"], of["]"], EOS),
     ]
     assert examples.supervised.tolist() == [False] * 5 + [True] * 2 + [False] * 4 + [True]
-    assert examples.offsets.tolist() == [0, 7, 12]
-    assert examples.sources == ["rows.json"] * 2
+    assert (examples.begins.tolist(), examples.ends.tolist()) == ([0, 7], [7, 12])
+    assert examples.trained.tolist() == [[2, 2], [1, 1]]
+    assert [examples.source(i) for i in range(2)] == ["rows.json"] * 2
     assert examples.rows.tolist() == [0, 1]
-    dtypes = [array.dtype for array in (examples.input_ids, examples.supervised, examples.offsets, examples.rows)]
+    dtypes = [array.dtype for array in (examples.input_ids, examples.supervised, examples.begins, examples.rows)]
     assert dtypes == [np.int32, np.bool_, np.int64, np.int64]
-    assert counts == Counts(num_read=2, num_kept=2, empty_answers=1)
+    assert counts == dict(empty_answer=1)
 
 
 def test_no_bos_where_the_tokenizer_puts_none():
@@ -62,7 +76,7 @@ def test_no_bos_where_the_tokenizer_puts_none():
 
 def test_the_original_template_and_ids_of_both_tokenizers(tokenizer):
     (record,) = records(("请介绍长城。\n不超过10个字", "长城很长。"))
-    examples, _ = encode([record], tokenizer, ALPACA_ZH, max_seq_length=512)
+    examples, _ = encode([record], tokenizer, Policy(ALPACA_ZH, 512))
     prompt = (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request."
         "\n\n### Instruction:\n请介绍长城。\n不超过10个字\n\n### Response: "
@@ -77,7 +91,7 @@ def test_the_original_template_and_ids_of_both_tokenizers(tokenizer):
 @pytest.mark.parametrize("text", [text for text in tiny.CONTROL_TEXTS if text != "<0x41>"])
 def test_control_tokens_in_user_fields_give_no_control_ids(tokenizer, text):
     (record,) = records((f"问{text}{text}", f"答{text}。{text}"))
-    ids = encode([record], tokenizer, ALPACA_ZH, max_seq_length=512)[0].input_ids.tolist()
+    ids = encode([record], tokenizer, Policy(ALPACA_ZH, 512))[0].input_ids.tolist()
     control = {tokenizer.backend.id_of(token) for token in ("<|im_start|>", "<|im_end|>", "<think>", "<s>", "</s>")}
     control = (control | {tokenizer.bos_id, tokenizer.eos_id}) - {None}
     assert [i for i in ids if i in control] == [i for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None]
@@ -87,7 +101,8 @@ def test_control_tokens_in_user_fields_give_no_control_ids(tokenizer, text):
 def test_more_rows_than_one_batch_of_the_tokenizer():
     rows = [(f"问{i}", f"答{i}") for i in range(2500)]
     examples, counts = run(rows, 100)
-    assert counts.num_kept == len(examples) == 2500
+    assert len(examples) == 2500
+    assert counts == {}
     assert shown(examples)[2499] == ("^[问2499]", "答2499$")
 
 
@@ -120,7 +135,7 @@ def test_more_rows_than_one_batch_of_the_tokenizer():
 def test_keep_answer(user, answer, limit, expected, counted):
     examples, counts = run([(user, answer)], limit)
     assert shown(examples) == [expected]
-    assert counts == Counts(num_read=1, num_kept=1, **counted)
+    assert counts == dict(**counted)
 
 
 @pytest.mark.parametrize("mark", ["。", "！", "？", "!", "?", "…", "\n", "；", ";"])
@@ -136,11 +151,11 @@ def test_other_marks_end_no_sentence(mark):
 def test_the_frame_of_the_prompt_is_never_cut(tokenizer):
     (record,) = records(("请介绍长城。" * 40, "长城很长。" * 3))
     limit = 200
-    examples, counts = encode([record], tokenizer, ALPACA_ZH, max_seq_length=limit)
+    examples, _ = encode([record], tokenizer, Policy(ALPACA_ZH, limit))
     ids, supervised = examples.row(0)
-    assert counts == Counts(num_read=1, num_kept=1, prompt_cut=1)
+    assert told(examples) == dict(prompt_cut=1)
     prompt = tokenizer.decode(ids[~supervised].tolist())
-    user = prompt.removeprefix(ALPACA_ZH.before).removesuffix(ALPACA_ZH.after)
+    user = prompt.removeprefix(START).removesuffix(ALPACA_ZH.after_user)
     assert ALPACA_ZH.prompt(user) == prompt
     assert user
     assert ("请介绍长城。" * 40).startswith(user)
@@ -167,8 +182,7 @@ def test_right_is_the_cut_of_2023_without_rows_that_lose_their_whole_answer():
     examples, counts = run([*MIXED, ("abcde", "")], 8, Truncation.RIGHT)
     assert shown(examples) == [("^[a]", "b$"), ("^[a]", "vwxy"), ("^[a]", "$")]
     dropped = [("rows.json", row, "no answer token left after the cut") for row in (1, 4)]
-    assert counts == Counts(num_read=5, num_kept=3, right_cut=1, empty_answers=2, dropped=dropped)
-    assert counts.reasons() == {"no answer token left after the cut": 2}
+    assert counts == dict(right_cut=1, empty_answer=1, dropped=dropped)
     assert examples.rows.tolist() == [0, 2, 3]
 
 
@@ -176,7 +190,7 @@ def test_drop():
     examples, counts = run(MIXED, 9, Truncation.DROP)
     assert shown(examples) == [("^[a]", "b$"), ("^[a]", "$")]
     dropped = [("rows.json", row, "longer than max_seq_length") for row in (1, 2)]
-    assert counts == Counts(num_read=4, num_kept=2, empty_answers=1, dropped=dropped)
+    assert counts == dict(empty_answer=1, dropped=dropped)
 
 
 def test_error_names_every_long_row():
@@ -193,7 +207,7 @@ def test_error_names_every_long_row():
 def test_rows_that_just_fit_are_the_same_under_every_policy(truncation):
     examples, counts = run(MIXED, 12, truncation)
     assert shown(examples) == [("^[a]", "b$"), ("^[abcdef]", "xy$"), ("^[a]", "vwxyz$"), ("^[a]", "$")]
-    assert counts == Counts(num_read=4, num_kept=4, empty_answers=1)
+    assert counts == dict(empty_answer=1)
 
 
 def test_no_row_left():
@@ -230,4 +244,219 @@ def test_take(examples, chosen):
 
 def test_take_none(examples):
     taken = examples.take([])
-    assert (len(taken), taken.offsets.tolist(), len(taken.input_ids)) == (0, [0], 0)
+    assert (len(taken), taken.lengths().tolist()) == (0, [])
+
+
+# ---- dialogues
+
+
+TURN = FrameTemplate(
+    "turns",
+    opening="{system}#[",
+    opening_without_system="[",
+    after_user="]",
+    between="<s>[",
+    end="<e>",
+    control_tokens=("<s>", "<e>"),
+)
+TOKENIZER = controlled("<e>")
+END = TOKENIZER.controls["<e>"]
+
+
+def encoded(*dialogues, limit=1000, truncation=Truncation.KEEP_ANSWER, template=TURN, parse=False):
+    policy = Policy(template, limit, truncation, parse_special_tokens=parse)
+    return encode(made(*dialogues), TOKENIZER, policy)
+
+
+def texts(*dialogues, **options):
+    examples, _ = encoded(*dialogues, **options)
+    return [text_runs(examples, i, TOKENIZER) for i in range(len(examples))]
+
+
+def test_a_dialogue_to_the_id():
+    examples, _ = encoded(turns("q", "a", "r", "b", system="s", weights=[0.5, 2.0]))
+    of = {character: ord(character) + 3 for character in "[]#qarbs"}
+    assert examples.input_ids.tolist() == [
+        *(1, of["s"], of["#"], of["["], of["q"], of["]"], of["a"], END),
+        *(1, of["["], of["r"], of["]"], of["b"], END),
+    ]
+    assert examples.row_weights(0).tolist() == [0] * 6 + [0.5] * 2 + [0] * 4 + [2] * 2
+    assert examples.supervised.tolist() == [False] * 6 + [True] * 2 + [False] * 4 + [True] * 2
+    assert examples.trained.tolist() == [[4, 5]]
+
+
+def test_an_untrained_answer_has_no_loss_and_neither_has_its_end():
+    dialogue = turns("q", "a", "r", "b", trained=[False, True])
+    assert texts(dialogue) == [[("<<<s>>>[q]a<<<e>>><<<s>>>[r]", 0), ("b<<<e>>>", 1)]]
+    examples, _ = encoded(dialogue)
+    assert examples.weights is None
+    assert examples.ends_trained([END]).tolist() == [True]
+    other, _ = encoded(turns("q", "a", "r", "b", trained=[True, False]))
+    assert text_runs(other, 0, TOKENIZER) == [("<<<s>>>[q]", 0), ("a<<<e>>>", 1), ("<<<s>>>[r]b<<<e>>>", 0)]
+
+
+def test_an_empty_answer_counts_only_where_it_is_trained():
+    examples, _ = encoded(turns("q", "", "r", "b"), turns("q", "", "r", "b", trained=[False, True]))
+    assert (examples.fates & int(Fate.EMPTY_ANSWER)).tolist() == [Fate.EMPTY_ANSWER, 0]
+
+
+def test_a_weight_too_small_for_its_column_is_none():
+    examples, dropped = encoded(turns("q", "a", weights=[1e-60]), turns("q", "a", weights=[1e-30]))
+    assert examples.rows.tolist() == [1]
+    assert examples.supervised.sum() == examples.num_supervised()[0] == 2
+    assert [one.row for one in dropped] == [0]
+
+
+DIALOGUE = turns("abc", "de", "f", "g", "hij", "kl", system="s")  # 3 + 8, 6 and 9 tokens
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected", "fates"),
+    [
+        (26, "<<<s>>>s#[abc]=de<<<e>>>|<<<s>>>[f]=g<<<e>>>|<<<s>>>[hij]=kl<<<e>>>", Fate.WHOLE),
+        (25, "<<<s>>>s#[f]=g<<<e>>>|<<<s>>>[hij]=kl<<<e>>>", Fate.TURNS_LOST),
+        (17, "<<<s>>>s#[f]=g<<<e>>>|<<<s>>>[hij]=kl<<<e>>>", Fate.TURNS_LOST),
+        (16, "<<<s>>>s#[hij]=kl<<<e>>>", Fate.TURNS_LOST),
+        (11, "<<<s>>>s#[hij]=kl<<<e>>>", Fate.TURNS_LOST),
+        (10, "<<<s>>>s#[hi]=kl<<<e>>>", Fate.TURNS_LOST | Fate.PROMPT_CUT),
+        (8, "<<<s>>>s#[]=kl<<<e>>>", Fate.TURNS_LOST | Fate.PROMPT_CUT),
+        (7, "<<<s>>>s#[h]=k", Fate.TURNS_LOST | Fate.PROMPT_CUT | Fate.ANSWER_CUT_OPEN),
+    ],
+)
+def test_a_long_dialogue_loses_its_oldest_turns_first(limit, expected, fates):
+    examples, _ = encoded(DIALOGUE, limit=limit)
+    found = "".join(("=" if weight else "|") + text for text, weight in text_runs(examples, 0, TOKENIZER))
+    assert found.removeprefix("|") == expected
+    assert examples.fates.tolist() == [int(fates)]
+    assert examples.lengths()[0] <= limit
+
+
+def test_turns_are_lost_one_by_one_however_many_there_are():
+    dialogue = turns(*("q" * 7, "a") * 40)
+    for num_kept in (1, 2, 17, 39):
+        (row,) = texts(dialogue, limit=12 * num_kept + 11)
+        assert sum(weight > 0 for _, weight in row) == num_kept
+
+
+def test_a_dialogue_without_a_trained_answer_after_the_loss_is_left_out():
+    dialogue = turns("abc", "de", "f", "g", trained=[True, False])
+    for limit in (10, 5):
+        examples, dropped = encoded(dialogue, turns("", ""), limit=limit)
+        assert [(one.row, one.reason) for one in dropped] == [(0, "no trained answer left without the oldest turns")], (
+            limit
+        )
+        assert examples.rows.tolist() == [1]
+
+
+def test_right_cuts_a_dialogue_where_the_limit_lies():
+    assert [text for text, _ in texts(DIALOGUE, limit=15, truncation=Truncation.RIGHT)[0]] == [
+        *("<<<s>>>s#[abc]", "de<<<e>>>", "<<<s>>>[f]"),
+    ]
+    examples, _ = encoded(DIALOGUE, limit=16, truncation=Truncation.RIGHT)
+    assert examples.lengths().tolist() == [16]
+    assert text_runs(examples, 0, TOKENIZER)[-1] == ("g", 1)
+
+
+def test_a_system_prompt_that_fills_the_limit():
+    with pytest.raises(DataError, match="the prompt's frame alone fills max_seq_length: 1"):
+        encoded(turns("q", "a", system="s" * 50), limit=50)
+
+
+# ---- text like a control token
+
+
+@pytest.mark.parametrize("text", ["<s>", "</s>", "<e>", "x<e>y</s>"])
+def test_control_tokens_in_any_turn_are_text(text):
+    assert texts(turns(text, text, text, text, system=text)) == [
+        [(f"<<<s>>>{text}#[{text}]", 0), (f"{text}<<<e>>>", 1), (f"<<<s>>>[{text}]", 0), (f"{text}<<<e>>>", 1)]
+    ]
+    examples, _ = encoded(turns(text, text))
+    assert examples.num_with(Fate.SPECIAL_TEXT) == 1
+
+
+def test_control_tokens_in_any_turn_are_read_with_parse_special_tokens():
+    assert texts(turns("q<e>", "a</s>b", system="<s>"), parse=True) == [
+        [("<<<s>>>#[q<<<e>>>]", 0), ("a<<</s>>>b<<<e>>>", 1)]
+    ]
+
+
+def test_parse_special_tokens_changes_nothing_else():
+    dialogues = (DIALOGUE, turns("", ""), turns(" a ", "\n"))
+    for limit in (1000, 17, 8):
+        plain, parsed = (encoded(*dialogues, limit=limit, parse=parse)[0] for parse in (False, True))
+        assert plain.input_ids.tolist() == parsed.input_ids.tolist()
+        assert plain.fates.tolist() == parsed.fates.tolist()
+
+
+# ---- prompts at inference
+
+
+@pytest.mark.parametrize("template", [TURN, FRAME, ALPACA_ZH, ALPACA_ZH_2])
+def test_the_prompt_at_inference_is_the_one_that_is_trained(template):
+    for dialogue in (turns("q", "a"), turns("q", "a", "r</s>", "b", system="s")):
+        examples, _ = encoded(dialogue, template=template)
+        ids, supervised = examples.row(0)
+        begin_of_last = int(np.flatnonzero(~supervised)[-1]) + 1
+        assert prompt_ids(TOKENIZER, template, dialogue[:-1]) == ids[:begin_of_last].tolist()
+
+
+# ---- what is left out, in order
+
+
+class _Refusing:
+    """A template that refuses what begins with !"""
+
+    name, end, control_tokens = "refusing", None, ()
+
+    def identity(self):
+        return ""
+
+    def render(self, dialogue):
+        if dialogue[0].text.startswith("!"):
+            raise TemplateFault("refused")
+        return FRAME.render(dialogue)
+
+
+def test_rows_that_are_left_out_are_listed_in_order():
+    long = turns("a", "v" * 50)
+    examples, dropped = encoded(
+        long, turns("!", "a"), long, turns("q", "a"), template=_Refusing(), limit=20, truncation=Truncation.DROP
+    )
+    assert [(one.row, one.reason) for one in dropped] == [
+        *((0, "longer than max_seq_length"), (1, "refused"), (2, "longer than max_seq_length")),
+    ]
+    assert examples.rows.tolist() == [3]
+    assert text_runs(examples, 0, TOKENIZER) == [("<<<s>>>[q]", 0), ("a<<</s>>>", 1)]
+
+
+def test_a_fault_after_turns_are_lost_leaves_the_row_out():
+    dialogue = turns("q" * 30, "a", "!", "b")
+    examples, dropped = encoded(dialogue, turns("q", "a"), template=_Refusing(), limit=20)
+    assert [(one.row, one.reason) for one in dropped] == [(0, "refused")]
+    assert examples.rows.tolist() == [1]
+
+
+def test_no_advice_on_the_length_where_it_is_not_the_reason():
+    with pytest.raises(DataError) as caught:
+        encoded(turns("!", "a"), template=_Refusing())
+    assert str(caught.value) == "none of the 1 rows can be trained on (refused: 1)"
+
+
+def test_an_answer_whose_first_character_does_not_fit_is_cut_within_it(tmp_path):
+    tokenizer = open_tokenizer(tiny.tiny_sentencepiece(tmp_path))
+    (prompt,) = tokenizer.encode([ALPACA_ZH.prompt("")])
+    examples, _ = encode(made(turns("", "龘龘")), tokenizer, Policy(ALPACA_ZH, 1 + len(prompt) + 3))
+    assert examples.num_supervised().tolist() == [3]  # the blank of sentencepiece, and two bytes of three
+    assert examples.num_with(Fate.ANSWER_CUT_OPEN) == 1
+    whole, _ = encode(made(turns("", "龘龘")), tokenizer, Policy(ALPACA_ZH, 1 + len(prompt) + 6))
+    assert tokenizer.decode(whole.input_ids[whole.supervised].tolist()) == "龘"
+    assert whole.num_supervised().tolist() == [4]
+
+
+def test_no_turn_is_lost_for_a_frame_that_the_first_turn_left_does_not_have():
+    template = FrameTemplate("long", opening="{system}", opening_without_system="", after_user="]", between="=======")
+    dialogue = turns("abc", "d", "e", "f", "g", "h")
+    (row,) = texts(dialogue, template=template, limit=16)  # BOS, e]f$ and =======g]h$
+    assert row == [("<<<s>>>e]", 0), ("f<<</s>>>", 1), ("=======g]", 0), ("h<<</s>>>", 1)]
+    (row,) = texts(dialogue, template=template, limit=15)
+    assert row == [("<<<s>>>g]", 0), ("h<<</s>>>", 1)]

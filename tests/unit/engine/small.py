@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import transformers
 
-from yangtuo.data.encoding import Examples
+from yangtuo.data.examples import Examples
 
 VOCABULARY = 64
 _SIZES = {
@@ -27,9 +27,7 @@ def examples_of(*rows):
     """Examples from (prompt ids, supervised ids) pairs."""
     ids = [np.array([*prompt, *answer], dtype=np.int32) for prompt, answer in rows]
     masks = [np.array([False] * len(prompt) + [True] * len(answer)) for prompt, answer in rows]
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
-    numbers = np.arange(len(rows))
-    return Examples(np.concatenate(ids), np.concatenate(masks), offsets, ["rows.json"] * len(rows), numbers)
+    return Examples.of_rows(ids, masks)
 
 
 def model_of(name, **changes):

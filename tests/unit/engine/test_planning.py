@@ -161,10 +161,10 @@ def test_a_rank_with_little_runs_weightless_micro_batches():
 
 
 def test_orders():
-    assert epoch_order(5, epoch=3, seed=1, order=DataOrder.SEQUENTIAL).tolist() == [0, 1, 2, 3, 4]
+    assert epoch_order(np.arange(5), epoch=3, seed=1, order=DataOrder.SEQUENTIAL).tolist() == [0, 1, 2, 3, 4]
     # Written down, so that a run's order of rows stays the same from version to version.
-    assert epoch_order(8, epoch=0, seed=42, order=DataOrder.SHUFFLED).tolist() == [3, 4, 2, 7, 6, 1, 5, 0]
-    assert epoch_order(8, epoch=1, seed=42, order=DataOrder.SHUFFLED).tolist() == [0, 4, 6, 1, 2, 7, 3, 5]
+    assert epoch_order(np.arange(8), epoch=0, seed=42, order=DataOrder.SHUFFLED).tolist() == [3, 4, 2, 7, 6, 1, 5, 0]
+    assert epoch_order(np.arange(8), epoch=1, seed=42, order=DataOrder.SHUFFLED).tolist() == [0, 4, 6, 1, 2, 7, 3, 5]
 
 
 @pytest.mark.parametrize(

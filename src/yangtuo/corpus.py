@@ -1,0 +1,241 @@
+"""Settings -> the rows that are trained and evaluated on. Shared by all verbs that read data; imports no torch."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yangtuo.arguments import Deduplicate
+from yangtuo.data import files, likeness, mixing, reading, splitting
+from yangtuo.data.audit import audit, dropped_rows, summary
+from yangtuo.data.choice import choose_template
+from yangtuo.data.encoding import Policy, end_id
+from yangtuo.data.examples import Examples
+from yangtuo.data.reading import Reading
+from yangtuo.data.store import Store, Stored
+from yangtuo.data.templates import Template
+from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
+from yangtuo.errors import AdapterError, UsageError
+from yangtuo.model.folders import cache_folder, local_folder
+from yangtuo.parsing import Settings
+
+logger = logging.getLogger(__name__)
+
+AUDIT_FILE, DROPPED_FILE = "data_audit.json", "dropped_rows.jsonl"
+
+
+def find_tokenizer(settings: Settings, base_folder: Path | None, adapter_folder: Path | None) -> Tokenizer:
+    """The tokenizer that was named, else the adapter's, else the base's."""
+    named = settings.model.tokenizer_name_or_path
+    if named:
+        must_hold = ["tokenizer.model", "tokenizer.json"]
+        option, cache_dir = "tokenizer_name_or_path", settings.model.cache_dir
+        return open_tokenizer(
+            local_folder(named, option=option, must_hold=must_hold, cache_dir=cache_dir, weights=False)
+        )
+    for place in (adapter_folder, base_folder):
+        if place and is_tokenizer_folder(place):
+            logger.info("tokenizer: %s (no --tokenizer_name_or_path given)", place)
+            return open_tokenizer(place)
+    raise UsageError("--tokenizer_name_or_path is missing, and neither adapter nor base holds a tokenizer")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the verbs that only look at data open."""
+
+    tokenizer: Tokenizer
+    template: Template
+    train_files: list[Path]
+    validation_files: list[Path] | None
+
+
+def open_data(settings: Settings) -> Opened:
+    """Tokenizer, template and files, without the base's weights and without torch."""
+    model = settings.model
+    base = (
+        local_folder(
+            model.model_name_or_path,
+            option="model_name_or_path",
+            must_hold=["config.json"],
+            revision=model.model_revision,
+            cache_dir=model.cache_dir,
+            weights=False,
+        )
+        if model.model_name_or_path
+        else None
+    )
+    adapter = Path(settings.lora.peft_path) if settings.lora.peft_path else None
+    if adapter and not (adapter / "adapter_config.json").is_file():
+        raise AdapterError(f"--peft_path {adapter}: no adapter_config.json in it; give the folder of an adapter")
+    tokenizer = find_tokenizer(settings, base, adapter)
+    return Opened(tokenizer, find_template(settings, tokenizer), *find_data(settings))
+
+
+def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
+    """Training files and validation files; None where no validation file is given. Nothing is read yet."""
+    data = settings.data
+    place = data.train_file or data.dataset_dir
+    if not place:
+        raise UsageError("--dataset_dir is missing: the folder with the data files to train on")
+    validation = None
+    if data.validation_file:
+        validation = files.find_files(data.validation_file, option="validation_file")
+    option, recursive = "train_file" if data.train_file else "dataset_dir", data.include_subfolders
+    found = files.find_files(place, exclude=validation or (), option=option, recursive=recursive)
+    if not found:
+        raise UsageError(f"--{option} {place}: nothing is left without the validation file")
+    if validation and len(found) < len(files.find_files(place, option=option, recursive=recursive)):
+        logger.warning("data: the validation file lies in the training folder and is left out of training")
+    if data.mix:
+        mixing.parse(data.mix, list(map(str, found)))
+    return found, validation
+
+
+def find_template(settings: Settings, tokenizer: Tokenizer) -> Template:
+    """The template that was named, or that fits the tokenizer; said."""
+    template, why = choose_template(settings.data.template, tokenizer, settings.data.system_prompt)
+    logger.info("template: %s (%s)", template.name, why)
+    if end_id(tokenizer, template) != tokenizer.eos_id:
+        logger.info(
+            "template: answers end with %s; the tokenizer's own end token is %s",
+            template.end,
+            tokenizer.name_of(tokenizer.eos_id),
+        )
+    return template
+
+
+def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer, template: Template) -> Stored:
+    """The rows of the files as ids, from the store where it has them."""
+    data = settings.data
+    store = Store(store_folder(data.data_cache_dir), data.overwrite_cache, data.preprocessing_num_workers)
+    stored = store.encoded(
+        paths,
+        tokenizer,
+        Policy(template, data.max_seq_length, data.truncation, data.parse_special_tokens),
+        Reading(data.data_format, data.bad_rows, data.max_rows, data.train_turns),
+    )
+    for line in reading.told(stored.sources):
+        logger.warning("data: %s", line)
+    return stored
+
+
+def store_folder(given: str | None) -> Path:
+    """Where encoded rows are kept."""
+    return Path(given) if given else cache_folder() / "encoded"
+
+
+def wants_evaluation(settings: Settings) -> bool:
+    """Whether anything is evaluated."""
+    return bool(settings.training.get("do_eval")) or settings.training_value("eval_strategy") != "no"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The rows as examples, before any of them is set aside."""
+
+    train: Stored
+    validation: Stored | None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is trained and evaluated on.
+
+    Attributes:
+        train: rows.
+        validation: rows; None without evaluation.
+        mix: for each file of `train.paths`, how often an epoch has its rows; None for once each.
+        audits: what became of the rows, for `data_audit.json`.
+        dropped: rows that are not trained on, for `dropped_rows.jsonl`.
+    """
+
+    train: Examples
+    validation: Examples | None
+    mix: tuple[float, ...] | None
+    audits: dict[str, Any]
+    dropped: list[dict[str, Any]]
+
+    def num_rows_of_epoch(self) -> int:
+        """Rows of an epoch, with repetitions."""
+        return len(self.train) if self.mix is None else sum(self.rows_by_file())
+
+    def rows_by_file(self) -> list[int]:
+        """Rows of each file in an epoch."""
+        weights = self.mix or (1.0,) * len(self.train.paths)
+        return mixing.num_rows_of_epoch(self.train.source_numbers, weights)
+
+
+def divide(settings: Settings, encoded: Encoded, end: int, seed: int) -> Corpus:
+    """Leave repeats out where asked for, set the validation part aside, and say what became of the rows.
+
+    `end` is the id that ends an answer.
+    """
+    train, validation = encoded.train.examples, encoded.validation
+    aside = validation.examples if validation else None
+    repeats = likeness.exact_repeats(train)
+    num_exact = int(repeats.sum())
+    if settings.data.deduplicate is Deduplicate.NEAR:
+        repeats = likeness.near_repeats(train)
+    if settings.data.deduplicate is not Deduplicate.OFF:
+        train = train.take(np.flatnonzero(~repeats))
+    percentage = settings.data.validation_split_percentage
+    if wants_evaluation(settings) and aside is None and percentage is not None:
+        aside, rest = splitting.split(train, percentage, seed)
+        if rest is None:
+            raise UsageError(f"--validation_split_percentage {percentage} leaves no row to train on")
+        train = rest
+    is_left_out = settings.data.deduplicate is not Deduplicate.OFF
+    audits = {"train": audit(train, encoded.train, end)}
+    audits["train"] |= {
+        "repeated_rows": num_exact,
+        "repeated_rows_left_out": int(repeats.sum()) if is_left_out else 0,
+        "rows_set_aside_for_evaluation": 0 if aside is None or validation else len(aside),
+    }
+    if aside is not None:
+        audits["validation"] = audit(aside, validation or replace(encoded.train, num_bad=0, reasons={}), end)
+        audits["validation"]["prompts_also_trained_on"] = splitting.num_shared_prompts(train, aside)
+        if not validation:
+            audits["validation"]["rows_read"] = len(aside)
+    mix = mixing.parse(settings.data.mix, train.paths) if settings.data.mix else None
+    parts = [encoded.train, *([validation] if validation else [])]
+    return Corpus(train, aside, mix, audits, dropped_rows(parts))
+
+
+def tell(corpus: Corpus) -> None:
+    """Say what became of the rows."""
+    for name, report in corpus.audits.items():
+        for line in summary(f"data, {name}", report):
+            logger.info(line)
+    train = corpus.audits["train"]
+    if train["repeated_rows"] and not train["repeated_rows_left_out"]:
+        logger.info(
+            "  %s rows are equal to an earlier one; --deduplicate exact leaves them out", train["repeated_rows"]
+        )
+    shared = corpus.audits.get("validation", {}).get("prompts_also_trained_on")
+    if shared:
+        logger.warning("data: %d validation rows have a prompt that is trained on too; their loss flatters", shared)
+    if corpus.mix:
+        pairs = zip(corpus.train.paths, corpus.rows_by_file(), strict=True)
+        logger.info("mix: rows of an epoch: %s", ", ".join(f"{Path(path).name} {rows:,}" for path, rows in pairs))
+
+
+def tell_of_files(written: Sequence[Path]) -> None:
+    """Say what was written."""
+    if written:
+        logger.info("written: %s", ", ".join(map(str, written)))
+
+
+def write_audit(folder: Path, audits: dict[str, Any], dropped: Sequence[dict[str, Any]]) -> list[Path]:
+    """Write the audit and, where there are any, the dropped rows; returns the files."""
+    written = [folder / AUDIT_FILE]
+    written[0].write_text(json.dumps(audits, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    if dropped:
+        written.append(folder / DROPPED_FILE)
+        with written[1].open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in dropped)
+    return written

@@ -1,0 +1,66 @@
+"""Which template: the one that was named, or the one that fits the tokenizer."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from yangtuo.data.chat_template import ChatTemplate
+from yangtuo.data.templates import (
+    ALPACA_ZH,
+    ALPACA_ZH_2,
+    CHATML,
+    LLAMA3,
+    TEMPLATES,
+    FrameTemplate,
+    Template,
+    read_template,
+)
+from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.errors import UsageError
+
+_CHINESE_ALPACA_2_TOKENS = 55_296  # vocabulary of Chinese-LLaMA-2 and Chinese-Alpaca-2
+
+
+def choose_template(named: str, tokenizer: Tokenizer, system_prompt: str | None) -> tuple[Template, str]:
+    """The template, and why this one.
+
+    Args:
+        named: a template's name, a file, "tokenizer" or "auto".
+        tokenizer: decides with "auto".
+        system_prompt: of rows without one, instead of the template's own.
+
+    Raises:
+        UsageError: no such template, or a tokenizer without the one asked for.
+        DataError: a template file that cannot be used.
+        TokenizerError: a chat template that cannot be used.
+    """
+    template: FrameTemplate | str
+    if named == "auto":
+        template, why = _fitting(tokenizer)
+    elif named == "tokenizer":
+        template, why = "tokenizer", "--template"
+    elif named in TEMPLATES:
+        template, why = TEMPLATES[named], "--template"
+    elif Path(named).is_file():
+        template, why = read_template(Path(named)), f"the file {named}"
+    else:
+        names = ", ".join((*TEMPLATES, "tokenizer", "auto"))
+        raise UsageError(f"--template {named}: no such file, and no such template; there are {names}")
+    if isinstance(template, str):
+        if tokenizer.chat_template is None:
+            raise UsageError(f"--template tokenizer: {tokenizer.folder} has no chat template; name another")
+        ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}  # of folders that name none
+        told = {key: name for key, i in ids.items() if i is not None and (name := tokenizer.name_of(i))}
+        names_of = {**told, **tokenizer.names}
+        return ChatTemplate(tokenizer.chat_template, names_of, system_prompt, tuple(tokenizer.controls)), why
+    return (template if system_prompt is None else replace(template, default_system=system_prompt)), why
+
+
+def _fitting(tokenizer: Tokenizer) -> tuple[FrameTemplate | str, str]:
+    if tokenizer.num_tokens == _CHINESE_ALPACA_2_TOKENS:
+        return ALPACA_ZH_2, f"auto: a vocabulary of {_CHINESE_ALPACA_2_TOKENS:,}, as Chinese-Alpaca-2's"
+    if tokenizer.chat_template is not None:
+        return "tokenizer", "auto: the tokenizer brings its own chat template"
+    for template in (LLAMA3, CHATML):
+        if all(tokenizer.id_of(token) is not None for token in template.control_tokens):
+            return template, f"auto: the tokenizer has {' and '.join(template.control_tokens[:2])}"
+    return ALPACA_ZH, "auto: the tokenizer has no chat template and no tokens of one"

@@ -1,0 +1,132 @@
+"""Encoded rows as columns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntFlag
+
+import numpy as np
+import numpy.typing as npt
+
+IGNORED_LABEL = -100  # the label that transformers and torch leave out of the loss
+
+
+class Fate(IntFlag):
+    """What happened to a kept row on its way; several may have.
+
+    `ANSWER_CUT`: shortened at a sentence end, with its end token; `ANSWER_CUT_OPEN`: without one near, and without it.
+    """
+
+    WHOLE = 0
+    TURNS_LOST = 1
+    PROMPT_CUT = 2
+    ANSWER_CUT = 4
+    ANSWER_CUT_OPEN = 8
+    RIGHT_CUT = 16
+    EMPTY_ANSWER = 32
+    SPECIAL_TEXT = 64
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Encoded rows as columns; row i's tokens are `input_ids[begins[i] : ends[i]]`.
+
+    Columns of tokens may be memory maps; choosing rows copies none of them.
+
+    Attributes:
+        input_ids: int32 [num_tokens].
+        supervised: bool [num_tokens], True where the token carries a loss.
+        weights: float32 [num_tokens], how much a token's loss counts, 0 without one; None where all count 1.
+        begins: int64 [num_rows].
+        ends: int64 [num_rows].
+        trained: float64 [num_rows, 2], the number of tokens with a loss and the sum of their weights.
+        paths: the files that rows come from.
+        source_numbers: int32 [num_rows], index into `paths`.
+        rows: int64 [num_rows], 0-based row number in its file.
+        fates: uint8 [num_rows], `Fate` of each row.
+    """
+
+    input_ids: npt.NDArray[np.int32]
+    supervised: npt.NDArray[np.bool_]
+    weights: npt.NDArray[np.float32] | None
+    begins: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    trained: npt.NDArray[np.float64]
+    paths: tuple[str, ...]
+    source_numbers: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int64]
+    fates: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of_rows(
+        cls, ids: Sequence[npt.ArrayLike], supervised: Sequence[npt.ArrayLike], path: str = "rows.json"
+    ) -> "Examples":
+        """Rows of one file, given one by one; every token with a loss counts 1."""
+        lengths = np.array([np.size(row) for row in ids], dtype=np.int64)
+        counts = np.array([np.count_nonzero(row) for row in supervised], dtype=np.float64)
+        ends = np.cumsum(lengths)
+        return cls(
+            input_ids=np.concatenate(ids).astype(np.int32),
+            supervised=np.concatenate(supervised).astype(np.bool_),
+            weights=None,
+            begins=ends - lengths,
+            ends=ends,
+            trained=np.stack([counts, counts], axis=1),
+            paths=(path,),
+            source_numbers=np.zeros(len(ids), dtype=np.int32),
+            rows=np.arange(len(ids)),
+            fates=np.zeros(len(ids), dtype=np.uint8),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each row."""
+        return self.ends - self.begins
+
+    def num_supervised(self) -> npt.NDArray[np.int64]:
+        """Tokens with a loss of each row."""
+        return self.trained[:, 0].astype(np.int64)
+
+    def total_weights(self) -> npt.NDArray[np.float64]:
+        """Sum of the weights of each row's tokens with a loss."""
+        return self.trained[:, 1]
+
+    def row(self, i: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Ids and supervised mask of one row."""
+        span = slice(self.begins[i], self.ends[i])
+        return self.input_ids[span], self.supervised[span]
+
+    def row_weights(self, i: int) -> npt.NDArray[np.float32]:
+        """Weight of each token of one row; 0 where there is no loss."""
+        span = slice(self.begins[i], self.ends[i])
+        column = self.supervised if self.weights is None else self.weights
+        return column[span].astype(np.float32)
+
+    def labels(self, i: int) -> npt.NDArray[np.int32]:
+        """Ids with `IGNORED_LABEL` where there is no loss."""
+        ids, supervised = self.row(i)
+        return np.where(supervised, ids, np.int32(IGNORED_LABEL))
+
+    def source(self, i: int) -> str:
+        """The file of a row."""
+        return self.paths[int(self.source_numbers[i])]
+
+    def where(self, i: int) -> str:
+        """File and row of an example, for messages."""
+        return f"{self.source(i)} row {self.rows[i]}"
+
+    def num_with(self, fate: Fate) -> int:
+        """Rows to which this happened."""
+        return int(np.count_nonzero(self.fates & fate))
+
+    def ends_trained(self, end_ids: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Whether each row's last token is an end token that carries a loss."""
+        last = self.ends - 1
+        return np.isin(self.input_ids[last], list(end_ids)) & self.supervised[last]
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "Examples":
+        """The chosen rows, in the order given."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        by_row = ("begins", "ends", "trained", "source_numbers", "rows", "fates")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in by_row})

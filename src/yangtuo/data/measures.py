@@ -1,0 +1,76 @@
+"""What can be told of encoded rows from a sample of them: does the tokenizer fit, what will the engine save."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from yangtuo.data.examples import Examples
+from yangtuo.data.tokenizer import Tokenizer
+
+_CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a tokenizer fits the rows.
+
+    Attributes:
+        num_rows: rows looked at.
+        num_chinese: Chinese characters in their answers.
+        tokens_per_chinese: tokens that such a character takes on average; None where there are none.
+        num_other_at_boundary: rows where the end of the prompt and the begin of the answer, tokenised in one piece,
+            give other ids than apart.
+    """
+
+    num_rows: int
+    num_chinese: int
+    tokens_per_chinese: float | None
+    num_other_at_boundary: int
+
+
+def sample(num_rows: int, most: int, seed: int) -> npt.NDArray[np.int64]:
+    """At most so many rows, in order."""
+    return np.sort(np.random.default_rng([seed, 0xFACE]).permutation(num_rows)[:most])
+
+
+def fit_of(examples: Examples, rows: Sequence[int] | npt.NDArray[np.int64], tokenizer: Tokenizer) -> Fit:
+    """Look at some rows."""
+    controls = {tokenizer.bos_id, tokenizer.eos_id, *tokenizer.controls.values()} - {None}
+    chinese: list[str] = []
+    joined: list[str] = []
+    apart: list[list[int]] = []
+    for row in rows:
+        ids, supervised = examples.row(int(row))
+        begin = int(supervised.argmax())
+        prompt = _tail(ids[:begin].tolist(), controls)
+        answer = ids[begin : _end_of_run(supervised, begin)].tolist()
+        answer = answer[: next((i for i, token in enumerate(answer) if token in controls), len(answer))]
+        text = tokenizer.decode(answer)
+        chinese += _CHINESE.findall(text)
+        joined.append(tokenizer.decode(prompt) + text)
+        apart.append(prompt + answer)
+    together = tokenizer.encode(joined)
+    num_chinese = sum(map(len, chinese))
+    # sentencepiece puts a blank of its own before a text; it belongs to no character.
+    in_tokens = tokenizer.encode(chinese) if chinese else []
+    num_tokens = sum(len(ids) - (tokenizer.bytes_of(ids[0]) == b" ") for ids in in_tokens)
+    return Fit(
+        num_rows=len(rows),
+        num_chinese=num_chinese,
+        tokens_per_chinese=num_tokens / num_chinese if num_chinese else None,
+        num_other_at_boundary=sum(a != b for a, b in zip(together, apart, strict=True)),
+    )
+
+
+def _tail(ids: list[int], controls: set[int | None]) -> list[int]:
+    """What stands behind the last control id."""
+    last = next((i for i in range(len(ids) - 1, -1, -1) if ids[i] in controls), -1)
+    return ids[last + 1 :]
+
+
+def _end_of_run(supervised: npt.NDArray[np.bool_], begin: int) -> int:
+    behind = np.flatnonzero(~supervised[begin:])
+    return begin + int(behind[0]) if len(behind) else len(supervised)

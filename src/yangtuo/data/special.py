@@ -1,0 +1,64 @@
+"""Text that looks like a control token: counted where a user wrote it, turned into ids where a template did."""
+
+import functools
+import re
+from collections.abc import Mapping
+
+from yangtuo.data.records import Record
+from yangtuo.data.tokenizer import Spelled
+
+# What the field's templates use, whatever tokenizer is at hand.
+_WELL_KNOWN = (
+    *("<s>", "</s>", "<unk>", "<pad>", "[PAD]", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "### Instruction:"),
+    *("### Response:", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|begin_of_text|>"),
+)
+
+
+class SpecialText:
+    """Finds such text in records."""
+
+    def __init__(self, controls: Mapping[str, int]):
+        self._pattern = _pattern(tuple(dict.fromkeys((*controls, *_WELL_KNOWN))))
+        self._search = self._pattern.search
+
+    def count_in(self, record: Record, counts: dict[str, int]) -> bool:
+        """Add what a record's turns hold to `counts` (each text once a record); whether there was any."""
+        for turn in record.turns:
+            if self._search(turn.text):
+                break
+        else:
+            return False
+        for text in {text for turn in record.turns for text in self._pattern.findall(turn.text)}:
+            counts[text] = counts.get(text, 0) + 1
+        return True
+
+
+def split_at_controls(text: str, controls: Mapping[str, int | None]) -> list[str | int]:
+    """A text in pieces: control tokens as their ids, the rest as it is, empty pieces left out."""
+    if not controls:
+        return [text] if text else []
+    parts = _pattern(tuple(controls)).split(text)  # odd ones are what the pattern caught
+    ids = (controls[part] if i % 2 else part for i, part in enumerate(parts))
+    return [part for part in ids if part not in ("", None)]
+
+
+def split_as_transformers(text: str, spelled: Mapping[str, Spelled]) -> list[str | int]:
+    """The same, with tokens that swallow the blanks beside them.
+
+    Source: `PreTrainedTokenizer.tokenize` of transformers 4.30, tokenization_utils.py.
+    """
+    if not spelled:
+        return [text] if text else []
+    parts: list[str | int] = list(_pattern(tuple(spelled)).split(text))
+    for i in range(1, len(parts), 2):
+        token, before, behind = spelled[str(parts[i])], str(parts[i - 1]), str(parts[i + 1])
+        parts[i - 1] = before.rstrip() if token.strips_left else before
+        parts[i] = token.id
+        parts[i + 1] = behind.lstrip() if token.strips_right else behind
+    return [part for part in parts if part != ""]
+
+
+@functools.cache
+def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    # The longest first: where one token begins like another, the longer is meant.
+    return re.compile(f"({'|'.join(re.escape(token) for token in sorted(tokens, key=len, reverse=True))})")

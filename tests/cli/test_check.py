@@ -1,0 +1,236 @@
+"""`yangtuo check`, `preview` and `cache`, as a user calls them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests import tiny
+from tests.command import REPOSITORY, run
+from yangtuo.cli import main
+
+
+@pytest.fixture
+def verb(inputs, tmp_path, capfd, monkeypatch):
+    """Run a verb in this process, in an empty folder; returns standard output and what was said."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name, *words, expect=0, **changes):
+        given = {"data_cache_dir": tmp_path / "encoded", "max_seq_length": 384, **changes}
+        given = {"tokenizer_name_or_path": inputs.base, "dataset_dir": inputs.data, **given}
+        options = [word for key, value in given.items() if value is not None for word in (f"--{key}", str(value))]
+        code = main([name, *options, *words])
+        out, err = capfd.readouterr()
+        assert code == expect, out + err
+        assert "Traceback" not in err
+        return out, err
+
+    return call
+
+
+def rows_file(tmp_path, rows, name="rows.json"):
+    (tmp_path / "rows").mkdir(exist_ok=True)
+    tiny.write_rows(tmp_path / "rows" / name, rows)
+    return tmp_path / "rows"
+
+
+# ---- check
+
+
+def test_the_report_in_a_pipe_is_plain_text(verb):
+    out, _ = verb("check")
+    assert "\x1b" not in out
+    assert "train: 24 of 24 rows from 2 file(s)" in out
+    for word in ("a.json", "b.json", "tokens a row", "█", "end token", "trained in 24 of 24 rows (100.0%)", "verdict:"):
+        assert word in out
+
+
+def test_the_audit_is_written_to_the_output_folder_and_training_then_starts_there(verb, inputs, tmp_path, capfd):
+    verb("check", output_dir=tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "data_audit.json").read_text(encoding="utf-8"))
+    assert written["train"]["rows_kept"] == 24
+    assert written["verdict"] == "look"
+    assert main(["train", *inputs.options(tmp_path / "out", max_steps=1)]) == 0
+    capfd.readouterr()
+
+
+def test_json_on_standard_output_is_the_written_audit(verb, tmp_path):
+    out, _ = verb("check", "--json", validation_file=None)
+    report = json.loads(out)
+    assert report == json.loads((tmp_path / "data_audit.json").read_text(encoding="utf-8"))
+    assert report["steps"]["an_epoch"] == 3
+    assert report["savings"].keys() == {"padding", "shared_prefixes", "all", "head"}
+    assert sum(one["rows"] for one in report["train"]["histogram"]) == 24
+    assert [one["rows_kept"] for one in report["train"]["files"]] == [15, 9]
+
+
+def test_few_steps_are_said_with_a_proposal_that_is_not_few(verb):
+    out, _ = verb("check", num_train_epochs=1)
+    said = re.search(r"3 steps: too few to change the model; --num_train_epochs (\d+) gives (\d+)", out)
+    assert int(said[2]) == 3 * int(said[1]) >= 20
+    assert "too few" not in verb("check", num_train_epochs=said[1])[0]
+
+
+def test_rows_that_lose_their_end_are_a_bad_verdict(verb):
+    out, err = verb("check", truncation="right", max_seq_length=100, expect=2)
+    assert "do not train on this yet" in out
+    assert "rows teach where an answer ends" in err
+
+
+def test_dropped_rows_are_listed_in_a_file(verb, tmp_path):
+    data = rows_file(tmp_path, [*tiny.rows(40), {"instruction": "问", "output": None}])
+    out, _ = verb("check", dataset_dir=data, bad_rows="drop")
+    assert "1 rows cannot be used and are dropped" in out
+    (listed,) = [json.loads(line) for line in (tmp_path / "dropped_rows.jsonl").read_text().splitlines()]
+    assert listed["row"] == 40
+    assert listed["line"] == 202
+    assert "'output' is null" in listed["reason"]
+
+
+def test_many_lost_rows_are_a_bad_verdict(verb, tmp_path):
+    data = rows_file(tmp_path, [*tiny.rows(9), {"instruction": "问", "output": None}])
+    _, err = verb("check", dataset_dir=data, bad_rows="drop", expect=2)
+    assert "1 of 10 rows are lost (10%); see dropped_rows.jsonl" in err
+
+
+def test_bad_rows_stop_it_as_they_stop_training(verb, tmp_path):
+    data = rows_file(tmp_path, [{"instruction": "问", "output": None}])
+    out, err = verb("check", dataset_dir=data, expect=2)
+    assert out == ""
+    assert "row 0: 'output' is null" in err
+
+
+def test_validation_prompts_that_are_trained_on_are_counted(verb, inputs, tmp_path):
+    validation = tiny.write_rows(tmp_path / "valid.json", [*tiny.rows(2), *tiny.rows(29)[24:]])
+    out, _ = verb("check", validation_file=validation)
+    assert "2 validation rows have a prompt that is trained on too" in out
+    assert "prompt that is trained on" not in verb("check", validation_file=inputs.validation)[0]
+
+
+def test_repeats_are_counted_and_left_out_where_asked_for(verb, tmp_path):
+    rows = tiny.rows(30)
+    # One character of a long answer differs.
+    near = {**rows[5], "output": rows[5]["output"] * 4}
+    data = rows_file(tmp_path, [*rows, rows[0], rows[1], near, {**near, "output": near["output"][:-2] + "！"}])
+
+    def kept(**changes):
+        out, _ = verb("check", "--json", dataset_dir=data, **changes)
+        return json.loads(out)["train"]
+
+    assert (kept()["repeated_rows"], kept()["rows_kept"]) == (2, 34)
+    assert kept(deduplicate="exact")["rows_kept"] == 32
+    assert kept(deduplicate="near")["rows_kept"] < 32
+    assert "equal or nearly so" in verb("check", dataset_dir=data)[0]
+
+
+def test_a_mix_shows_the_rows_of_an_epoch(verb):
+    out, _ = verb("check", mix="a.json:2,b.json:0.5")
+    assert "a.json 30, b.json 4" in out
+    report = json.loads(verb("check", "--json", mix="a.json:2,b.json:0.5")[0])
+    assert report["steps"]["rows_of_an_epoch"] == 34
+    _, err = verb("check", mix="c.json:2", expect=2)
+    assert "'c.json': no training file has this name (files: a.json, b.json)" in err
+
+
+def test_special_text_is_counted(verb, tmp_path):
+    rows = tiny.rows(30)
+    rows[3]["output"] += "</s>"
+    rows[4]["instruction"] = "[INST]" + rows[4]["instruction"]
+    out, _ = verb("check", dataset_dir=rows_file(tmp_path, rows))
+    assert "2 rows hold text like a control token: " in out
+    assert "</s> (1)" in out
+    assert "[INST] (1)" in out
+
+
+def test_it_starts_fast_and_without_torch(inputs, tmp_path):
+    options = ["--tokenizer_name_or_path", inputs.base, "--dataset_dir", inputs.data, "--data_cache_dir", tmp_path]
+    code = (
+        "import atexit, sys; from yangtuo.cli import main;"
+        "atexit.register(lambda: print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)), file=sys.stderr));"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    for name in ("check", "preview", "encode"):
+        words = [sys.executable, "-c", code, name, *options, *(["--out", "-"] if name == "encode" else [])]
+        done = run(words, cwd=tmp_path)
+        assert (done.code, done.err.splitlines()[-1]) == (0, "[]"), done.said
+        help_ = run([*words[:3], name, "--help"], cwd=tmp_path)
+        assert (help_.code, help_.err.splitlines()[-1]) == (0, "[]")
+        assert "yangtuo train" in help_.out
+
+
+# ---- preview
+
+
+def test_preview_in_a_pipe_marks_what_is_trained(verb, inputs):
+    out, _ = verb("preview", "--num_rows", "1")
+    assert "\x1b" not in out
+    assert [line.split(":")[0] for line in out.splitlines() if " tokens, " in line] == [
+        *("random", "longest", "shortest", "worst")
+    ]
+    assert out.count("### Response: ⟦") == 4
+    assert out.count("</s>⟧") == 4
+
+
+def test_preview_of_one_row_is_its_text(verb):
+    out, _ = verb("preview", "--row", "2")
+    row = tiny.rows(3)[2]
+    assert f"### Instruction:↵\n{row['instruction']}↵\n↵\n### Response: ⟦ {row['output']}</s>⟧" in out
+    _, err = verb("preview", "--row", "99", expect=2)
+    assert "--row 99: there is no such row" in err
+
+
+def test_preview_colours_a_terminal(inputs, tmp_path):
+    """Under a real terminal of `script`."""
+    words = f"{sys.executable} -m yangtuo preview --num_rows 1 --tokenizer_name_or_path {inputs.base}"
+    words += f" --dataset_dir {inputs.data} --data_cache_dir {tmp_path}"
+    done = subprocess.run(
+        ["script", "-qec", words, "/dev/null"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": ""},
+    )
+    assert "\x1b[32m" in done.stdout  # trained: green
+    assert "\x1b[2m" in done.stdout  # prompt: dim
+    assert "\x1b[30;42m</s>" in done.stdout
+    assert "⟦" not in done.stdout
+
+
+def test_preview_as_a_page_needs_nothing_else_and_escapes_the_rows(verb, tmp_path):
+    rows = [{"instruction": "<b>加粗</b>&", "output": "<script>alert(1)</script>"}]
+    verb("preview", "--html", "page.html", dataset_dir=rows_file(tmp_path, rows))
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert not re.search(r"(src|href)=", page)
+    text = re.sub(r"<[^>]+>", "", page.split("</style>")[1])
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;/s&gt;" in text
+    assert page.count('class="t c ') == 4  # the end token of each row shown
+    _, err = verb("preview", "--html", "none/page.html", dataset_dir=tmp_path / "rows", expect=2)
+    assert "--html none/page.html: No such file" in err
+
+
+# ---- cache
+
+
+def test_cache_is_listed_and_cleared(verb, tmp_path, capfd):
+    verb("check")
+    verb("check", max_seq_length=200)
+    assert main(["cache", "list", "--data_cache_dir", str(tmp_path / "encoded")]) == 0
+    out = capfd.readouterr().out
+    assert out.count("a.json, b.json") == 2
+    assert "alpaca_zh" in out
+    assert main(["cache", "clear", "--data_cache_dir", str(tmp_path / "encoded")]) == 0
+    assert "2 entries removed" in capfd.readouterr().out
+    assert main(["cache", "list", "--data_cache_dir", str(tmp_path / "encoded")]) == 0
+    assert "nothing is kept" in capfd.readouterr().out
+
+
+def test_a_second_run_says_what_it_uses(verb):
+    assert "as encoded on" not in verb("check")[1]
+    assert "as encoded on 20" in verb("check")[1]
+    assert "as encoded on" not in verb("check", template="alpaca_zh_2")[1]
