@@ -84,7 +84,7 @@ def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
         raise UsageError("--dataset_dir is missing: the folder with the data files to train on")
     validation = None
     if data.validation_file:
-        validation = files.find_files(data.validation_file, option="validation_file")
+        validation = files.find_files(data.validation_file, option="validation_file", recursive=data.include_subfolders)
     option, recursive = "train_file" if data.train_file else "dataset_dir", data.include_subfolders
     found = files.find_files(place, exclude=validation or (), option=option, recursive=recursive)
     if not found:
@@ -202,6 +202,8 @@ def divide(settings: Settings, encoded: Encoded, end: int, seed: int) -> Corpus:
         if not validation:
             audits["validation"]["rows_read"] = len(aside)
     mix = mixing.parse(settings.data.mix, train.paths) if settings.data.mix else None
+    if mix and not sum(mixing.num_rows_of_epoch(train.source_numbers, mix)):
+        raise UsageError(f"--mix {settings.data.mix}: an epoch would have no row; raise a weight")
     parts = [encoded.train, *([validation] if validation else [])]
     return Corpus(train, aside, mix, audits, dropped_rows(parts))
 

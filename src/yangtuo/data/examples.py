@@ -121,9 +121,11 @@ class Examples:
         return int(np.count_nonzero(self.fates & fate))
 
     def ends_trained(self, end_ids: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """Whether each row's last token is an end token that carries a loss."""
+        """Whether the last token with a loss of each row is an end token."""
         last = self.ends - 1
-        return np.isin(self.input_ids[last], list(end_ids)) & self.supervised[last]
+        for i in np.flatnonzero(~self.supervised[last]):  # a dialogue whose last answer is not trained
+            last[i] = self.begins[i] + np.flatnonzero(self.row(int(i))[1])[-1]
+        return np.isin(self.input_ids[last], list(end_ids))
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "Examples":
         """The chosen rows, in the order given."""

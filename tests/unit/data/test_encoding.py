@@ -460,3 +460,15 @@ def test_no_turn_is_lost_for_a_frame_that_the_first_turn_left_does_not_have():
     assert row == [("<<<s>>>e]", 0), ("f<<</s>>>", 1), ("=======g]", 0), ("h<<</s>>>", 1)]
     (row,) = texts(dialogue, template=template, limit=15)
     assert row == [("<<<s>>>g]", 0), ("h<<</s>>>", 1)]
+
+
+def test_an_untrained_last_answer_does_not_hide_the_end_of_the_one_before():
+    turns = (
+        Turn("user", "a", trained=False),
+        Turn("assistant", "b", trained=True),
+        Turn("user", "c", trained=False),
+        Turn("assistant", "d", trained=False),
+    )
+    examples, _ = encode([Record("rows.json", 0, turns)], tiny.characters(), Policy(FRAME, 100))
+    assert examples.ends_trained([EOS]).tolist() == [True]
+    assert examples.ends_trained([EOS + 1]).tolist() == [False]
