@@ -30,7 +30,7 @@ _FEW_STEPS = 20
 _MOST_LOST = 0.05  # of the rows
 _LEAST_ENDS = 0.99  # of the kept rows have a trained end token
 _MANY_REPEATS = 0.05
-_MANY_TOKENS = 1.5  # for a Chinese character; LLaMA's own 32,000 take about 2, with 20,000 Chinese pieces about 0.65
+_MANY_TOKENS = 1.2  # for a Chinese character; LLaMA's own 32,000 take about 1.5, with 20,000 Chinese pieces about 0.6
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _text_findings(train: dict[str, Any], fit: dict[str, Any], report: dict[str,
         yield Finding(
             False,
             f"a Chinese character takes {per_character:.2f} tokens: this tokenizer has few Chinese ones, so rows are "
-            "long and slow; Chinese-Alpaca's takes about 0.65",
+            "long and slow; Chinese-Alpaca's takes about 0.6",
         )
     if train["empty_answers"]:
         yield Finding(False, f"{train['empty_answers']:,} of {kept:,} answers are empty")

@@ -19,6 +19,8 @@ Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
   train     train a LoRA, or continue one with --peft_path
   check     what a run would train on: counts, lengths, losses, faults, verdict; loads no weights
   preview   rows as the model sees them: prompt, trained tokens, end token, in colour or as a page
+  merge     put adapters into their base, and prove that the result is the same model
+  vocab     merge a vocabulary into LLaMA's, grow a model to fit, train one, measure
   encode    write the token ids and labels that training sees, as JSON lines
   cache     list or clear the encoded rows that are kept on this machine
   demo      a real model, real Chinese data, minutes on two processor cores
@@ -34,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train,
         "check": _check,
         "preview": _preview,
+        "merge": _merge,
+        "vocab": _vocab,
         "encode": _encode,
         "cache": _cache,
         "demo": _demo,
@@ -117,6 +121,24 @@ def _cache(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("yangtuo cache", description=cache.__doc__)
     cache.add_options(parser)
     cache.run(parser.parse_args(argv))
+
+
+def _merge(argv: list[str]) -> None:
+    from yangtuo.export import merge_verb
+
+    parser = argparse.ArgumentParser("yangtuo merge", description=merge_verb.__doc__)
+    merge_verb.add_options(parser)
+    options = parser.parse_args(argv)
+    reporting.quiet_libraries()
+    merge_verb.run(options)
+
+
+def _vocab(argv: list[str]) -> None:
+    from yangtuo import vocab
+
+    parser = argparse.ArgumentParser("yangtuo vocab", description=vocab.__doc__)
+    vocab.add_options(parser)
+    vocab.run(parser.parse_args(argv))
 
 
 def _encode(argv: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The documentation and the code say the same."""
 
+import argparse
 import contextlib
 import io
 import json
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 
 import yangtuo
-from yangtuo import cache, check, demo, preview
+from yangtuo import cache, check, demo, preview, vocab
 from yangtuo.arguments import OUR_GROUPS, TRAINING_ARGUMENTS, Fate
 from yangtuo.cli import main
 from yangtuo.encode import add_options as encode_options
 from yangtuo.engine import planning
 from yangtuo.errors import UserError, YangtuoError
+from yangtuo.export import merge_verb
 from yangtuo.meaning import step_shape
 from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.parsing import build_parser, parse
@@ -73,9 +75,16 @@ def files_of(page: Path) -> set[str]:
 def options() -> set[str]:
     """Every option of every verb, without its dashes."""
     parser = build_parser("yangtuo encode", encode_options)
-    for verb in (demo, check, preview, cache):
+    for verb in (demo, check, preview, cache, merge_verb):
         verb.add_options(parser)
-    return {option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    of_vocab = argparse.ArgumentParser()
+    vocab.add_options(of_vocab)
+    parsers = [
+        parser,
+        *(sub for action in of_vocab._actions for sub in (getattr(action, "choices", None) or {}).values()),
+    ]
+    actions = [action for one in parsers for action in one._actions]
+    return {option[2:] for action in actions for option in action.option_strings if option.startswith("--")}
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,7 @@ RULES = {
     "data": ["torch", "transformers", "peft", "accelerate", *others("data", "arguments", "errors")],
     "model": others("model", "data", "arguments", "errors"),
     "engine": others("engine", "model", "data", "arguments", "errors"),
+    "export": others("export", "model", "data", "engine", "arguments", "errors"),
     "evaluation": others("evaluation", "engine", "model", "data", "arguments", "errors"),
     "engine.planning": ["torch", "transformers", "peft", "accelerate"],
     "engine.layout": ["torch", "transformers", "peft", "accelerate"],

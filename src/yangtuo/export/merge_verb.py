@@ -1,0 +1,291 @@
+"""`yangtuo merge`: put adapters into their base, write a plain model, and prove that it is the same model."""
+
+import argparse
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from yangtuo import __version__
+from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
+from yangtuo.errors import AdapterError, ModelError, RunFailure, RunFolderError, UsageError
+from yangtuo.export import merge, merge_plan, merge_proof
+from yangtuo.export.weight_files import WeightFiles, open_weights
+from yangtuo.model import adapter_files
+from yangtuo.model.adapter_files import SavedAdapter
+from yangtuo.model.adapters import names
+from yangtuo.model.base import read_config
+from yangtuo.model.folders import local_folder
+
+logger = logging.getLogger(__name__)
+
+RECORD_FILE = "merge.json"
+_CONFIG_MARK = "yangtuo_merged"  # in config.json, since merge.json is easily left behind
+_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PROBES = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
+    "请介绍一下长城的历史，并说明它为什么重要。",
+    "机器学习是人工智能的一个分支，它让计算机从数据中学习。",
+    "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)",
+)
+_NUM_SPREAD = 24  # ids of the probe that is no text
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("--model_name_or_path", required=True, help="Base model: folder or hub name, not quantised.")
+    parser.add_argument(
+        "--peft_path", required=True, help="Adapter folders, comma-separated, in the order in which they were trained."
+    )
+    parser.add_argument("--output_dir", required=True, help="Folder for the merged model; has to be empty or absent.")
+    parser.add_argument(
+        "--dtype", choices=tuple(_DTYPES), default="auto", help="Of the merged weights; auto: as the base has them."
+    )
+    parser.add_argument(
+        "--allow_new_vocabulary",
+        action="store_true",
+        help="Take an adapter with far more vocabulary rows than the base: it was trained on this very base, "
+        "with another tokenizer.",
+    )
+    parser.add_argument("--cache_dir", help="Where hub models are kept. Default: the hub's own cache.")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Check, write, prove twice, and give the folder its name.
+
+    Raises:
+        UserError: base, adapters or output folder cannot be used; nothing was written.
+        RunFailure: writing failed, or a proof; then the folder is called `DIR.failed-proof`.
+    """
+    output_dir = Path(options.output_dir)
+    _check_output(output_dir)
+    folder = local_folder(
+        options.model_name_or_path,
+        option="model_name_or_path",
+        must_hold=["config.json"],
+        cache_dir=options.cache_dir,
+    )
+    config, base = read_config(folder), open_weights(folder)
+    adapters = [adapter_files.read(path) for path in names(options.peft_path)]
+    hashes = [_adapter_hash(saved.folder) for saved in adapters]
+    merged_before = _merged_before(folder)
+    _check_not_merged_yet(adapters, hashes, merged_before, folder)
+    plan = merge_plan.plan(base, config, adapters, allow_new_vocabulary=options.allow_new_vocabulary)
+    tokenizer = _tokenizer([*(saved.folder for saved in reversed(adapters)), folder], plan.chain.num_rows)
+    dtype = _DTYPES[options.dtype]
+    num_bytes = sum(spec.num_bytes for spec in plan.chain.specs(base, dtype).values())
+    _check_space(output_dir, num_bytes)
+
+    draft = output_dir.with_name(f"{output_dir.name}.unproven")
+    _make(draft)
+    try:
+        started = time.monotonic()
+        written = merge.write(base, plan.chain, draft, dtype)
+        _write_small_files(folder, draft, plan.chain, dtype, tokenizer, [*merged_before, *hashes])
+        logger.info("written: %.2f GB in %.0f s", num_bytes / 1e9, time.monotonic() - started)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    proofs = _prove(base, plan, draft, dtype, tokenizer, output_dir)
+    record = {
+        "yangtuo": __version__,
+        "base": {
+            "name": options.model_name_or_path,
+            "folder": str(folder.resolve()),
+            "config_sha256": hashlib.sha256((folder / "config.json").read_bytes()).hexdigest(),
+            "tensors_sha256": written.base_sha256,
+            "merged_before": merged_before,
+        },
+        "adapters": [
+            {"folder": str(saved.folder.resolve()), "sha256": sha256}
+            for saved, sha256 in zip(adapters, hashes, strict=True)
+        ],
+        "dtype": options.dtype,
+        "vocabulary_rows": plan.chain.num_rows,
+        "tied": plan.chain.is_tied,
+        "files": dict(written.files),
+        "proofs": proofs,
+    }
+    (draft / RECORD_FILE).write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    if output_dir.exists():
+        output_dir.rmdir()  # empty, as checked at the start
+    draft.rename(output_dir)
+    logger.info("merged and proven: %s", output_dir)
+
+
+def _check_output(output_dir: Path) -> None:
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise RunFolderError(f"--output_dir {output_dir}: not empty; a merged model needs a folder of its own")
+
+
+def _make(draft: Path) -> None:
+    try:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.mkdir()
+    except FileExistsError:
+        raise RunFolderError(
+            f"{draft} exists: another merge is writing there, or one was killed; if none runs, remove that folder"
+        ) from None
+    except OSError as error:
+        raise RunFolderError(f"{draft}: cannot be made: {error.strerror}; choose another --output_dir") from error
+
+
+def _check_space(output_dir: Path, num_bytes: int) -> None:
+    existing = next(parent for parent in (output_dir, *output_dir.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < num_bytes + (64 << 20):  # tokenizer and other small files
+        raise RunFolderError(
+            f"--output_dir {output_dir}: {num_bytes / 1e9:,.2f} GB are needed, {free / 1e9:,.2f} GB are free there"
+        )
+
+
+def _adapter_hash(folder: Path) -> str:
+    for name in (adapter_files.WEIGHTS_FILE, adapter_files.OLD_WEIGHTS_FILE):
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    raise AdapterError(f"{folder}: no weights there")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _merged_before(folder: Path) -> list[str]:
+    """Hashes of the adapters that are in this base already, as its files tell."""
+    record = _read_json(folder / RECORD_FILE)
+    told = [str(adapter["sha256"]) for adapter in record.get("adapters", ())]
+    told = [*record.get("base", {}).get("merged_before", ()), *told]
+    return list(dict.fromkeys([*_read_json(folder / "config.json").get(_CONFIG_MARK, ()), *told]))
+
+
+def _check_not_merged_yet(
+    adapters: Sequence[SavedAdapter], hashes: Sequence[str], merged_before: Sequence[str], folder: Path
+) -> None:
+    for i, (saved, sha256) in enumerate(zip(adapters, hashes, strict=True)):
+        if sha256 in merged_before:
+            raise AdapterError(f"{saved.folder}: {folder} has this very adapter in it already; give the base of before")
+        if sha256 in hashes[:i]:
+            raise AdapterError(
+                f"--peft_path: {saved.folder} is the same adapter as {adapters[hashes.index(sha256)].folder}"
+            )
+
+
+def _tokenizer(folders: Sequence[Path], num_rows: int) -> Tokenizer | None:
+    found = next((folder for folder in folders if is_tokenizer_folder(folder)), None)
+    if found is None:
+        logger.warning("tokenizer: neither adapter nor base has one; the merged folder has none")
+        return None
+    tokenizer = open_tokenizer(found)
+    if tokenizer.num_tokens > num_rows:
+        raise UsageError(
+            f"{found}: its tokenizer has {tokenizer.num_tokens:,} tokens, the merged model {num_rows:,} rows"
+        )
+    return tokenizer
+
+
+def _write_small_files(
+    folder: Path,
+    draft: Path,
+    chain: merge.Chain,
+    dtype: torch.dtype | None,
+    tokenizer: Tokenizer | None,
+    hashes: Sequence[str],
+) -> None:
+    config = _read_json(folder / "config.json")
+    config["vocab_size"] = chain.num_rows
+    if not chain.is_tied:
+        config["tie_word_embeddings"] = False
+    if dtype is not None:
+        for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
+            config[key] = str(dtype).removeprefix("torch.")
+    config[_CONFIG_MARK] = list(hashes)
+    try:
+        (draft / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        if (folder / "generation_config.json").is_file():
+            shutil.copyfile(folder / "generation_config.json", draft / "generation_config.json")
+        if tokenizer:
+            tokenizer.save(draft)
+    except OSError as error:
+        raise RunFailure(f"{draft}: cannot be written: {error.strerror}") from error
+
+
+def _prove(
+    base: WeightFiles,
+    plan: merge_plan.Plan,
+    draft: Path,
+    dtype: torch.dtype | None,
+    tokenizer: Tokenizer | None,
+    output_dir: Path,
+) -> Mapping[str, Any]:
+    try:
+        merged, config = _reopened(draft)
+        started = time.monotonic()
+        tensors = merge_proof.prove_tensors(base, plan.chain, merged, dtype)
+        logger.info(
+            "proof by tensors: %d tensors, %d changed, at most %.2f of what rounding allows; others bit-equal (%.0f s)",
+            tensors.num_tensors,
+            tensors.num_changed,
+            tensors.max_error,
+            time.monotonic() - started,
+        )
+        if tensors.num_lost:
+            logger.warning(
+                "%d tensors came out as in the base: what the adapter changes there is below the dtype's rounding",
+                tensors.num_lost,
+            )
+        started = time.monotonic()
+        logits = merge_proof.prove_logits(base, plan, merged, config, probes(tokenizer, plan.chain.num_rows))
+        logger.info(
+            "proof by logits: differ by %.2g at most, rounding explains %.2g, the largest is %.3g; "
+            "same first choice at %.1f %% of %d tokens (%.0f s)",
+            logits.max_difference,
+            logits.limit,
+            logits.max_logit,
+            100 * logits.same_choice,
+            logits.num_tokens,
+            time.monotonic() - started,
+        )
+    except RunFailure as error:
+        failed = output_dir.with_name(f"{output_dir.name}.failed-proof")
+        number = 1
+        while failed.exists():
+            number += 1
+            failed = output_dir.with_name(f"{output_dir.name}.failed-proof-{number}")
+        draft.rename(failed)
+        raise RunFailure(f"{error}; do not use what was written, it is in {failed}") from error
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return {"tensors": asdict(tensors), "logits": asdict(logits)}
+
+
+def _reopened(draft: Path) -> tuple[WeightFiles, PreTrainedConfig]:
+    try:
+        return open_weights(draft), read_config(draft)
+    except ModelError as error:
+        raise RunFailure(f"proof failed: {error}") from error
+
+
+def probes(tokenizer: Tokenizer | None, num_rows: int) -> list[list[int]]:
+    """Token ids to compare logits on: texts, and ids from all over the vocabulary with its last rows."""
+    spread = [i * (num_rows - 1) // (_NUM_SPREAD // 2) for i in range(_NUM_SPREAD // 2)]
+    spread += [max(0, num_rows - 1 - i) for i in range(_NUM_SPREAD // 2)]
+    if tokenizer is None:
+        return [spread, spread[::-1]]
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return [spread, *([*start, *ids] for ids in tokenizer.encode(_PROBES) if ids)]
