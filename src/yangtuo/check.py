@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _ROWS_LOOKED_AT = 500
 _STEPS_LOOKED_AT = 50
-_ROWS_COMPARED = 100_000  # for near repeats
+_ROWS_COMPARED = 10_000  # for near repeats
 _FEW_STEPS = 20
 _MOST_LOST = 0.05  # of the rows
 _LEAST_ENDS = 0.99  # of the kept rows have a trained end token
