@@ -29,6 +29,7 @@ _ROWS_COMPARED = 10_000  # for near repeats
 _FEW_STEPS = 20
 _MOST_LOST = 0.05  # of the rows
 _LEAST_ENDS = 0.99  # of the kept rows have a trained end token
+_MANY_SHORTENED = 0.05
 _MANY_REPEATS = 0.05
 _MANY_TOKENS = 1.2  # for a Chinese character; LLaMA's own 32,000 take about 1.5, with 20,000 Chinese pieces about 0.6
 
@@ -160,21 +161,30 @@ def _findings(settings: Settings, report: dict[str, Any]) -> Iterator[Finding]:
         )
     elif ends < kept:
         yield Finding(False, f"{kept - ends:,} answers are cut in mid-sentence; --max_seq_length would keep them whole")
+    shortened = train["answers_shortened_at_a_sentence_end"]
+    if shortened > _MANY_SHORTENED * kept:
+        yield Finding(
+            False,
+            f"{shortened:,} of {kept:,} answers are shortened ({shortened / kept:.0%}): the model learns short ones; "
+            f"a larger --max_seq_length than {settings.data.max_seq_length} would keep them whole",
+        )
     if not steps["an_epoch"]:
         yield Finding(True, f"{kept:,} rows are fewer than the {steps['rows_of_a_step']} of a step, which is left out")
     elif steps["all"] < _FEW_STEPS:
-        yield Finding(False, _too_few(steps))
+        yield Finding(False, _too_few(settings, steps))
     yield from _text_findings(train, fit, report)
     shared = report.get("validation", {}).get("prompts_also_trained_on", 0)
     if shared:
         yield Finding(False, f"{shared:,} validation rows have a prompt that is trained on too")
 
 
-def _too_few(steps: dict[str, Any]) -> str:
+def _too_few(settings: Settings, steps: dict[str, Any]) -> str:
     epochs = int(np.ceil(_FEW_STEPS * 1.5 / steps["an_epoch"]))
     proposal = f"--num_train_epochs {epochs} gives {epochs * steps['an_epoch']}"
-    if steps["rows_of_a_step"] > 8:
+    if settings.training_value("gradient_accumulation_steps") > 1:
         proposal += ", or fewer --gradient_accumulation_steps"
+    elif settings.training_value("per_device_train_batch_size") > 1:
+        proposal += ", or a smaller --per_device_train_batch_size"
     return f"{steps['all']} steps: too few to change the model; {proposal}"
 
 

@@ -6,9 +6,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from yangtuo import __version__, reporting
-from yangtuo.errors import StoppedError, YangtuoError
+from yangtuo.errors import StoppedError, UsageError, YangtuoError
 
 _PATIENCE_S = 5.0  # a launcher ends the others of a failed run within about one
 
@@ -27,6 +28,13 @@ Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
 
 yangtuo VERB --help lists a verb's options; --version prints the version.
 A file of options can be given first: yangtuo train run.yaml --learning_rate 1e-4"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises our error, one line, instead of printing how it is used."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}; {self.prog} --help lists the options")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,7 +126,7 @@ def _preview(argv: list[str]) -> None:
 def _cache(argv: list[str]) -> None:
     from yangtuo import cache
 
-    parser = argparse.ArgumentParser("yangtuo cache", description=cache.__doc__)
+    parser = _Parser("yangtuo cache", description=cache.__doc__)
     cache.add_options(parser)
     cache.run(parser.parse_args(argv))
 
@@ -126,7 +134,7 @@ def _cache(argv: list[str]) -> None:
 def _merge(argv: list[str]) -> None:
     from yangtuo.export import merge_verb
 
-    parser = argparse.ArgumentParser("yangtuo merge", description=merge_verb.__doc__)
+    parser = _Parser("yangtuo merge", description=merge_verb.__doc__)
     merge_verb.add_options(parser)
     options = parser.parse_args(argv)
     reporting.quiet_libraries()
@@ -136,7 +144,7 @@ def _merge(argv: list[str]) -> None:
 def _vocab(argv: list[str]) -> None:
     from yangtuo import vocab
 
-    parser = argparse.ArgumentParser("yangtuo vocab", description=vocab.__doc__)
+    parser = _Parser("yangtuo vocab", description=vocab.__doc__)
     vocab.add_options(parser)
     vocab.run(parser.parse_args(argv))
 
@@ -152,6 +160,6 @@ def _encode(argv: list[str]) -> None:
 def _demo(argv: list[str]) -> None:
     from yangtuo import demo
 
-    parser = argparse.ArgumentParser("yangtuo demo", description=demo.__doc__)
+    parser = _Parser("yangtuo demo", description=demo.__doc__)
     demo.add_options(parser)
     demo.run(parser.parse_args(argv))

@@ -296,6 +296,7 @@ def _problems(settings: Settings) -> Iterator[str]:
         "max_seq_length": (data.max_seq_length, 2),
         "lora_rank": (lora.lora_rank, 1),
         "preprocessing_num_workers": (1 if workers is None else workers, 1),
+        "max_rows": (1 if data.max_rows is None else data.max_rows, 1),
         **{name: (settings.training_value(name), 1) for name in batch},
     }
     for name, (value, least) in counts.items():

@@ -90,6 +90,16 @@ def test_evaluation_without_rows_to_evaluate(fails):
     assert "evaluation needs --validation_file or --validation_split_percentage" in fails(do_eval=True, do_train=True)
 
 
+@pytest.mark.parametrize(
+    "words", [["merge"], ["vocab"], ["vocab", "merge"], ["cache"], ["cache", "foo"], ["demo", "--x"]]
+)
+def test_a_verb_called_wrongly_is_told_in_one_line(words, capfd):
+    assert main(words) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: yangtuo {words[0]}")
+    assert line.endswith("--help lists the options")
+
+
 def test_missing_validation_file(fails, tmp_path):
     assert "no such folder or file" in fails(validation_file=tmp_path / "valid.json")
 
