@@ -355,6 +355,7 @@ def test_dashes_and_aliases():
         (["--max_seq_length", "1"], "--max_seq_length 1: at least 2"),
         (["--lora_rank", "0"], "--lora_rank 0: at least 1"),
         (["--preprocessing_num_workers=-1"], "--preprocessing_num_workers -1: at least 1"),
+        (["--max_rows", "0"], "--max_rows 0: at least 1"),
         (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size 0: at least 1"),
         (["--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size 0: at least 1"),
         (["--gradient_accumulation_steps", "0"], "--gradient_accumulation_steps 0: at least 1"),
