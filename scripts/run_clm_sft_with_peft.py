@@ -4,4 +4,5 @@ import sys
 
 from yangtuo.cli import main
 
-sys.exit(main(["train", *sys.argv[1:]]))
+if __name__ == "__main__":  # the processes that encode large data import this file
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -4,4 +4,5 @@ import sys
 
 from yangtuo.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # the processes that encode large data may import this file
+    sys.exit(main())

@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.command import REPOSITORY, evaluations_of, log_of, run, yangtuo
+from yangtuo.data import building
 
 SCRIPTS = REPOSITORY / "scripts"
 TARGETS = "q_proj,v_proj,k_proj,o_proj,gate_proj,down_proj,up_proj"
@@ -180,6 +181,22 @@ def test_old_script_without_torchrun(inputs, tmp_path):
     done = run([sys.executable, SCRIPTS / "run_clm_sft_with_peft.py", *inputs.options(tmp_path / "out", max_steps=2)])
     assert done.code == 0, done.said
     assert len(log_of(tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize("start", [["-m", "yangtuo", "train"], [REPOSITORY / "scripts" / "run_clm_sft_with_peft.py"]])
+def test_large_data_is_encoded_by_processes_of_their_own(start, inputs, tmp_path):
+    """They import the program's main file, which must not start a run in each of them."""
+    (tmp_path / "data").mkdir()
+    rows = [
+        json.dumps({"instruction": f"第{i}问", "output": "长城很长。" * 190}, ensure_ascii=False) for i in range(6000)
+    ]
+    (tmp_path / "data" / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    assert (tmp_path / "data" / "rows.jsonl").stat().st_size > building._PARALLEL_BYTES
+    changes = {"dataset_dir": tmp_path / "data", "max_steps": 1, "preprocessing_num_workers": 2}
+    changes |= {"data_cache_dir": tmp_path / "encoded", "per_device_train_batch_size": 1, "truncation": "right"}
+    done = run([sys.executable, *start, *inputs.options(tmp_path / "out", **changes)])
+    assert done.code == 0, done.said
+    assert done.err.count("6,000 of 6,000 rows") == 1
 
 
 def test_run_sft_several_machines_need_a_meeting_place(environment):
