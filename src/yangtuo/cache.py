@@ -28,12 +28,15 @@ def run(options: argparse.Namespace) -> None:
     for name in ("built", "rows", "tokens", "MB", "length", "template", "files"):
         table.add_column(name, justify="right" if name in ("rows", "tokens", "MB", "length") else "left")
     for entry in store.entries():
-        about = entry.about
+        about, size = entry.about, f"{entry.num_bytes / 1e6:,.1f}"
+        if "rows" not in about:
+            table.add_row(str(about.get("built")), "", "", size, "", "", "(of an earlier version, not used any more)")
+            continue
         table.add_row(
             about["built"],
             f"{about['rows']:,}",
             f"{about['tokens']:,}",
-            f"{entry.num_bytes / 1e6:,.1f}",
+            size,
             str(about["max_seq_length"]),
             about["template"],
             ", ".join(Path(source["path"]).name for source in about["sources"]),
