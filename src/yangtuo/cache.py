@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     for entry in store.entries():
         about, size = entry.about, f"{entry.num_bytes / 1e6:,.1f}"
         if "rows" not in about:
-            table.add_row(str(about.get("built")), "", "", size, "", "", "(of an earlier version, not used any more)")
+            table.add_row(str(about.get("built")), "", "", size, "", "", "(earlier version)")
             continue
         table.add_row(
             about["built"],

@@ -242,7 +242,7 @@ def test_cache_is_listed_and_cleared(verb, tmp_path, capfd):
     (tmp_path / "encoded" / "old").mkdir()
     (tmp_path / "encoded" / "old" / "about.json").write_text('{"built": "2026-01-01 00:00:00", "sources": []}')
     assert main(["cache", "list", "--data_cache_dir", str(tmp_path / "encoded")]) == 0
-    assert "of an earlier version" in capfd.readouterr().out
+    assert "(earlier version)" in capfd.readouterr().out
     assert main(["cache", "clear", "--data_cache_dir", str(tmp_path / "encoded")]) == 0
     assert "3 entries removed" in capfd.readouterr().out
     assert main(["cache", "list", "--data_cache_dir", str(tmp_path / "encoded")]) == 0
