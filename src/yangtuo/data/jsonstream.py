@@ -86,10 +86,12 @@ def _one_after_another(stream: "_Stream") -> Iterator[Value]:
     is_lined = True  # every row so far has ended on its line
     while stream.next_character():
         line = stream.line
+        following = ("{", "") if row else ("{",)
         try:
             content = stream.value(row)
         except _BrokenJson as error:
-            if not is_lined or not stream.go_to_next_line() or (row == 0 and stream.next_character() != "{"):
+            # Where the next line begins no row, this one was spread over lines, and its rest must not be read as rows.
+            if not is_lined or not stream.go_to_next_line() or stream.next_character() not in following:
                 raise
             place = f"column {error.column}" if error.line == line else f"line {error.line}, column {error.column}"
             yield Value(row, line, None, f"broken JSON at {place}: {error.reason}")

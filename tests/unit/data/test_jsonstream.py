@@ -81,6 +81,16 @@ def test_a_file_cut_anywhere_gives_a_fault_or_the_first_rows(rows, block, spelli
     assert sum(1 for value in values if value.fault) <= 1
 
 
+@pytest.mark.parametrize("cut", range(4, 15))
+def test_the_rest_of_a_row_spread_over_lines_is_no_row(cut):
+    text = '{}\n{\n "": null\n}'
+    try:
+        values = values_of(text[:cut], 1)
+    except DataError:
+        return
+    assert [value.content for value in values if not value.fault] in ([{}], [{}, {"": None}])
+
+
 @given(st.text(max_size=60) | st.text(alphabet='[]{}",:\\ \n1ea-.u', max_size=60), BLOCKS)
 @settings(deadline=None)
 def test_any_text_gives_rows_or_a_data_error_and_the_same_with_any_block(text, block):
