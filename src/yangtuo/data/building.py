@@ -33,9 +33,12 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "source_numbers": ("<i4", 1),
     "rows": ("<i8", 1),
     "fates": ("u1", 1),
+    "hashes": ("<u8", 2),
 }
 _BATCH_ROWS = 2048
-_PARALLEL_BYTES = 1 << 24  # of data files; below, starting processes takes longer than they save
+_PARALLEL_BYTES = (
+    1 << 24
+)  # of data files; below, threads are faster (docs/log.md); processes share the work in Python too
 _MOST_WAITING = 3  # batches for each worker that are read ahead, so that memory stays bounded
 
 _Result = tuple[dict[str, Any], list[Dropped], dict[str, int]]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yangtuo.data.examples import Examples
+from yangtuo.data.hashing import hashes_of
 from yangtuo.data.reading import Dropped
 
 
@@ -30,7 +31,7 @@ class Columns:
     special: dict[str, int] = field(default_factory=dict)
 
     def arrays(self, paths: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """`input_ids`, `supervised`, `weights` by token; `lengths`, `trained`, `source_numbers`, `rows`, `fates`."""
+        """`input_ids`, `supervised`, `weights` by token; `lengths`, `trained`, `source_numbers`, `rows`, ..."""
         ids = np.concatenate(self.input_ids) if self.input_ids else np.zeros(0, np.int32)
         runs, run_weights = np.frombuffer(self.runs, np.int64), np.frombuffer(self.run_weights, np.float32)
         firsts = np.concatenate([[0], np.cumsum(np.frombuffer(self.num_runs, np.int64))]).astype(np.int64)[:-1]
@@ -40,15 +41,17 @@ class Columns:
 
         trained = [by_row(runs * (run_weights > 0)), by_row(runs * run_weights.astype(np.float64))]
         number_of = {path: number for number, path in enumerate(paths)}
+        supervised, lengths = np.repeat(run_weights > 0, runs), by_row(runs)
         return {
             "input_ids": ids,
-            "supervised": np.repeat(run_weights > 0, runs),
+            "supervised": supervised,
             "weights": np.repeat(run_weights, runs),
-            "lengths": by_row(runs),
+            "lengths": lengths,
             "trained": np.stack(trained, axis=1).astype(np.float64),
             "source_numbers": np.array([number_of[source] for source in self.sources], dtype=np.int32),
             "rows": np.frombuffer(self.rows, np.int64),
             "fates": np.frombuffer(self.fates, np.uint8),
+            "hashes": hashes_of(ids, supervised, lengths),
         }
 
 

@@ -40,7 +40,7 @@ __all__ = [
     "prompt_ids",
 ]
 
-ENCODER_VERSION = 3  # to be raised with every change of what is encoded: stored rows of before are then not used
+ENCODER_VERSION = 4  # to be raised with every change of what is encoded: stored rows of before are then not used
 _BATCH_ROWS = 1024  # rows given to the tokenizer library at once: enough for its threads, little memory
 _SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = int(Fate.SPECIAL_TEXT), int(Fate.EMPTY_ANSWER), int(Fate.RIGHT_CUT)
 _LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is below is no weight in the columns' type

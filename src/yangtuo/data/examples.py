@@ -7,6 +7,8 @@ from enum import IntFlag
 import numpy as np
 import numpy.typing as npt
 
+from yangtuo.data.hashing import Hashes, hashes_of
+
 IGNORED_LABEL = -100  # the label that transformers and torch leave out of the loss
 
 
@@ -43,6 +45,7 @@ class Examples:
         source_numbers: int32 [num_rows], index into `paths`.
         rows: int64 [num_rows], 0-based row number in its file.
         fates: uint8 [num_rows], `Fate` of each row.
+        hashes: uint64 [num_rows, 2], of each row and of its prompt, see `hashing`.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -55,6 +58,7 @@ class Examples:
     source_numbers: npt.NDArray[np.int32]
     rows: npt.NDArray[np.int64]
     fates: npt.NDArray[np.uint8]
+    hashes: Hashes
 
     @classmethod
     def of_rows(
@@ -64,9 +68,10 @@ class Examples:
         lengths = np.array([np.size(row) for row in ids], dtype=np.int64)
         counts = np.array([np.count_nonzero(row) for row in supervised], dtype=np.float64)
         ends = np.cumsum(lengths)
+        tokens, trained = np.concatenate(ids).astype(np.int32), np.concatenate(supervised).astype(np.bool_)
         return cls(
-            input_ids=np.concatenate(ids).astype(np.int32),
-            supervised=np.concatenate(supervised).astype(np.bool_),
+            input_ids=tokens,
+            supervised=trained,
             weights=None,
             begins=ends - lengths,
             ends=ends,
@@ -75,6 +80,7 @@ class Examples:
             source_numbers=np.zeros(len(ids), dtype=np.int32),
             rows=np.arange(len(ids)),
             fates=np.zeros(len(ids), dtype=np.uint8),
+            hashes=hashes_of(tokens, trained, lengths),
         )
 
     def __len__(self) -> int:
@@ -130,5 +136,5 @@ class Examples:
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "Examples":
         """The chosen rows, in the order given."""
         chosen = np.asarray(indices, dtype=np.int64)
-        by_row = ("begins", "ends", "trained", "source_numbers", "rows", "fates")
+        by_row = ("begins", "ends", "trained", "source_numbers", "rows", "fates", "hashes")
         return replace(self, **{name: getattr(self, name)[chosen] for name in by_row})

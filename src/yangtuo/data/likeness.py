@@ -1,4 +1,4 @@
-"""Rows that are equal, nearly equal, or have the same prompt; on columns of token ids, without Python work by row."""
+"""Rows that are equal or nearly equal; on columns, without Python work by row."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yangtuo.data.examples import Examples
+from yangtuo.data.hashing import Hashes, mixed
 
 _CHUNK_ROWS = 8192
 _ALIKE = 0.8  # Jaccard similarity of their triples of tokens, from which on two rows are nearly equal
@@ -14,25 +15,10 @@ _ALIKE = 0.8  # Jaccard similarity of their triples of tokens, from which on two
 _BANDS, _HASHES_OF_A_BAND = 6, 3
 _MOST_COMPARED = 64
 
-_Hashes = npt.NDArray[np.uint64]
-
-
-def row_hashes(examples: Examples) -> _Hashes:
-    """A hash of each row's tokens and of which of them carry a loss."""
-    return _hashes(examples, prompts_only=False)
-
-
-def prompt_hashes(examples: Examples) -> _Hashes:
-    """A hash of what the model reads before each row's first trained token.
-
-    Rows that differ only in what follows have a prompt in common, later turns of a dialogue included.
-    """
-    return _hashes(examples, prompts_only=True)
-
 
 def exact_repeats(examples: Examples) -> npt.NDArray[np.bool_]:
     """Which rows are equal to an earlier one."""
-    _, first = np.unique(row_hashes(examples), return_index=True)
+    _, first = np.unique(examples.hashes[:, 0], return_index=True)
     repeats = np.ones(len(examples), dtype=bool)
     repeats[first] = False
     return repeats
@@ -41,14 +27,15 @@ def exact_repeats(examples: Examples) -> npt.NDArray[np.bool_]:
 def near_repeats(examples: Examples) -> npt.NDArray[np.bool_]:
     """Which rows are equal, or nearly so, to an earlier one that is itself no repeat.
 
-    Compared are the sets of triples of neighbouring tokens, without the tokens that all rows begin with.
+    Compared are the sets of triples of neighbouring tokens, without the tokens that all rows begin with. Pairs are
+    found by minhash, so that a few in a hundred at the threshold are missed.
     """
     repeats = exact_repeats(examples)
     skipped = common_prefix(examples)
     signatures = _signatures(examples, skipped)
     for band in range(_BANDS):
         columns = signatures[:, band * _HASHES_OF_A_BAND : (band + 1) * _HASHES_OF_A_BAND]
-        buckets = _mixed(columns @ np.array([1, 0x9E3779B1, 0x85EBCA77], dtype=np.uint64))
+        buckets = mixed(columns @ np.array([1, 0x9E3779B1, 0x85EBCA77], dtype=np.uint64))
         order = np.argsort(buckets, kind="stable")  # within a bucket, in the order of the rows
         edges = np.concatenate([[0], np.flatnonzero(np.diff(buckets[order])) + 1, [len(order)]])
         for k in np.flatnonzero(np.diff(edges) > 1):
@@ -89,27 +76,8 @@ def _chunks(num_rows: int) -> Iterator[slice]:
         yield slice(begin, min(begin + _CHUNK_ROWS, num_rows))
 
 
-def _hashes(examples: Examples, *, prompts_only: bool) -> _Hashes:
-    hashes = np.zeros(len(examples), dtype=np.uint64)
-    for rows in _chunks(len(examples)):
-        places, firsts = tokens_of(examples, rows)
-        counted = np.ones(len(places), dtype=bool)
-        ids = examples.input_ids[places].astype(np.uint64)
-        if prompts_only:
-            trained = examples.supervised[places]
-            seen = np.cumsum(trained)
-            counted = seen == np.repeat(seen[firsts] - trained[firsts], np.diff([*firsts, len(places)]))
-        else:
-            ids += examples.supervised[places].astype(np.uint64) << np.uint64(40)
-        number = np.cumsum(counted) - counted  # of a counted token among those of its chunk
-        number = (number - np.repeat(number[firsts], np.diff([*firsts, len(places)]))).astype(np.uint64)
-        mixed = _mixed(ids * np.uint64(0x9E3779B97F4A7C15) + number * np.uint64(0xC2B2AE3D27D4EB4F) + np.uint64(1))
-        hashes[rows] = np.add.reduceat(np.where(counted, mixed, np.uint64(0)), firsts)
-    return hashes
-
-
-def _signatures(examples: Examples, skipped: int) -> _Hashes:
-    seeds = _mixed(np.arange(1, _BANDS * _HASHES_OF_A_BAND + 1, dtype=np.uint64))
+def _signatures(examples: Examples, skipped: int) -> Hashes:
+    seeds = mixed(np.arange(1, _BANDS * _HASHES_OF_A_BAND + 1, dtype=np.uint64))
     signatures = np.zeros((len(examples), len(seeds)), dtype=np.uint64)
     for rows in _chunks(len(examples)):
         places, firsts = tokens_of(examples, rows)
@@ -119,38 +87,27 @@ def _signatures(examples: Examples, skipped: int) -> _Hashes:
         # A row's last two places begin no triple of its own; a row of fewer tokens than three has none at all.
         outside = (position < skipped) | (position >= np.repeat(lengths - 2, lengths))
         for k, seed in enumerate(seeds):
-            hashed = _mixed(triples ^ seed)
+            hashed = mixed(triples ^ seed)
             hashed[outside] = np.iinfo(np.uint64).max
             signatures[rows, k] = np.minimum.reduceat(hashed, firsts)
     return signatures
 
 
-def _mixed_triples(ids: _Hashes) -> _Hashes:
-    padded: _Hashes = np.concatenate([ids, np.zeros(2, dtype=np.uint64)])
-    return _mixed(
+def _mixed_triples(ids: Hashes) -> Hashes:
+    padded: Hashes = np.concatenate([ids, np.zeros(2, dtype=np.uint64)])
+    return mixed(
         padded[:-2] * np.uint64(0x9E3779B97F4A7C15)
         + padded[1:-1] * np.uint64(0xC2B2AE3D27D4EB4F)
         + padded[2:] * np.uint64(0x165667B19E3779F9)
     )
 
 
-def _triples(examples: Examples, i: int, skipped: int) -> _Hashes:
+def _triples(examples: Examples, i: int, skipped: int) -> Hashes:
     ids = examples.row(i)[0][skipped:].astype(np.uint64)
     return np.unique(_mixed_triples(ids)[: max(1, len(ids) - 2)])
 
 
-def _similarity(a: _Hashes, b: _Hashes) -> float:
+def _similarity(a: Hashes, b: Hashes) -> float:
     shared = len(np.intersect1d(a, b, assume_unique=True))
     either = len(a) + len(b) - shared
     return shared / either if either else 1.0
-
-
-def _mixed(values: _Hashes) -> _Hashes:
-    """The finaliser of splitmix64: nearby values become far apart.
-
-    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
-    """
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: _Hashes = values ^ (values >> np.uint64(31))
-    return mixed

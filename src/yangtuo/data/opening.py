@@ -137,7 +137,7 @@ def _first_fault(path: Path, encoding: str) -> _Fault | None:
 
 
 def _is_mostly_utf8(block: bytes) -> bool:
-    # A broken UTF-8 text may be GB18030 by chance, where its characters come in pairs; of real GBK text, a quarter of
+    # A broken UTF-8 text may be GB18030 by chance, where its characters come in pairs; of real GBK text, a fifth of
     # the characters look like UTF-8.
     text = block.decode("utf-8", "replace")
     faulty = text.count("\N{REPLACEMENT CHARACTER}")

@@ -3,7 +3,6 @@
 import numpy as np
 
 from yangtuo.data.examples import Examples
-from yangtuo.data.likeness import prompt_hashes
 
 
 def num_to_hold_out(num_rows: int, percentage: float) -> int:
@@ -22,7 +21,7 @@ def split(examples: Examples, percentage: float, seed: int) -> tuple[Examples, E
         The validation rows, then the training rows.
     """
     _, first, prompt_of, sizes = np.unique(
-        prompt_hashes(examples), return_index=True, return_inverse=True, return_counts=True
+        examples.hashes[:, 1], return_index=True, return_inverse=True, return_counts=True
     )
     by_appearance = np.argsort(first)
     order = by_appearance[np.random.default_rng([seed, 0x5EED]).permutation(len(sizes))]
@@ -37,4 +36,4 @@ def split(examples: Examples, percentage: float, seed: int) -> tuple[Examples, E
 
 def num_shared_prompts(train: Examples, validation: Examples) -> int:
     """Validation rows whose prompt is trained on too."""
-    return int(np.isin(prompt_hashes(validation), prompt_hashes(train)).sum())
+    return int(np.isin(validation.hashes[:, 1], train.hashes[:, 1]).sum())

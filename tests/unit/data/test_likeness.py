@@ -5,7 +5,7 @@ import pytest
 
 from yangtuo.data import likeness
 from yangtuo.data.examples import Examples
-from yangtuo.data.likeness import common_prefix, exact_repeats, near_repeats, prompt_hashes, row_hashes, tokens_of
+from yangtuo.data.likeness import common_prefix, exact_repeats, near_repeats, tokens_of
 
 
 def rows(*given):
@@ -66,7 +66,7 @@ def test_exact_repeats_are_those_found_one_by_one():
         expected += [i] if key in seen else []
         seen.add(key)
     assert flags(exact_repeats(examples)) == expected
-    assert len(set(row_hashes(examples).tolist())) == len(seen)
+    assert len(set(examples.hashes[:, 0].tolist())) == len(seen)
 
 
 # ---- prompts
@@ -74,26 +74,25 @@ def test_exact_repeats_are_those_found_one_by_one():
 
 @pytest.mark.usefixtures("chunk")
 def test_rows_have_the_same_prompt_when_their_tokens_before_the_first_answer_are_equal():
-    hashes = prompt_hashes(rows(([1, 2], [3]), ([1, 2], [4, 5]), ([1], [2, 3]), ([2, 1], [3])))
+    hashes = rows(([1, 2], [3]), ([1, 2], [4, 5]), ([1], [2, 3]), ([2, 1], [3])).hashes[:, 1]
     assert hashes[0] == hashes[1]
     assert len(set(hashes.tolist())) == 3
 
 
 @pytest.mark.usefixtures("chunk")
 def test_a_dialogue_shares_its_first_prompt_with_rows_that_stop_there():
-    hashes = prompt_hashes(
-        masked(
-            ([1, 2, 3], [0, 0, 1]),
-            ([1, 2, 3, 4, 5], [0, 0, 1, 0, 1]),
-            ([1, 2, 9, 7, 5], [0, 0, 1, 0, 1]),
-            ([1, 2, 3, 4, 5], [0, 0, 0, 0, 1]),  # an untrained answer is part of the prompt
-        )
+    examples = masked(
+        ([1, 2, 3], [0, 0, 1]),
+        ([1, 2, 3, 4, 5], [0, 0, 1, 0, 1]),
+        ([1, 2, 9, 7, 5], [0, 0, 1, 0, 1]),
+        ([1, 2, 3, 4, 5], [0, 0, 0, 0, 1]),  # an untrained answer is part of the prompt
     )
+    hashes = examples.hashes[:, 1]
     assert hashes[0] == hashes[1] == hashes[2] != hashes[3]
 
 
 def test_a_row_that_is_all_answer_has_the_empty_prompt():
-    hashes = prompt_hashes(rows(([], [3]), ([], [4]), ([3], [4])))
+    hashes = rows(([], [3]), ([], [4]), ([3], [4])).hashes[:, 1]
     assert hashes[0] == hashes[1] != hashes[2]
 
 

@@ -52,7 +52,7 @@ def stored_in(folder, files, tokenizer, policy=POLICY, reading=READING, **option
 
 
 def same(a, b):
-    columns = ("input_ids", "supervised", "begins", "ends", "trained", "source_numbers", "rows", "fates")
+    columns = ("input_ids", "supervised", "begins", "ends", "trained", "source_numbers", "rows", "fates", "hashes")
     return (
         all(np.array_equal(getattr(a.examples, name), getattr(b.examples, name)) for name in columns)
         and a.examples.paths == b.examples.paths
