@@ -11,7 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from yangtuo.corpus import Corpus, Encoded, divide, encode_files, open_data, tell_of_files, write_audit
+from yangtuo.corpus import (
+    Corpus,
+    Encoded,
+    divide,
+    encode_files,
+    open_data,
+    tell_of_files,
+    tell_without_effect,
+    wants_evaluation,
+    write_audit,
+)
 from yangtuo.data import likeness, measures
 from yangtuo.data.encoding import end_id
 from yangtuo.data.examples import Examples
@@ -55,6 +65,9 @@ def run(settings: Settings, *, as_json: bool) -> None:
     Raises:
         DataError: the data cannot be used, or should not be trained on; the report is printed before the latter.
     """
+    if not wants_evaluation(settings):
+        unused = ("validation_split_percentage",)
+        tell_without_effect(settings, unused, "neither --do_eval nor --eval_strategy is given")
     opened = open_data(settings)
     train = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
     validation = None

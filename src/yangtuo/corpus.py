@@ -124,6 +124,13 @@ def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer
     return stored
 
 
+def tell_without_effect(settings: Settings, names: Sequence[str], why: str) -> None:
+    """Say which of these options were given for nothing."""
+    for name in names:
+        if settings.given(name):
+            logger.warning("--%s has no effect: %s", name, why)
+
+
 def store_folder(given: str | None) -> Path:
     """Where encoded rows are kept."""
     return Path(given) if given else cache_folder() / "encoded"

@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from yangtuo.corpus import encode_files, open_data
+from yangtuo.corpus import encode_files, open_data, tell_without_effect
 from yangtuo.data.audit import audit, summary
 from yangtuo.data.encoding import end_id
 from yangtuo.errors import UsageError
@@ -31,6 +31,8 @@ def write(settings: Settings, out: str | None) -> None:
     """
     if not out:
         raise UsageError("--out is missing: the file to write, or - for standard output")
+    unused = ("mix", "deduplicate", "validation_split_percentage")
+    tell_without_effect(settings, unused, "every kept row is written, once")
     opened = open_data(settings)
     stored = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
     examples = stored.examples

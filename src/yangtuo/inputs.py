@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedConfig
 
-from yangtuo.corpus import Encoded, encode_files, find_data, find_template, find_tokenizer, wants_evaluation
+from yangtuo.corpus import (
+    Encoded,
+    encode_files,
+    find_data,
+    find_template,
+    find_tokenizer,
+    tell_without_effect,
+    wants_evaluation,
+)
 from yangtuo.data.examples import Examples
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
@@ -65,9 +73,8 @@ def encode_inputs(settings: Settings, inputs: Inputs) -> Encoded:
     if wants_eval and inputs.validation_files is None and settings.data.validation_split_percentage is None:
         raise UsageError("evaluation needs --validation_file or --validation_split_percentage; or drop --do_eval")
     if not wants_eval:
-        for name in ("validation_file", "validation_split_percentage", "eval_steps"):
-            if settings.given(name):
-                logger.warning("--%s has no effect: neither --do_eval nor --eval_strategy is given", name)
+        unused = ("validation_file", "validation_split_percentage", "eval_steps")
+        tell_without_effect(settings, unused, "neither --do_eval nor --eval_strategy is given")
     if settings.given("per_device_eval_batch_size") and settings.run.loss_reduction == "token":
         logger.warning("--per_device_eval_batch_size has no effect: the mean is over all tokens, memory sets the batch")
     train = encode_files(settings, inputs.train_files, inputs.tokenizer, inputs.template)

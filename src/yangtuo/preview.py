@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.text import Text
 
-from yangtuo.corpus import encode_files, open_data
+from yangtuo.corpus import encode_files, open_data, tell_without_effect
 from yangtuo.data.chips import Chip, chips_of
 from yangtuo.data.examples import Examples, Fate
 from yangtuo.data.measures import sample
@@ -46,6 +46,8 @@ def run(settings: Settings, own: argparse.Namespace) -> None:
     """
     if own.num_rows < 1:
         raise UsageError(f"--num_rows {own.num_rows}: at least 1")
+    unused = ("mix", "deduplicate", "validation_split_percentage")
+    tell_without_effect(settings, unused, "rows are shown as they are encoded, of all that are kept")
     opened = open_data(settings)
     stored = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
     examples = stored.examples

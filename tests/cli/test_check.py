@@ -176,6 +176,15 @@ def test_it_starts_fast_and_without_torch(inputs, tmp_path):
         assert "yangtuo train" in help_.out
 
 
+def test_options_without_effect_are_said(verb):
+    assert "--validation_split_percentage has no effect" in verb("check", validation_split_percentage=0.1)[1]
+    assert "no effect" not in verb("check", "--do_eval", validation_split_percentage=0.1)[1]
+    for name, words in (("preview", []), ("encode", ["--out", "rows.jsonl"])):
+        said = verb(name, *words, mix="a.json:2", deduplicate="exact")[1]
+        assert "--mix has no effect" in said
+        assert "--deduplicate has no effect" in said
+
+
 # ---- preview
 
 

@@ -29,6 +29,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.data.reading import Dropped, Reading
 from yangtuo.data.records import Source
 from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -91,14 +92,22 @@ class Store:
         def make(draft: Path) -> None:
             build(draft, paths, reading, tokenizer, policy, self.num_workers)
 
+        def make_unchanged(draft: Path) -> None:
+            make(draft)
+            read = json.loads((draft / "about.json").read_text(encoding="utf-8"))["sources"]
+            for path, digest, source in zip(paths, digests, read, strict=True):
+                if source["sha256"] != digest:
+                    raise DataError(f"{path}: has changed while it was read; start again")
+
         try:
-            entry = self.folder / key_of(paths, tokenizer, policy, reading)
+            digests = [files.sha256_of(path) for path in paths]
+            entry = self.folder / _key(paths, digests, tokenizer, policy, reading)
         except OSError:  # a file that cannot be read: reading names all of them
             return _apart(make, paths)
         try:
             entry.parent.mkdir(parents=True, exist_ok=True)
             with _locked(entry.with_suffix(".lock")):
-                return self._found_or_made(entry, make, paths)
+                return self._found_or_made(entry, make_unchanged, paths)
         except (OSError, NotImplementedError) as error:  # the latter where there are no locks
             logger.warning("data: encoded for this process alone, since %s cannot be written (%s)", self.folder, error)
             return _apart(make, paths)
@@ -152,8 +161,12 @@ class Store:
 
 def key_of(paths: Sequence[Path], tokenizer: Tokenizer, policy: Policy, reading: Reading) -> str:
     """The name of an entry: a hash over everything that decides it; where the files lie does not."""
+    return _key(paths, [files.sha256_of(path) for path in paths], tokenizer, policy, reading)
+
+
+def _key(paths: Sequence[Path], digests: Sequence[str], tokenizer: Tokenizer, policy: Policy, reading: Reading) -> str:
     parts = [
-        [[files.kind_of(path), files.sha256_of(path)] for path in paths],
+        [[files.kind_of(path), digest] for path, digest in zip(paths, digests, strict=True)],
         asdict(reading),
         tokenizer.sha256(),
         [policy.template.name, policy.template.identity()],

@@ -246,7 +246,10 @@ def _open_json(folder: Path, config: dict[str, Any], named: dict[str, str]) -> T
         whole = tokenizers.Tokenizer.from_str(text)
         # Without its list of added tokens, the library finds none of them in user text.
         plain = tokenizers.Tokenizer.from_str(json.dumps({**json.loads(text), "added_tokens": []}))
-    except Exception as error:  # the library raises bare Exception for any fault of the file
+    except Exception as error:
+        # The library raises Exception itself for any fault of the file; whatever else there is, is a bug of ours.
+        if type(error) is not Exception and not isinstance(error, OSError | ValueError):
+            raise
         raise TokenizerError(
             f"{folder}/tokenizer.json: cannot be read: {' '.join(str(error).split())[:120]}"
         ) from error

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -141,15 +142,32 @@ def test_a_pipe_is_no_plain_file(tmp_path):
     assert finding_fault(tmp_path / "pipe.json", tmp_path) == said
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.fixture
+def nobody():
+    """The rights of a user who is not root, for whom every folder is open; and a folder that this user reaches."""
+    is_root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        write(Path(name) / "locked" / "a.json")
+        if is_root:
+            os.seteuid(65534)
+        try:
+            yield Path(name)
+        finally:
+            if is_root:
+                os.seteuid(0)
+            (Path(name) / "locked").chmod(0o755)
+
+
 @pytest.mark.parametrize("mode", [0o000, 0o444])
-def test_a_folder_that_may_not_be_read(tmp_path, mode):
-    write(tmp_path / "locked" / "a.json")
-    (tmp_path / "locked").chmod(mode)
-    try:
-        assert "locked" in finding_fault(tmp_path / "locked", tmp_path)
-    finally:
-        (tmp_path / "locked").chmod(0o755)
+def test_a_folder_that_may_not_be_read(nobody, mode):
+    if os.stat(nobody / "locked").st_uid == os.geteuid():
+        (nobody / "locked").chmod(mode)
+    else:  # made by root, whose rights are given back for a moment
+        os.seteuid(0)
+        (nobody / "locked").chmod(mode)
+        os.seteuid(65534)
+    assert "locked" in finding_fault(nobody / "locked", nobody)
 
 
 @pytest.mark.parametrize("locked", ["", "sub"])

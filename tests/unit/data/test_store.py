@@ -198,6 +198,19 @@ def test_errors_of_the_data_leave_nothing(tmp_path, files, tokenizer):
         stored_in(tmp_path / "store", [tmp_path / "none.json"], tokenizer)
 
 
+def test_a_file_that_changes_while_it_is_read_is_not_stored_under_what_it_was(tmp_path, files, tokenizer, monkeypatch):
+    real = module.build
+
+    def build(*args):
+        real(*args)
+        files[0].write_text(files[0].read_text().replace("长", "短", 1))
+
+    monkeypatch.setattr(module, "build", build)
+    with pytest.raises(DataError, match="has changed while it was read"):
+        stored_in(tmp_path / "store", files, tokenizer)
+    assert Store(tmp_path / "store").entries() == []
+
+
 def test_dropped_rows_and_weights_are_kept_with_the_entry(tmp_path, tokenizer):
     rows = [*tiny.rows(3), {"instruction": "问", "output": None}, {**tiny.rows(1)[0], "weight": 0.5}]
     files = [tiny.write_rows(tmp_path / "a.json", rows)]

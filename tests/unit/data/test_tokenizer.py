@@ -31,6 +31,17 @@ def refused(folder):
     return str(caught.value)
 
 
+def test_a_bug_is_not_told_as_a_broken_file(qwen, monkeypatch):
+    import tokenizers
+
+    def broken(text):
+        raise TypeError("ours")
+
+    monkeypatch.setattr(tokenizers, "Tokenizer", type("Fake", (), {"from_str": staticmethod(broken)}))
+    with pytest.raises(TypeError, match="ours"):
+        open_tokenizer(qwen)
+
+
 # ---- ids
 
 
