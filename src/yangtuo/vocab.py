@@ -18,11 +18,10 @@ from yangtuo.data.density import Density, density
 from yangtuo.data.texts import pieces_of, texts_of
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import ModelError, RunFailure, RunFolderError, UsageError
+from yangtuo.export.new_folder import check_new, check_space, make_draft
 from yangtuo.model import vocabulary
 
 logger = logging.getLogger(__name__)
-
-_SPARE_BYTES = 64 << 20  # tokenizer and other small files
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _merge(options: argparse.Namespace) -> None:
     extras = [Path(extra) for extra in options.extras]
-    _check_new(Path(options.out))
+    check_new(Path(options.out), "out")
     merged = vocabulary.merge(Path(options.base), extras, options.pad_token)
     with _new_folder(Path(options.out)) as draft:
         vocabulary.write_folder(merged, draft)
@@ -106,11 +105,11 @@ def _resize(options: argparse.Namespace) -> None:
     for name, folder in (("MODEL_DIR", model), ("TOKENIZER_DIR", tokenizer)):
         if not folder.is_dir():
             raise ModelError(f"{name} {folder}: no such folder")
-    _check_new(out)
+    check_new(out, "out")
     from yangtuo.export import resize
 
     plan = resize.plan(model, tokenizer, from_pieces=options.init == "mean_of_pieces")
-    _check_space(out, plan.num_bytes)
+    check_space(out, plan.num_bytes, "out")
     with _new_folder(out) as draft:
         resize.write(plan, draft)
     growth = plan.growth
@@ -216,32 +215,12 @@ def _as_json(name: str, one: Density) -> dict[str, object]:
     }
 
 
-def _check_new(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunFolderError(f"--out {out}: not empty; choose a folder that is empty or absent")
-
-
-def _check_space(out: Path, num_bytes: int) -> None:
-    existing = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < num_bytes + _SPARE_BYTES:
-        raise RunFolderError(f"--out {out}: {num_bytes / 1e9:,.2f} GB are needed, {free / 1e9:,.2f} GB are free there")
-
-
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """A draft folder, which gets its name at the end, and is gone where anything fails."""
     out = out.absolute()
     draft = out.with_name(f"{out.name}.unfinished")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft.mkdir()
-    except FileExistsError:
-        raise RunFolderError(
-            f"{draft} exists: another command is writing there, or one was killed; if none runs, remove that folder"
-        ) from None
-    except OSError as error:
-        raise RunFolderError(f"--out {out}: cannot be made: {error.strerror}; choose another") from error
+    make_draft(draft, "out")
     try:
         yield draft
         if out.exists():

@@ -16,8 +16,9 @@ from transformers import PreTrainedConfig
 
 from yangtuo import __version__
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
-from yangtuo.errors import AdapterError, ModelError, RunFailure, RunFolderError, UsageError
+from yangtuo.errors import AdapterError, ModelError, RunFailure, UsageError
 from yangtuo.export import merge, merge_plan, merge_proof
+from yangtuo.export.new_folder import check_new, check_space, make_draft
 from yangtuo.export.weight_files import WeightFiles, open_weights
 from yangtuo.model import adapter_files
 from yangtuo.model.adapter_files import SavedAdapter
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
         RunFailure: writing failed, or a proof; then the folder is called `DIR.failed-proof`.
     """
     output_dir = Path(options.output_dir)
-    _check_output(output_dir)
+    check_new(output_dir, "output_dir")
     folder = local_folder(
         options.model_name_or_path,
         option="model_name_or_path",
@@ -82,10 +83,10 @@ def run(options: argparse.Namespace) -> None:
     tokenizer = _tokenizer([*(saved.folder for saved in reversed(adapters)), folder], plan.chain.num_rows)
     dtype = _DTYPES[options.dtype]
     num_bytes = sum(spec.num_bytes for spec in plan.chain.specs(base, dtype).values())
-    _check_space(output_dir, num_bytes)
+    check_space(output_dir, num_bytes, "output_dir")
 
     draft = output_dir.with_name(f"{output_dir.name}.unproven")
-    _make(draft)
+    make_draft(draft, "output_dir")
     try:
         started = time.monotonic()
         written = merge.write(base, plan.chain, draft, dtype)
@@ -119,32 +120,6 @@ def run(options: argparse.Namespace) -> None:
         output_dir.rmdir()  # empty, as checked at the start
     draft.rename(output_dir)
     logger.info("merged and proven: %s", output_dir)
-
-
-def _check_output(output_dir: Path) -> None:
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise RunFolderError(f"--output_dir {output_dir}: not empty; a merged model needs a folder of its own")
-
-
-def _make(draft: Path) -> None:
-    try:
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        draft.mkdir()
-    except FileExistsError:
-        raise RunFolderError(
-            f"{draft} exists: another merge is writing there, or one was killed; if none runs, remove that folder"
-        ) from None
-    except OSError as error:
-        raise RunFolderError(f"{draft}: cannot be made: {error.strerror}; choose another --output_dir") from error
-
-
-def _check_space(output_dir: Path, num_bytes: int) -> None:
-    existing = next(parent for parent in (output_dir, *output_dir.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < num_bytes + (64 << 20):  # tokenizer and other small files
-        raise RunFolderError(
-            f"--output_dir {output_dir}: {num_bytes / 1e9:,.2f} GB are needed, {free / 1e9:,.2f} GB are free there"
-        )
 
 
 def _adapter_hash(folder: Path) -> str:

@@ -506,7 +506,7 @@ def test_a_folder_that_holds_something_is_not_written_to(base, tmp_path):
     with pytest.raises(RunFolderError, match="not empty"):
         run(base, [adapter], tmp_path / "out")
     (tmp_path / "new.unproven").mkdir()
-    with pytest.raises(RunFolderError, match="another merge is writing there"):
+    with pytest.raises(RunFolderError, match="another command is writing there"):
         run(base, [adapter], tmp_path / "new")
 
 
