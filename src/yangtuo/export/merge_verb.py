@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
         cache_dir=options.cache_dir,
     )
     config, base = read_config(folder), open_weights(folder)
-    adapters = [adapter_files.read(path) for path in names(options.peft_path)]
+    adapters = [adapter_files.read(path, is_optional=False) for path in names(options.peft_path)]
     hashes = [_adapter_hash(saved.folder) for saved in adapters]
     merged_before = _merged_before(folder)
     _check_not_merged_yet(adapters, hashes, merged_before, folder)

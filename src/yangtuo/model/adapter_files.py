@@ -34,15 +34,18 @@ class SavedAdapter:
         return any(".lora_" not in key for key in self.tensors)
 
 
-def read(peft_path: str) -> SavedAdapter:
+def read(peft_path: str, *, is_optional: bool = True) -> SavedAdapter:
     """Read an adapter folder, of today's PEFT or of 2023's (`adapter_model.bin`, keys since dropped).
+
+    `is_optional` where a run could go without, which the message then says.
 
     Raises:
         AdapterError: no such folder, a file missing or broken, or not a plain LoRA.
     """
     folder = Path(peft_path)
     if not folder.is_dir():
-        raise AdapterError(f"--peft_path {peft_path}: no such folder; for a new LoRA, leave --peft_path out")
+        hint = "; for a new LoRA, leave --peft_path out" if is_optional else ""
+        raise AdapterError(f"--peft_path {peft_path}: no such folder{hint}")
     if not (folder / CONFIG_FILE).is_file():
         near = [path.parent.name for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))]
         hint = f"; did you mean its sub-folder {near[0]!r}?" if near else ""
@@ -80,7 +83,7 @@ def _read_config(folder: Path) -> LoraConfig:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AdapterError(f"{folder}/{CONFIG_FILE}: broken JSON: {error}") from error
     if raw.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder}/{CONFIG_FILE}: peft_type is {raw.get('peft_type')!r}; only 'LORA' can be trained")
+        raise AdapterError(f"{folder}/{CONFIG_FILE}: peft_type is {raw.get('peft_type')!r}; only 'LORA' is supported")
     if raw.get("enable_lora"):
         raise AdapterError(f"{folder}/{CONFIG_FILE}: enable_lora (merged projections of 2023) is not supported")
     known = {spec.name for spec in fields(LoraConfig)}

@@ -510,6 +510,11 @@ def test_a_folder_that_holds_something_is_not_written_to(base, tmp_path):
         run(base, [adapter], tmp_path / "new")
 
 
+def test_an_adapter_that_is_not_there_is_not_said_to_be_optional(base, tmp_path):
+    with pytest.raises(AdapterError, match="no such folder$"):
+        run(base, [tmp_path / "none"], tmp_path / "out")
+
+
 def test_a_disk_without_room_is_told_before_anything_is_written(base, tmp_path, monkeypatch):
     adapter = adapter_on(load(base), tmp_path / "a", **KINDS["plain"])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1000))
