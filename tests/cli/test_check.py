@@ -105,6 +105,24 @@ def test_dropped_rows_are_listed_in_a_file(verb, tmp_path):
     assert "'output' is null" in listed["reason"]
 
 
+def test_rows_that_the_template_cannot_render_are_bad_rows(verb, tmp_path):
+    folder = tiny.tiny_json_tokenizer(tmp_path / "tokenizer")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if '坏' in m.content %}{{ raise_exception('no') }}{% endif %}"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    rows = [*tiny.rows(40), {"instruction": "坏", "output": "好"}]
+    chosen = {"dataset_dir": rows_file(tmp_path, rows), "tokenizer_name_or_path": folder}
+    said = "rows that the template cannot render; --bad_rows drop leaves them out: "
+    _, err = verb("check", **chosen, expect=2)
+    assert said in err
+    assert "rows.json row 40: the tokenizer's chat template refuses it: no" in err
+    out, _ = verb("check", **chosen, bad_rows="drop")
+    assert "1 rows dropped: the tokenizer's chat template refuses it: no" in out
+    assert len((tmp_path / "dropped_rows.jsonl").read_text().splitlines()) == 1
+
+
 def test_many_lost_rows_are_a_bad_verdict(verb, tmp_path):
     data = rows_file(tmp_path, [*tiny.rows(9), {"instruction": "问", "output": None}])
     _, err = verb("check", dataset_dir=data, bad_rows="drop", expect=2)

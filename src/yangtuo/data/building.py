@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from yangtuo.arguments import BadRows
 from yangtuo.data.encoding import Encoder, Policy, check_kept, count_reasons
+from yangtuo.data.policy import check_rendered
 from yangtuo.data.reading import MOST_LISTED, Dropped, Reader, Reading
 from yangtuo.data.records import Record
 from yangtuo.data.tokenizer import Tokenizer, open_tokenizer
@@ -55,7 +56,7 @@ def build(
     """Write the columns of the files' rows into a folder, and `about.json` beside them.
 
     Raises:
-        DataError: see `reading.Reader.records` and `encoding.check_kept`.
+        DataError: see `reading.Reader.records`, `policy.check_rendered` and `policy.check_kept`.
     """
     names = list(map(str, paths))
     num_bytes = sum(path.stat().st_size for path in paths if path.is_file())
@@ -91,6 +92,8 @@ def build(
                 special[text] = special.get(text, 0) + count
             bar.set_postfix_str(f"{num_kept:,} rows", refresh=False)
     num_read = sum(source.num_rows for source in reader.sources)
+    if reading.bad_rows is BadRows.ERROR:
+        check_rendered(dropped, reasons)
     check_kept(num_kept, num_read, dropped, reasons, policy)
     if is_plain:
         (folder / "weights").unlink()

@@ -52,6 +52,20 @@ def check_kept(
         raise DataError(f"none of the {num_read} rows can be trained on ({told}){advice}")
 
 
+def check_rendered(dropped: Iterable[Dropped], reasons: Mapping[str, int]) -> None:
+    """Refuse data with rows that the template cannot render, where bad rows are an error; arguments as `check_kept`.
+
+    Raises:
+        DataError: every such row, or their reasons where there are too many rows to list.
+    """
+    bad = {reason: count for reason, count in reasons.items() if not reason.startswith(_OF_LENGTH)}
+    if bad:
+        listed = [str(one) for one in dropped if one.reason in bad]
+        counted = [f"{count:,} rows: {reason}" for reason, count in bad.items()]
+        title = "rows that the template cannot render; --bad_rows drop leaves them out"
+        raise DataError.of_problems(title, listed or counted)
+
+
 def count_reasons(dropped: Iterable[Dropped]) -> dict[str, int]:
     """Dropped rows by reason, the most frequent first; numbers in a reason do not tell two apart."""
     counts: dict[str, int] = {}

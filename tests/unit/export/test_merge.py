@@ -511,7 +511,7 @@ def test_a_folder_that_holds_something_is_not_written_to(base, tmp_path):
 
 
 def test_an_adapter_that_is_not_there_is_not_said_to_be_optional(base, tmp_path):
-    with pytest.raises(AdapterError, match="no such folder$"):
+    with pytest.raises(AdapterError, match=r"no such folder$"):
         run(base, [tmp_path / "none"], tmp_path / "out")
 
 
