@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from yangtuo.export.weight_files import Spec, shards, write_index, write_shard
+from yangtuo.model.weight_files import Spec, shards, write_index, write_shard
 
 HIDDEN, INNER, ROWS = 4096, 11008, 49_954
 PROJECTIONS = {

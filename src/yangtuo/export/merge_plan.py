@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from yangtuo.errors import AdapterError, ModelError
 from yangtuo.export.merge import Chain, Edit, Grow, LowRank, Rows, Shift, Whole
 from yangtuo.export.merge_fit import PREFIX, check_kind, rows_after
-from yangtuo.export.weight_files import WeightFiles
+from yangtuo.model.weight_files import WeightFiles
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.adapters import Adapter, file_keys
 

@@ -19,7 +19,7 @@ from yangtuo.errors import ModelError, RunFailure
 from yangtuo.export.merge import Chain, Grow
 from yangtuo.export.merge_fit import PREFIX
 from yangtuo.export.merge_plan import Plan, empty_model
-from yangtuo.export.weight_files import WeightFiles
+from yangtuo.model.weight_files import WeightFiles
 
 _ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # largest relative error
 # Sums of thousands of float32 products differ by some roundings where a library orders them otherwise.

@@ -19,7 +19,7 @@ from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenize
 from yangtuo.errors import AdapterError, ModelError, RunFailure, UsageError
 from yangtuo.export import merge, merge_plan, merge_proof
 from yangtuo.export.new_folder import check_new, check_space, make_draft
-from yangtuo.export.weight_files import WeightFiles, open_weights
+from yangtuo.model.weight_files import WeightFiles, open_weights
 from yangtuo.model import adapter_files
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.adapters import names

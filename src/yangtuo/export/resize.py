@@ -11,7 +11,7 @@ import torch
 
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import ModelError, RunFailure
-from yangtuo.export.weight_files import Spec, WeightFiles, open_weights, shards, write_index, write_shard
+from yangtuo.model.weight_files import Spec, WeightFiles, open_weights, shards, write_index, write_shard
 from yangtuo.model.vocabulary import Growth, grow, plan_growth
 
 logger = logging.getLogger(__name__)

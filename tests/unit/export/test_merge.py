@@ -18,7 +18,7 @@ from yangtuo.arguments import LoraArguments
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, ModelError, RunFailure, RunFolderError
 from yangtuo.export import merge, merge_plan, merge_proof, merge_verb
-from yangtuo.export.weight_files import Spec, open_weights, shards
+from yangtuo.model.weight_files import Spec, open_weights, shards
 from yangtuo.model import adapter_files
 from yangtuo.model.adapters import attach_new, save, trained_parameters
 from yangtuo.model.base import fit_vocabulary, read_config
