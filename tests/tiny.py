@@ -124,3 +124,18 @@ def tiny_llama(folder: Path, *, num_rows: int = SENTENCEPIECE_VOCABULARY, tie: b
         torch.manual_seed(seed)
         LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def record_of(base: Path, tokenizer: Tokenizer, **changes: object) -> dict:
+    """What an adapter trained on this base says of itself."""
+    from yangtuo.data.saved_template import to_values
+    from yangtuo.model import fingerprint
+    from yangtuo.model.base import read_config
+
+    return {
+        "base": fingerprint.of_base(str(base), base, read_config(base)),
+        "stack": [],
+        "tokenizer": {"sha256": tokenizer.sha256(), "num_tokens": tokenizer.num_tokens},
+        "template": to_values(ALPACA_ZH),
+        **changes,
+    }

@@ -1,14 +1,13 @@
 """Every option: its name, default and help, and what happens to those of other programs.
 
-Our own options are the four dataclasses below. All fields of transformers' `TrainingArguments` are options too;
-`TRAINING_ARGUMENTS` says for each what becomes of it here, and a test walks the dataclass so that none is forgotten.
-Those of earlier versions are in `old_options`. This module imports neither torch nor transformers: what only inspects
-data must start fast.
+Our own options are the four dataclasses below. All fields of transformers' `TrainingArguments` are options too, see
+`trainer_options`; those of earlier versions are in `old_options`. This module imports neither torch nor transformers:
+what only inspects data must start fast.
 """
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 
 class Truncation(StrEnum):
@@ -59,6 +58,15 @@ class LossReduction(StrEnum):
     DEVICE_BATCH = "device_batch"
 
 
+class ModulesToSavePolicy(StrEnum):
+    """What becomes of the modules that an adapter holds in full, when it is continued."""
+
+    KEEP = "keep"
+    DROP = "drop"
+    FREEZE = "freeze"
+    RESET = "reset"
+
+
 class DataOrder(StrEnum):
     """In which order an epoch visits the rows."""
 
@@ -85,6 +93,12 @@ class ModelArguments:
         "Replaced, and said, where the hardware cannot train well in it. Trained weights are always float32.",
         aliases=["--dtype"],
     )
+    load_in_4bit: bool = _option(
+        False,
+        "QLoRA: keep the frozen base in 4 bits (nf4, double quantisation; package bitsandbytes). The adapter fits the "
+        "16-bit base, and is merged into that.",
+    )
+    load_in_8bit: bool = _option(False, "Keep the frozen base in 8 bits (package bitsandbytes).")
     attn_implementation: str | None = _option(
         None,
         "Attention code of transformers: sdpa, eager, flash_attention_2, ...; rows are then padded. Default: ours, "
@@ -179,14 +193,35 @@ class LoraArguments:
     """What is trained."""
 
     lora_rank: int = _option(8, "Rank r of the LoRA matrices.")
-    lora_alpha: float = _option(32.0, "LoRA scale: the update is multiplied by alpha / rank.")
+    lora_alpha: float = _option(
+        32.0, "LoRA scale: the update is multiplied by alpha / rank, or alpha / sqrt(rank) with --use_rslora."
+    )
     lora_dropout: float = _option(0.05, "Dropout before the LoRA matrices. Also used when continuing an adapter.")
     trainable: str = _option(
         "q_proj,v_proj,k_proj,o_proj,gate_proj,down_proj,up_proj",
         "Modules that get LoRA matrices, separated by commas; all-linear for every linear layer but the head.",
     )
+    layers_to_transform: str | None = _option(
+        None, "Layers that get LoRA matrices, counted from 0, such as 0-15,31. Default: all."
+    )
+    rank_pattern: str | None = _option(
+        None, "Other ranks for some modules, such as q_proj:16,layers.0.mlp.up_proj:4; the end of the name decides."
+    )
+    alpha_pattern: str | None = _option(None, "Other alphas for some modules, spelled as in --rank_pattern.")
+    use_rslora: bool = _option(False, "Rank-stabilised LoRA: the scale is alpha / sqrt(rank).")
+    use_dora: bool = _option(False, "DoRA: the length of each row of a weight is trained beside its direction.")
+    init_lora_weights: str = _option(
+        "true",
+        "How LoRA matrices begin. true: A at random, B zero; gaussian; orthogonal; pissa, pissa_niter_16 or olora: "
+        "from the base's own weights, saved as a LoRA of twice the rank that fits the base as it is.",
+    )
+    loraplus_lr_ratio: float | None = _option(
+        None, "LoRA+: the B matrices learn so many times as fast as the A matrices, such as 16. Default: equally fast."
+    )
     modules_to_save: str | None = _option(
-        None, "Modules trained in full beside LoRA and saved with it, separated by commas, e.g. embed_tokens,lm_head."
+        None,
+        "Modules trained in full beside LoRA and saved with it, separated by commas, e.g. embed_tokens,lm_head. When "
+        "continuing, modules that the adapter does not have are added.",
     )
     train_new_tokens_only: bool = _option(
         False,
@@ -195,6 +230,23 @@ class LoraArguments:
     )
     peft_path: str | None = _option(
         None, "Folder of an adapter to continue. Rank, alpha and modules then come from the adapter."
+    )
+    new_adapter: bool = _option(
+        False,
+        "Put the adapter of --peft_path into the base, in memory, and train a new LoRA on top; both are merged later, "
+        "in this order. The LoRA options are then the new one's.",
+    )
+    modules_to_save_policy: ModulesToSavePolicy = _option(
+        ModulesToSavePolicy.KEEP,
+        "When continuing, what becomes of the adapter's full modules. keep: trained further; freeze: used and saved, "
+        "not trained; drop: left out, the base's own are used; reset: trained again from the base's.",
+    )
+    force_base: bool = _option(
+        False, "Take an adapter although its fingerprint says that it was trained on another base."
+    )
+    allow_partial_adapter: bool = _option(
+        False,
+        "Take an adapter that lacks tensors, or has some that belong to nothing; both are listed. Default: an error.",
     )
 
 
@@ -228,110 +280,3 @@ class RunArguments:
 
 
 OUR_GROUPS = (ModelArguments, DataArguments, LoraArguments, RunArguments)
-
-
-class Fate(StrEnum):
-    """What becomes of a field of `TrainingArguments`."""
-
-    PASSED = "passed"  # transformers does what its documentation says
-    FIXED = "fixed"  # always so here, as the reason says; said when the option is given
-    OURS = "ours"  # same meaning, our code; the reason says how
-    REFUSED = "refused"  # any value but the default is an error; the reason says why and what to do
-
-
-class Treatment(NamedTuple):
-    """One row of `TRAINING_ARGUMENTS`."""
-
-    fate: Fate
-    reason: str = ""
-
-
-def _passed(names: str) -> dict[str, Treatment]:
-    return {name: Treatment(Fate.PASSED) for name in names.split()}
-
-
-def _refused(names: str, reason: str) -> dict[str, Treatment]:
-    return {name: Treatment(Fate.REFUSED, reason) for name in names.split()}
-
-
-def _fixed(names: str, reason: str) -> dict[str, Treatment]:
-    return {name: Treatment(Fate.FIXED, reason) for name in names.split()}
-
-
-def _ours(names: str, reason: str) -> dict[str, Treatment]:
-    return {name: Treatment(Fate.OURS, reason) for name in names.split()}
-
-
-# Fields of transformers 5.23's TrainingArguments.
-TRAINING_ARGUMENTS: dict[str, Treatment] = {
-    **_passed(
-        "output_dir num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps "
-        "optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm tf32 "
-        "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing "
-        "gradient_checkpointing_kwargs use_cache logging_first_step log_on_each_node log_level "
-        "log_level_replica report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id "
-        "eval_strategy eval_steps eval_delay eval_on_start save_only_model save_strategy save_steps "
-        "save_on_each_node save_total_limit push_to_hub hub_token hub_private_repo hub_model_id hub_strategy "
-        "hub_always_push hub_revision load_best_model_at_end metric_for_best_model greater_is_better "
-        "full_determinism seed skip_memory_metrics ddp_find_unused_parameters ddp_bucket_cap_mb "
-        "ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config debug"
-    ),
-    **_ours("per_device_train_batch_size gradient_accumulation_steps", "with the world size: the rows of a step"),
-    **_ours("per_device_eval_batch_size", "rows of a group in evaluation with --loss_reduction device_batch"),
-    **_ours("neftune_noise_alpha", "scaled by each row's own length, as the paper has it; rows are then padded"),
-    **_ours("label_smoothing_factor", "in the training loss; evaluation reports the plain loss"),
-    **_ours("bf16 fp16", "replaced, and said, where the hardware cannot"),
-    **_ours("use_cpu", "set by itself where no accelerator is visible"),
-    **_ours("logging_strategy logging_steps", "screen and trackers; log.jsonl always has every step"),
-    **_fixed("logging_nan_inf_filter", "always off: a loss that is not finite stops the run"),
-    **_ours("disable_tqdm", "off: one line a logging step instead of a bar"),
-    **_fixed("include_num_input_tokens_seen", "log.jsonl always has the tokens of each step"),
-    **_ours("data_seed", "seed of the order of rows; default: --seed"),
-    **_ours("train_sampling_strategy", "random or sequential, the same as --data_order"),
-    **_ours("dataloader_drop_last", "leaves out the short last step of each epoch, and says how many rows that is"),
-    **_ours(
-        "dataloader_num_workers dataloader_prefetch_factor dataloader_multiprocessing_context",
-        "processes that lay out coming steps",
-    ),
-    **_ours("do_train do_eval", "training is the default; --do_eval alone only evaluates"),
-    **_ours("resume_from_checkpoint", "a checkpoint folder; without it the last complete one of the output folder"),
-    **_ours("deepspeed", "a path or JSON text; an old file is mended in memory"),
-    **_fixed("prediction_loss_only", "always so: evaluation gathers no predictions"),
-    **_fixed("local_rank", "torchrun tells it through the environment"),
-    **_refused(
-        "average_tokens_across_devices",
-        "the loss of a step is one mean over all ranks; --loss_reduction device_batch gives the 2023 script's",
-    ),
-    **_refused("bf16_full_eval fp16_full_eval", "it would round the float32 weights that are trained; leave it out"),
-    **_refused(
-        "auto_find_batch_size",
-        "it would change which rows form a step; lower --per_device_train_batch_size and raise "
-        "--gradient_accumulation_steps by the same factor",
-    ),
-    **_refused(
-        "torch_compile torch_compile_backend torch_compile_mode",
-        "every micro-batch has another length, so it would compile again and again; leave it out",
-    ),
-    **_refused("use_liger_kernel liger_kernel_config", "it replaces code of the model that the loss here builds on"),
-    **_refused(
-        "optim_target_modules", "such optimizers (GaLore and kin) train full weights, here LoRA matrices are trained"
-    ),
-    **_refused("torch_empty_cache_steps", "it would only slow the run: memory of a step is used again by the next"),
-    **_refused(
-        "eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics batch_eval_metrics",
-        "evaluation sums the loss over tokens and gathers no predictions; leave it out",
-    ),
-    **_refused("ignore_data_skip", "a resumed run would train on other rows than the one it continues"),
-    **_refused("restore_callback_states_from_checkpoint", "no call-back here keeps a state between runs"),
-    **_refused("enable_jit_checkpoint", "use --save_steps"),
-    **_refused(
-        "accelerator_config parallelism_config",
-        "rows are dealt to ranks by this program, not by accelerate; leave it out",
-    ),
-    **_refused(
-        "dataloader_pin_memory dataloader_in_order", "steps are laid out in order, straight from memory; leave it out"
-    ),
-    **_refused("dataloader_persistent_workers", "loader processes start anew with each epoch's order; leave it out"),
-    **_refused("remove_unused_columns label_names length_column_name", "rows have no columns here; leave it out"),
-    **_refused("do_predict", "there is no test set; use --do_eval with --validation_file"),
-}

@@ -12,7 +12,7 @@ import numpy as np
 from yangtuo.arguments import Deduplicate
 from yangtuo.data import files, likeness, mixing, reading, splitting
 from yangtuo.data.audit import audit, dropped_rows, summary
-from yangtuo.data.choice import choose_template
+from yangtuo.data.choice import choose_template, with_system
 from yangtuo.data.encoding import Policy, end_id
 from yangtuo.data.examples import Examples
 from yangtuo.data.reading import Reading
@@ -20,6 +20,7 @@ from yangtuo.data.store import Store, Stored
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, UsageError
+from yangtuo.model import adapter_record
 from yangtuo.model.folders import cache_folder, local_folder
 from yangtuo.parsing import Settings
 
@@ -73,7 +74,7 @@ def open_data(settings: Settings) -> Opened:
     if adapter and not (adapter / "adapter_config.json").is_file():
         raise AdapterError(f"--peft_path {adapter}: no adapter_config.json in it; give the folder of an adapter")
     tokenizer = find_tokenizer(settings, base, adapter)
-    return Opened(tokenizer, find_template(settings, tokenizer), *find_data(settings))
+    return Opened(tokenizer, find_template(settings, tokenizer, adapter), *find_data(settings))
 
 
 def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
@@ -96,10 +97,22 @@ def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
     return found, validation
 
 
-def find_template(settings: Settings, tokenizer: Tokenizer) -> Template:
-    """The template that was named, or that fits the tokenizer; said."""
-    template, why = choose_template(settings.data.template, tokenizer, settings.data.system_prompt)
+def find_template(settings: Settings, tokenizer: Tokenizer, adapter: Path | None) -> Template:
+    """The template that was named, or the adapter's, or that fits the tokenizer; said."""
+    data = settings.data
+    of_adapter = adapter_record.template_of(adapter) if adapter else None
+    if of_adapter and data.template == "auto":
+        template, why = with_system(of_adapter, data.system_prompt), "auto: the adapter was trained with it"
+    else:
+        template, why = choose_template(data.template, tokenizer, data.system_prompt)
     logger.info("template: %s (%s)", template.name, why)
+    if of_adapter and of_adapter.identity() != template.identity():
+        logger.warning(
+            "template: the adapter in %s was trained with %s, or another system prompt; it will learn to be asked "
+            "otherwise",
+            adapter,
+            of_adapter.name,
+        )
     if end_id(tokenizer, template) != tokenizer.eos_id:
         logger.info(
             "template: answers end with %s; the tokenizer's own end token is %s",

@@ -1,12 +1,15 @@
 """Opening everything that a run reads, in the order in which its errors are cheapest to see; no weights of the base."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedConfig
 
+from yangtuo.arguments import LoraArguments, ModulesToSavePolicy
 from yangtuo.corpus import (
     Encoded,
     encode_files,
@@ -20,7 +23,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import TokenizerError, UsageError
-from yangtuo.model import adapter_files, adapters, base
+from yangtuo.model import adapter_files, base, fingerprint, lora_options
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
 from yangtuo.parsing import Settings
@@ -30,11 +33,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that a run reads, opened and checked; no weights of the base yet."""
+    """Everything that a run reads, opened and checked; no weights of the base yet.
+
+    `adapter_record` is what the adapter says of itself; None where it says nothing.
+    """
 
     base: Path
     config: PreTrainedConfig
     adapter: SavedAdapter | None
+    adapter_record: Mapping[str, Any] | None
     tokenizer: Tokenizer
     template: Template
     train_files: list[Path]
@@ -56,15 +63,35 @@ def open_inputs(settings: Settings) -> Inputs:
     config = base.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
     base.check_positions(config, settings.data.max_seq_length)
     saved = adapter_files.read(lora.peft_path) if lora.peft_path else None
+    record = None
     if saved:
-        adapters.check_contradictions(saved, lora, settings.origins)
-    else:
-        adapters.check_options(lora, base.modules_of(config, trust_remote_code=model.trust_remote_code))
+        record = fingerprint.check(saved.folder, folder_of_base, config, force=lora.force_base)
+    _check_verbs(settings)
+    if saved and not lora.new_adapter:
+        lora_options.check_contradictions(saved, lora, settings.origins)
+        # Of the options, only modules to be added are not the adapter's own.
+        lora = LoraArguments(trainable=lora_options.ALL_LINEAR, modules_to_save=lora.modules_to_save)
+    lora_options.check_options(lora, base.modules_of(config, trust_remote_code=model.trust_remote_code))
     tokenizer = find_tokenizer(settings, folder_of_base, saved.folder if saved else None)
-    if lora.train_new_tokens_only and not saved:
+    if settings.lora.train_new_tokens_only and not (saved and not settings.lora.new_adapter):
         base.check_new_tokens(config, tokenizer.num_tokens)
-    template = find_template(settings, tokenizer)
-    return Inputs(folder_of_base, config, saved, tokenizer, template, *find_data(settings))
+    template = find_template(settings, tokenizer, saved.folder if saved else None)
+    return Inputs(folder_of_base, config, saved, record, tokenizer, template, *find_data(settings))
+
+
+def _check_verbs(settings: Settings) -> None:
+    """Options that only mean something beside an adapter that is continued, or one below a new one."""
+    lora = settings.lora
+    if not lora.peft_path:
+        wrong = [name for name in ("new_adapter", "modules_to_save_policy") if settings.given(name)]
+        if wrong:
+            raise UsageError(f"--{wrong[0]}: it says what becomes of the adapter of --peft_path, which is not given")
+        names = ("force_base", "allow_partial_adapter")
+        tell_without_effect(settings, names, "no --peft_path is given")
+    elif lora.new_adapter and lora.modules_to_save_policy is not ModulesToSavePolicy.KEEP:
+        raise UsageError(
+            "--new_adapter merges all of the adapter of --peft_path into the base; leave --modules_to_save_policy out"
+        )
 
 
 def encode_inputs(settings: Settings, inputs: Inputs) -> Encoded:

@@ -12,7 +12,6 @@ from typing import Any
 
 from transformers import PreTrainedConfig, TrainingArguments
 
-from yangtuo.arguments import TRAINING_ARGUMENTS, Fate
 from yangtuo.data.records import Source
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
@@ -21,9 +20,10 @@ from yangtuo.engine.processes import world_size
 from yangtuo.engine.screen import Logging
 from yangtuo.engine.steps import Meaning
 from yangtuo.errors import MissingDependencyError, UsageError
-from yangtuo.model.adapters import names
 from yangtuo.model.base import Hardware, Precision
+from yangtuo.model.lora_options import names
 from yangtuo.parsing import Settings
+from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ _DECIDING = (
     *("lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
     *("max_grad_norm", "neftune_noise_alpha", "label_smoothing_factor", "data_seed"),
 )
+_TOLD_OTHERWISE = ("peft_path", "trainable", "modules_to_save", "force_base", "allow_partial_adapter")
 # The same of our own; the template and the files are told by their content.
 _DECIDING_DATA = (
     *("validation_split_percentage", "data_format", "bad_rows", "max_rows", "train_turns", "parse_special_tokens"),
@@ -83,10 +84,15 @@ def record_meaning(
 ) -> dict[str, Any]:
     """The meaning as JSON values, for run.json; two runs with equal ones (and seeds) have equal results."""
     shape = step_shape(settings)
-    lora = vars(settings.lora) if not settings.lora.peft_path else {"lora_dropout": settings.lora.lora_dropout}
+    lora = {name: value for name, value in vars(settings.lora).items() if name not in _TOLD_OTHERWISE}
+    if settings.lora.peft_path and not settings.lora.new_adapter:  # the adapter decides the others
+        kept = ("lora_dropout", "modules_to_save_policy", "loraplus_lr_ratio")
+        lora = {name: value for name, value in lora.items() if name in kept}
     return {
         **{name: _plain(settings.training_value(name)) for name in _DECIDING},
-        **{name: value for name, value in lora.items() if name not in ("peft_path", "trainable", "modules_to_save")},
+        **lora,
+        "load_in_4bit": settings.model.load_in_4bit,
+        "load_in_8bit": settings.model.load_in_8bit,
         "trainable": sorted(names(settings.lora.trainable)),
         "modules_to_save": sorted(names(settings.lora.modules_to_save)),
         "peft_path": _hash_of(Path(settings.lora.peft_path)) if settings.lora.peft_path else None,

@@ -16,19 +16,11 @@ from pathlib import Path
 from typing import Any, NoReturn, cast, get_type_hints
 
 from yangtuo import configfile
-from yangtuo.arguments import (
-    OUR_GROUPS,
-    TRAINING_ARGUMENTS,
-    DataArguments,
-    DataOrder,
-    Fate,
-    LoraArguments,
-    ModelArguments,
-    RunArguments,
-)
+from yangtuo.arguments import OUR_GROUPS, DataArguments, DataOrder, LoraArguments, ModelArguments, RunArguments
 from yangtuo.errors import UsageError
 from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.options import TRAINING_OPTIONS, add, options_of, training_default
+from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
 
 logger = logging.getLogger(__name__)
 

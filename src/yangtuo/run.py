@@ -4,9 +4,11 @@ files -> records -> examples -> base + LoRA -> steps -> adapter on disk. Everyth
 before the first weight is loaded.
 """
 
+import functools
 import logging
 import os
 import platform
+import shlex
 import signal
 import socket
 import sys
@@ -16,16 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 import yangtuo
-from yangtuo import folder
+from yangtuo import folder, proof
 from yangtuo.corpus import divide, tell, write_audit
 from yangtuo.data.encoding import end_id
 from yangtuo.data.examples import Examples
+from yangtuo.data.saved_template import to_values
 from yangtuo.engine import checkpoint, memory, planning
 from yangtuo.engine.journal import Journal
 from yangtuo.engine.memory import ModelShape
+from yangtuo.engine.outlets import Outlets
 from yangtuo.engine.processes import (
     Store,
     agree,
@@ -39,9 +43,9 @@ from yangtuo.engine.processes import (
 from yangtuo.engine.screen import Screen
 from yangtuo.engine.steps import Execution
 from yangtuo.engine.stopping import StopRequest
-from yangtuo.engine.trainer import Outlets, StepTrainer, Subject
+from yangtuo.engine.trainer import StepTrainer, Subject
 from yangtuo.engine.watchdog import Watchdog
-from yangtuo.errors import RunFailure, StoppedError, UsageError
+from yangtuo.errors import StoppedError, UsageError
 from yangtuo.inputs import Inputs, encode_inputs, open_inputs
 from yangtuo.meaning import (
     check_engines,
@@ -53,8 +57,8 @@ from yangtuo.meaning import (
     training_arguments,
     wants_prefix_sharing,
 )
-from yangtuo.model import adapters, base
-from yangtuo.model.adapters import Adapter
+from yangtuo.model import adapter_files, adapter_state, adapters, base, fingerprint
+from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.base import Precision
 from yangtuo.parsing import Settings, as_dict
 from yangtuo.reporting import notes_so_far
@@ -100,7 +104,8 @@ def train(settings: Settings) -> None:
             StopRequest(),
             watchdog,
         )
-        subject = Subject(adapter, inputs.tokenizer, corpus.train, corpus.validation)
+        record, saved = _adapter_record(settings, inputs, meaning), output_dir / folder.ADAPTER_FOLDER
+        subject = Subject(adapter, inputs.tokenizer, record, corpus.train, corpus.validation)
         if args.device.type == "cpu":
             memory.keep_freed_memory()
         trainer = StepTrainer(subject, meaning_of(settings, args.seed, corpus.mix), execution, outlets, args)
@@ -108,7 +113,11 @@ def train(settings: Settings) -> None:
 
         with outlets.screen:
             if args.do_train:
-                _train_and_save(trainer, adapter, decision, output_dir, outlets.stop)
+                at_start = adapter_state.checksums(adapter)
+                _train_and_save(trainer, decision, outlets.stop, saved)
+                load_base = functools.partial(_load_base, settings, inputs, precision)
+                proof.prove(trainer, adapter, corpus.train, at_start, saved, load_base)
+                logger.info("the adapter is in %s; to merge it: %s", saved, _how_to_merge(record, saved))
             if args.do_eval:
                 trainer.save_metrics("eval", trainer.final_evaluation())
         if is_main:
@@ -190,29 +199,34 @@ def _cells_of(started: Path | None) -> int | None:
     return None if started is None else int(checkpoint.read_position(started)["micro_batch_tokens"])
 
 
+def _load_base(settings: Settings, inputs: Inputs, precision: Precision) -> PreTrainedModel:
+    """The base below the LoRA that is trained."""
+    saved, lora = inputs.adapter, settings.lora
+    model = base.load(inputs.base, precision.weights, settings.model)
+    num_tokens = inputs.tokenizer.num_tokens
+    are_trained = bool(lora.modules_to_save or lora.train_new_tokens_only or (saved and saved.holds_more_than_lora))
+    base.fit_vocabulary(model, num_tokens, are_trained=are_trained)
+    return adapters.merge_in(model, saved, lora) if saved and lora.new_adapter else model
+
+
 def _load(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -> Adapter:
     """The base with the LoRA that is trained; the seed decides how a new one begins."""
     torch.manual_seed(seed)
     saved, lora = inputs.adapter, settings.lora
-    model = base.load(inputs.base, precision.weights, settings.model)
-    num_tokens = inputs.tokenizer.num_tokens
-    are_trained = saved.holds_more_than_lora if saved else bool(lora.modules_to_save or lora.train_new_tokens_only)
-    num_new = base.fit_vocabulary(model, num_tokens, are_trained=are_trained)
-    if saved:
+    model = _load_base(settings, inputs, precision)
+    if saved and not lora.new_adapter:
         adapter = adapters.attach_saved(model, saved, lora, settings.origins)
     else:
-        new_tokens = range(num_tokens - num_new, num_tokens) if lora.train_new_tokens_only else ()
-        adapter = adapters.attach_new(model, lora, new_tokens)
+        new_tokens = range(inputs.config.get_text_config().vocab_size, inputs.tokenizer.num_tokens)
+        adapter = adapters.attach_new(model, lora, new_tokens if lora.train_new_tokens_only else ())
     logger.info(base.describe(inputs.config, model, precision))
     logger.info(adapter.describe())
     return adapter
 
 
-def _train_and_save(
-    trainer: StepTrainer, adapter: Adapter, decision: folder.Decision, output_dir: Path, stop: StopRequest
-) -> None:
+def _train_and_save(trainer: StepTrainer, decision: folder.Decision, stop: StopRequest, saved: Path) -> None:
+    output_dir = saved.parent
     from_rank_0(lambda: checkpoint.check_room(output_dir, trainer.checkpoint_bytes(), UsageError))
-    at_start = adapters.checksums(adapter)
     with stop:
         metrics = trainer.run(decision.checkpoint)
     if stop.agreed:
@@ -221,16 +235,15 @@ def _train_and_save(
             f"{trainer.state.max_steps}, with a checkpoint; the same command goes on from there",
             stop.agreed,
         )
-    if adapters.checksums(adapter) == at_start:
-        raise RunFailure("no trained weight has changed; was the learning rate 0 in every step (see log.jsonl)?")
     trainer.save_metrics("train", metrics)
     trainer.save_state()
-    trainer.save_model(str(output_dir / folder.ADAPTER_FOLDER))
-    logger.info(
-        "the adapter is in %s; it belongs to the base %s",
-        output_dir / folder.ADAPTER_FOLDER,
-        adapter.model.peft_config["default"].base_model_name_or_path,
-    )
+    trainer.save_model(str(saved))
+
+
+def _how_to_merge(record: dict[str, Any], saved: Path) -> str:
+    order = [*(one["folder"] for one in record["stack"]), str(saved)]
+    words = ["--model_name_or_path", record["base"]["name"], "--peft_path", ",".join(order), "--output_dir", "merged"]
+    return f"yangtuo merge {shlex.join(words)}"
 
 
 def _output_dir(settings: Settings) -> Path:
@@ -274,6 +287,24 @@ def _prepare_folder(output_dir: Path, decision: folder.Decision, lock: folder.Lo
         logger.warning("resuming from %s", decision.checkpoint)
     folder.make(output_dir)
     lock.take()
+
+
+def _adapter_record(settings: Settings, inputs: Inputs, meaning: dict[str, Any]) -> dict[str, Any]:
+    """What travels with the adapter: its base, what lies between it and the base, its tokenizer and its prompt."""
+    before = inputs.adapter_record or {}
+    there, saved = fingerprint.merged_into(inputs.base), inputs.adapter
+    stack = [one for one in before.get("stack", ()) if one["sha256"] not in there]
+    if saved and settings.lora.new_adapter:
+        stack.append({"sha256": adapter_files.sha256_of(saved.folder), "folder": str(saved.folder.resolve())})
+    return {
+        "yangtuo": yangtuo.__version__,
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+        "base": fingerprint.of_base(str(settings.model.model_name_or_path), inputs.base, inputs.config),
+        "stack": stack,
+        "tokenizer": {"sha256": inputs.tokenizer.sha256(), "num_tokens": inputs.tokenizer.num_tokens},
+        "template": to_values(inputs.template),
+        "data": meaning["data"],
+    }
 
 
 def _run_record(settings: Settings, meaning: dict[str, Any], seed: int, began: float) -> dict[str, Any]:

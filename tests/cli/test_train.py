@@ -234,9 +234,13 @@ def test_an_adapter_of_another_base_is_refused(train, inputs, tmp_path):
     train(tmp_path / "first", modules_to_save="embed_tokens,lm_head")
     other = tiny.tiny_llama(tmp_path / "other", num_rows=500)
     tiny.tiny_sentencepiece(other)
-    said = train(
-        tmp_path / "second", peft_path=tmp_path / "first" / "sft_lora_model", model_name_or_path=other, expect=2
-    )
+    options = {"peft_path": tmp_path / "first" / "sft_lora_model", "model_name_or_path": other}
+    said = train(tmp_path / "second", **options, expect=2)
+    assert f"was trained on {inputs.base} (480 rows, fingerprint " in said
+    assert f"this is {other} (500 rows, fingerprint " in said
+    assert "has other values" in said
+    said = train(tmp_path / "second", **options, force_base=True, expect=2)
+    assert "taken nevertheless (--force_base)" in said
     assert "does not fit this base and tokenizer" in said
     assert "embed_tokens.weight has shape [480, 32], this base needs [500, 32]" in said
 

@@ -14,7 +14,7 @@ import pytest
 
 import yangtuo
 from yangtuo import cache, check, demo, preview, vocab
-from yangtuo.arguments import OUR_GROUPS, TRAINING_ARGUMENTS, Fate
+from yangtuo.arguments import OUR_GROUPS
 from yangtuo.cli import main
 from yangtuo.encode import add_options as encode_options
 from yangtuo.engine import planning
@@ -23,6 +23,7 @@ from yangtuo.export import merge_verb
 from yangtuo.meaning import step_shape
 from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.parsing import build_parser, parse
+from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README_zh.md")

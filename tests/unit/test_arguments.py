@@ -5,8 +5,9 @@ from dataclasses import fields
 import pytest
 from transformers import TrainingArguments
 
-from yangtuo.arguments import OUR_GROUPS, TRAINING_ARGUMENTS, Fate
+from yangtuo.arguments import OUR_GROUPS
 from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
+from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
 
 OURS = {f.name: f for group in OUR_GROUPS for f in fields(group)}
 THEIRS = {f.name for f in fields(TrainingArguments)}
@@ -30,14 +31,17 @@ def test_what_is_passed_on_needs_no_reason():
 def test_our_own_options():
     """A new option is a decision: it is listed here, and in the README's table."""
     assert list(OURS) == [
-        *("model_name_or_path", "tokenizer_name_or_path", "torch_dtype", "attn_implementation", "cache_dir"),
+        *("model_name_or_path", "tokenizer_name_or_path", "torch_dtype", "load_in_4bit", "load_in_8bit"),
+        *("attn_implementation", "cache_dir"),
         *("model_revision", "trust_remote_code"),
         *("dataset_dir", "train_file", "include_subfolders", "validation_file", "validation_split_percentage"),
         *("data_format", "bad_rows", "max_rows", "template", "system_prompt", "train_turns", "parse_special_tokens"),
         *("deduplicate", "mix", "max_seq_length", "truncation"),
         *("data_cache_dir", "overwrite_cache", "preprocessing_num_workers", "data_order"),
-        *("lora_rank", "lora_alpha", "lora_dropout", "trainable", "modules_to_save"),
-        *("train_new_tokens_only", "peft_path"),
+        *("lora_rank", "lora_alpha", "lora_dropout", "trainable", "layers_to_transform", "rank_pattern"),
+        *("alpha_pattern", "use_rslora", "use_dora", "init_lora_weights", "loraplus_lr_ratio", "modules_to_save"),
+        *("train_new_tokens_only", "peft_path", "new_adapter", "modules_to_save_policy", "force_base"),
+        "allow_partial_adapter",
         *("loss_reduction", "micro_batch_tokens", "save_minutes", "watchdog_minutes"),
         "overwrite_output_dir",
     ]

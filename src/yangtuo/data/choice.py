@@ -52,7 +52,17 @@ def choose_template(named: str, tokenizer: Tokenizer, system_prompt: str | None)
         told = {key: name for key, i in ids.items() if i is not None and (name := tokenizer.name_of(i))}
         names_of = {**told, **tokenizer.names}
         return ChatTemplate(tokenizer.chat_template, names_of, system_prompt, tuple(tokenizer.controls)), why
-    return (template if system_prompt is None else replace(template, default_system=system_prompt)), why
+    return with_system(template, system_prompt), why
+
+
+def with_system(template: Template, system_prompt: str | None) -> Template:
+    """The template with another system prompt for rows without one; None for its own."""
+    if system_prompt is None:
+        return template
+    if isinstance(template, ChatTemplate):
+        return ChatTemplate(template.source, template.names, system_prompt, template.control_tokens)
+    assert isinstance(template, FrameTemplate), type(template)
+    return replace(template, default_system=system_prompt)
 
 
 def _fitting(tokenizer: Tokenizer) -> tuple[FrameTemplate | str, str]:

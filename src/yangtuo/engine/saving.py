@@ -1,7 +1,7 @@
 """Writing and reading what a run leaves: checkpoints, and adapter folders. Called by all processes, written by few."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from yangtuo.engine import checkpoint
 from yangtuo.engine.processes import from_rank_0, largest, share_tensors
 from yangtuo.engine.training_state import Access, OptimizerState, Tensors, gather_weights
 from yangtuo.errors import CheckpointError, YangtuoError
-from yangtuo.model import adapter_files, adapters
-from yangtuo.model.adapters import Adapter
+from yangtuo.model import adapter_files, adapter_state
+from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.sharding import reshard
 
 _ROOM = 16 << 20  # bytes for what is small: configuration, positions, a log line
@@ -29,12 +29,14 @@ class Saver:
     Attributes:
         adapter: the trained model.
         tokenizer: saved with it.
+        record: what the adapter is trained on, see `adapter_record`; saved with it.
         writes: whether this process writes; one does, or one a machine (`--save_on_each_node`).
         device: where tensors are exchanged.
     """
 
     adapter: Adapter
     tokenizer: Tokenizer
+    record: Mapping[str, Any]
     writes: bool
     device: torch.device
 
@@ -91,22 +93,21 @@ class Saver:
 
     def put_back_weights(self, access: Access, folder: Path) -> None:
         """The adapter in a checkpoint only."""
-        name_of = {key: name for name, key in adapters.file_keys(self.adapter).items()}
+        names = adapter_state.names_of_keys(self.adapter)
 
         def read() -> Tensors:
-            saved = _load(folder / adapter_files.WEIGHTS_FILE)
-            return {name_of[key]: value.float() for key, value in saved.items() if key in name_of}
+            return adapter_state.from_file(self.adapter, _load(folder / adapter_files.WEIGHTS_FILE), names)
 
         access.put_weights(share_tensors(_on_rank_0(read), self.device))
 
     def _all_weights(self, access: Access) -> Tensors:
         reshard(self.adapter.model)
-        kept = gather_weights(adapters.kept_parameters(self.adapter), keeps=self.writes)
+        kept = gather_weights(adapter_state.kept_parameters(self.adapter), keeps=self.writes)
         return access.weights(keeps=self.writes) | kept
 
     def _write_adapter(self, folder: Path, weights: Tensors) -> None:
         try:
-            adapters.save(self.adapter, folder, self.tokenizer, weights)
+            adapter_state.save(self.adapter, folder, self.tokenizer, weights, self.record)
         except SafetensorError as error:  # its words for a disk that is full
             raise OSError(str(error)) from error
 

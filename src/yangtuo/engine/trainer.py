@@ -11,6 +11,7 @@ import logging
 import math
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,28 +22,27 @@ from transformers import Trainer, TrainerControl, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from yangtuo.arguments import LossReduction
 from yangtuo.data.examples import Examples
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine import checkpoint
 from yangtuo.engine.calibration import calibrate, can_measure
 from yangtuo.engine.hooks import Hooks
-from yangtuo.engine.journal import Journal
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, mean_loss
 from yangtuo.engine.neftune import EmbeddingNoise
+from yangtuo.engine.outlets import Outlets
 from yangtuo.engine.probe import choose_shortcuts, two_rows
 from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.runner import Place, StepRunner
 from yangtuo.engine.saving import Saver
-from yangtuo.engine.screen import Logging, Screen
 from yangtuo.engine.steps import Execution, Meaning, Planner, Step, Steps
-from yangtuo.engine.stopping import StopRequest
 from yangtuo.engine.training_state import Access, access_to, plain_values, schedule_for
-from yangtuo.engine.watchdog import Watchdog
 from yangtuo.engine.work import Work, matmul_rate
 from yangtuo.errors import UsageError
-from yangtuo.model import adapters
-from yangtuo.model.adapters import Adapter
+from yangtuo.model import adapter_state
+from yangtuo.model.adapter_state import Adapter
+from yangtuo.model.sharding import shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -53,20 +53,9 @@ class Subject:
 
     adapter: Adapter
     tokenizer: Tokenizer
+    record: Mapping[str, Any]
     train_set: Examples
     eval_set: Examples | None
-
-
-@dataclass(frozen=True)
-class Outlets:
-    """Where a run tells what it does, and how often at least it saves (minutes; 0 for never)."""
-
-    journal: Journal
-    screen: Screen
-    logging: Logging
-    save_minutes: float
-    stop: StopRequest
-    watchdog: Watchdog
 
 
 class StepTrainer(Trainer):
@@ -97,7 +86,7 @@ class StepTrainer(Trainer):
         self._eval_planner = None if subject.eval_set is None else Planner(subject.eval_set)
         self._is_tried = False
         self._best = from_rank_0(lambda: outlets.journal.best_eval_loss)
-        self._saver = Saver(subject.adapter, subject.tokenizer, args.should_save, args.device)
+        self._saver = Saver(subject.adapter, subject.tokenizer, subject.record, args.should_save, args.device)
         self._access: Access | None = None  # once there is an engine
         self._goes_on_from: Path | None = None
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
@@ -142,7 +131,7 @@ class StepTrainer(Trainer):
         return f"{self.accelerator.distributed_type.value} on {self.accelerator.num_processes}"
 
     def _new_access(self) -> Access:
-        parameters = adapters.trained_parameters(self._subject.adapter)
+        parameters = adapter_state.trained_parameters(self._subject.adapter)
         return access_to(self.accelerator, parameters, self.model_wrapped, self.optimizer)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -152,8 +141,23 @@ class StepTrainer(Trainer):
         """Nothing: random numbers are seeded by their place in the run."""
 
     def _load_best_model(self) -> None:
+        self.put_back_weights(Path(str(self.state.best_model_checkpoint)))
+
+    def put_back_weights(self, folder: Path) -> None:
+        """The adapter in a folder, into the engine of all ranks."""
         assert self._access is not None
-        self._saver.put_back_weights(self._access, Path(str(self.state.best_model_checkpoint)))
+        self._saver.put_back_weights(self._access, folder)
+
+    def clear_weights(self) -> None:
+        """Set all trained weights to zero."""
+        assert self._access is not None
+        parameters = adapter_state.trained_parameters(self._subject.adapter)
+        self._access.put_weights({name: torch.zeros(shape_of(p)) for name, p in parameters.items()})
+
+    def computed_in(self) -> torch.dtype:
+        """The coarsest number format of the forward."""
+        own: torch.dtype = self._subject.adapter.model.get_base_model().dtype
+        return torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else own
 
     # ---- what the Trainer asks for
 
@@ -239,11 +243,7 @@ class StepTrainer(Trainer):
         planner = self._eval_planner
         if planner is None:
             raise UsageError("evaluation needs --validation_file or --validation_split_percentage")
-        self._try_shortcuts(self.model_wrapped)
-        execution = self._steps.execution
-        plan = planner.evaluation(self._meaning, execution)
-        layouts = map(self._alive, planner.lay_out(plan, self.args.process_index, execution))
-        mean = mean_loss(self.model_wrapped, self._loss, layouts, plan.total_weight, self.accelerator)
+        mean = self._mean_loss(planner, self._meaning)
         prefix = metric_key_prefix
         metrics = {
             f"{prefix}_loss": mean,
@@ -259,6 +259,17 @@ class StepTrainer(Trainer):
             self._best = mean
             self.save_model(str(Path(self.args.output_dir) / "best"), _internal_call=True)
         return metrics
+
+    def _mean_loss(self, planner: Planner, meaning: Meaning) -> float:
+        self._try_shortcuts(self.model_wrapped)
+        execution = self._steps.execution
+        plan = planner.evaluation(meaning, execution)
+        layouts = map(self._alive, planner.lay_out(plan, self.args.process_index, execution))
+        return mean_loss(self.model_wrapped, self._loss, layouts, plan.total_weight, self.accelerator)
+
+    def loss_of(self, rows: Examples) -> float:
+        """Mean over the tokens of some rows, in nats, by the engine as it is."""
+        return self._mean_loss(Planner(rows), replace(self._meaning, reduction=LossReduction.TOKEN))
 
     def _alive(self, layout: Layout) -> Layout:
         self._out.watchdog.alive()
@@ -305,39 +316,27 @@ class StepTrainer(Trainer):
         """Called by the Trainer after every step, since it is told to log each; the screen is told when it is due."""
         step = self.state.global_step
         if "loss" in logs:
-            logs = self._log_step(step, logs)
+            logs = {name: float(value) for name, value in logs.items()}
+            self._log_step(step, logs)
             if not self._out.logging.is_due(step, len(self._steps), self.state.max_steps):
                 return
             logs["loss"], self._losses = sum(self._losses) / len(self._losses), []
             self._out.screen.report(step, logs)
         elif "eval_loss" in logs:
-            entry = {"step": step, **{name.removeprefix("eval_"): value for name, value in logs.items()}}
-            entry["eval_loss"], entry["eval_tokens"] = entry.pop("loss"), entry.pop("tokens")
-            self._out.journal.write(entry)
-            self._out.screen.say(
-                f"step {step}  eval_loss {entry['eval_loss']:.4f}  perplexity {entry['perplexity']:.3f}  "
-                f"({entry['rows']} rows, {entry['runtime']:.0f} s)"
-            )
+            self._out.tell_evaluation(step, logs)
         super().log(logs, start_time)
 
-    def _log_step(self, step: int, logs: dict[str, float]) -> dict[str, float]:
+    def _log_step(self, step: int, logs: dict[str, float]) -> None:
         assert self._step is not None
         seconds = time.monotonic() - self._step_begin
         sizes = self._steps.planner.sizes_of(self._step)
-        logs = {name: float(value) for name, value in logs.items()}
-        entry = {
-            "step": step,
-            "epoch": self.state.epoch,
-            **logs,
-            **sizes,
+        rates = {
             "tokens_per_s": sizes["num_tokens"] / seconds,
             "mfu": self._work.flop(self._step.layouts) / seconds / self._peak_rate,
             "step_seconds": seconds,
         }
         self._losses.append(logs["loss"])
-        self._out.journal.write(entry)
-        self._out.screen.step(entry)
-        return logs
+        self._out.tell_step({"step": step, "epoch": self.state.epoch, **logs, **sizes, **rates})
 
 
 def _as_batch(steps: list[Step]) -> dict[str, Step]:

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError
 from yangtuo.export.merge import Chain, is_finite
-from yangtuo.model.adapter_files import SavedAdapter
+from yangtuo.model.adapter_files import SavedAdapter, check_beginning
 
 logger = logging.getLogger(__name__)
 
@@ -17,10 +18,17 @@ _REFUSED = (  # kinds of LoRA whose weight is no W + scale * B A, or that change
     *("use_qalora", "alora_invocation_tokens", "arrow_config", "use_bdlora", "kasa_config", "velora_config"),
     *("monteclora_config", "target_parameters", "layer_replication", "megatron_config"),
 )
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-def rows_after(saved: SavedAdapter, chain: Chain, *, allow_new_vocabulary: bool) -> int:
+@dataclass(frozen=True)
+class Allowed:
+    """What the user has allowed: far more rows in an adapter than in the base; tensors missing or left over."""
+
+    new_vocabulary: bool = False
+    partial: bool = False
+
+
+def rows_after(saved: SavedAdapter, chain: Chain, allowed: Allowed) -> int:
     """Rows of the vocabulary once this adapter is in.
 
     Raises:
@@ -47,7 +55,7 @@ def rows_after(saved: SavedAdapter, chain: Chain, *, allow_new_vocabulary: bool)
         )
         raise AdapterError(f"{saved.folder}: {what}, the model that it meets {here:,}; {hint}")
     is_known = (here, num_rows) == (_LLAMA_ROWS, _CHINESE_LLAMA_ROWS)
-    if num_rows - here > _MOST_NEW_ROWS and not is_known and not allow_new_vocabulary:
+    if num_rows - here > _MOST_NEW_ROWS and not is_known and not allowed.new_vocabulary:
         hint = ""
         if num_rows == _CHINESE_ALPACA_ROWS:
             hint = "; is its base Chinese-LLaMA? Alpaca-Plus needs LLaMA-Plus before it: --peft_path LLAMA,ALPACA"
@@ -74,12 +82,7 @@ def check_kind(saved: SavedAdapter) -> None:
     refused = [name for name in _REFUSED if getattr(config, name, None)]
     if refused:
         raise AdapterError(f"{saved.folder}: an adapter with {', '.join(refused)} cannot be merged")
-    begun = str(config.init_lora_weights).lower()
-    if begun.startswith(_CHANGES_BASE):
-        raise AdapterError(
-            f"{saved.folder}: init_lora_weights {begun!r} belongs to a base that it changed at its start; convert the "
-            "adapter first (PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...))"
-        )
+    check_beginning(saved)
     broken = [key for key, value in saved.tensors.items() if not is_finite(value)]
     if broken:
         raise AdapterError(f"{saved.folder}: not finite: {', '.join(broken[:4])}")

@@ -21,10 +21,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from yangtuo.errors import AdapterError, ModelError
 from yangtuo.export.merge import Chain, Edit, Grow, LowRank, Rows, Shift, Whole
-from yangtuo.export.merge_fit import PREFIX, check_kind, rows_after
-from yangtuo.model.weight_files import WeightFiles
+from yangtuo.export.merge_fit import PREFIX, Allowed, check_kind, rows_after
 from yangtuo.model.adapter_files import SavedAdapter
-from yangtuo.model.adapters import Adapter, file_keys
+from yangtuo.model.adapter_state import Adapter, names_of_keys
+from yangtuo.model.weight_files import WeightFiles
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +102,7 @@ def start(base: WeightFiles, config: PreTrainedConfig) -> Chain:
     return Chain(sources, {}, needed[embedding][0], embedding, head, is_tied)
 
 
-def plan(
-    base: WeightFiles, config: PreTrainedConfig, adapters: Sequence[SavedAdapter], *, allow_new_vocabulary: bool
-) -> Plan:
+def plan(base: WeightFiles, config: PreTrainedConfig, adapters: Sequence[SavedAdapter], allowed: Allowed) -> Plan:
     """What the adapters do, in order.
 
     Raises:
@@ -115,23 +113,25 @@ def plan(
     last = None
     for saved in adapters:
         before = chain
-        num_rows = rows_after(saved, chain, allow_new_vocabulary=allow_new_vocabulary)
-        last = _step(saved, chain, config, num_rows)
+        num_rows = rows_after(saved, chain, allowed)
+        last = _step(saved, chain, config, num_rows, is_partial=allowed.partial)
         chain = _extended(chain, last, num_rows)
     if last is None:
         raise AdapterError("--peft_path is empty; name the adapter to merge")
     return Plan(before, last, chain)
 
 
-def _step(saved: SavedAdapter, chain: Chain, config: PreTrainedConfig, num_rows: int) -> Step:
+def _step(saved: SavedAdapter, chain: Chain, config: PreTrainedConfig, num_rows: int, *, is_partial: bool) -> Step:
     check_kind(saved)
     config = type(config).from_dict(
         {**config.to_dict(), "vocab_size": num_rows, "tie_word_embeddings": chain.is_tied, "pad_token_id": None}
     )
     model = _with_peft(saved, config)
-    keys = file_keys(Adapter(model))
+    keys = {name: key for key, name in names_of_keys(Adapter(model)).items()}
     saved = replace(saved, tensors=_named_as_today(saved, chain))
-    _compare(saved, model, keys, chain, num_rows)
+    odd = _compare(saved, model, keys, chain, num_rows, is_partial=is_partial)
+    if odd:
+        saved = replace(saved, tensors=_completed(saved, model, keys, odd))
     beside = frozenset(saved.tensors.keys() - set(keys.values()))
     edits = _edits(saved, model, chain)
     if num_rows > chain.num_rows:
@@ -195,7 +195,10 @@ def _named_as_today(saved: SavedAdapter, chain: Chain) -> dict[str, torch.Tensor
     return tensors
 
 
-def _compare(saved: SavedAdapter, model: PeftModel, keys: Mapping[str, str], chain: Chain, num_rows: int) -> None:
+def _compare(
+    saved: SavedAdapter, model: PeftModel, keys: Mapping[str, str], chain: Chain, num_rows: int, *, is_partial: bool
+) -> set[str]:
+    """Returns keys that are missing or left over, where that is allowed."""
     expected = {key: tuple(model.get_parameter(name).shape) for name, key in keys.items()}
     base = {
         PREFIX + name: tuple(model.get_parameter(_wrapped(model, name)).shape)
@@ -204,10 +207,10 @@ def _compare(saved: SavedAdapter, model: PeftModel, keys: Mapping[str, str], cha
     }
     base[PREFIX + chain.head] = base[PREFIX + chain.embedding]
     found = {key: tuple(value.shape) for key, value in saved.tensors.items()}
-    problems = [f"{key} is missing" for key in sorted(expected.keys() - found.keys())]
-    problems += [
-        f"{key} belongs to nothing in this base" for key in sorted(found.keys() - expected.keys() - base.keys())
-    ]
+    missing, left_over = expected.keys() - found.keys(), found.keys() - expected.keys() - base.keys()
+    odd = [f"{key} is missing" for key in sorted(missing)]
+    odd += [f"{key} belongs to nothing in this base" for key in sorted(left_over)]
+    problems = [] if is_partial else list(odd)
     wanted = base | expected
     problems += [
         f"{key} has shape {list(found[key])}, this base ({num_rows:,} rows) needs {list(wanted[key])}"
@@ -219,6 +222,26 @@ def _compare(saved: SavedAdapter, model: PeftModel, keys: Mapping[str, str], cha
         problems.append(f"it has a row for token {last}, base and tokenizer have {num_rows:,} rows")
     if problems:
         raise AdapterError.of_problems(f"{saved.folder} does not fit the base", problems, shown=6)
+    if odd:
+        logger.warning(
+            "%s does not fit the base; merged nevertheless (--allow_partial_adapter): %s%s",
+            saved.folder,
+            "; ".join(odd[:6]),
+            f"; and {len(odd) - 6} more" if len(odd) > 6 else "",
+        )
+    return set(missing | left_over)
+
+
+def _completed(
+    saved: SavedAdapter, model: PeftModel, keys: Mapping[str, str], odd: set[str]
+) -> dict[str, torch.Tensor]:
+    """What is left over taken out; of a LoRA matrix that is missing, zeros, so that its pair does nothing."""
+    tensors = {key: value for key, value in saved.tensors.items() if key not in odd}
+    whole = [key for key in odd & set(keys.values()) if ".lora_A" not in key and ".lora_B" not in key]
+    if whole:
+        raise AdapterError(f"{saved.folder}: {', '.join(whole[:4])} cannot be done without; give the whole adapter")
+    shapes = {key: model.get_parameter(name).shape for name, key in keys.items()}
+    return tensors | {key: torch.zeros(shapes[key]) for key in odd & shapes.keys()}
 
 
 def _token_rows(saved: SavedAdapter) -> list[Sequence[int]]:

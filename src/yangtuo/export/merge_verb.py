@@ -17,19 +17,18 @@ from transformers import PreTrainedConfig
 from yangtuo import __version__
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, ModelError, RunFailure, UsageError
-from yangtuo.export import merge, merge_plan, merge_proof
+from yangtuo.export import merge, merge_fit, merge_plan, merge_proof
 from yangtuo.export.new_folder import check_new, check_space, make_draft
-from yangtuo.model.weight_files import WeightFiles, open_weights
-from yangtuo.model import adapter_files
+from yangtuo.model import adapter_files, adapter_record, fingerprint
 from yangtuo.model.adapter_files import SavedAdapter
-from yangtuo.model.adapters import names
 from yangtuo.model.base import read_config
 from yangtuo.model.folders import local_folder
+from yangtuo.model.lora_options import names
+from yangtuo.model.weight_files import WeightFiles, open_weights
 
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "merge.json"
-_CONFIG_MARK = "yangtuo_merged"  # in config.json, since merge.json is easily left behind
 _DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROBES = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
@@ -56,6 +55,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="Take an adapter with far more vocabulary rows than the base: it was trained on this very base, "
         "with another tokenizer.",
     )
+    parser.add_argument(
+        "--force_base", action="store_true", help="Merge although an adapter's fingerprint names another base."
+    )
+    parser.add_argument(
+        "--allow_partial_adapter",
+        action="store_true",
+        help="Merge what fits of an adapter that lacks tensors, or has some that belong to nothing; they are listed.",
+    )
     parser.add_argument("--cache_dir", help="Where hub models are kept. Default: the hub's own cache.")
 
 
@@ -75,11 +82,16 @@ def run(options: argparse.Namespace) -> None:
         cache_dir=options.cache_dir,
     )
     config, base = read_config(folder), open_weights(folder)
-    adapters = [adapter_files.read(path, is_optional=False) for path in names(options.peft_path)]
-    hashes = [_adapter_hash(saved.folder) for saved in adapters]
-    merged_before = _merged_before(folder)
+    merged_before = fingerprint.merged_into(folder)
+    adapters = _with_those_below(names(options.peft_path), merged_before)
+    hashes = [adapter_files.sha256_of(saved.folder) for saved in adapters]
     _check_not_merged_yet(adapters, hashes, merged_before, folder)
-    plan = merge_plan.plan(base, config, adapters, allow_new_vocabulary=options.allow_new_vocabulary)
+    records = [
+        fingerprint.check(saved.folder, folder, config, merged=hashes[:i], force=options.force_base)
+        for i, saved in enumerate(adapters)
+    ]
+    allowed = merge_fit.Allowed(options.allow_new_vocabulary, options.allow_partial_adapter)
+    plan = merge_plan.plan(base, config, adapters, allowed)
     tokenizer = _tokenizer([*(saved.folder for saved in reversed(adapters)), folder], plan.chain.num_rows)
     dtype = _DTYPES[options.dtype]
     num_bytes = sum(spec.num_bytes for spec in plan.chain.specs(base, dtype).values())
@@ -91,6 +103,10 @@ def run(options: argparse.Namespace) -> None:
         started = time.monotonic()
         written = merge.write(base, plan.chain, draft, dtype)
         _write_small_files(folder, draft, plan.chain, dtype, tokenizer, [*merged_before, *hashes])
+        template = next((record["template"] for record in reversed(records) if record), None)
+        if template:  # how the model is asked goes with it
+            text = adapter_record.to_text({"yangtuo": __version__, "template": template})
+            (draft / adapter_record.RECORD_FILE).write_text(text, encoding="utf-8")
         logger.info("written: %.2f GB in %.0f s", num_bytes / 1e9, time.monotonic() - started)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -122,14 +138,6 @@ def run(options: argparse.Namespace) -> None:
     logger.info("merged and proven: %s", output_dir)
 
 
-def _adapter_hash(folder: Path) -> str:
-    for name in (adapter_files.WEIGHTS_FILE, adapter_files.OLD_WEIGHTS_FILE):
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-    raise AdapterError(f"{folder}: no weights there")
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -140,12 +148,22 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _merged_before(folder: Path) -> list[str]:
-    """Hashes of the adapters that are in this base already, as its files tell."""
-    record = _read_json(folder / RECORD_FILE)
-    told = [str(adapter["sha256"]) for adapter in record.get("adapters", ())]
-    told = [*record.get("base", {}).get("merged_before", ()), *told]
-    return list(dict.fromkeys([*_read_json(folder / "config.json").get(_CONFIG_MARK, ()), *told]))
+def _with_those_below(paths: Sequence[str], merged_before: Sequence[str]) -> list[SavedAdapter]:
+    """The adapters, and before each one that was trained on top of others, those others where they still lie."""
+    found: list[SavedAdapter] = []
+    present = list(merged_before)
+    for path in paths:
+        saved = adapter_files.read(path, is_optional=False)
+        for below in (adapter_record.read(saved.folder) or {}).get("stack", ()):
+            place = Path(below["folder"])
+            if below["sha256"] in present or not place.is_dir() or adapter_files.sha256_of(place) != below["sha256"]:
+                continue  # where it is missing, the comparison with the fingerprint says so
+            logger.warning("%s was trained on top of %s, which is merged first", path, place)
+            found.append(adapter_files.read(str(place), is_optional=False))
+            present.append(below["sha256"])
+        found.append(saved)
+        present.append(adapter_files.sha256_of(saved.folder))
+    return found
 
 
 def _check_not_merged_yet(
@@ -188,7 +206,7 @@ def _write_small_files(
     if dtype is not None:
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
             config[key] = str(dtype).removeprefix("torch.")
-    config[_CONFIG_MARK] = list(hashes)
+    config[fingerprint.MERGED_KEY] = list(hashes)
     try:
         (draft / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         if (folder / "generation_config.json").is_file():

@@ -11,8 +11,8 @@ import torch
 
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import ModelError, RunFailure
-from yangtuo.model.weight_files import Spec, WeightFiles, open_weights, shards, write_index, write_shard
 from yangtuo.model.vocabulary import Growth, grow, plan_growth
+from yangtuo.model.weight_files import Spec, WeightFiles, open_weights, shards, write_index, write_shard
 
 logger = logging.getLogger(__name__)
 

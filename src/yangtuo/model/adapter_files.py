@@ -1,5 +1,6 @@
 """Adapter folders as they lie on disk: of today's PEFT, or of 2023's."""
 
+import hashlib
 import json
 import logging
 import pickle
@@ -51,6 +52,37 @@ def read(peft_path: str, *, is_optional: bool = True) -> SavedAdapter:
         hint = f"; did you mean its sub-folder {near[0]!r}?" if near else ""
         raise AdapterError(f"--peft_path {peft_path}: no {CONFIG_FILE} in that folder, so it is no adapter{hint}")
     return SavedAdapter(folder, _read_config(folder), _read_tensors(folder))
+
+
+# Kinds of beginning that take the LoRA out of the base's weights.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def check_beginning(saved: SavedAdapter) -> None:
+    """Refuse an adapter that belongs to a base which its training had changed before it began.
+
+    Raises:
+        AdapterError: how it can be converted.
+    """
+    begin = str(saved.config.init_lora_weights).lower()
+    if begin.startswith(_CHANGES_BASE):
+        raise AdapterError(
+            f"{saved.folder}: init_lora_weights {begin!r} belongs to a base that it changed at its start; convert the "
+            "adapter first (PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...))"
+        )
+
+
+def sha256_of(folder: Path) -> str:
+    """Hash of an adapter's weights file, by which it is known.
+
+    Raises:
+        AdapterError: there is none.
+    """
+    for name in (WEIGHTS_FILE, OLD_WEIGHTS_FILE):
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    raise AdapterError(f"{folder}: no weights there")
 
 
 def check_written(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:

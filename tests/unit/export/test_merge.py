@@ -17,11 +17,12 @@ from tests import tiny
 from yangtuo.arguments import LoraArguments
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, ModelError, RunFailure, RunFolderError
-from yangtuo.export import merge, merge_plan, merge_proof, merge_verb
-from yangtuo.model.weight_files import Spec, open_weights, shards
+from yangtuo.export import merge, merge_fit, merge_plan, merge_proof, merge_verb
 from yangtuo.model import adapter_files
-from yangtuo.model.adapters import attach_new, save, trained_parameters
+from yangtuo.model.adapter_state import save, trained_parameters
+from yangtuo.model.adapters import attach_new
 from yangtuo.model.base import fit_vocabulary, read_config
+from yangtuo.model.weight_files import Spec, open_weights, shards
 
 IDS = torch.tensor([[1, 5, 80, 300, 479, 17, 3, 7], [2, 4, 6, 8, 470, 471, 472, 473]])
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -203,7 +204,8 @@ def test_what_yangtuo_saves_on_a_grown_vocabulary_is_merged(tmp_path, which, tie
                 parameter += 0.1 * torch.randn_like(parameter)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        save(adapter, tmp_path / "adapter", tokenizer, trained_parameters(adapter))
+        weights, record = trained_parameters(adapter), tiny.record_of(folder, tokenizer)
+        save(adapter, tmp_path / "adapter", tokenizer, weights, record)
     out = run(folder, [tmp_path / "adapter"], tmp_path / "out")
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is tie
     torch.testing.assert_close(logits(load(out)), logits(adapter.model.eval()), atol=2e-5, rtol=1e-5)
@@ -284,7 +286,7 @@ def test_auto_keeps_the_dtype_of_each_tensor(base, tmp_path):
 def planned(base, *adapters):
     files = open_weights(base)
     saved = [adapter_files.read(str(adapter)) for adapter in adapters]
-    return files, merge_plan.plan(files, read_config(base), saved, allow_new_vocabulary=False)
+    return files, merge_plan.plan(files, read_config(base), saved, merge_fit.Allowed())
 
 
 @dataclass
@@ -335,7 +337,7 @@ def with_adapter_changed(case, change):
     last = case.plan.last
     tensors = {key: change(key, value) for key, value in last.saved.tensors.items()}
     saved = replace(last.saved, tensors=tensors)
-    case.plan = merge_plan.plan(case.files, read_config(case.base), [saved], allow_new_vocabulary=False)
+    case.plan = merge_plan.plan(case.files, read_config(case.base), [saved], merge_fit.Allowed())
 
 
 def test_an_adapter_with_zeroed_lora_b_is_not_the_one_that_was_merged(case):
@@ -572,7 +574,7 @@ def rows_after(here, num_rows, tmp_path, *, allowed=False):
     chain = merge.Chain({}, {}, here, "model.embed_tokens.weight", "lm_head.weight", False)
     saved = Rows2023.of(num_rows)
     saved.folder = tmp_path / "adapter"
-    return rows_after(saved, chain, allow_new_vocabulary=allowed)
+    return rows_after(saved, chain, merge_fit.Allowed(new_vocabulary=allowed))
 
 
 def test_the_vocabularies_of_2023_are_known(tmp_path):

@@ -1,0 +1,85 @@
+"""`yangtuo.json`: what an adapter was trained on and how it is asked, beside it and once more inside its weights.
+
+The copy in the safetensors header tells whether the file still belongs to these weights. Imports no torch.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yangtuo.data.saved_template import from_values
+from yangtuo.data.templates import Template
+from yangtuo.errors import AdapterError
+
+logger = logging.getLogger(__name__)
+
+RECORD_FILE, WEIGHTS_FILE = "yangtuo.json", "adapter_model.safetensors"
+METADATA_KEY = "yangtuo"
+FORMAT = 1
+_MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+
+
+def to_text(record: Mapping[str, Any]) -> str:
+    """The record as it is written in both places."""
+    return json.dumps({"format": FORMAT, **record}, ensure_ascii=False, separators=(",", ":"))
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The record of an adapter or of a merged model; None where none was written, or another program wrote the weights.
+
+    Raises:
+        AdapterError: it is broken, of a later version, or of other weights.
+    """
+    inside = _header(folder / WEIGHTS_FILE).get("__metadata__", {}).get(METADATA_KEY)
+    record = _parsed(inside, f"{folder / WEIGHTS_FILE}, its metadata") if inside else None
+    if not (folder / RECORD_FILE).is_file():
+        return record
+    try:
+        beside = _parsed((folder / RECORD_FILE).read_text(encoding="utf-8"), str(folder / RECORD_FILE))
+    except (OSError, UnicodeDecodeError) as error:
+        raise AdapterError(f"{folder / RECORD_FILE}: cannot be read: {error}") from error
+    if not (folder / "adapter_config.json").is_file():
+        return beside  # a merged model
+    if record is None:
+        logger.warning("%s: another program has written these weights, so %s is not about them", folder, RECORD_FILE)
+        return None
+    if record != beside:
+        raise AdapterError(
+            f"{folder}: {RECORD_FILE} is not of these weights, whose own copy says otherwise; copy the whole folder "
+            f"again, or remove {RECORD_FILE} to go by the weights' copy"
+        )
+    return record
+
+
+def template_of(folder: Path) -> Template | None:
+    """The template that travels with an adapter or a merged model, if one does.
+
+    Raises:
+        AdapterError: see `read`.
+        DataError: a template of a later version.
+    """
+    values = (read(folder) or {}).get("template")
+    return from_values(values) if values else None
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+        version = value["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{where}: not a record of this program: {error!r}; remove it to go without") from error
+    if version != FORMAT:
+        raise AdapterError(f"{where}: written by a later version of this program (format {version}); update it")
+    return dict(value)
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """The JSON at the beginning of a safetensors file; empty where there is none, which others complain of."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            return dict(json.loads(opened.read(length))) if length <= _MOST_HEADER_BYTES else {}
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,195 @@
+"""The base with its LoRA: the names of its weights in the model, their keys in the file, and the folder written."""
+
+import copy
+import math
+import warnings
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import nn
+
+from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.model.adapter_files import WEIGHTS_FILE, check_written
+from yangtuo.model.adapter_record import METADATA_KEY, RECORD_FILE, to_text
+from yangtuo.model.sharding import shape_of, whole
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The base with its LoRA.
+
+    Attributes:
+        model: PEFT's model.
+        kept: names of frozen parameters that are saved with the trained ones.
+        start: of a LoRA that began from the base's own weights, its A and B matrices as they were then.
+    """
+
+    model: PeftModel
+    kept: frozenset[str] = frozenset()
+    start: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def num_trainable(self) -> int:
+        """Number of weights that the optimizer sees."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    def describe(self) -> str:
+        """One line for the screen."""
+        config, trainable = self.model.peft_config["default"], self.num_trainable()
+        total = sum(math.prod(whole_shape(p)) for p in self.model.parameters())
+        ranks = sorted({config.r, *(config.rank_pattern or {}).values()})
+        rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
+        kinds = [name for name, is_on in (("rsLoRA", config.use_rslora), ("DoRA", config.use_dora)) if is_on]
+        kind = f"{', '.join(kinds)}, " if kinds else ""
+        begin = f", begun as {config.init_lora_weights}" if self.start else ""
+        frozen_modules = {name.split(".modules_to_save.")[0].rsplit(".", 1)[-1] for name in self.kept}
+        full = sorted(set(config.modules_to_save or ()) - frozen_modules)
+        told = f", in full: {', '.join(full)}" if full else ""
+        rows = next(iter((config.trainable_token_indices or {}).values()), ())
+        new = f", the {len(rows)} new rows of the vocabulary" if rows else ""
+        frozen = f", {len(self.kept)} full modules of the adapter frozen" if self.kept else ""
+        return (
+            f"adapter: {kind}rank {rank}, alpha {config.lora_alpha:g}, dropout {config.lora_dropout:g} on "
+            f"{', '.join(sorted(config.target_modules))}{begin}{told}{new}{frozen}; "
+            f"{trainable:,} trained weights in float32 ({trainable / total:.2%} of all)"
+        )
+
+
+def whole_shape(parameter: torch.Tensor) -> tuple[int, ...]:
+    """The shape before sharding and before quantisation to 4 bits."""
+    state = getattr(parameter, "quant_state", None)
+    return shape_of(parameter) if state is None else tuple(state.shape)
+
+
+def trained_parameters(adapter: Adapter) -> dict[str, nn.Parameter]:
+    """By name, without what an engine's wrappers put into the names."""
+    return {_plain(name): p for name, p in adapter.model.named_parameters() if p.requires_grad}
+
+
+def kept_parameters(adapter: Adapter) -> dict[str, nn.Parameter]:
+    """Frozen ones that are saved with the trained."""
+    return {_plain(name): p for name, p in adapter.model.named_parameters() if _plain(name) in adapter.kept}
+
+
+def checksums(adapter: Adapter) -> dict[str, int]:
+    """CRC-32 of every trained weight, to tell afterwards whether a run has changed it."""
+    return {
+        name: zlib.crc32(whole(parameter).cpu().contiguous().view(torch.uint8).numpy().data)
+        for name, parameter in trained_parameters(adapter).items()
+    }
+
+
+def names_of_keys(adapter: Adapter) -> dict[str, str]:
+    """Keys in the adapter's file -> names of the saved parameters; a weight that is tied has several keys."""
+    parameters = trained_parameters(adapter) | kept_parameters(adapter)
+    stand_ins = {name: torch.empty(0) for name in parameters}
+    state = _under_all_names(adapter, stand_ins)
+    saved = get_peft_model_state_dict(adapter.model, state_dict=state, save_embedding_layers=False)
+    names = {id(value): name for name, value in stand_ins.items()}
+    found = {key: names[id(value)] for key, value in saved.items() if id(value) in names}
+    # Embeddings beside a configuration that does not tell of them have no key of PEFT's.
+    return found | {name: name for name in adapter.kept - set(found.values())}
+
+
+def without_a_place(adapter: Adapter) -> list[str]:
+    """Trained parameters that would not be in the file."""
+    return sorted(trained_parameters(adapter).keys() - set(names_of_keys(adapter).values()))
+
+
+def to_file(adapter: Adapter, weights: Mapping[str, torch.Tensor]) -> Tensors:
+    """Weights by parameter name -> tensors by their key in the file, where a LoRA fits the base as it is on disk.
+
+    One that began from the base's own weights (W = residual + s B0 A0) has twice the rank there:
+    B A - B0 A0 = [B, -B0] [A; A0]. Source: https://arxiv.org/abs/2404.02948, appendix C.
+    """
+    tensors: Tensors = {}
+    for key, name in names_of_keys(adapter).items():
+        value = weights[name]
+        if name in adapter.start:
+            first = adapter.start[name]
+            value = torch.cat([value, first]) if ".lora_A." in name else torch.cat([value, -first], dim=1)
+        tensors[key] = value
+    return tensors
+
+
+def from_file(adapter: Adapter, tensors: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> Tensors:
+    """The opposite, float32; `names` as from `names_of_keys`, which sharded engines need on all processes at once."""
+    weights: Tensors = {}
+    for key, name in names.items():
+        value = tensors[key].float()
+        if name in adapter.start:
+            rank = len(value) // 2 if ".lora_A." in name else value.shape[1] // 2
+            value = value[:rank] if ".lora_A." in name else value[:, :rank]
+        weights[name] = value.contiguous()
+    return weights
+
+
+def file_config(adapter: Adapter) -> LoraConfig:
+    """PEFT's configuration as it is written."""
+    config = copy.deepcopy(adapter.model.peft_config["default"])
+    config.inference_mode = True
+    if adapter.start:
+        config.init_lora_weights = True
+        config.r *= 2
+        config.rank_pattern = {name: 2 * rank for name, rank in config.rank_pattern.items()}
+        times = math.sqrt(2) if config.use_rslora else 2  # so that the scale stays
+        config.lora_alpha *= times
+        config.alpha_pattern = {name: times * alpha for name, alpha in config.alpha_pattern.items()}
+    return config
+
+
+def save(
+    adapter: Adapter,
+    folder: Path,
+    tokenizer: Tokenizer,
+    weights: Mapping[str, torch.Tensor],
+    record: Mapping[str, Any],
+) -> None:
+    """Write a PEFT folder and the tokenizer into `folder`, and read it again to see that it is what it should be.
+
+    `weights` has the values of `trained_parameters` and `kept_parameters`, since the engine may hold parts of them;
+    `record` is what the adapter was trained on.
+
+    Raises:
+        RunFailure: it is not, see `adapter_files.check_written`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = to_file(adapter, weights)
+    text = to_text(record)
+    save_file(_unshared(tensors), folder / WEIGHTS_FILE, metadata={"format": "pt", METADATA_KEY: text})
+    (folder / RECORD_FILE).write_text(text, encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PEFT, on what was refused or said before
+        file_config(adapter).save_pretrained(str(folder))
+        adapter.model.create_or_update_model_card(str(folder))
+    check_written(folder, tensors)
+    tokenizer.save(folder)
+
+
+def _unshared(tensors: Tensors) -> Tensors:
+    """Contiguous, and no two of them one: the format knows no sharing."""
+    seen: set[int] = set()
+    result: Tensors = {}
+    for key, value in tensors.items():
+        result[key] = value.clone() if value.data_ptr() in seen else value.contiguous()
+        seen.add(value.data_ptr())
+    return result
+
+
+def _under_all_names(adapter: Adapter, values: Mapping[str, torch.Tensor]) -> Tensors:
+    """`values` by parameter name; of a weight that is tied, PEFT asks for each name."""
+    name_of = {id(p): name for name, p in (trained_parameters(adapter) | kept_parameters(adapter)).items()}
+    names = [(_plain(name), name_of.get(id(p))) for name, p in adapter.model.named_parameters(remove_duplicate=False)]
+    return {name: values[first] for name, first in names if first is not None and first in values}
+
+
+def _plain(name: str) -> str:
+    return name.replace("_fsdp_wrapped_module.", "").replace("_checkpoint_wrapped_module.", "")

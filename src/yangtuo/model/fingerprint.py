@@ -1,0 +1,207 @@
+"""Is this the base that the adapter was trained on? Told by values sampled from the weights, quick on 70B too.
+
+A few values of many tensors are compared, on the rows that both have. Of the same dtype they must be equal; of another
+dtype, equal within its rounding. So the same base in another dtype, or with a grown vocabulary, is the same base, and
+one that anything was merged into, or that was trained further, is not.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
+from yangtuo.errors import AdapterError, ModelError
+from yangtuo.model import adapter_record
+from yangtuo.model.weight_files import WeightFiles, open_weights
+
+logger = logging.getLogger(__name__)
+
+_MOST_TENSORS, _NUM_PLACES, _RUN = 256, 2, 4  # values are read in runs, each from one page of the file
+_CONFIG_FIELDS = (  # what decides the computation, and is spelled alike in every version of transformers
+    *("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "rope_theta", "sliding_window"),
+)
+MERGED_KEY = "yangtuo_merged"  # in a merged model's config.json, since files beside it are easily left behind
+_ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float64: 2.0**-53}
+_SMALLEST_HALF = 2.0**-24  # below it float16 knows nothing
+
+
+def of_base(name: str, folder: Path, config: PreTrainedConfig) -> dict[str, Any]:
+    """The fingerprint of a base model's folder, JSON values.
+
+    Raises:
+        ModelError: weights that cannot be read.
+    """
+    weights = open_weights(folder)
+    samples = {
+        tensor: {
+            "shape": list(weights.specs[tensor].shape),
+            "dtype": _name(weights.specs[tensor].dtype),
+            "values": [float(f"{value:.9g}") for value in _sample(weights, tensor, weights.specs[tensor].shape)],
+        }
+        for tensor in _chosen(weights)
+    }
+    return {
+        "name": name,
+        "config": _of_config(config),
+        "num_rows": config.get_text_config().vocab_size,
+        "merged_before": merged_into(folder),
+        "samples": samples,
+    }
+
+
+def merged_into(folder: Path) -> list[str]:
+    """SHA-256 of the adapters that were merged into this model, in order, as its config.json tells."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return list(map(str, config.get(MERGED_KEY, ())))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder / 'config.json'}: cannot be read: {error}") from error
+
+
+def check(
+    adapter: Path, base: Path, config: PreTrainedConfig, *, merged: Sequence[str] = (), force: bool = False
+) -> dict[str, Any] | None:
+    """Compare an adapter's record with the base that it is to be put on; returns the record.
+
+    Args:
+        adapter: its folder. Without a record (2023's, other programs') nothing is known, which is said.
+        base: the folder of the base.
+        config: of the base.
+        merged: SHA-256 of adapters that are merged into the base in memory before this one.
+        force: `--force_base`: say what differs instead of refusing it.
+
+    Raises:
+        AdapterError: it was trained on something else; both sides are named, and what differs.
+    """
+    record = adapter_record.read(adapter)
+    if record is None:
+        logger.warning(
+            "%s: no fingerprint of its base in it (another program's, or of 2023); whether it belongs to %s is "
+            "unverified",
+            adapter,
+            base,
+        )
+        return None
+    problems = [*_of_order(record, base, merged), *_of_tokenizer(record, adapter)]
+    if not problems and merged_into(base) == record["base"]["merged_before"]:
+        problems = list(_of_values(record["base"], base, config))
+    if not problems:
+        return record
+    there, here = record["base"], of_base(str(base), base, config)
+    text = (
+        f"{adapter} was trained on {there['name']} ({there['num_rows']:,} rows, fingerprint {short(there)}), this is "
+        f"{base} ({here['num_rows']:,} rows, fingerprint {short(here)}): {'; '.join(problems[:3])}"
+        + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+    )
+    if not force:
+        raise AdapterError(f"{text}. Give the base that it was trained on; --force_base takes this one nevertheless")
+    logger.warning("%s; taken nevertheless (--force_base)", text)
+    return record
+
+
+def short(fingerprint: Mapping[str, Any]) -> str:
+    """Eight digits of a hash over it, for messages."""
+    parts = [fingerprint["config"], fingerprint["samples"]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _of_order(record: Mapping[str, Any], base: Path, merged: Sequence[str]) -> list[str]:
+    """Adapters that have to be in the base already, in this order."""
+    stack = [one["sha256"] for one in record.get("stack", ())]
+    wanted, found = [*record["base"]["merged_before"], *stack], [*merged_into(base), *merged]
+    if wanted == found:
+        return []
+    folders = {one["sha256"]: one["folder"] for one in record.get("stack", ())}
+    missing = [sha for sha in wanted if sha not in found]
+    if missing:
+        listed = ", ".join(f"{folders.get(sha, 'adapter')} (SHA-256 {sha[:8]})" for sha in missing)
+        return [f"it was trained on top of {listed}, which has to be merged first: --peft_path THAT,THIS"]
+    extra = ", ".join(sha[:8] for sha in found if sha not in wanted)
+    if extra:
+        return [f"adapters are merged into it that were not there in training (SHA-256 {extra})"]
+    return ["the same adapters are merged into it in another order"]
+
+
+def _of_tokenizer(record: Mapping[str, Any], adapter: Path) -> list[str]:
+    if not is_tokenizer_folder(adapter) or open_tokenizer(adapter).sha256() == record["tokenizer"]["sha256"]:
+        return []
+    return [f"the tokenizer in {adapter} is not the one that it was trained with"]
+
+
+def _of_values(there: Mapping[str, Any], base: Path, config: PreTrainedConfig) -> Iterator[str]:
+    here = _of_config(config)
+    for key, value in there["config"].items():
+        if key in here and here[key] != value:
+            yield f"{key} is {value} there, {here[key]} here"
+    weights = open_weights(base)
+    tied = config.tie_word_embeddings
+    for name, sample in there["samples"].items():
+        spec = weights.specs.get(name)
+        if spec is None:
+            if not (tied and name.startswith("lm_head")):
+                yield f"no {name} here"
+        elif list(spec.shape[1:]) != sample["shape"][1:] or (
+            spec.shape[0] != sample["shape"][0] and len(spec.shape) < 2
+        ):
+            yield f"{name} has shape {sample['shape']} there, {list(spec.shape)} here"
+        elif not _agree(sample, _sample(weights, name, sample["shape"]), spec.dtype):
+            yield f"{name} has other values"
+
+
+def _agree(sample: Mapping[str, Any], found: Sequence[float | None], dtype: torch.dtype) -> bool:
+    """Equal as far as both have the row; of two dtypes, within the coarser one's rounding."""
+    same = sample["dtype"] == _name(dtype)
+    other: torch.dtype = getattr(torch, sample["dtype"])
+    size = 0.0 if same else 2 * max(_ROUNDING[dtype], _ROUNDING[other])
+    least = 0.0 if same else _SMALLEST_HALF
+    return all(
+        here is None
+        or (math.isnan(here) and math.isnan(value))
+        or abs(here - value) <= 1e-8 * abs(value) + size * abs(value) + least
+        for here, value in zip(found, sample["values"], strict=True)
+    )
+
+
+def _chosen(weights: WeightFiles) -> list[str]:
+    """Tensors from all over the model: in the order of a hash, so that no kind of layer is left out by its number."""
+    names = [name for name, spec in weights.specs.items() if spec.dtype in _ROUNDING and "rotary_emb" not in name]
+    ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    return sorted(ranked[:_MOST_TENSORS])
+
+
+def _sample(weights: WeightFiles, name: str, shape: Sequence[int]) -> list[float | None]:
+    """Values of a tensor at places that follow from its name and `shape`; None where it lacks the row."""
+    rows, width = (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))
+    lines = weights.get(name).reshape(-1, width)
+    values: list[float | None] = []
+    for place in range(_NUM_PLACES):
+        digest = hashlib.sha256(f"{name} {place}".encode()).digest()
+        row = int.from_bytes(digest[:8], "little") % rows
+        column = int.from_bytes(digest[8:16], "little") % max(1, width - _RUN + 1)
+        taken = min(_RUN, width)
+        if row < len(lines):
+            values += lines[row, column : column + taken].float().tolist()
+        else:
+            values += [None] * taken
+    return values
+
+
+def _of_config(config: PreTrainedConfig) -> dict[str, Any]:
+    text = config.get_text_config()
+    values = {name: getattr(text, name, None) for name in _CONFIG_FIELDS}
+    rope = getattr(text, "rope_parameters", None) or {}
+    values["rope_theta"] = values["rope_theta"] or rope.get("rope_theta")
+    values["rope_type"] = rope.get("rope_type")
+    return {name: value for name, value in values.items() if isinstance(value, int | float | str)}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

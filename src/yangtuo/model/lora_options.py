@@ -1,0 +1,255 @@
+"""LoRA options: what they mean, and whether they fit the base, or the adapter that is continued."""
+
+import difflib
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from peft import LoraConfig, TaskType
+from torch import nn
+from transformers import PreTrainedModel
+
+from yangtuo.arguments import LoraArguments
+from yangtuo.errors import AdapterError, UsageError
+from yangtuo.model.adapter_files import SavedAdapter
+
+ALL_LINEAR = "all-linear"
+# From the base's own weights, which change by what the adapter begins with.
+_FROM_THE_BASE = re.compile(r"pissa(_niter_\d+)?|olora")
+_BEGINNINGS = re.compile(rf"true|gaussian|orthogonal|{_FROM_THE_BASE.pattern}")
+
+
+def names(text: str | None) -> list[str]:
+    """A comma-separated option as a list."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def begins_from_the_base(lora: LoraArguments) -> bool:
+    """Whether `--init_lora_weights` takes the adapter's beginning out of the base's weights (PiSSA, OLoRA)."""
+    return _FROM_THE_BASE.fullmatch(lora.init_lora_weights.lower()) is not None
+
+
+def pattern(option: str, text: str | None) -> dict[str, float]:
+    """`q_proj:16,layers.0.v_proj:4` as a dictionary.
+
+    Raises:
+        UsageError: a part that is not a name and a positive number.
+    """
+    found = {}
+    for part in names(text):
+        name, _, number = part.rpartition(":")
+        try:
+            value = float(number)
+        except ValueError:
+            value = 0.0
+        if not name or not value > 0 or (option == "rank_pattern" and not value.is_integer()):
+            raise UsageError(f"--{option} {part}: expected name:number, such as q_proj:16, separated by commas")
+        found[name.strip()] = value
+    return found
+
+
+def layers(text: str | None) -> list[int] | None:
+    """`0-3,7` as [0, 1, 2, 3, 7]; None for all.
+
+    Raises:
+        UsageError: a part that is neither a number nor a range.
+    """
+    if text is None:
+        return None
+    found: set[int] = set()
+    for part in names(text):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise UsageError(f"--layers_to_transform {part}: expected numbers and ranges, such as 0-15,31")
+        found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return sorted(found)
+
+
+def check_options(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> None:
+    """Check the options of a new LoRA against the base, before any weight is loaded.
+
+    Raises:
+        AdapterError: every name that no module has (PEFT would say nothing as long as one name fits), and every
+            combination that would not be what it says.
+        UsageError: an option that cannot be read.
+    """
+    problems = [*_of_names(lora, modules), *_of_numbers(lora, modules), *_of_variants(lora)]
+    if problems:
+        raise AdapterError.of_problems("LoRA options", problems)
+
+
+def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
+    linear = {name.rsplit(".", 1)[-1] for name, module in modules.items() if isinstance(module, nn.Linear)}
+    targets = [] if lora.trainable == ALL_LINEAR else names(lora.trainable)
+    if not targets and lora.trainable != ALL_LINEAR:
+        yield "--trainable is empty; name the modules that get LoRA matrices"
+    for option, wanted, offered in (
+        ("trainable", targets, linear),
+        ("modules_to_save", names(lora.modules_to_save), {name.rsplit(".", 1)[-1] for name in modules if name}),
+        ("rank_pattern", list(pattern("rank_pattern", lora.rank_pattern)), linear),
+        ("alpha_pattern", list(pattern("alpha_pattern", lora.alpha_pattern)), linear),
+    ):
+        for name in wanted:
+            if not any(module == name or module.endswith(f".{name}") for module in modules):
+                near = difflib.get_close_matches(name, offered, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(linear))}"
+                yield f"--{option}: the base has no module {name!r}; {hint}"
+    for name in sorted(set(targets) & set(names(lora.modules_to_save))):
+        yield f"{name!r} is in --trainable and in --modules_to_save; a module is trained in one way"
+    if lora.train_new_tokens_only:
+        for name in names(lora.modules_to_save):
+            if name in ("embed_tokens", "lm_head"):
+                yield (
+                    f"{name!r} is in --modules_to_save, which trains all of its rows; leave --train_new_tokens_only out"
+                )
+
+
+def _of_numbers(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
+    if lora.lora_rank < 1:
+        yield f"--lora_rank {lora.lora_rank}: expected a rank from 1 up"
+    num_layers = max((len(module) for module in modules.values() if isinstance(module, nn.ModuleList)), default=0)
+    wanted = layers(lora.layers_to_transform)
+    if wanted is not None and (not wanted or wanted[-1] >= num_layers):
+        yield f"--layers_to_transform {lora.layers_to_transform}: the base has the layers 0-{num_layers - 1}"
+    if lora.loraplus_lr_ratio is not None and not lora.loraplus_lr_ratio > 0:
+        yield f"--loraplus_lr_ratio {lora.loraplus_lr_ratio:g}: expected a number above 0"
+
+
+def _of_variants(lora: LoraArguments) -> Iterator[str]:
+    if not _BEGINNINGS.fullmatch(lora.init_lora_weights.lower()):
+        yield (
+            f"--init_lora_weights {lora.init_lora_weights}: expected true, gaussian, orthogonal, pissa, "
+            "pissa_niter_16 or olora"
+        )
+    if lora.use_dora and begins_from_the_base(lora):
+        yield f"--use_dora with --init_lora_weights {lora.init_lora_weights}: both decompose the weight; give one"
+    if lora.use_dora and any(name in ("embed_tokens",) for name in names(lora.trainable)):
+        yield "--use_dora on embed_tokens cannot be merged; take it out of --trainable, or leave --use_dora out"
+
+
+def check_contradictions(saved: SavedAdapter, lora: LoraArguments, given: Collection[str]) -> None:
+    """Compare LoRA options with the adapter that is to be continued; equal ones are fine.
+
+    Raises:
+        AdapterError: every option whose value is not the adapter's.
+    """
+    config = saved.config
+    targets = config.target_modules
+    of_adapter = {
+        "lora_rank": config.r,
+        "lora_alpha": float(config.lora_alpha),
+        "trainable": targets if isinstance(targets, str) else set(targets or ()),
+        "modules_to_save": _full(saved),
+        "train_new_tokens_only": bool(config.trainable_token_indices),
+        "use_rslora": bool(config.use_rslora),
+        "use_dora": bool(config.use_dora),
+        "rank_pattern": _floats(config.rank_pattern),
+        "alpha_pattern": _floats(config.alpha_pattern),
+        "layers_to_transform": _listed(config.layers_to_transform),
+        "init_lora_weights": "true",
+    }
+    of_options = {
+        "lora_rank": lora.lora_rank,
+        "lora_alpha": lora.lora_alpha,
+        "trainable": lora.trainable if lora.trainable == ALL_LINEAR else set(names(lora.trainable)),
+        "modules_to_save": set(names(lora.modules_to_save)),
+        "train_new_tokens_only": lora.train_new_tokens_only,
+        "use_rslora": lora.use_rslora,
+        "use_dora": lora.use_dora,
+        "rank_pattern": pattern("rank_pattern", lora.rank_pattern),
+        "alpha_pattern": pattern("alpha_pattern", lora.alpha_pattern),
+        "layers_to_transform": layers(lora.layers_to_transform),
+        "init_lora_weights": lora.init_lora_weights.lower(),
+    }
+    different = [name for name, value in of_options.items() if name in given and value != of_adapter[name]]
+    problems = []
+    for name in different:
+        asked, there = of_options[name], of_adapter[name]
+        if name != "modules_to_save":
+            problems.append(f"--{name} {_shown(asked)}: the adapter has {_shown(there)}")
+        elif not _full(saved) <= set(names(lora.modules_to_save)):  # more are added
+            problems.append(
+                f"--modules_to_save {_shown(asked)}: the adapter has {_shown(there)}; to leave modules out or to "
+                "freeze them, give --modules_to_save_policy"
+            )
+    if problems:
+        raise AdapterError.of_problems(
+            f"options contradict the adapter {saved.folder}, which decides; remove the line", problems
+        )
+
+
+def _full(saved: SavedAdapter) -> set[str]:
+    return set(saved.config.modules_to_save or ())
+
+
+def _floats(values: Mapping[str, Any] | None) -> dict[str, float]:
+    return {name: float(value) for name, value in (values or {}).items()}
+
+
+def _listed(value: Any) -> list[int] | None:
+    return None if value is None else [value] if isinstance(value, int) else sorted(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, set | list):
+        return ",".join(map(str, sorted(value))) or "none"
+    if isinstance(value, dict):
+        return ",".join(f"{name}:{number:g}" for name, number in value.items()) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def new_config(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence[int]) -> LoraConfig:
+    """PEFT's configuration of a new LoRA on this base."""
+    tied, full = is_tied(model), names(lora.modules_to_save)
+    ranks = {name: int(rank) for name, rank in pattern("rank_pattern", lora.rank_pattern).items()}
+    chosen = layers(lora.layers_to_transform)
+    begin: Any = lora.init_lora_weights.lower()
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.lora_rank,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=_targets(model, lora, chosen),
+        layers_to_transform=chosen,
+        rank_pattern=ranks,
+        alpha_pattern=pattern("alpha_pattern", lora.alpha_pattern),
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        init_lora_weights=True if begin == "true" else begin,
+        modules_to_save=full or None,
+        ensure_weight_tying=ties(full, tied),
+        trainable_token_indices=_rows_of(model, new_tokens, tied=tied) if new_tokens else None,
+    )
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether embedding and head are one matrix."""
+    return bool(getattr(model.config, "tie_word_embeddings", False))
+
+
+def ties(full: Collection[str], tied: bool) -> bool:
+    """Whether PEFT has to keep them one; trained apart, one of them would be lost at the merge."""
+    return tied and bool({"embed_tokens", "lm_head"} & set(full))
+
+
+def _targets(model: PreTrainedModel, lora: LoraArguments, chosen: Sequence[int] | None) -> str | list[str]:
+    if lora.trainable != ALL_LINEAR:
+        return names(lora.trainable)
+    if chosen is None:
+        return ALL_LINEAR
+    # PEFT knows "all-linear" in all layers only.
+    head = model.get_output_embeddings()
+    found = {n.rsplit(".", 1)[-1] for n, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return sorted(found - {n.rsplit(".", 1)[-1] for n, module in model.named_modules() if module is head})
+
+
+def _rows_of(model: PreTrainedModel, tokens: Sequence[int], *, tied: bool) -> dict[str, list[int]]:
+    """PEFT's `trainable_token_indices`; of tied matrices it takes the first and follows it in the other."""
+    found = [name.rsplit(".", 1)[-1] for name in embedding_names(model)]
+    return {name: list(tokens) for name in (found[:1] if tied else found)}
+
+
+def embedding_names(model: PreTrainedModel) -> list[str]:
+    """Of the embedding and the head."""
+    wanted = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    return [name for name, module in model.named_modules() if id(module) in wanted]

@@ -1,0 +1,236 @@
+"""Is what lies on the disk what was trained? Shown at the end of each run, and kept in `proof.json`.
+
+Every saved adapter is reopened and compared with memory, bit for bit, where it is written (`adapter_files`). Here, at
+the end: the weights have changed from their start, and the adapter, loaded from the disk by plain PEFT into the base,
+has the loss that the trained model has in memory.
+"""
+
+import contextlib
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from yangtuo import folder
+from yangtuo.data.examples import Examples
+from yangtuo.engine import memory
+from yangtuo.engine.processes import from_rank_0
+from yangtuo.engine.trainer import StepTrainer
+from yangtuo.errors import RunFailure
+from yangtuo.model import adapter_state
+from yangtuo.model.adapter_files import WEIGHTS_FILE
+from yangtuo.model.adapter_state import Adapter
+from yangtuo.model.sharding import is_sharded
+
+logger = logging.getLogger(__name__)
+
+PROOF_FILE = "proof.json"
+_NUM_ROWS = 8
+# Relative. In 16 bit, the same numbers in another order of rows round otherwise.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+_USED = 0.8  # part of the free memory that a second base may take
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Which trained tensors are no longer what they were before the first step.
+
+    Attributes:
+        num_tensors: all that are trained.
+        num_changed: those that have changed.
+        unchanged: modules of which no tensor has changed.
+    """
+
+    num_tensors: int
+    num_changed: int
+    unchanged: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reload:
+    """The loss of a few training rows, in nats a token.
+
+    Attributes:
+        into: "a fresh base", or "the base in memory" where a second would not fit or weights are sharded.
+        num_rows: how many rows.
+        in_memory: of the model that was trained.
+        reloaded: of the adapter on the disk.
+        without: of the base alone; into the base in memory: with all trained weights set to zero.
+        limit: the largest difference between `in_memory` and `reloaded` that rounding explains.
+    """
+
+    into: str
+    num_rows: int
+    in_memory: float
+    reloaded: float
+    without: float
+    limit: float
+
+
+def changes(before: Mapping[str, int], after: Mapping[str, int]) -> Changes:
+    """Compare checksums of trained tensors by name."""
+    changed = {name for name in after if after[name] != before[name]}
+    of_changed = {_module(name) for name in changed}
+    unchanged = sorted({_module(name) for name in after} - of_changed)
+    return Changes(len(after), len(changed), tuple(unchanged))
+
+
+def _module(name: str) -> str:
+    return re.split(r"\.lora_|\.modules_to_save\.|\.token_adapter\.", name.removeprefix("base_model.model."))[0]
+
+
+def check_changes(found: Changes, *, may_be_idle: bool) -> None:
+    """Refuse a run that taught some module nothing.
+
+    Args:
+        found: what has changed.
+        may_be_idle: a mixture of experts, of which some may have seen no token.
+
+    Raises:
+        RunFailure: nothing has changed, or a module has not.
+    """
+    if not found.num_changed:
+        raise RunFailure("no trained weight has changed; was the learning rate 0 in every step (see log.jsonl)?")
+    idle = [name for name in found.unchanged if not name.endswith(("embed_tokens", "wte", "word_embeddings"))]
+    named = ", ".join(found.unchanged[:4]) + (", ..." if len(found.unchanged) > 4 else "")
+    if idle and not may_be_idle:
+        raise RunFailure(f"proof failed: {len(found.unchanged)} trained modules have not changed: {named}")
+    if found.unchanged:
+        logger.warning("proof: not changed, since no token of the data came by: %s", named)
+
+
+def prove(
+    trainer: StepTrainer,
+    adapter: Adapter,
+    rows: Examples,
+    before: Mapping[str, int],
+    saved: Path,
+    load_base: Callable[[], PreTrainedModel],
+) -> None:
+    """Show that the adapter on the disk is the trained one, or fail; called by all processes.
+
+    Args:
+        trainer: after the last step.
+        adapter: what it trained.
+        rows: the training rows.
+        before: checksums of the trained tensors before the first step.
+        saved: the adapter's folder.
+        load_base: loads the base once more, as the run has loaded it.
+
+    Raises:
+        RunFailure: it is not; `proof.json` tells what was found.
+    """
+    found = changes(before, adapter_state.checksums(adapter))
+    chosen = rows.take(np.unique(np.linspace(0, len(rows) - 1, _NUM_ROWS).astype(np.int64)))
+    try:
+        check_changes(found, may_be_idle=any("experts" in name for name in before))
+        reload = _reload(trainer, adapter, chosen, saved, load_base)
+        failure = None if abs(reload.reloaded - reload.in_memory) <= reload.limit else _told(reload)
+    except RunFailure as error:
+        reload, failure = None, str(error)
+    num_bytes = from_rank_0(lambda: (saved / WEIGHTS_FILE).stat().st_size)
+    record = {
+        "adapter": str(saved),
+        "passed": failure is None,
+        "failure": failure,
+        "num_tensors": len(adapter_state.names_of_keys(adapter)),
+        "num_bytes": num_bytes,
+        "bit_equal_to_memory": True,  # else it would not have been written, see `adapter_files.check_written`
+        "changes": asdict(found),
+        "reload": asdict(reload) if reload else None,
+    }
+    from_rank_0(lambda: folder.write_json(saved.parent / PROOF_FILE, record))
+    if failure or not reload:
+        raise RunFailure(f"{failure}; do not use {saved}")
+    logger.info(
+        "proof: %d tensors, %s MB, bit-equal to memory; %d of %d trained tensors have changed",
+        record["num_tensors"],
+        f"{num_bytes / 1e6:,.1f}",
+        found.num_changed,
+        found.num_tensors,
+    )
+    logger.info(
+        "proof: reloaded from the disk into %s: loss %.4f on %d rows, %.4f in memory, %.4f %s",
+        reload.into,
+        reload.reloaded,
+        reload.num_rows,
+        reload.in_memory,
+        reload.without,
+        "without the adapter" if reload.into == "a fresh base" else "with its weights at zero",
+    )
+    if abs(reload.without - reload.in_memory) <= reload.limit:
+        logger.warning("proof: the adapter changes the loss of these rows by less than rounding does; it taught little")
+
+
+def _told(reload: Reload) -> str:
+    return (
+        f"proof failed: reloaded from the disk into {reload.into}, the loss on {reload.num_rows} rows is "
+        f"{reload.reloaded:.6f}, in memory {reload.in_memory:.6f}; rounding explains {reload.limit:.2g}"
+    )
+
+
+def _reload(
+    trainer: StepTrainer, adapter: Adapter, rows: Examples, saved: Path, load_base: Callable[[], PreTrainedModel]
+) -> Reload:
+    in_memory = trainer.loss_of(rows)
+    parameters = list(adapter.model.parameters())
+    sharded = any(map(is_sharded, parameters))
+    base_bytes = sum(p.numel() * p.element_size() for p in parameters if not p.requires_grad)
+    fits = not sharded and from_rank_0(lambda: base_bytes < _USED * memory.free_bytes(trainer.args.device))
+    limit = _TOLERANCE[trainer.computed_in()] * max(1.0, abs(in_memory))
+    if fits:
+        without, reloaded = from_rank_0(lambda: _fresh(trainer, rows, saved, load_base))
+        return Reload("a fresh base", len(rows), in_memory, reloaded, without, limit)
+    trainer.clear_weights()
+    without = trainer.loss_of(rows)
+    trainer.put_back_weights(saved)
+    return Reload("the base in memory", len(rows), in_memory, trainer.loss_of(rows), without, limit)
+
+
+def _fresh(
+    trainer: StepTrainer, rows: Examples, saved: Path, load_base: Callable[[], PreTrainedModel]
+) -> tuple[float, float]:
+    """Losses without and with the adapter, by the libraries alone: transformers' forward, PEFT's loading."""
+    device = trainer.args.device
+    with _unsaid(), trainer.accelerator.autocast():
+        base = load_base()
+        if not getattr(base, "is_quantized", False):
+            base.to(device)
+        without = plain_loss(base, rows, device)
+        return without, plain_loss(PeftModel.from_pretrained(base, saved), rows, device)
+
+
+@contextlib.contextmanager
+def _unsaid() -> Iterator[None]:
+    """What loading the base says was said before."""
+    own = logging.getLogger("yangtuo")
+    level = own.level
+    own.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        own.setLevel(level)
+
+
+@torch.no_grad()
+def plain_loss(model: nn.Module, rows: Examples, device: torch.device) -> float:
+    """Weighted mean loss in nats a token, a row at a time, with nothing of this program's engine."""
+    model.eval()
+    total, weight = 0.0, 0.0
+    for i in range(len(rows)):
+        ids, _ = rows.row(i)
+        tokens = torch.from_numpy(ids.astype(np.int64)).to(device)
+        weights = torch.from_numpy(rows.row_weights(i)[1:]).to(device)
+        logits = model(input_ids=tokens[None], use_cache=False).logits[0, :-1].float()
+        total += float((functional.cross_entropy(logits, tokens[1:], reduction="none") * weights).sum().double())
+        weight += float(weights.sum())
+    return total / weight if weight else math.nan

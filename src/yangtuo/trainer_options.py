@@ -1,0 +1,114 @@
+"""What becomes of each field of transformers' `TrainingArguments`, all of which are options here too.
+
+A test walks the dataclass so that none is forgotten. Imports neither torch nor transformers, since `check` reads it.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Fate(StrEnum):
+    """What becomes of a field of `TrainingArguments`."""
+
+    PASSED = "passed"  # transformers does what its documentation says
+    FIXED = "fixed"  # always so here, as the reason says; said when the option is given
+    OURS = "ours"  # same meaning, our code; the reason says how
+    REFUSED = "refused"  # any value but the default is an error; the reason says why and what to do
+
+
+class Treatment(NamedTuple):
+    """One row of `TRAINING_ARGUMENTS`."""
+
+    fate: Fate
+    reason: str = ""
+
+
+def _passed(names: str) -> dict[str, Treatment]:
+    return {name: Treatment(Fate.PASSED) for name in names.split()}
+
+
+def _refused(names: str, reason: str) -> dict[str, Treatment]:
+    return {name: Treatment(Fate.REFUSED, reason) for name in names.split()}
+
+
+def _fixed(names: str, reason: str) -> dict[str, Treatment]:
+    return {name: Treatment(Fate.FIXED, reason) for name in names.split()}
+
+
+def _ours(names: str, reason: str) -> dict[str, Treatment]:
+    return {name: Treatment(Fate.OURS, reason) for name in names.split()}
+
+
+# Fields of transformers 5.23's TrainingArguments.
+TRAINING_ARGUMENTS: dict[str, Treatment] = {
+    **_passed(
+        "output_dir num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps "
+        "optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm tf32 "
+        "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing "
+        "gradient_checkpointing_kwargs use_cache logging_first_step log_on_each_node log_level "
+        "log_level_replica report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id "
+        "eval_strategy eval_steps eval_delay eval_on_start save_only_model save_strategy save_steps "
+        "save_on_each_node save_total_limit push_to_hub hub_token hub_private_repo hub_model_id hub_strategy "
+        "hub_always_push hub_revision load_best_model_at_end metric_for_best_model greater_is_better "
+        "full_determinism seed skip_memory_metrics ddp_find_unused_parameters ddp_bucket_cap_mb "
+        "ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config debug"
+    ),
+    **_ours("per_device_train_batch_size gradient_accumulation_steps", "with the world size: the rows of a step"),
+    **_ours("per_device_eval_batch_size", "rows of a group in evaluation with --loss_reduction device_batch"),
+    **_ours("neftune_noise_alpha", "scaled by each row's own length, as the paper has it; rows are then padded"),
+    **_ours("label_smoothing_factor", "in the training loss; evaluation reports the plain loss"),
+    **_ours("bf16 fp16", "replaced, and said, where the hardware cannot"),
+    **_ours("use_cpu", "set by itself where no accelerator is visible"),
+    **_ours("logging_strategy logging_steps", "screen and trackers; log.jsonl always has every step"),
+    **_fixed("logging_nan_inf_filter", "always off: a loss that is not finite stops the run"),
+    **_ours("disable_tqdm", "off: one line a logging step instead of a bar"),
+    **_fixed("include_num_input_tokens_seen", "log.jsonl always has the tokens of each step"),
+    **_ours("data_seed", "seed of the order of rows; default: --seed"),
+    **_ours("train_sampling_strategy", "random or sequential, the same as --data_order"),
+    **_ours("dataloader_drop_last", "leaves out the short last step of each epoch, and says how many rows that is"),
+    **_ours(
+        "dataloader_num_workers dataloader_prefetch_factor dataloader_multiprocessing_context",
+        "processes that lay out coming steps",
+    ),
+    **_ours("do_train do_eval", "training is the default; --do_eval alone only evaluates"),
+    **_ours("resume_from_checkpoint", "a checkpoint folder; without it the last complete one of the output folder"),
+    **_ours("deepspeed", "a path or JSON text; an old file is mended in memory"),
+    **_fixed("prediction_loss_only", "always so: evaluation gathers no predictions"),
+    **_fixed("local_rank", "torchrun tells it through the environment"),
+    **_refused(
+        "average_tokens_across_devices",
+        "the loss of a step is one mean over all ranks; --loss_reduction device_batch gives the 2023 script's",
+    ),
+    **_refused("bf16_full_eval fp16_full_eval", "it would round the float32 weights that are trained; leave it out"),
+    **_refused(
+        "auto_find_batch_size",
+        "it would change which rows form a step; lower --per_device_train_batch_size and raise "
+        "--gradient_accumulation_steps by the same factor",
+    ),
+    **_refused(
+        "torch_compile torch_compile_backend torch_compile_mode",
+        "every micro-batch has another length, so it would compile again and again; leave it out",
+    ),
+    **_refused("use_liger_kernel liger_kernel_config", "it replaces code of the model that the loss here builds on"),
+    **_refused(
+        "optim_target_modules", "such optimizers (GaLore and kin) train full weights, here LoRA matrices are trained"
+    ),
+    **_refused("torch_empty_cache_steps", "it would only slow the run: memory of a step is used again by the next"),
+    **_refused(
+        "eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics batch_eval_metrics",
+        "evaluation sums the loss over tokens and gathers no predictions; leave it out",
+    ),
+    **_refused("ignore_data_skip", "a resumed run would train on other rows than the one it continues"),
+    **_refused("restore_callback_states_from_checkpoint", "no call-back here keeps a state between runs"),
+    **_refused("enable_jit_checkpoint", "use --save_steps"),
+    **_refused(
+        "accelerator_config parallelism_config",
+        "rows are dealt to ranks by this program, not by accelerate; leave it out",
+    ),
+    **_refused(
+        "dataloader_pin_memory dataloader_in_order", "steps are laid out in order, straight from memory; leave it out"
+    ),
+    **_refused("dataloader_persistent_workers", "loader processes start anew with each epoch's order; leave it out"),
+    **_refused("remove_unused_columns label_names length_column_name", "rows have no columns here; leave it out"),
+    **_refused("do_predict", "there is no test set; use --do_eval with --validation_file"),
+}
