@@ -170,14 +170,14 @@ def _move_aside(output_dir: Path) -> Decision:
     return Decision(Start.MOVE_ASIDE)
 
 
-def move_aside(output_dir: Path) -> Path:
-    """Rename the folder to its name with the date; returns the new name."""
-    target = output_dir.with_name(f"{output_dir.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-    number = 1
+def move_aside(folder: Path, mark: str | None = None) -> Path:
+    """Rename the folder to its name with a mark, by default the date; returns the new name."""
+    name = f"{folder.name}.{mark or time.strftime('%Y%m%d-%H%M%S')}"
+    target, number = folder.with_name(name), 1
     while target.exists():
         number += 1
-        target = target.with_name(f"{output_dir.name}.{time.strftime('%Y%m%d-%H%M%S')}-{number}")
-    output_dir.rename(target)
+        target = target.with_name(f"{name}-{number}")
+    folder.rename(target)
     return target
 
 

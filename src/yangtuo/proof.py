@@ -89,7 +89,7 @@ def _module(name: str) -> str:
 
 
 def check_changes(found: Changes, *, may_be_idle: bool) -> None:
-    """Refuse a run that taught some module nothing.
+    """Refuse a run that taught some module nothing, before anything is saved.
 
     Args:
         found: what has changed.
@@ -112,7 +112,7 @@ def prove(
     trainer: StepTrainer,
     adapter: Adapter,
     rows: Examples,
-    before: Mapping[str, int],
+    found: Changes,
     saved: Path,
     load_base: Callable[[], PreTrainedModel],
 ) -> None:
@@ -122,38 +122,38 @@ def prove(
         trainer: after the last step.
         adapter: what it trained.
         rows: the training rows.
-        before: checksums of the trained tensors before the first step.
-        saved: the adapter's folder.
+        found: what has changed since before the first step.
+        saved: the adapter's folder; renamed if the proof fails.
         load_base: loads the base once more, as the run has loaded it.
 
     Raises:
         RunFailure: it is not; `proof.json` tells what was found.
     """
-    found = changes(before, adapter_state.checksums(adapter))
     chosen = rows.take(np.unique(np.linspace(0, len(rows) - 1, _NUM_ROWS).astype(np.int64)))
-    try:
-        check_changes(found, may_be_idle=any("experts" in name for name in before))
-        reload = _reload(trainer, adapter, chosen, saved, load_base)
-        failure = None if abs(reload.reloaded - reload.in_memory) <= reload.limit else _told(reload)
-    except RunFailure as error:
-        reload, failure = None, str(error)
+    reload = _reload(trainer, adapter, chosen, saved, load_base)
+    is_proven = abs(reload.reloaded - reload.in_memory) <= reload.limit
+    num_tensors = len(adapter_state.names_of_keys(adapter))
     num_bytes = from_rank_0(lambda: (saved / WEIGHTS_FILE).stat().st_size)
     record = {
         "adapter": str(saved),
-        "passed": failure is None,
-        "failure": failure,
-        "num_tensors": len(adapter_state.names_of_keys(adapter)),
+        "passed": is_proven,
+        "num_tensors": num_tensors,
         "num_bytes": num_bytes,
         "bit_equal_to_memory": True,  # else it would not have been written, see `adapter_files.check_written`
         "changes": asdict(found),
-        "reload": asdict(reload) if reload else None,
+        "reload": asdict(reload),
     }
     from_rank_0(lambda: folder.write_json(saved.parent / PROOF_FILE, record))
-    if failure or not reload:
-        raise RunFailure(f"{failure}; do not use {saved}")
+    if not is_proven:
+        failed = from_rank_0(lambda: folder.move_aside(saved, "failed-proof"))
+        raise RunFailure(
+            f"proof failed: reloaded from the disk into {reload.into}, the loss on {reload.num_rows} rows is "
+            f"{reload.reloaded:.6f}, in memory {reload.in_memory:.6f}, where rounding explains {reload.limit:.2g}; do "
+            f"not use what was saved, it is in {failed}"
+        )
     logger.info(
         "proof: %d tensors, %s MB, bit-equal to memory; %d of %d trained tensors have changed",
-        record["num_tensors"],
+        num_tensors,
         f"{num_bytes / 1e6:,.1f}",
         found.num_changed,
         found.num_tensors,
@@ -169,13 +169,6 @@ def prove(
     )
     if abs(reload.without - reload.in_memory) <= reload.limit:
         logger.warning("proof: the adapter changes the loss of these rows by less than rounding does; it taught little")
-
-
-def _told(reload: Reload) -> str:
-    return (
-        f"proof failed: reloaded from the disk into {reload.into}, the loss on {reload.num_rows} rows is "
-        f"{reload.reloaded:.6f}, in memory {reload.in_memory:.6f}; rounding explains {reload.limit:.2g}"
-    )
 
 
 def _reload(

@@ -114,9 +114,12 @@ def train(settings: Settings) -> None:
         with outlets.screen:
             if args.do_train:
                 at_start = adapter_state.checksums(adapter)
-                _train_and_save(trainer, decision, outlets.stop, saved)
+                _train(trainer, decision, outlets.stop, output_dir)
+                changes = proof.changes(at_start, adapter_state.checksums(adapter))
+                proof.check_changes(changes, may_be_idle=any("experts" in name for name in at_start))
+                trainer.save_model(str(saved))
                 load_base = functools.partial(_load_base, settings, inputs, precision)
-                proof.prove(trainer, adapter, corpus.train, at_start, saved, load_base)
+                proof.prove(trainer, adapter, corpus.train, changes, saved, load_base)
                 logger.info("the adapter is in %s; to merge it: %s", saved, _how_to_merge(record, saved))
             if args.do_eval:
                 trainer.save_metrics("eval", trainer.final_evaluation())
@@ -224,8 +227,7 @@ def _load(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -
     return adapter
 
 
-def _train_and_save(trainer: StepTrainer, decision: folder.Decision, stop: StopRequest, saved: Path) -> None:
-    output_dir = saved.parent
+def _train(trainer: StepTrainer, decision: folder.Decision, stop: StopRequest, output_dir: Path) -> None:
     from_rank_0(lambda: checkpoint.check_room(output_dir, trainer.checkpoint_bytes(), UsageError))
     with stop:
         metrics = trainer.run(decision.checkpoint)
@@ -237,7 +239,6 @@ def _train_and_save(trainer: StepTrainer, decision: folder.Decision, stop: StopR
         )
     trainer.save_metrics("train", metrics)
     trainer.save_state()
-    trainer.save_model(str(saved))
 
 
 def _how_to_merge(record: dict[str, Any], saved: Path) -> str:

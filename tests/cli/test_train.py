@@ -1,6 +1,7 @@
 """Whole runs on a tiny model: what is written, what is said, and that plain PEFT can load it."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -11,21 +12,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.command import evaluations_of, log_of, yangtuo
-from yangtuo.cli import main
-
-
-@pytest.fixture
-def train(inputs, tmp_path, capfd):
-    """Run `yangtuo train` in this process; returns what it said."""
-
-    def run(output_dir=None, *, expect=0, **changes):
-        code = main(["train", *inputs.options(output_dir or tmp_path / "out", **changes)])
-        said = capfd.readouterr().err
-        assert code == expect, said
-        assert "Traceback" not in said
-        return said
-
-    return run
 
 
 def adapter(folder):
@@ -255,7 +241,7 @@ def test_a_cut_off_adapter_file_is_refused(train, tmp_path):
 
 def test_fp16_on_a_cpu_is_replaced_and_said_once(train, tmp_path):
     said = train(fp16=True, torch_dtype="float16")
-    assert said.count("precision: float32 instead of --fp16") == 1
+    assert len(re.findall("precision: (?:float32|bfloat16) instead of ", said)) == 1  # some CPUs have bfloat16
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(train, inputs, tmp_path):
@@ -420,8 +406,8 @@ def test_another_adapter_or_base_of_the_same_size_is_another_meaning(train, inpu
     assert "peft_path: " in said
     other = tiny.tiny_llama(tmp_path / "other", seed=5)
     tiny.tiny_sentencepiece(other)
-    said = train(**continued, model_name_or_path=other, expect=2)
-    assert "base: " in said
+    said = train(**continued, model_name_or_path=other, force_base=True, expect=2)
+    assert "  base: " in said
 
 
 def test_lowest_loss_is_kept_apart_and_the_metric_asked_for_decides_the_final_adapter(train, inputs, tmp_path):
