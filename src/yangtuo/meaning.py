@@ -20,8 +20,9 @@ from yangtuo.engine.processes import world_size
 from yangtuo.engine.screen import Logging
 from yangtuo.engine.steps import Meaning
 from yangtuo.errors import MissingDependencyError, UsageError
+from yangtuo.model import base
 from yangtuo.model.base import Hardware, Precision
-from yangtuo.model.lora_options import names
+from yangtuo.model.lora_options import begins_from_the_base, names
 from yangtuo.parsing import Settings
 from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
 
@@ -63,6 +64,7 @@ def meaning_of(settings: Settings, seed: int, mix: tuple[float, ...] | None) -> 
         neftune_noise_alpha=settings.training_value("neftune_noise_alpha"),
         eval_rows=settings.training_value("per_device_eval_batch_size"),
         mix=mix,
+        loraplus_lr_ratio=settings.lora.loraplus_lr_ratio,
     )
 
 
@@ -197,16 +199,32 @@ def check_engines(settings: Settings, hardware: Hardware) -> None:
     """Refuse what is not there or would run as something else, before the processes meet.
 
     Raises:
-        UsageError: FSDP on a CPU; new rows alone under ZeRO-3 on a CPU; a DeepSpeed file that cannot be read.
+        UsageError: FSDP on a CPU; what needs a whole base under ZeRO-3; a quantised base where it would be changed; a
+            DeepSpeed file that cannot be read.
         MissingDependencyError: DeepSpeed is asked for and not installed.
     """
     if hardware.device == "cpu" and _fsdp(settings.training.get("fsdp")):
         raise UsageError("--fsdp: accelerate runs plain DDP in its place on a CPU; leave --fsdp out")
     config = _deepspeed(settings.training.get("deepspeed")) or {}
     stage = config.get("zero_optimization", {}).get("stage")
-    if stage == 3 and hardware.device == "cpu" and settings.lora.train_new_tokens_only:
+    lora, bits = settings.lora, base.num_bits(settings.model)
+    if stage == 3 and hardware.device == "cpu" and lora.train_new_tokens_only:
         raise UsageError(
             "--train_new_tokens_only under ZeRO-3 needs a GPU, where PEFT collects the rows; use ZeRO-2 or no DeepSpeed"
+        )
+    whole = [
+        *([f"--load_in_{bits}bit"] if bits else []),
+        *(["--new_adapter"] if lora.new_adapter else []),
+        *([f"--init_lora_weights {lora.init_lora_weights}"] if begins_from_the_base(lora) else []),
+    ]
+    if whole and stage == 3:
+        raise UsageError(f"{whole[0]} needs the base whole in each process, which ZeRO-3 divides; use ZeRO-2 or DDP")
+    if bits and _fsdp(settings.training.get("fsdp")):
+        raise UsageError(f"--load_in_{bits}bit under --fsdp is untested and refused; use DDP or ZeRO-2")
+    if bits and len(whole) > 1:
+        raise UsageError(
+            f"--load_in_{bits}bit with {whole[1]}: the base would be changed and rounded to {bits} bits once more; "
+            "merge or begin on the 16-bit base"
         )
 
 

@@ -205,7 +205,7 @@ def _cells_of(started: Path | None) -> int | None:
 def _load_base(settings: Settings, inputs: Inputs, precision: Precision) -> PreTrainedModel:
     """The base below the LoRA that is trained."""
     saved, lora = inputs.adapter, settings.lora
-    model = base.load(inputs.base, precision.weights, settings.model)
+    model = base.load(inputs.base, precision, settings.model)
     num_tokens = inputs.tokenizer.num_tokens
     are_trained = bool(lora.modules_to_save or lora.train_new_tokens_only or (saved and saved.holds_more_than_lora))
     base.fit_vocabulary(model, num_tokens, are_trained=are_trained)
@@ -222,7 +222,7 @@ def _load(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -
     else:
         new_tokens = range(inputs.config.get_text_config().vocab_size, inputs.tokenizer.num_tokens)
         adapter = adapters.attach_new(model, lora, new_tokens if lora.train_new_tokens_only else ())
-    logger.info(base.describe(inputs.config, model, precision))
+    logger.info(base.describe(inputs.config, model, precision, settings.model))
     logger.info(adapter.describe())
     return adapter
 
@@ -302,6 +302,7 @@ def _adapter_record(settings: Settings, inputs: Inputs, meaning: dict[str, Any])
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
         "base": fingerprint.of_base(str(settings.model.model_name_or_path), inputs.base, inputs.config),
         "stack": stack,
+        "num_bits": base.num_bits(settings.model),
         "tokenizer": {"sha256": inputs.tokenizer.sha256(), "num_tokens": inputs.tokenizer.num_tokens},
         "template": to_values(inputs.template),
         "data": meaning["data"],

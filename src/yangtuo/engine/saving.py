@@ -17,7 +17,7 @@ from yangtuo.engine.training_state import Access, OptimizerState, Tensors, gathe
 from yangtuo.errors import CheckpointError, YangtuoError
 from yangtuo.model import adapter_files, adapter_state
 from yangtuo.model.adapter_state import Adapter
-from yangtuo.model.sharding import reshard
+from yangtuo.model.sharding import reshard, shape_of
 
 _ROOM = 16 << 20  # bytes for what is small: configuration, positions, a log line
 
@@ -99,6 +99,11 @@ class Saver:
             return adapter_state.from_file(self.adapter, _load(folder / adapter_files.WEIGHTS_FILE), names)
 
         access.put_weights(share_tensors(_on_rank_0(read), self.device))
+
+    def clear_weights(self, access: Access) -> None:
+        """Zeros in the place of all trained weights."""
+        parameters = adapter_state.trained_parameters(self.adapter)
+        access.put_weights({name: torch.zeros(shape_of(p)) for name, p in parameters.items()})
 
     def _all_weights(self, access: Access) -> Tensors:
         reshard(self.adapter.model)

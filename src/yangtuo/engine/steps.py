@@ -38,6 +38,7 @@ class Meaning:
         neftune_noise_alpha: noise on the embeddings in training; None for none.
         eval_rows: rows of a group, for `LossReduction.DEVICE_BATCH` in evaluation.
         mix: for each file of the data set, how often an epoch has its rows; None for each row once.
+        loraplus_lr_ratio: learning rate of LoRA's B as a multiple of A's; None for the same.
     """
 
     shape: StepShape
@@ -49,6 +50,7 @@ class Meaning:
     neftune_noise_alpha: float | None
     eval_rows: int
     mix: tuple[float, ...] | None = None
+    loraplus_lr_ratio: float | None = None
 
 
 @dataclass(frozen=True)

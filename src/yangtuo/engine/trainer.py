@@ -31,6 +31,7 @@ from yangtuo.engine.hooks import Hooks
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, mean_loss
 from yangtuo.engine.neftune import EmbeddingNoise
+from yangtuo.engine.optimizer import loraplus
 from yangtuo.engine.outlets import Outlets
 from yangtuo.engine.probe import choose_shortcuts, two_rows
 from yangtuo.engine.processes import from_rank_0
@@ -42,7 +43,6 @@ from yangtuo.engine.work import Work, matmul_rate
 from yangtuo.errors import UsageError
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
-from yangtuo.model.sharding import shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +127,15 @@ class StepTrainer(Trainer):
                 logger.warning("engine: this run goes on with %s processes, before it was %s", now, before)
         return prepared
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The Trainer's, or LoRA+'s with its two learning rates."""
+        ratio = self._meaning.loraplus_lr_ratio
+        if ratio is None:
+            return super().create_optimizer(model)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer: Any = loraplus(model or self.model, kind, options, ratio, self.args.weight_decay)
+        return self.optimizer
+
     def _engine_and_size(self) -> str:
         return f"{self.accelerator.distributed_type.value} on {self.accelerator.num_processes}"
 
@@ -151,13 +160,12 @@ class StepTrainer(Trainer):
     def clear_weights(self) -> None:
         """Set all trained weights to zero."""
         assert self._access is not None
-        parameters = adapter_state.trained_parameters(self._subject.adapter)
-        self._access.put_weights({name: torch.zeros(shape_of(p)) for name, p in parameters.items()})
+        self._saver.clear_weights(self._access)
 
     def computed_in(self) -> torch.dtype:
         """The coarsest number format of the forward."""
-        own: torch.dtype = self._subject.adapter.model.get_base_model().dtype
-        return torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else own
+        base = self._subject.adapter.model.get_base_model()
+        return torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else base.dtype
 
     # ---- what the Trainer asks for
 

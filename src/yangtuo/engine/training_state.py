@@ -220,9 +220,23 @@ def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def schedule_for(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A schedule's state where the engine has another number of parameter groups; ours all have one learning rate."""
+    """A schedule's state where the engine has another number of parameter groups.
+
+    Raises:
+        CheckpointError: their learning rates differ (LoRA+), so that it is not known which is whose.
+    """
     lists = {key: len(value) for key, value in own.items() if isinstance(value, list) and value}
-    fitted = {key: value[:1] * lists[key] if key in lists and value else value for key, value in saved.items()}
+    fitted = {}
+    for key, value in saved.items():
+        if key not in lists or not value or len(value) == lists[key]:
+            fitted[key] = value
+        elif len(set(value)) == 1:
+            fitted[key] = value[:1] * lists[key]
+        else:
+            raise CheckpointError(
+                f"the checkpoint has {len(value)} groups of weights with learning rates of their own, this engine "
+                f"{lists[key]}; go on with the engine that wrote it"
+            )
     return {**own, **fitted}
 
 

@@ -160,16 +160,54 @@ def prove_logits(
     model = empty_model(config)
     found = _logits(model, _stored(merged, plan.chain), ids, "proof by logits 2/3")
     shaken = _logits(model, _shaken(base, merged, plan.chain), ids, "proof by logits 3/3")
+    return _compared(reference, found, shaken, "the merged model", ids)
+
+
+def _compared(
+    reference: torch.Tensor, found: torch.Tensor, shaken: torch.Tensor, what: str, ids: torch.Tensor
+) -> LogitProof:
     difference = float((found - reference).abs().max())
     largest = float(reference.abs().max())
     limit = _TIMES * float((shaken - found).abs().max()) + _SUMMING * 4 * largest
     if not difference <= limit:
         raise RunFailure(
-            f"proof failed: logits of the merged model and of base with adapter differ by {difference:.3g}, rounding "
-            f"explains {limit:.3g} (largest logit {largest:.3g})"
+            f"proof failed: logits of {what} and of base with adapter differ by {difference:.3g}, rounding explains "
+            f"{limit:.3g} (largest logit {largest:.3g})"
         )
     same = float((found.argmax(-1) == reference.argmax(-1)).float().mean())
     return LogitProof(len(ids), ids.numel(), difference, limit, largest, same)
+
+
+def prove_split(
+    base: WeightFiles, plan: Plan, new_base: WeightFiles, new_plan: Plan, probes: Sequence[Sequence[int]]
+) -> LogitProof:
+    """Run probe prompts through base with adapter, and through the base and the LoRA that were made of them.
+
+    Args:
+        base: the base's files.
+        plan: of the base and the adapter.
+        new_base: files of the base that has the adapter's full modules inside.
+        new_plan: of that base and the plain LoRA.
+        probes: token ids; each is repeated or cut to one length.
+
+    Raises:
+        RunFailure: the logits differ by more than rounding explains, or are not finite.
+    """
+    ids = _equal_lengths(probes)
+    reference = _logits(plan.last.model, _with_adapter(base, plan), ids, "proof by logits 1/3")
+    exact = _with_adapter(new_base, new_plan)
+    found = _logits(new_plan.last.model, exact, ids, "proof by logits 2/3")
+    generator = torch.Generator().manual_seed(0)
+
+    def shaken(name: str) -> torch.Tensor:
+        weight = exact(name).clone()
+        stored = plain_name(name)
+        spec = new_base.specs.get(new_plan.before.stored_name(stored))
+        size = max(_ROUNDING[spec.dtype] if spec and stored in plan.chain.edits else 0.0, _LEAST_SHAKING)
+        return _shake(weight, size, generator)
+
+    limits = _logits(new_plan.last.model, shaken, ids, "proof by logits 3/3")
+    return _compared(reference, found, limits, "base with plain LoRA", ids)
 
 
 def _equal_lengths(probes: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -186,9 +224,7 @@ def _with_adapter(base: WeightFiles, plan: Plan) -> Value:
     def value(name: str) -> torch.Tensor:
         if name in step.keys:
             return step.saved.tensors[step.keys[name]].float()
-        plain = name.removeprefix(PREFIX)
-        for inner in (".base_layer", ".original_module", ".token_adapter"):
-            plain = plain.replace(inner, "")
+        plain = plain_name(name)
         if PREFIX + plain in step.beside:
             return step.saved.tensors[PREFIX + plain].float()
         weight = plan.before.value(base, plain)
@@ -199,6 +235,14 @@ def _with_adapter(base: WeightFiles, plan: Plan) -> Value:
         return weight
 
     return value
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name in the base, without what PEFT has put around its module."""
+    plain = name.removeprefix(PREFIX)
+    for inner in (".base_layer", ".original_module", ".token_adapter"):
+        plain = plain.replace(inner, "")
+    return plain
 
 
 def _stored(merged: WeightFiles, chain: Chain) -> Value:
@@ -215,12 +259,17 @@ def _shaken(base: WeightFiles, merged: WeightFiles, chain: Chain) -> Value:
         exact = weight.float() if weight.dtype is not torch.float32 else weight.clone()
         was_rounded = stored in chain.edits or weight.dtype != base.specs[chain.sources[stored]].dtype
         if was_rounded or weight.dtype is torch.float32:
-            size = max(_ROUNDING[weight.dtype], _LEAST_SHAKING)
-            for block in _blocks(exact):
-                block *= torch.rand(block.shape, generator=generator).sub_(0.5).mul_(2 * size).add_(1)
+            _shake(exact, max(_ROUNDING[weight.dtype], _LEAST_SHAKING), generator)
         return exact
 
     return value
+
+
+def _shake(weight: torch.Tensor, size: float, generator: torch.Generator) -> torch.Tensor:
+    """Each value times 1 - size to 1 + size, in place."""
+    for block in _blocks(weight):
+        block *= torch.rand(block.shape, generator=generator).sub_(0.5).mul_(2 * size).add_(1)
+    return weight
 
 
 @torch.no_grad()

@@ -6,10 +6,10 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedConfig
@@ -29,7 +29,8 @@ from yangtuo.model.weight_files import WeightFiles, open_weights
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "merge.json"
-_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_Result = TypeVar("_Result")
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROBES = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
     "请介绍一下长城的历史，并说明它为什么重要。",
@@ -39,15 +40,17 @@ _PROBES = (
 _NUM_SPREAD = 24  # ids of the probe that is no text
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+def add_options(parser: argparse.ArgumentParser, *, needs_adapter: bool = True) -> None:
+    """The verb's options; without `needs_adapter`, those of a verb that can do without."""
     parser.add_argument("--model_name_or_path", required=True, help="Base model: folder or hub name, not quantised.")
     parser.add_argument(
-        "--peft_path", required=True, help="Adapter folders, comma-separated, in the order in which they were trained."
+        "--peft_path",
+        required=needs_adapter,
+        help="Adapter folders, comma-separated, in the order in which they were trained.",
     )
     parser.add_argument("--output_dir", required=True, help="Folder for the merged model; has to be empty or absent.")
     parser.add_argument(
-        "--dtype", choices=tuple(_DTYPES), default="auto", help="Of the merged weights; auto: as the base has them."
+        "--dtype", choices=tuple(DTYPES), default="auto", help="Of the merged weights; auto: as the base has them."
     )
     parser.add_argument(
         "--allow_new_vocabulary",
@@ -82,18 +85,11 @@ def run(options: argparse.Namespace) -> None:
         cache_dir=options.cache_dir,
     )
     config, base = read_config(folder), open_weights(folder)
-    merged_before = fingerprint.merged_into(folder)
-    adapters = _with_those_below(names(options.peft_path), merged_before)
-    hashes = [adapter_files.sha256_of(saved.folder) for saved in adapters]
-    _check_not_merged_yet(adapters, hashes, merged_before, folder)
-    records = [
-        fingerprint.check(saved.folder, folder, config, merged=hashes[:i], force=options.force_base)
-        for i, saved in enumerate(adapters)
-    ]
-    allowed = merge_fit.Allowed(options.allow_new_vocabulary, options.allow_partial_adapter)
-    plan = merge_plan.plan(base, config, adapters, allowed)
-    tokenizer = _tokenizer([*(saved.folder for saved in reversed(adapters)), folder], plan.chain.num_rows)
-    dtype = _DTYPES[options.dtype]
+    opened = open_adapters(options, folder, config)
+    adapters, hashes, merged_before = opened.adapters, opened.hashes, opened.merged_before
+    plan = merge_plan.plan(base, config, adapters, opened.allowed)
+    tokenizer = find_tokenizer(adapters, folder, plan.chain.num_rows)
+    dtype = DTYPES[options.dtype]
     num_bytes = sum(spec.num_bytes for spec in plan.chain.specs(base, dtype).values())
     check_space(output_dir, num_bytes, "output_dir")
 
@@ -102,8 +98,8 @@ def run(options: argparse.Namespace) -> None:
     try:
         started = time.monotonic()
         written = merge.write(base, plan.chain, draft, dtype)
-        _write_small_files(folder, draft, plan.chain, dtype, tokenizer, [*merged_before, *hashes])
-        template = next((record["template"] for record in reversed(records) if record), None)
+        write_small_files(folder, draft, plan.chain, dtype, tokenizer, [*merged_before, *hashes])
+        template = next((record["template"] for record in reversed(opened.records) if record), None)
         if template:  # how the model is asked goes with it
             text = adapter_record.to_text({"yangtuo": __version__, "template": template})
             (draft / adapter_record.RECORD_FILE).write_text(text, encoding="utf-8")
@@ -111,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    proofs = _prove(base, plan, draft, dtype, tokenizer, output_dir)
+    proofs = or_set_aside(draft, output_dir, lambda: _prove(base, plan, draft, dtype, tokenizer))
     record = {
         "yangtuo": __version__,
         "base": {
@@ -148,6 +144,43 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+@dataclass(frozen=True)
+class Opened:
+    """Adapters that may be merged, in order, with what is known of them.
+
+    Attributes:
+        adapters: as read.
+        hashes: SHA-256 of their weights.
+        records: what they say of themselves; None of those that say nothing.
+        merged_before: SHA-256 of the adapters that are in the base already.
+        allowed: what the user has allowed.
+    """
+
+    adapters: list[SavedAdapter]
+    hashes: list[str]
+    records: list[dict[str, Any] | None]
+    merged_before: list[str]
+    allowed: merge_fit.Allowed
+
+
+def open_adapters(options: argparse.Namespace, folder: Path, config: PreTrainedConfig) -> Opened:
+    """Read the adapters of `--peft_path`, with those that they lie on, and compare their fingerprints with the base.
+
+    Raises:
+        AdapterError: one that was trained on another base, or is merged already.
+    """
+    merged_before = fingerprint.merged_into(folder)
+    adapters = _with_those_below(names(options.peft_path), merged_before)
+    hashes = [adapter_files.sha256_of(saved.folder) for saved in adapters]
+    _check_not_merged_yet(adapters, hashes, merged_before, folder)
+    records = [
+        fingerprint.check(saved.folder, folder, config, merged=hashes[:i], force=options.force_base)
+        for i, saved in enumerate(adapters)
+    ]
+    allowed = merge_fit.Allowed(options.allow_new_vocabulary, options.allow_partial_adapter)
+    return Opened(adapters, hashes, records, merged_before, allowed)
+
+
 def _with_those_below(paths: Sequence[str], merged_before: Sequence[str]) -> list[SavedAdapter]:
     """The adapters, and before each one that was trained on top of others, those others where they still lie."""
     found: list[SavedAdapter] = []
@@ -178,8 +211,14 @@ def _check_not_merged_yet(
             )
 
 
-def _tokenizer(folders: Sequence[Path], num_rows: int) -> Tokenizer | None:
-    found = next((folder for folder in folders if is_tokenizer_folder(folder)), None)
+def find_tokenizer(adapters: Sequence[SavedAdapter], folder: Path, num_rows: int) -> Tokenizer | None:
+    """The last adapter's that has one, else the base's.
+
+    Raises:
+        UsageError: it has more tokens than the model rows.
+    """
+    places = (*(saved.folder for saved in reversed(adapters)), folder)
+    found = next((place for place in places if is_tokenizer_folder(place)), None)
     if found is None:
         logger.warning("tokenizer: neither adapter nor base has one; the merged folder has none")
         return None
@@ -191,7 +230,7 @@ def _tokenizer(folders: Sequence[Path], num_rows: int) -> Tokenizer | None:
     return tokenizer
 
 
-def _write_small_files(
+def write_small_files(
     folder: Path,
     draft: Path,
     chain: merge.Chain,
@@ -199,6 +238,11 @@ def _write_small_files(
     tokenizer: Tokenizer | None,
     hashes: Sequence[str],
 ) -> None:
+    """config.json with what has changed, generation_config.json, the tokenizer.
+
+    Raises:
+        RunFailure: they cannot be written.
+    """
     config = _read_json(folder / "config.json")
     config["vocab_size"] = chain.num_rows
     if not chain.is_tied:
@@ -217,53 +261,57 @@ def _write_small_files(
         raise RunFailure(f"{draft}: cannot be written: {error.strerror}") from error
 
 
-def _prove(
-    base: WeightFiles,
-    plan: merge_plan.Plan,
-    draft: Path,
-    dtype: torch.dtype | None,
-    tokenizer: Tokenizer | None,
-    output_dir: Path,
-) -> Mapping[str, Any]:
+def or_set_aside(draft: Path, out: Path, prove: Callable[[], _Result]) -> _Result:
+    """Prove a draft; one that fails is renamed after the folder that it was to be.
+
+    Raises:
+        RunFailure: what the proof found, and the new name.
+    """
     try:
-        merged, config = _reopened(draft)
-        started = time.monotonic()
-        tensors = merge_proof.prove_tensors(base, plan.chain, merged, dtype)
-        logger.info(
-            "proof by tensors: %d tensors, %d changed, at most %.2f of what rounding allows; others bit-equal (%.0f s)",
-            tensors.num_tensors,
-            tensors.num_changed,
-            tensors.max_error,
-            time.monotonic() - started,
-        )
-        if tensors.num_lost:
-            logger.warning(
-                "%d tensors came out as in the base: what the adapter changes there is below the dtype's rounding",
-                tensors.num_lost,
-            )
-        started = time.monotonic()
-        logits = merge_proof.prove_logits(base, plan, merged, config, probes(tokenizer, plan.chain.num_rows))
-        logger.info(
-            "proof by logits: differ by %.2g at most, rounding explains %.2g, the largest is %.3g; "
-            "same first choice at %.1f %% of %d tokens (%.0f s)",
-            logits.max_difference,
-            logits.limit,
-            logits.max_logit,
-            100 * logits.same_choice,
-            logits.num_tokens,
-            time.monotonic() - started,
-        )
+        return prove()
     except RunFailure as error:
-        failed = output_dir.with_name(f"{output_dir.name}.failed-proof")
+        failed = out.with_name(f"{out.name}.failed-proof")
         number = 1
         while failed.exists():
             number += 1
-            failed = output_dir.with_name(f"{output_dir.name}.failed-proof-{number}")
+            failed = out.with_name(f"{out.name}.failed-proof-{number}")
         draft.rename(failed)
         raise RunFailure(f"{error}; do not use what was written, it is in {failed}") from error
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _prove(
+    base: WeightFiles, plan: merge_plan.Plan, draft: Path, dtype: torch.dtype | None, tokenizer: Tokenizer | None
+) -> Mapping[str, Any]:
+    merged, config = _reopened(draft)
+    started = time.monotonic()
+    tensors = merge_proof.prove_tensors(base, plan.chain, merged, dtype)
+    logger.info(
+        "proof by tensors: %d tensors, %d changed, at most %.2f of what rounding allows; others bit-equal (%.0f s)",
+        tensors.num_tensors,
+        tensors.num_changed,
+        tensors.max_error,
+        time.monotonic() - started,
+    )
+    if tensors.num_lost:
+        logger.warning(
+            "%d tensors came out as in the base: what the adapter changes there is below the dtype's rounding",
+            tensors.num_lost,
+        )
+    started = time.monotonic()
+    logits = merge_proof.prove_logits(base, plan, merged, config, probes(tokenizer, plan.chain.num_rows))
+    logger.info(
+        "proof by logits: differ by %.2g at most, rounding explains %.2g, the largest is %.3g; "
+        "same first choice at %.1f %% of %d tokens (%.0f s)",
+        logits.max_difference,
+        logits.limit,
+        logits.max_logit,
+        100 * logits.same_choice,
+        logits.num_tokens,
+        time.monotonic() - started,
+    )
     return {"tensors": asdict(tensors), "logits": asdict(logits)}
 
 

@@ -44,7 +44,7 @@ class Adapter:
     def describe(self) -> str:
         """One line for the screen."""
         config, trainable = self.model.peft_config["default"], self.num_trainable()
-        total = sum(math.prod(whole_shape(p)) for p in self.model.parameters())
+        total = sum(math.prod(shape_of(p)) for p in self.model.parameters())
         ranks = sorted({config.r, *(config.rank_pattern or {}).values()})
         rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
         kinds = [name for name, is_on in (("rsLoRA", config.use_rslora), ("DoRA", config.use_dora)) if is_on]
@@ -61,12 +61,6 @@ class Adapter:
             f"{', '.join(sorted(config.target_modules))}{begin}{told}{new}{frozen}; "
             f"{trainable:,} trained weights in float32 ({trainable / total:.2%} of all)"
         )
-
-
-def whole_shape(parameter: torch.Tensor) -> tuple[int, ...]:
-    """The shape before sharding and before quantisation to 4 bits."""
-    state = getattr(parameter, "quant_state", None)
-    return shape_of(parameter) if state is None else tuple(state.shape)
 
 
 def trained_parameters(adapter: Adapter) -> dict[str, nn.Parameter]:

@@ -7,6 +7,7 @@ base's dtype, beside float32 masters of DeepSpeed's.
 
 import copy
 import logging
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -136,7 +137,9 @@ def _tell(policy: ModulesToSavePolicy, full: set[str], added: set[str], loose: S
 def _with_lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     if not getattr(model, "is_quantized", False):  # PEFT has layers of its own for those
         use_fused(config)
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on tied weights, and on what is converted when it is saved
+        return get_peft_model(model, config)
 
 
 def _outer(name: str) -> str:

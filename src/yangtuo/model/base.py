@@ -1,5 +1,6 @@
 """The frozen base model: its number format, its weights, and how many rows its vocabulary has."""
 
+import importlib.util
 import logging
 import math
 from dataclasses import dataclass
@@ -8,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from yangtuo.arguments import ModelArguments
-from yangtuo.errors import ModelError, UsageError
+from yangtuo.errors import MissingDependencyError, ModelError, UsageError
 from yangtuo.model.sharding import gathered, shape_of
 
 logger = logging.getLogger(__name__)
@@ -166,8 +167,47 @@ def modules_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> 
     return dict(model.named_modules())
 
 
-def load(folder: Path, dtype: torch.dtype, arguments: ModelArguments) -> PreTrainedModel:
-    """The base model with all of its weights.
+def num_bits(arguments: ModelArguments) -> int | None:
+    """Bits of a frozen weight where it is quantised, else None.
+
+    Raises:
+        UsageError: both options at once.
+        MissingDependencyError: bitsandbytes is not installed.
+    """
+    if arguments.load_in_4bit and arguments.load_in_8bit:
+        raise UsageError("--load_in_4bit and --load_in_8bit: give one of them")
+    bits = 4 if arguments.load_in_4bit else 8 if arguments.load_in_8bit else None
+    if bits and importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(
+            f"--load_in_{bits}bit: bitsandbytes is not installed; pip install 'yangtuo[qlora]' (in a checkout: "
+            "pip install -e '.[qlora]'), or leave the option out"
+        )
+    return bits
+
+
+def _quantisation(arguments: ModelArguments, precision: Precision) -> dict[str, Any]:
+    """What `from_pretrained` is told beside the rest.
+
+    Source: https://arxiv.org/abs/2305.14314 (nf4, double quantisation), section 3.
+    """
+    bits = num_bits(arguments)
+    if bits is None:
+        return {}
+    compute = torch.bfloat16 if precision.bf16 else torch.float16 if precision.fp16 else precision.weights
+    config = BitsAndBytesConfig(
+        load_in_4bit=bits == 4,
+        load_in_8bit=bits == 8,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    place = "cpu" if accelerator is None else f"{accelerator.type}:{torch.accelerator.current_device_index()}"
+    return {"quantization_config": config, "device_map": {"": place}}
+
+
+def load(folder: Path, precision: Precision, arguments: ModelArguments) -> PreTrainedModel:
+    """The base model with all of its weights; a quantised one on the device already.
 
     Raises:
         ModelError: weights that cannot be read, or that are missing (they would be random).
@@ -175,11 +215,12 @@ def load(folder: Path, dtype: torch.dtype, arguments: ModelArguments) -> PreTrai
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=dtype,
+            dtype=precision.weights,
             attn_implementation=arguments.attn_implementation,
             trust_remote_code=arguments.trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
+            **_quantisation(arguments, precision),
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"{folder}: the weights cannot be loaded: {' '.join(str(error).split())[:300]}") from error
@@ -187,6 +228,11 @@ def load(folder: Path, dtype: torch.dtype, arguments: ModelArguments) -> PreTrai
     if missing:
         shown = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
         raise ModelError(f"{folder}: {len(missing)} weights are not in the files and would be random: {shown}")
+    for module in model.modules():
+        # On a CPU with AVX-512 for bfloat16, bitsandbytes 0.50 turns 4-bit weights into another layout at the first
+        # evaluation, rounds their scales, and knows no gradient from there on, without a word.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model
 
 
@@ -220,7 +266,9 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, are_trained: bool
     return num_tokens - num_rows
 
 
-def describe(config: PreTrainedConfig, model: Any, precision: Precision) -> str:
+def describe(config: PreTrainedConfig, model: Any, precision: Precision, arguments: ModelArguments) -> str:
     """One line about the base, for the screen."""
     total = sum(math.prod(shape_of(p)) for p in model.parameters())
-    return f"base: {config.model_type}, {total / 1e6:,.1f} M parameters, frozen in {_name(precision.weights)}"
+    bits, width = num_bits(arguments), _name(precision.weights)
+    kind = f"{bits} bits{' (nf4)' if bits == 4 else ''}, computed in {width}" if bits else width
+    return f"base: {config.model_type}, {total / 1e6:,.1f} M parameters, frozen in {kind}"

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -105,8 +106,6 @@ def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator
 
 
 def _of_numbers(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
-    if lora.lora_rank < 1:
-        yield f"--lora_rank {lora.lora_rank}: expected a rank from 1 up"
     num_layers = max((len(module) for module in modules.values() if isinstance(module, nn.ModuleList)), default=0)
     wanted = layers(lora.layers_to_transform)
     if wanted is not None and (not wanted or wanted[-1] >= num_layers):
@@ -204,22 +203,26 @@ def new_config(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence
     ranks = {name: int(rank) for name, rank in pattern("rank_pattern", lora.rank_pattern).items()}
     chosen = layers(lora.layers_to_transform)
     begin: Any = lora.init_lora_weights.lower()
-    return LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=lora.lora_rank,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=lora.lora_dropout,
-        target_modules=_targets(model, lora, chosen),
-        layers_to_transform=chosen,
-        rank_pattern=ranks,
-        alpha_pattern=pattern("alpha_pattern", lora.alpha_pattern),
-        use_rslora=lora.use_rslora,
-        use_dora=lora.use_dora,
-        init_lora_weights=True if begin == "true" else begin,
-        modules_to_save=full or None,
-        ensure_weight_tying=ties(full, tied),
-        trainable_token_indices=_rows_of(model, new_tokens, tied=tied) if new_tokens else None,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # PEFT would convert PiSSA with rsLoRA to another scale; here that is done right
+        return LoraConfig(
+            task_type=TaskType.CAUSAL_LM,
+            r=lora.lora_rank,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=lora.lora_dropout,
+            target_modules=_targets(model, lora, chosen),
+            layers_to_transform=chosen,
+            rank_pattern=ranks,
+            alpha_pattern=pattern("alpha_pattern", lora.alpha_pattern),
+            use_rslora=lora.use_rslora,
+            use_dora=lora.use_dora,
+            init_lora_weights=True if begin == "true" else begin,
+            modules_to_save=full or None,
+            ensure_weight_tying=ties(full, tied),
+            trainable_token_indices=_rows_of(model, new_tokens, tied=tied) if new_tokens else None,
+        )
 
 
 def is_tied(model: PreTrainedModel) -> bool:

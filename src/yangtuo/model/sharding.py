@@ -16,8 +16,9 @@ def is_sharded(weight: torch.Tensor) -> bool:
 
 
 def shape_of(weight: torch.Tensor) -> tuple[int, ...]:
-    """The shape of the whole; ZeRO-3 leaves an empty tensor in its place."""
-    return tuple(getattr(weight, "ds_shape", weight.shape))
+    """The shape of the whole; ZeRO-3 leaves an empty tensor in its place, 4-bit quantisation a packed one."""
+    state = getattr(weight, "quant_state", None)
+    return tuple(getattr(weight, "ds_shape", weight.shape) if state is None else state.shape)
 
 
 def whole(weight: torch.Tensor) -> torch.Tensor:

@@ -431,7 +431,7 @@ def test_a_merge_that_is_stopped_leaves_nothing(base, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(merge_verb, "_write_small_files", stop)
+    monkeypatch.setattr(merge_verb, "write_small_files", stop)
     with pytest.raises(KeyboardInterrupt):
         run(base, [adapter], tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
