@@ -5,8 +5,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
-python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("deepspeed"))' \
-    || python -m pip install --quiet --disable-pip-version-check -r requirements-deepspeed.lock
+python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("deepspeed") and u.find_spec("bitsandbytes")))' \
+    || python -m pip install --quiet --disable-pip-version-check -r requirements-engines.lock
 
 ruff check .
 ruff format --check .
