@@ -119,11 +119,11 @@ def _make_draft(out: Path, option: str) -> Path:
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.touch(exist_ok=False)
-    except FileExistsError:
-        raise RunFolderError(
-            f"{draft} exists: another command is writing there, or one was killed; if none runs, remove that file"
-        ) from None
     except OSError as error:
+        if draft.exists():
+            raise RunFolderError(
+                f"{draft} exists: another command is writing there, or one was killed; if none runs, remove that file"
+            ) from None
         raise RunFolderError(f"{draft}: cannot be made: {error.strerror}; choose another --{option}") from error
     return draft
 

@@ -8,7 +8,8 @@ of the token types are the `gguf` package's.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gguf import Keys, TokenType
@@ -16,11 +17,13 @@ from gguf import Keys, TokenType
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import TokenizerError
 
+logger = logging.getLogger(__name__)
+
 Value = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 Fields = Mapping[str, Value]
 
-# Of tokens that no text may become. llama.cpp merges whatever neighbours spell a token, best score first, and does not
-# ask for the token's type: with sentencepiece's own 0.0, "<s" + ">" would come before every other merge.
+# Of tokens that no text may become. llama.cpp joins whatever neighbours spell a token, best score first, and does not
+# ask for the token's type: with sentencepiece's own 0.0, "<s" + ">" would come before other merges.
 _LAST_SCORE = -10_000.0
 _NUM_BYTES = 256
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -131,6 +134,13 @@ def _of_sentencepiece(tokenizer: Tokenizer) -> tuple[dict[int, _Token], dict[str
     for text, i in tokenizer.controls.items():
         if i not in tokens:
             tokens[i] = _Token(text, TokenType.USER_DEFINED if text in is_text else TokenType.CONTROL)
+    if joined := _joined(tokens.values()):
+        logger.warning(
+            "%s: in llama.cpp, a user's text that spells %s becomes that control token: two pieces of this vocabulary "
+            "join to it",
+            path,
+            ", ".join(joined),
+        )
     unknown = [i for i, piece in enumerate(model.pieces) if piece.type == kinds.UNKNOWN]
     found: dict[str, Value] = {
         Keys.Tokenizer.MODEL: "llama",
@@ -139,6 +149,19 @@ def _of_sentencepiece(tokenizer: Tokenizer) -> tuple[dict[int, _Token], dict[str
         **({Keys.Tokenizer.UNK_ID: unknown[0]} if unknown else {}),
     }
     return tokens, found
+
+
+def _joined(tokens: Collection[_Token]) -> list[str]:
+    """Texts of control tokens that llama.cpp's last merge may give: both parts are pieces, or single characters."""
+    pieces = {token.text for token in tokens}
+    controls = [token.text for token in tokens if token.type in (TokenType.CONTROL, TokenType.UNKNOWN)]
+    return [
+        text
+        for text in controls
+        if any(
+            all(len(part) == 1 or part in pieces for part in (text[:cut], text[cut:])) for cut in range(1, len(text))
+        )
+    ]
 
 
 def _added_as_text(tokenizer: Tokenizer) -> set[str]:
