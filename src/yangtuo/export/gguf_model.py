@@ -104,6 +104,7 @@ def architecture(folder: Path, config: PreTrainedConfig) -> MODEL_ARCH:
     rope = config.rope_parameters
     kind = rope.get("rope_type", "default")
     reasons = {
+        "quantised weights (merge into the 16-bit model first)": bool(getattr(config, "quantization_config", None)),
         f"activation {config.hidden_act!r} (only silu)": config.hidden_act != "silu",
         f"rotary scaling {kind!r} (only default, linear, llama3)": kind not in ("default", "linear", "llama3"),
         "rotary embedding of a part of each head": rope.get("partial_rotary_factor", 1) != 1,

@@ -26,6 +26,7 @@ Fields = Mapping[str, Value]
 # ask for the token's type: with sentencepiece's own 0.0, "<s" + ">" would come before other merges.
 _LAST_SCORE = -10_000.0
 _NUM_BYTES = 256
+_MOST_NAMED = 6  # tokens in a message
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _BYTES_ALONE = ("ByteLevel", False, False)
@@ -73,6 +74,7 @@ def fields(tokenizer: Tokenizer, num_rows: int) -> dict[str, Value]:
     tokens, found = (_of_sentencepiece if is_sentencepiece else _of_byte_level)(tokenizer)
     tokens = {i: tokens.get(i, _Token(f"[PAD{i}]", TokenType.UNUSED)) for i in range(num_rows)}
     _check_unique(tokenizer, tokens)
+    _warn_of_readable(tokenizer, tokens.values(), joins_by_text=is_sentencepiece)
     found[Keys.Tokenizer.LIST] = [token.text for token in tokens.values()]
     found[Keys.Tokenizer.TOKEN_TYPE] = [int(token.type) for token in tokens.values()]
     if is_sentencepiece:
@@ -102,6 +104,31 @@ def _check_unique(tokenizer: Tokenizer, tokens: Mapping[int, _Token]) -> None:
                 f"{tokenizer.folder}: tokens {first.get(token.text, i)} and {i} are both {token.text!r}; llama.cpp "
                 "finds a token by its text and cannot load such a vocabulary"
             )
+
+
+def _warn_of_readable(tokenizer: Tokenizer, tokens: Collection[_Token], *, joins_by_text: bool) -> None:
+    """Name the tokens that llama.cpp reads out of a user's text, where training takes that text for what it is."""
+    readable = [token.text for token in tokens if token.type == TokenType.USER_DEFINED]
+    if joins_by_text:
+        pieces = {token.text for token in tokens}
+        readable += [
+            token.text
+            for token in tokens
+            if token.type in (TokenType.CONTROL, TokenType.UNKNOWN) and _is_joined(token.text, pieces)
+        ]
+    if readable:
+        logger.warning(
+            "%s: in llama.cpp, a user's text that spells %s becomes that token (%d such); in training it stayed text",
+            tokenizer.folder,
+            ", ".join(readable[:_MOST_NAMED]),
+            len(readable),
+        )
+
+
+def _is_joined(text: str, pieces: Collection[str]) -> bool:
+    """Whether a last merge may give it: both parts are pieces, or single characters."""
+    parts = ((text[:cut], text[cut:]) for cut in range(1, len(text)))
+    return any(all(len(part) == 1 or part in pieces for part in pair) for pair in parts)
 
 
 def _of_sentencepiece(tokenizer: Tokenizer) -> tuple[dict[int, _Token], dict[str, Value]]:
@@ -134,13 +161,6 @@ def _of_sentencepiece(tokenizer: Tokenizer) -> tuple[dict[int, _Token], dict[str
     for text, i in tokenizer.controls.items():
         if i not in tokens:
             tokens[i] = _Token(text, TokenType.USER_DEFINED if text in is_text else TokenType.CONTROL)
-    if joined := _joined(tokens.values()):
-        logger.warning(
-            "%s: in llama.cpp, a user's text that spells %s becomes that control token: two pieces of this vocabulary "
-            "join to it",
-            path,
-            ", ".join(joined),
-        )
     unknown = [i for i, piece in enumerate(model.pieces) if piece.type == kinds.UNKNOWN]
     found: dict[str, Value] = {
         Keys.Tokenizer.MODEL: "llama",
@@ -149,19 +169,6 @@ def _of_sentencepiece(tokenizer: Tokenizer) -> tuple[dict[int, _Token], dict[str
         **({Keys.Tokenizer.UNK_ID: unknown[0]} if unknown else {}),
     }
     return tokens, found
-
-
-def _joined(tokens: Collection[_Token]) -> list[str]:
-    """Texts of control tokens that llama.cpp's last merge may give: both parts are pieces, or single characters."""
-    pieces = {token.text for token in tokens}
-    controls = [token.text for token in tokens if token.type in (TokenType.CONTROL, TokenType.UNKNOWN)]
-    return [
-        text
-        for text in controls
-        if any(
-            all(len(part) == 1 or part in pieces for part in (text[:cut], text[cut:])) for cut in range(1, len(text))
-        )
-    ]
 
 
 def _added_as_text(tokenizer: Tokenizer) -> set[str]:
