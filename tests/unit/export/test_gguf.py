@@ -1,7 +1,9 @@
 """A GGUF file is the folder that it was made of, read back with the format's own library; and every guard holds."""
 
+import json
 import logging
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,6 +232,34 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path, config_clas
         gguf.write(path, tmp_path / "m.gguf", "f32", None)
     assert "\n" not in str(caught.value)
     assert [one.name for one in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (LlamaConfig(quantization_config={"quant_method": "gptq"}), "quantised weights"),
+        (
+            LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}),
+            "rotary embedding of a part of each head",
+        ),
+        (Qwen2Config(hidden_size=64, num_attention_heads=4, head_dim=32), "heads that do not add up"),
+        (
+            LlamaConfig(hidden_act="relu", rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+            "; ",
+        ),
+    ],
+)
+def test_all_that_is_wrong_with_a_configuration_is_said_at_once(config, said):
+    with pytest.raises(ModelError, match=f"m: cannot be written as GGUF: .*{said}.*; serve the folder itself"):
+        gguf_model.architecture(Path("m"), config)
+
+
+def test_configurations_of_2023_name_no_rotary_embedding(tmp_path):
+    values = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    found = gguf_model.fields(tmp_path, read_config(tmp_path), "f16", 10)
+    assert (found["llama.rope.freq_base"], found["llama.context_length"]) == (10_000, 2048)
+    assert found["llama.attention.head_count_kv"] == 4
 
 
 def test_a_tensor_without_a_name_in_gguf_is_refused(folder):
