@@ -222,7 +222,7 @@ class OtherSystem(Served):
 
 class OtherText(Served):
     def answer(self, ids, num_tokens):
-        return super().answer(ids, num_tokens) + "。"
+        return "。" + super().answer(ids, num_tokens)
 
 
 class NoSystem(Served):
@@ -462,21 +462,25 @@ def test_a_prompt_in_one_piece_is_no_fault():
 
 
 @pytest.mark.parametrize(
-    ("expected", "found", "fate"),
+    ("expected", "found", "whole", "cut"),
     [
-        ("一二", " 一二\n", Fate.SAME),
-        ("一\ufffd\ufffd", "一", Fate.SAME),
-        ("一 二", "一二", Fate.DIFFERS),
-        ("一", "一二", Fate.DIFFERS),
-        ("", "", Fate.SAME),
+        ("一二", " 一二\n", Fate.SAME, Fate.SAME),
+        ("一\ufffd\ufffd", "一", Fate.DIFFERS, Fate.SAME),
+        ("一二", "一二三", Fate.DIFFERS, Fate.SAME),
+        ("一二", "一", Fate.DIFFERS, Fate.SAME),
+        ("一二", "一二三四", Fate.DIFFERS, Fate.DIFFERS),
+        ("一二", "一三", Fate.DIFFERS, Fate.DIFFERS),
+        ("一 二", "一二", Fate.DIFFERS, Fate.DIFFERS),
+        ("", "", Fate.SAME, Fate.SAME),
     ],
 )
-def test_answers_are_compared_but_for_their_ends(expected, found, fate):
-    assert compare_text(expected, found)[0] is fate
+def test_answers_are_compared_but_for_blanks_and_the_character_of_a_cut(expected, found, whole, cut):
+    assert compare_text(expected, found, is_cut=False)[0] is whole
+    assert compare_text(expected, found, is_cut=True)[0] is cut
 
 
 def test_the_first_difference_of_a_long_answer_is_shown_with_its_neighbours():
-    detail = compare_text("字" * 50 + "甲" + "尾" * 50, "字" * 50 + "乙" + "尾" * 50)[1]
+    detail = compare_text("字" * 50 + "甲" + "尾" * 50, "字" * 50 + "乙" + "尾" * 50, is_cut=False)[1]
     assert detail == f"character 50: '{'字' * 12}乙{'尾' * 11}', expected '{'字' * 12}甲{'尾' * 11}'"
 
 
