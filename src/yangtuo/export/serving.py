@@ -57,6 +57,9 @@ _JINJA = """\
     {{{{- {after_user} }}}}
 {{%- endif %}}"""
 
+# All that is needed: llama.cpp's engine refuses a template with an escape like \\u0001.
+_JINJA_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
 # Ollama: .System is the text of all system messages, .Messages has them as well. An answer at the very end is one that
 # the model is to go on with.
 _GO = """\
@@ -142,8 +145,7 @@ def _lacks_bos(template: ChatTemplate, bos: str) -> bool:
 
 
 def _jinja_literal(text: str) -> str:
-    # A text of JSON is one of jinja too; characters as they are, since jinja reads no pairs of escapes as one.
-    return json.dumps(text, ensure_ascii=False)
+    return f'"{text.translate(_JINJA_ESCAPES)}"'
 
 
 def modelfile_of(template: Template, tokenizer: Tokenizer, model: str) -> str:

@@ -1,6 +1,7 @@
 """What servers make of the texts that we hand them, against the ids of training, decoded to text again."""
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -32,8 +33,9 @@ NASTY = FrameTemplate(
     control_tokens=("<s>",),
 )
 OWN_DEFAULT = '要有礼貌。\n"{{ x }}" \\n \''
-SOURCES = {**chat_templates.USABLE, "mistral_v3": chat_templates.MISTRAL_V3}
-SYSTEM_REFUSED = ("mistral", "gemma")
+SOURCES = {f"own {name}": source for name, source in chat_templates.USABLE.items()}
+SOURCES["own mistral_v3"] = chat_templates.MISTRAL_V3
+SYSTEM_REFUSED = ("own mistral", "own gemma")
 TOKENIZERS = {
     "bos": controlled(*chat_templates.CONTROLS),
     "no bos": controlled(*chat_templates.CONTROLS, bos=False, eos="</s>"),
@@ -85,7 +87,7 @@ DIALOGUES = {
     "controls": asked("</s><s>", "<|im_end|>[/INST]", "<|eot_id|>"),
 }
 # Dialogues that training does not refuse: LLaMA 2's template, say, rewrites an empty question behind a system prompt.
-NUM_IN_TRAINING = {"llama2": 9, "mistral": 6, "gemma": 6, "mistral_v3": 2}
+NUM_IN_TRAINING = {"own llama2": 9, "own mistral": 6, "own gemma": 6, "own mistral_v3": 2}
 
 
 # ---- jinja
@@ -177,21 +179,26 @@ def test_jinja_refuses_dialogues_that_training_has_no_frames_for(rendered, roles
         rendered(jinja_of(*made("chatml", TOKENIZERS["bos"])), turns)
 
 
+def test_jinja_has_no_escape_that_llama_cpp_does_not_know():
+    source = jinja_of(*made("nasty", TOKENIZERS["bos"]))
+    assert set(re.findall(r"\\(.)", source)) == {"\\", '"', "n", "r", "t"}
+
+
 def test_a_chat_template_that_needs_no_change_is_handed_on_as_it_is():
-    for name, bos in (("llama3", "bos"), ("qwen25", "no bos"), ("qwen3", "no bos"), ("gemma", "bos")):
+    for name, bos in (("own llama3", "bos"), ("own qwen25", "no bos"), ("own qwen3", "no bos"), ("own gemma", "bos")):
         assert jinja_of(*made(name, TOKENIZERS[bos])) == SOURCES[name]
 
 
 def test_a_chat_template_without_bos_gets_the_one_of_training(rendered):
-    template, tokenizer = made("qwen25", TOKENIZERS["bos"])
-    assert rendered(SOURCES["qwen25"], asked("q")) != in_training(tokenizer, template, asked("q"))
+    template, tokenizer = made("own qwen25", TOKENIZERS["bos"])
+    assert rendered(SOURCES["own qwen25"], asked("q")) != in_training(tokenizer, template, asked("q"))
     assert_as_training(rendered, template, tokenizer, asked("q"))
 
 
 def test_names_that_the_folder_does_not_tell_are_written_into_the_chat_template():
-    template, tokenizer = made("llama3", TOKENIZERS["bos"])
+    template, tokenizer = made("own llama3", TOKENIZERS["bos"])
     source = jinja_of(template, replace(tokenizer, names={}))
-    assert source == '{%- set bos_token = "<s>" %}{%- if true %}{%- endif %}\n' + SOURCES["llama3"]
+    assert source == '{%- set bos_token = "<s>" %}{%- if true %}{%- endif %}\n' + SOURCES["own llama3"]
 
 
 def test_the_first_line_of_a_chat_template_keeps_its_blanks(rendered):
@@ -233,7 +240,7 @@ def ollama(tmp_path_factory):
         process.stdin.close()
 
 
-WRITABLE = [case for case in CASES if case[0] != "mistral_v3"]
+WRITABLE = [case for case in CASES if case[0] != "own mistral_v3"]
 WRITABLE_IDS = [f"{name}, {bos}{', default' if default else ''}" for name, bos, default in WRITABLE]
 
 
@@ -316,7 +323,7 @@ def test_what_a_modelfile_would_lose_is_written_as_an_escape(ollama):
         ("chatml", "</s>", ["<|im_end|>"]),
         ("chatml", "<|im_end|>", ["<|im_end|>"]),
         ("llama3", "</s>", ["<|eot_id|>"]),
-        ("llama2", "</s>", []),
+        ("own llama2", "</s>", []),
     ],
 )
 def test_stop_lines(ollama, name, eos, stops):
@@ -336,9 +343,9 @@ def test_blanks_that_ollama_cannot_cut_are_told_in_the_modelfile():
     told = {
         name
         for name in EVERY
-        if name != "mistral_v3" and "cut off" in modelfile_of(*made(name, TOKENIZERS["bos"]), "m")
+        if name != "own mistral_v3" and "cut off" in modelfile_of(*made(name, TOKENIZERS["bos"]), "m")
     }
-    assert told == {"llama2", "llama3", "gemma"}
+    assert told == {"own llama2", "own llama3", "own gemma"}
 
 
 @pytest.mark.parametrize(
