@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from yangtuo import check_deploy_screen
-from yangtuo.data import saved_template
-from yangtuo.data.choice import choose_template
 from yangtuo.data.encoding import end_id
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, open_tokenizer
-from yangtuo.errors import DataError, ModelError, RunFailure, UsageError
+from yangtuo.errors import DataError, RunFailure, UsageError
 from yangtuo.golden import Prompt, built_in, encoded, of_file
+from yangtuo.model import adapter_record
 from yangtuo.servers import Ollama, Reply, Server, Web, connect
 
 logger = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise UsageError(f"--model_dir {options.model_dir}: no such folder")
     tokenizer = open_tokenizer(folder)
-    template, why = template_of(folder, tokenizer, options.template)
+    template, why = adapter_record.find_template([folder], tokenizer, options.template, None)
     dialogues = [*built_in(), *(of_file(Path(options.prompts)) if options.prompts else ())]
     prompts, left_out = encoded(dialogues, tokenizer, template)
     server = connect(
@@ -130,23 +129,6 @@ def run(options: argparse.Namespace) -> None:
         )
 
 
-def template_of(folder: Path, tokenizer: Tokenizer, named: str | None) -> tuple[Template, str]:
-    """The template of the training, and how it is known.
-
-    Raises:
-        UserError: a template that cannot be used.
-    """
-    record = folder / RECORD_FILE
-    if named is None and record.is_file():
-        try:
-            values = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{record}: cannot be read: {error}") from error
-        if isinstance(values, dict) and isinstance(values.get("template"), dict):
-            return saved_template.from_values(values["template"]), RECORD_FILE
-    return choose_template(named or "auto", tokenizer, None)
-
-
 class Reference:
     """The greedy answers of the folder's own weights.
 
@@ -164,7 +146,7 @@ class Reference:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         stored = base.read_config(folder).dtype
         dtype = stored if device == "cuda" and isinstance(stored, torch.dtype) else torch.float32
-        self._model = base.load(folder, dtype, ModelArguments()).to(device).eval()
+        self._model = base.load(folder, base.Precision(dtype), ModelArguments()).to(device).eval()
         self._ends = list(dict.fromkeys((end_id(tokenizer, template), tokenizer.eos_id)))
         # In place of the folder's own, whose penalties would change even a greedy choice.
         self._model.generation_config = GenerationConfig(

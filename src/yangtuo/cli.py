@@ -21,6 +21,8 @@ Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
   check     what a run would train on: counts, lengths, losses, faults, verdict; loads no weights
   preview   rows as the model sees them: prompt, trained tokens, end token, in colour or as a page
   merge     put adapters into their base, and prove that the result is the same model
+  export    merge, and write what Ollama, vLLM and llama.cpp need to ask as training did
+  check-deploy  compare a running server with training: the ids of prompts, greedy answers
   vocab     merge a vocabulary into LLaMA's, grow a model to fit, train one, measure
   encode    write the token ids and labels that training sees, as JSON lines
   cache     list or clear the encoded rows that are kept on this machine
@@ -45,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "check": _check,
         "preview": _preview,
         "merge": _merge,
+        "export": _export,
+        "check-deploy": _check_deploy,
         "vocab": _vocab,
         "encode": _encode,
         "cache": _cache,
@@ -139,6 +143,24 @@ def _merge(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     reporting.quiet_libraries()
     merge_verb.run(options)
+
+
+def _export(argv: list[str]) -> None:
+    from yangtuo.export import export_verb
+
+    parser = _Parser("yangtuo export", description=export_verb.__doc__)
+    export_verb.add_options(parser)
+    options = parser.parse_args(argv)
+    reporting.quiet_libraries()
+    export_verb.run(options)
+
+
+def _check_deploy(argv: list[str]) -> None:
+    from yangtuo import check_deploy
+
+    parser = _Parser("yangtuo check-deploy", description=check_deploy.__doc__)
+    check_deploy.add_options(parser)
+    check_deploy.run(parser.parse_args(argv))
 
 
 def _vocab(argv: list[str]) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 from yangtuo.arguments import Deduplicate
 from yangtuo.data import files, likeness, mixing, reading, splitting
 from yangtuo.data.audit import audit, dropped_rows, summary
-from yangtuo.data.choice import choose_template, with_system
 from yangtuo.data.encoding import Policy, end_id
 from yangtuo.data.examples import Examples
 from yangtuo.data.reading import Reading
@@ -100,12 +99,10 @@ def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
 def find_template(settings: Settings, tokenizer: Tokenizer, adapter: Path | None) -> Template:
     """The template that was named, or the adapter's, or that fits the tokenizer; said."""
     data = settings.data
-    of_adapter = adapter_record.template_of(adapter) if adapter else None
-    if of_adapter and data.template == "auto":
-        template, why = with_system(of_adapter, data.system_prompt), "auto: the adapter was trained with it"
-    else:
-        template, why = choose_template(data.template, tokenizer, data.system_prompt)
+    folders = [adapter] if adapter else []
+    template, why = adapter_record.find_template(folders, tokenizer, data.template, data.system_prompt)
     logger.info("template: %s (%s)", template.name, why)
+    of_adapter = adapter_record.template_of(adapter) if adapter else None
     if of_adapter and of_adapter.identity() != template.identity():
         logger.warning(
             "template: the adapter in %s was trained with %s, or another system prompt; it will learn to be asked "

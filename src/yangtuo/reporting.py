@@ -51,6 +51,7 @@ def set_up() -> None:
     logger.addHandler(_notes)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # when imported, it wants kernels from a hub
 
 
 def quiet_libraries() -> None:

@@ -176,7 +176,7 @@ def test_the_template_that_an_adapter_was_trained_with_is_used_again(train, tmp_
     )
     train(tmp_path / "first", template=tmp_path / "mine.json")
     said = train(tmp_path / "second", peft_path=adapter_of(tmp_path / "first"), lora_dropout=None)
-    assert "template: mine.json (auto: the adapter was trained with it)" in said
+    assert f"template: mine.json (auto: {adapter_of(tmp_path / 'first')} was trained with it)" in said
     said = train(tmp_path / "third", peft_path=adapter_of(tmp_path / "first"), template="alpaca_zh")
     assert "was trained with mine.json, or another system prompt" in said
 

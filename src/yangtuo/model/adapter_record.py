@@ -5,12 +5,14 @@ The copy in the safetensors header tells whether the file still belongs to these
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from yangtuo.data.choice import choose_template, with_system
 from yangtuo.data.saved_template import from_values
 from yangtuo.data.templates import Template
+from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import AdapterError
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,31 @@ def template_of(folder: Path) -> Template | None:
     """
     values = (read(folder) or {}).get("template")
     return from_values(values) if values else None
+
+
+def find_template(
+    folders: Iterable[Path], tokenizer: Tokenizer, named: str | None, system_prompt: str | None
+) -> tuple[Template, str]:
+    """The template that was named, else the one that travels with a folder, else the one that fits the tokenizer.
+
+    Args:
+        folders: of adapter and model, the likelier first.
+        tokenizer: decides where none travels.
+        named: `--template`; None and "auto" for none.
+        system_prompt: of dialogues without one, instead of the template's own.
+
+    Returns:
+        The template, and why this one.
+
+    Raises:
+        UserError: a record or a template that cannot be used.
+    """
+    if named in (None, "auto"):
+        for folder in folders:
+            template = template_of(folder)
+            if template:
+                return with_system(template, system_prompt), f"auto: {folder} was trained with it"
+    return choose_template(named or "auto", tokenizer, system_prompt)
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
