@@ -126,7 +126,7 @@ def tiny_llama(folder: Path, *, num_rows: int = SENTENCEPIECE_VOCABULARY, tie: b
     return folder
 
 
-def record_of(base: Path, tokenizer: Tokenizer, **changes: object) -> dict:
+def provenance_of(base: Path, tokenizer: Tokenizer, **changes: object) -> dict:
     """What an adapter trained on this base says of itself."""
     from yangtuo.data.saved_template import to_values
     from yangtuo.model import fingerprint

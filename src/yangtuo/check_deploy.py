@@ -20,12 +20,12 @@ from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, open_tokenizer
 from yangtuo.errors import DataError, RunFailure, UsageError
 from yangtuo.golden import Prompt, built_in, encoded, of_file
-from yangtuo.model import adapter_record
+from yangtuo.model import provenance
+from yangtuo.model.provenance import PROVENANCE_FILE
 from yangtuo.servers import Ollama, Reply, Server, Web, connect
 
 logger = logging.getLogger(__name__)
 
-RECORD_FILE = "yangtuo.json"
 _NEAR = 12  # characters shown on each side of a difference
 
 
@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--template",
-        help=f"Of the training, as --template of train. Default: as {RECORD_FILE} in the folder tells, else auto.",
+        help=f"Of the training, as --template of train. Default: as {PROVENANCE_FILE} in the folder tells, else auto.",
     )
     parser.add_argument("--prompts", help="File of rows as for training, asked beside the built-in prompts.")
     parser.add_argument(
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise UsageError(f"--model_dir {options.model_dir}: no such folder")
     tokenizer = open_tokenizer(folder)
-    template, why = adapter_record.find_template([folder], tokenizer, options.template, None)
+    template, why = provenance.find_template([folder], tokenizer, options.template, None)
     dialogues = [*built_in(), *(of_file(Path(options.prompts)) if options.prompts else ())]
     prompts, left_out = encoded(dialogues, tokenizer, template)
     server = connect(

@@ -19,7 +19,7 @@ from yangtuo.data.store import Store, Stored
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, UsageError
-from yangtuo.model import adapter_record
+from yangtuo.model import provenance
 from yangtuo.model.folders import cache_folder, local_folder
 from yangtuo.parsing import Settings
 
@@ -100,9 +100,9 @@ def find_template(settings: Settings, tokenizer: Tokenizer, adapter: Path | None
     """The template that was named, or the adapter's, or that fits the tokenizer; said."""
     data = settings.data
     folders = [adapter] if adapter else []
-    template, why = adapter_record.find_template(folders, tokenizer, data.template, data.system_prompt)
+    template, why = provenance.find_template(folders, tokenizer, data.template, data.system_prompt)
     logger.info("template: %s (%s)", template.name, why)
-    of_adapter = adapter_record.template_of(adapter) if adapter else None
+    of_adapter = provenance.template_of(adapter) if adapter else None
     if of_adapter and of_adapter.identity() != template.identity():
         logger.warning(
             "template: the adapter in %s was trained with %s, or another system prompt; it will learn to be asked "

@@ -35,13 +35,13 @@ logger = logging.getLogger(__name__)
 class Inputs:
     """Everything that a run reads, opened and checked; no weights of the base yet.
 
-    `adapter_record` is what the adapter says of itself; None where it says nothing.
+    `provenance` is what the adapter says of itself; None where it says nothing.
     """
 
     base: Path
     config: PreTrainedConfig
     adapter: SavedAdapter | None
-    adapter_record: Mapping[str, Any] | None
+    provenance: Mapping[str, Any] | None
     tokenizer: Tokenizer
     template: Template
     train_files: list[Path]
@@ -63,9 +63,9 @@ def open_inputs(settings: Settings) -> Inputs:
     config = base.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
     base.check_positions(config, settings.data.max_seq_length)
     saved = adapter_files.read(lora.peft_path) if lora.peft_path else None
-    record = None
+    known = None
     if saved:
-        record = fingerprint.check(saved.folder, folder_of_base, config, force=lora.force_base)
+        known = fingerprint.check(saved.folder, folder_of_base, config, force=lora.force_base)
     _check_verbs(settings)
     if saved and not lora.new_adapter:
         lora_options.check_contradictions(saved, lora, settings.origins)
@@ -76,7 +76,7 @@ def open_inputs(settings: Settings) -> Inputs:
     if settings.lora.train_new_tokens_only and not (saved and not settings.lora.new_adapter):
         base.check_new_tokens(config, tokenizer.num_tokens)
     template = find_template(settings, tokenizer, saved.folder if saved else None)
-    return Inputs(folder_of_base, config, saved, record, tokenizer, template, *find_data(settings))
+    return Inputs(folder_of_base, config, saved, known, tokenizer, template, *find_data(settings))
 
 
 def _check_verbs(settings: Settings) -> None:

@@ -104,8 +104,8 @@ def train(settings: Settings) -> None:
             StopRequest(),
             watchdog,
         )
-        record, saved = _adapter_record(settings, inputs, meaning), output_dir / folder.ADAPTER_FOLDER
-        subject = Subject(adapter, inputs.tokenizer, record, corpus.train, corpus.validation)
+        provenance, saved = _provenance(settings, inputs, meaning), output_dir / folder.ADAPTER_FOLDER
+        subject = Subject(adapter, inputs.tokenizer, provenance, corpus.train, corpus.validation)
         if args.device.type == "cpu":
             memory.keep_freed_memory()
         trainer = StepTrainer(subject, meaning_of(settings, args.seed, corpus.mix), execution, outlets, args)
@@ -120,7 +120,7 @@ def train(settings: Settings) -> None:
                 trainer.save_model(str(saved))
                 load_base = functools.partial(_load_base, settings, inputs, precision)
                 proof.prove(trainer, adapter, corpus.train, changes, saved, load_base)
-                logger.info("the adapter is in %s; to merge it: %s", saved, _how_to_merge(record, saved))
+                logger.info("the adapter is in %s; to merge it: %s", saved, _how_to_merge(provenance, saved))
             if args.do_eval:
                 trainer.save_metrics("eval", trainer.final_evaluation())
         if is_main:
@@ -241,9 +241,16 @@ def _train(trainer: StepTrainer, decision: folder.Decision, stop: StopRequest, o
     trainer.save_state()
 
 
-def _how_to_merge(record: dict[str, Any], saved: Path) -> str:
-    order = [*(one["folder"] for one in record["stack"]), str(saved)]
-    words = ["--model_name_or_path", record["base"]["name"], "--peft_path", ",".join(order), "--output_dir", "merged"]
+def _how_to_merge(provenance: dict[str, Any], saved: Path) -> str:
+    order = [*(one["folder"] for one in provenance["stack"]), str(saved)]
+    words = [
+        "--model_name_or_path",
+        provenance["base"]["name"],
+        "--peft_path",
+        ",".join(order),
+        "--output_dir",
+        "merged",
+    ]
     return f"yangtuo merge {shlex.join(words)}"
 
 
@@ -290,9 +297,9 @@ def _prepare_folder(output_dir: Path, decision: folder.Decision, lock: folder.Lo
     lock.take()
 
 
-def _adapter_record(settings: Settings, inputs: Inputs, meaning: dict[str, Any]) -> dict[str, Any]:
+def _provenance(settings: Settings, inputs: Inputs, meaning: dict[str, Any]) -> dict[str, Any]:
     """What travels with the adapter: its base, what lies between it and the base, its tokenizer and its prompt."""
-    before = inputs.adapter_record or {}
+    before = inputs.provenance or {}
     there, saved = fingerprint.merged_into(inputs.base), inputs.adapter
     stack = [one for one in before.get("stack", ()) if one["sha256"] not in there]
     if saved and settings.lora.new_adapter:

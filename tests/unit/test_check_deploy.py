@@ -27,7 +27,7 @@ from yangtuo.data.templates import ALPACA_ZH, CHATML, LLAMA3
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, DataError, RunFailure, TokenizerError, UsageError
 from yangtuo.export.serving import jinja_of, modelfile_of
-from yangtuo.model import adapter_record
+from yangtuo.model import provenance
 from yangtuo.servers import Reply
 
 NUM_NEW = 4
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     """An exported model: LLaMA's kind of tokenizer, the Alpaca prompt."""
     folder = tiny.tiny_llama(tiny.tiny_sentencepiece(tmp_path_factory.mktemp("model")))
     tokenizer = open_tokenizer(folder)
-    (folder / "yangtuo.json").write_text(adapter_record.to_text({"template": saved_template.to_values(ALPACA_ZH)}))
+    (folder / "yangtuo.json").write_text(provenance.to_text({"template": saved_template.to_values(ALPACA_ZH)}))
     (folder / "chat_template.jinja").write_text(jinja_of(ALPACA_ZH, tokenizer))
     return folder
 
@@ -414,7 +414,7 @@ def test_folders_that_cannot_be(folder, tmp_path):
         check("http://127.0.0.1:9", tmp_path)
     tokenizer = tiny.tiny_sentencepiece(tmp_path)
     (tokenizer / "yangtuo.json").write_text("{")
-    with pytest.raises(AdapterError, match=r"yangtuo.json: not a record of this program"):
+    with pytest.raises(AdapterError, match=r"yangtuo.json: not written by this program"):
         check("http://127.0.0.1:9", tmp_path)
 
 
@@ -422,7 +422,7 @@ def test_the_template_is_the_recorded_one_unless_another_is_named(folder, tmp_pa
     tokenizer = open_tokenizer(folder)
 
     def found(place, named):
-        return adapter_record.find_template([place], tokenizer, named, None)
+        return provenance.find_template([place], tokenizer, named, None)
 
     assert found(folder, None) == (ALPACA_ZH, f"auto: {folder} was trained with it")
     assert found(folder, "alpaca_zh_2")[0].name == "alpaca_zh_2"

@@ -29,14 +29,14 @@ class Saver:
     Attributes:
         adapter: the trained model.
         tokenizer: saved with it.
-        record: what the adapter is trained on, see `adapter_record`; saved with it.
+        provenance: what the adapter is trained on, see `model.provenance`; saved with it.
         writes: whether this process writes; one does, or one a machine (`--save_on_each_node`).
         device: where tensors are exchanged.
     """
 
     adapter: Adapter
     tokenizer: Tokenizer
-    record: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     writes: bool
     device: torch.device
 
@@ -112,7 +112,7 @@ class Saver:
 
     def _write_adapter(self, folder: Path, weights: Tensors) -> None:
         try:
-            adapter_state.save(self.adapter, folder, self.tokenizer, weights, self.record)
+            adapter_state.save(self.adapter, folder, self.tokenizer, weights, self.provenance)
         except SafetensorError as error:  # its words for a disk that is full
             raise OSError(str(error)) from error
 

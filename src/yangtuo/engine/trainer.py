@@ -53,7 +53,7 @@ class Subject:
 
     adapter: Adapter
     tokenizer: Tokenizer
-    record: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     train_set: Examples
     eval_set: Examples | None
 
@@ -86,7 +86,7 @@ class StepTrainer(Trainer):
         self._eval_planner = None if subject.eval_set is None else Planner(subject.eval_set)
         self._is_tried = False
         self._best = from_rank_0(lambda: outlets.journal.best_eval_loss)
-        self._saver = Saver(subject.adapter, subject.tokenizer, subject.record, args.should_save, args.device)
+        self._saver = Saver(subject.adapter, subject.tokenizer, subject.provenance, args.should_save, args.device)
         self._access: Access | None = None  # once there is an engine
         self._goes_on_from: Path | None = None
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})

@@ -26,7 +26,7 @@ from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenize
 from yangtuo.errors import AdapterError, DataError, ModelError, RunFailure, UsageError
 from yangtuo.export import gguf, gguf_model, merge, merge_fit, merge_plan, merge_proof, merge_verb, serving, split
 from yangtuo.export.new_folder import check_new, check_space, make_draft
-from yangtuo.model import adapter_files, adapter_record, fingerprint
+from yangtuo.model import adapter_files, fingerprint, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.base import read_config
 from yangtuo.model.folders import local_folder
@@ -95,8 +95,8 @@ def run(options: argparse.Namespace) -> None:
         place = out
     for name, text in texts.files.items():
         (place / name).write_text(text, encoding="utf-8", newline="")
-    record = adapter_record.to_text({"yangtuo": __version__, "template": to_values(texts.template)})
-    (place / adapter_record.RECORD_FILE).write_text(record, encoding="utf-8")
+    text = provenance.to_text({"yangtuo": __version__, "template": to_values(texts.template)})
+    (place / provenance.PROVENANCE_FILE).write_text(text, encoding="utf-8")
     file = None
     if options.gguf:
         file = f"model-{options.gguf}.gguf"
@@ -111,7 +111,7 @@ def _texts(options: argparse.Namespace, folders: list[Path], base: Path) -> tupl
     if found is None:
         raise UsageError("neither adapter nor base holds a tokenizer; copy its files into the folder of one")
     tokenizer = open_tokenizer(found)
-    template, why = adapter_record.find_template(folders, tokenizer, options.template, options.system_prompt)
+    template, why = provenance.find_template(folders, tokenizer, options.template, options.system_prompt)
     logger.info("template: %s (%s)", template.name, why)
     existing = base / "generation_config.json"
     try:
@@ -180,8 +180,8 @@ def _export_pure_lora(options: argparse.Namespace, folder: Path, out: Path, text
         hashes = [*opened.merged_before, *opened.hashes[:-1], f"{opened.hashes[-1]} (full modules)"]
         merge_verb.write_small_files(folder, draft / BASE_FOLDER, chain, dtype, tokenizer, hashes)
         new_config = read_config(draft / BASE_FOLDER)
-        record = _record_of(opened.records[-1], draft / BASE_FOLDER, out / BASE_FOLDER, new_config, texts, tokenizer)
-        split.write_lora(lora, draft / ADAPTER_FOLDER, record)
+        known = _provenance_of(opened.known[-1], draft / BASE_FOLDER, out / BASE_FOLDER, new_config, texts, tokenizer)
+        split.write_lora(lora, draft / ADAPTER_FOLDER, known)
         if tokenizer:
             tokenizer.save(draft / ADAPTER_FOLDER)
     except BaseException:
@@ -223,10 +223,10 @@ def _prove_split(
     return prove
 
 
-def _record_of(
+def _provenance_of(
     before: Mapping[str, Any] | None, draft: Path, out: Path, config: PreTrainedConfig, texts: Texts, tokenizer: Any
 ) -> dict[str, Any]:
-    """The adapter's record, for its new base."""
+    """The adapter's, for its new base."""
     return {
         **(before or {}),
         "yangtuo": __version__,

@@ -19,7 +19,7 @@ from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenize
 from yangtuo.errors import AdapterError, ModelError, RunFailure, UsageError
 from yangtuo.export import merge, merge_fit, merge_plan, merge_proof
 from yangtuo.export.new_folder import check_new, check_space, make_draft
-from yangtuo.model import adapter_files, adapter_record, fingerprint
+from yangtuo.model import adapter_files, fingerprint, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.base import read_config
 from yangtuo.model.folders import local_folder
@@ -99,10 +99,10 @@ def run(options: argparse.Namespace) -> None:
         started = time.monotonic()
         written = merge.write(base, plan.chain, draft, dtype)
         write_small_files(folder, draft, plan.chain, dtype, tokenizer, [*merged_before, *hashes])
-        template = next((record["template"] for record in reversed(opened.records) if record), None)
+        template = next((each["template"] for each in reversed(opened.known) if each), None)
         if template:  # how the model is asked goes with it
-            text = adapter_record.to_text({"yangtuo": __version__, "template": template})
-            (draft / adapter_record.RECORD_FILE).write_text(text, encoding="utf-8")
+            text = provenance.to_text({"yangtuo": __version__, "template": template})
+            (draft / provenance.PROVENANCE_FILE).write_text(text, encoding="utf-8")
         logger.info("written: %.2f GB in %.0f s", num_bytes / 1e9, time.monotonic() - started)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -151,14 +151,14 @@ class Opened:
     Attributes:
         adapters: as read.
         hashes: SHA-256 of their weights.
-        records: what they say of themselves; None of those that say nothing.
+        known: what they say of themselves; None of those that say nothing.
         merged_before: SHA-256 of the adapters that are in the base already.
         allowed: what the user has allowed.
     """
 
     adapters: list[SavedAdapter]
     hashes: list[str]
-    records: list[dict[str, Any] | None]
+    known: list[dict[str, Any] | None]
     merged_before: list[str]
     allowed: merge_fit.Allowed
 
@@ -173,12 +173,12 @@ def open_adapters(options: argparse.Namespace, folder: Path, config: PreTrainedC
     adapters = _with_those_below(names(options.peft_path), merged_before)
     hashes = [adapter_files.sha256_of(saved.folder) for saved in adapters]
     _check_not_merged_yet(adapters, hashes, merged_before, folder)
-    records = [
+    known = [
         fingerprint.check(saved.folder, folder, config, merged=hashes[:i], force=options.force_base)
         for i, saved in enumerate(adapters)
     ]
     allowed = merge_fit.Allowed(options.allow_new_vocabulary, options.allow_partial_adapter)
-    return Opened(adapters, hashes, records, merged_before, allowed)
+    return Opened(adapters, hashes, known, merged_before, allowed)
 
 
 def _with_those_below(paths: Sequence[str], merged_before: Sequence[str]) -> list[SavedAdapter]:
@@ -187,7 +187,7 @@ def _with_those_below(paths: Sequence[str], merged_before: Sequence[str]) -> lis
     present = list(merged_before)
     for path in paths:
         saved = adapter_files.read(path, is_optional=False)
-        for below in (adapter_record.read(saved.folder) or {}).get("stack", ()):
+        for below in (provenance.read(saved.folder) or {}).get("stack", ()):
             place = Path(below["folder"])
             if below["sha256"] in present or not place.is_dir() or adapter_files.sha256_of(place) != below["sha256"]:
                 continue  # where it is missing, the comparison with the fingerprint says so

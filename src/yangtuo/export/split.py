@@ -20,7 +20,7 @@ from yangtuo.errors import AdapterError, RunFailure
 from yangtuo.export.merge import Chain, LowRank, Shift
 from yangtuo.export.merge_plan import Plan, Step
 from yangtuo.model.adapter_files import WEIGHTS_FILE
-from yangtuo.model.adapter_record import METADATA_KEY, RECORD_FILE, to_text
+from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, to_text
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,17 @@ def lora_of(step: Step, base: str) -> PlainLora:
     return PlainLora(config, tensors)
 
 
-def write_lora(lora: PlainLora, folder: Path, record: Mapping[str, Any]) -> None:
-    """A PEFT folder with its record.
+def write_lora(lora: PlainLora, folder: Path, known: Mapping[str, Any]) -> None:
+    """A PEFT folder with its provenance.
 
     Raises:
         RunFailure: it cannot be written.
     """
-    text = to_text(record)
+    text = to_text(known)
     try:
         folder.mkdir()
         save_file(dict(lora.tensors), folder / WEIGHTS_FILE, metadata={"format": "pt", METADATA_KEY: text})
-        (folder / RECORD_FILE).write_text(text, encoding="utf-8")
+        (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             lora.config.save_pretrained(str(folder))

@@ -17,7 +17,7 @@ from torch import nn
 
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.model.adapter_files import WEIGHTS_FILE, check_written
-from yangtuo.model.adapter_record import METADATA_KEY, RECORD_FILE, to_text
+from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, to_text
 from yangtuo.model.sharding import shape_of, whole
 
 Tensors = dict[str, torch.Tensor]
@@ -145,21 +145,21 @@ def save(
     folder: Path,
     tokenizer: Tokenizer,
     weights: Mapping[str, torch.Tensor],
-    record: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> None:
     """Write a PEFT folder and the tokenizer into `folder`, and read it again to see that it is what it should be.
 
     `weights` has the values of `trained_parameters` and `kept_parameters`, since the engine may hold parts of them;
-    `record` is what the adapter was trained on.
+    `provenance` is what the adapter was trained on.
 
     Raises:
         RunFailure: it is not, see `adapter_files.check_written`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = to_file(adapter, weights)
-    text = to_text(record)
+    text = to_text(provenance)
     save_file(_unshared(tensors), folder / WEIGHTS_FILE, metadata={"format": "pt", METADATA_KEY: text})
-    (folder / RECORD_FILE).write_text(text, encoding="utf-8")
+    (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PEFT, on what was refused or said before
         file_config(adapter).save_pretrained(str(folder))

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig
 
 from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, ModelError
-from yangtuo.model import adapter_record
+from yangtuo.model import provenance
 from yangtuo.model.weight_files import WeightFiles, open_weights
 
 logger = logging.getLogger(__name__)
@@ -69,10 +69,10 @@ def merged_into(folder: Path) -> list[str]:
 def check(
     adapter: Path, base: Path, config: PreTrainedConfig, *, merged: Sequence[str] = (), force: bool = False
 ) -> dict[str, Any] | None:
-    """Compare an adapter's record with the base that it is to be put on; returns the record.
+    """Compare an adapter's provenance with the base that it is to be put on; returns the provenance.
 
     Args:
-        adapter: its folder. Without a record (2023's, other programs') nothing is known, which is said.
+        adapter: its folder. Without one (2023's, other programs') nothing is known, which is said.
         base: the folder of the base.
         config: of the base.
         merged: SHA-256 of adapters that are merged into the base in memory before this one.
@@ -81,8 +81,8 @@ def check(
     Raises:
         AdapterError: it was trained on something else; both sides are named, and what differs.
     """
-    record = adapter_record.read(adapter)
-    if record is None:
+    known = provenance.read(adapter)
+    if known is None:
         logger.warning(
             "%s: no fingerprint of its base in it (another program's, or of 2023); whether it belongs to %s is "
             "unverified",
@@ -90,12 +90,12 @@ def check(
             base,
         )
         return None
-    problems = [*_of_order(record, base, merged), *_of_tokenizer(record, adapter)]
-    if not problems and merged_into(base) == record["base"]["merged_before"]:
-        problems = list(_of_values(record["base"], base, config))
+    problems = [*_of_order(known, base, merged), *_of_tokenizer(known, adapter)]
+    if not problems and merged_into(base) == known["base"]["merged_before"]:
+        problems = list(_of_values(known["base"], base, config))
     if not problems:
-        return record
-    there, here = record["base"], of_base(str(base), base, config)
+        return known
+    there, here = known["base"], of_base(str(base), base, config)
     text = (
         f"{adapter} was trained on {there['name']} ({there['num_rows']:,} rows, fingerprint {short(there)}), this is "
         f"{base} ({here['num_rows']:,} rows, fingerprint {short(here)}): {'; '.join(problems[:3])}"
@@ -104,7 +104,7 @@ def check(
     if not force:
         raise AdapterError(f"{text}. Give the base that it was trained on; --force_base takes this one nevertheless")
     logger.warning("%s; taken nevertheless (--force_base)", text)
-    return record
+    return known
 
 
 def short(fingerprint: Mapping[str, Any]) -> str:
@@ -113,13 +113,13 @@ def short(fingerprint: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _of_order(record: Mapping[str, Any], base: Path, merged: Sequence[str]) -> list[str]:
+def _of_order(known: Mapping[str, Any], base: Path, merged: Sequence[str]) -> list[str]:
     """Adapters that have to be in the base already, in this order."""
-    stack = [one["sha256"] for one in record.get("stack", ())]
-    wanted, found = [*record["base"]["merged_before"], *stack], [*merged_into(base), *merged]
+    stack = [one["sha256"] for one in known.get("stack", ())]
+    wanted, found = [*known["base"]["merged_before"], *stack], [*merged_into(base), *merged]
     if wanted == found:
         return []
-    folders = {one["sha256"]: one["folder"] for one in record.get("stack", ())}
+    folders = {one["sha256"]: one["folder"] for one in known.get("stack", ())}
     missing = [sha for sha in wanted if sha not in found]
     if missing:
         listed = ", ".join(f"{folders.get(sha, 'adapter')} (SHA-256 {sha[:8]})" for sha in missing)
@@ -130,8 +130,8 @@ def _of_order(record: Mapping[str, Any], base: Path, merged: Sequence[str]) -> l
     return ["the same adapters are merged into it in another order"]
 
 
-def _of_tokenizer(record: Mapping[str, Any], adapter: Path) -> list[str]:
-    if not is_tokenizer_folder(adapter) or open_tokenizer(adapter).sha256() == record["tokenizer"]["sha256"]:
+def _of_tokenizer(known: Mapping[str, Any], adapter: Path) -> list[str]:
+    if not is_tokenizer_folder(adapter) or open_tokenizer(adapter).sha256() == known["tokenizer"]["sha256"]:
         return []
     return [f"the tokenizer in {adapter} is not the one that it was trained with"]
 

@@ -204,8 +204,8 @@ def test_what_yangtuo_saves_on_a_grown_vocabulary_is_merged(tmp_path, which, tie
                 parameter += 0.1 * torch.randn_like(parameter)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        weights, record = trained_parameters(adapter), tiny.record_of(folder, tokenizer)
-        save(adapter, tmp_path / "adapter", tokenizer, weights, record)
+        weights, provenance = trained_parameters(adapter), tiny.provenance_of(folder, tokenizer)
+        save(adapter, tmp_path / "adapter", tokenizer, weights, provenance)
     out = run(folder, [tmp_path / "adapter"], tmp_path / "out")
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is tie
     torch.testing.assert_close(logits(load(out)), logits(adapter.model.eval()), atol=2e-5, rtol=1e-5)

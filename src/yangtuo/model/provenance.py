@@ -1,4 +1,4 @@
-"""`yangtuo.json`: what an adapter was trained on and how it is asked, beside it and once more inside its weights.
+"""`yangtuo.json`: where an adapter comes from and how it is asked, beside it and once more inside its weights.
 
 The copy in the safetensors header tells whether the file still belongs to these weights. Imports no torch.
 """
@@ -17,42 +17,42 @@ from yangtuo.errors import AdapterError
 
 logger = logging.getLogger(__name__)
 
-RECORD_FILE, WEIGHTS_FILE = "yangtuo.json", "adapter_model.safetensors"
+PROVENANCE_FILE, WEIGHTS_FILE = "yangtuo.json", "adapter_model.safetensors"
 METADATA_KEY = "yangtuo"
 FORMAT = 1
 _MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 
-def to_text(record: Mapping[str, Any]) -> str:
-    """The record as it is written in both places."""
-    return json.dumps({"format": FORMAT, **record}, ensure_ascii=False, separators=(",", ":"))
+def to_text(provenance: Mapping[str, Any]) -> str:
+    """As it is written in both places."""
+    return json.dumps({"format": FORMAT, **provenance}, ensure_ascii=False, separators=(",", ":"))
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The record of an adapter or of a merged model; None where none was written, or another program wrote the weights.
+    """Of an adapter or a merged model; None where none was written, or another program wrote the weights.
 
     Raises:
         AdapterError: it is broken, of a later version, or of other weights.
     """
     inside = _header(folder / WEIGHTS_FILE).get("__metadata__", {}).get(METADATA_KEY)
-    record = _parsed(inside, f"{folder / WEIGHTS_FILE}, its metadata") if inside else None
-    if not (folder / RECORD_FILE).is_file():
-        return record
+    known = _parsed(inside, f"{folder / WEIGHTS_FILE}, its metadata") if inside else None
+    if not (folder / PROVENANCE_FILE).is_file():
+        return known
     try:
-        beside = _parsed((folder / RECORD_FILE).read_text(encoding="utf-8"), str(folder / RECORD_FILE))
+        beside = _parsed((folder / PROVENANCE_FILE).read_text(encoding="utf-8"), str(folder / PROVENANCE_FILE))
     except (OSError, UnicodeDecodeError) as error:
-        raise AdapterError(f"{folder / RECORD_FILE}: cannot be read: {error}") from error
+        raise AdapterError(f"{folder / PROVENANCE_FILE}: cannot be read: {error}") from error
     if not (folder / "adapter_config.json").is_file():
         return beside  # a merged model
-    if record is None:
-        logger.warning("%s: another program has written these weights, so %s is not about them", folder, RECORD_FILE)
+    if known is None:
+        logger.warning("%s: another program has written these weights; %s is not about them", folder, PROVENANCE_FILE)
         return None
-    if record != beside:
+    if known != beside:
         raise AdapterError(
-            f"{folder}: {RECORD_FILE} is not of these weights, whose own copy says otherwise; copy the whole folder "
-            f"again, or remove {RECORD_FILE} to go by the weights' copy"
+            f"{folder}: {PROVENANCE_FILE} is not of these weights, whose own copy says otherwise; copy the folder "
+            f"again, or remove {PROVENANCE_FILE} to go by the weights' copy"
         )
-    return record
+    return known
 
 
 def template_of(folder: Path) -> Template | None:
@@ -81,7 +81,7 @@ def find_template(
         The template, and why this one.
 
     Raises:
-        UserError: a record or a template that cannot be used.
+        UserError: a file or a template that cannot be used.
     """
     if named in (None, "auto"):
         for folder in folders:
@@ -96,7 +96,7 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
         value = json.loads(text)
         version = value["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise AdapterError(f"{where}: not a record of this program: {error!r}; remove it to go without") from error
+        raise AdapterError(f"{where}: not written by this program: {error!r}; remove it to go without") from error
     if version != FORMAT:
         raise AdapterError(f"{where}: written by a later version of this program (format {version}); update it")
     return dict(value)
