@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from tests.command import REPOSITORY, log_of, run, yangtuo
 from tests.distributed.launch import LAUNCHED, RUN, adapter, assert_same, train
 
+SHARDED = "the base in memory"
 EVALUATE = {"do_train": True, "do_eval": True, "eval_strategy": "steps", "eval_steps": 4}
 
 
@@ -32,6 +33,10 @@ def test_an_engine_gives_the_result_of_one_process(name, engines, reference, inp
     position = json.loads((tmp_path / "out" / "checkpoint-8" / "training_state.json").read_text())
     assert (position["engine"], position["world_size"]) == (engines[name].kind, 2)  # not another one in its place
     assert_same(tmp_path / "out", reference_out)
+    proof = json.loads((tmp_path / "out" / "proof.json").read_text())
+    is_sharded = name in ("zero3", "fsdp2")
+    assert (proof["passed"], proof["reload"]["into"]) == (True, SHARDED if is_sharded else "a fresh base")
+    assert proof["reload"]["without"] - proof["reload"]["in_memory"] > 0.05
     ids, logits = torch.arange(3, 40)[None], []
     for folder in (tmp_path / "out" / "best", reference_out / "best"):
         logits.append(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(inputs.base), folder)(ids).logits)
@@ -70,6 +75,42 @@ def test_new_rows_alone(name, engines, inputs, tmp_path):
     done = yangtuo("train", *inputs.options(tmp_path / "one", **{**RUN, **options, "per_device_train_batch_size": 8}))
     assert done.code == 0, done.said
     assert_same(tmp_path / "out", tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero2"])
+def test_a_quantised_base_under_an_engine(name, engines, inputs, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    options = {"load_in_4bit": True}
+    train(inputs, tmp_path / "out", engines[name], **options)
+    done = yangtuo("train", *inputs.options(tmp_path / "one", **{**RUN, **options, "per_device_train_batch_size": 8}))
+    assert done.code == 0, done.said
+    assert_same(tmp_path / "out", tmp_path / "one")
+    assert json.loads((tmp_path / "out" / "proof.json").read_text())["reload"]["into"] == "a fresh base"
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero2"])
+def test_two_learning_rates_under_an_engine(name, engines, inputs, tmp_path):
+    """LoRA+ on DoRA: groups of weights, of matrices and of vectors, in checkpoints too."""
+    options = {"use_dora": True, "loraplus_lr_ratio": 4}
+    train(inputs, tmp_path / "out", engines[name], **options)
+    done = yangtuo("train", *inputs.options(tmp_path / "one", **{**RUN, **options, "per_device_train_batch_size": 8}))
+    assert done.code == 0, done.said
+    ours, theirs = ([entry["loss"] for entry in log_of(tmp_path / which)] for which in ("out", "one"))
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"load_in_4bit": True}, "--load_in_4bit needs the base whole in each process, which ZeRO-3 divides"),
+        ({"init_lora_weights": "pissa"}, "--init_lora_weights pissa needs the base whole in each process"),
+    ],
+)
+def test_what_needs_a_whole_base_is_refused_under_zero3(options, words, engines, inputs, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    done = yangtuo("train", *inputs.options(tmp_path / "out", **options), *engines["zero3"].options)
+    assert done.code == 2
+    assert words in done.said
 
 
 def test_deepspeed_without_a_launcher(engines, inputs, tmp_path):

@@ -29,4 +29,6 @@ def loraplus(model: PeftModel, kind: Any, options: dict[str, Any], ratio: float,
         loraplus_weight_decay=decay,
         **options,
     )
+    # DeepSpeed counts groups without those that are empty, and then takes one for another.
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
     return optimizer

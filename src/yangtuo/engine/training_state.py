@@ -146,6 +146,7 @@ class DeepSpeedAccess:
 
     def optimizer(self, *, keeps: bool) -> OptimizerState:
         """See `Access`."""
+        self._link()
         tensors = self._gather(self._divided(), keeps=keeps)
         if keeps:
             shared = {key: value for key, value in self._example().items() if key not in self._divided()}
@@ -172,6 +173,7 @@ class DeepSpeedAccess:
         """See `Access`; the optimizer has taken a step before, or there is nothing to put moments into."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
+        self._link()
         of_parameter = _by_parameter(state)
         for name, parameter in self._parameters.items():
             for key in self._divided():
@@ -201,6 +203,19 @@ class DeepSpeedAccess:
                 if keeps:
                     result[f"{name}/{key}" if key else name] = value.to("cpu", copy=True).view(shape_of(parameter))
         return result
+
+    def _link(self) -> None:
+        """Tell all weights of ZeRO-2 where their moments are.
+
+        DeepSpeed 0.19.8 does so after the first group's step of several (LoRA+), when the others have none yet.
+        """
+        from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+        optimizer = self._engine.optimizer
+        if hasattr(optimizer, "bit16_groups"):
+            pairs = zip(optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups, strict=True)
+            for weights, flat in pairs:
+                lazy_init_hp_params_optimizer_state(weights, flat, optimizer.optimizer.state)
 
     def _example(self) -> dict[str, Any]:
         states = self._engine.optimizer.optimizer.state
