@@ -57,7 +57,7 @@ _JINJA = """\
     {{{{- {after_user} }}}}
 {{%- endif %}}"""
 
-# All that is needed: llama.cpp's engine refuses a template with an escape like \\u0001.
+# All that is needed: llama.cpp's engine refuses a template with an escape like \u0001.
 _JINJA_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 # Ollama: .System is the text of all system messages, .Messages has them as well. An answer at the very end is one that
