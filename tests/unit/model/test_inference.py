@@ -271,7 +271,7 @@ def test_a_base_that_is_not_here_is_not_fetched_by_itself(named, told, adapter, 
 
 
 def test_an_adapter_that_is_none(tmp_path):
-    with pytest.raises(AdapterError, match="no such folder$"):
+    with pytest.raises(AdapterError, match=r"no such folder$"):
         places_of_adapter(tmp_path / "nothing", ModelArguments())
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(AdapterError, match="cannot be read"):
