@@ -70,8 +70,8 @@ def run(options: argparse.Namespace) -> None:
     """
     _check(options)
     is_dialogue = options.ask is None and sys.stdin is not None and sys.stdin.isatty()
-    if is_dialogue and options.json:
-        raise UsageError("--json is for --ask or questions on a pipe, not for a terminal")
+    if is_dialogue and (options.json or options.multi_turn):
+        raise UsageError("--json and --multi_turn are for --ask or questions on a pipe, not for a terminal")
     try:
         partners = _open(options)
         if is_dialogue:
@@ -185,7 +185,9 @@ def _max_new_tokens(asked: int | None, num_positions: int | None) -> int:
 def _answer_all(partners: Sequence["Partner"], options: argparse.Namespace) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a character that a terminal's encoding does not have ends nothing
-    num_questions = 0
+    from yangtuo.dialogue import LEFT_OUT
+
+    num_questions, is_told = 0, False
     for question in options.ask if options.ask is not None else _piped():
         num_questions += 1
         for partner in partners:
@@ -196,6 +198,9 @@ def _answer_all(partners: Sequence["Partner"], options: argparse.Namespace) -> N
         else:
             is_alone = options.ask is not None and len(options.ask) == 1
             _answer_plainly(question, partners, is_alone=is_alone)
+        if not is_told and any(partner.dialogue.num_left_out for partner in partners):
+            is_told = True
+            logger.warning(LEFT_OUT)
     if not num_questions:
         raise UsageError("no question on standard input; give --ask, or talk at a terminal")
 

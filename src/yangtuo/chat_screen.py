@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from yangtuo.dialogue import Partner, save_row
+from yangtuo.dialogue import LEFT_OUT, Partner, save_row
 from yangtuo.errors import UsageError, YangtuoError
 from yangtuo.evaluation.generation import MAX_NEW_TOKENS, Answer
 
@@ -162,7 +162,7 @@ class Screen:
                 del dialogue.said[num_said:]
             raise
         if was_whole and any(dialogue.num_left_out for dialogue in dialogues):
-            self._say("the dialogue is longer than the model has room for: its oldest part is no longer shown to it")
+            self._say(LEFT_OUT)
 
     def _answer(self, question: str) -> None:
         partner = self._partners[0]

@@ -12,6 +12,7 @@ from yangtuo.data.templates import Template, TemplateFault
 from yangtuo.errors import DataError, UsageError
 from yangtuo.evaluation.generation import Answer, Speaker
 
+LEFT_OUT = "the dialogue is longer than the model has room for: its oldest part is no longer shown to it"
 _REASONED = "</think>"
 
 

@@ -79,6 +79,12 @@ def test_several_questions_are_dialogues_of_their_own_unless_told_otherwise(base
     first, second = map(json.loads, one.splitlines())
     assert first["answer"] == once
     assert second["num_prompt_tokens"] > first["num_prompt_tokens"]
+    assert "its oldest part" not in chat.err
+    many = [word for _ in range(18) for word in ("--ask", "长城" * 10)]
+    lines = chat(base, *many, *SHORT, "--json", "--multi_turn").splitlines()
+    prompts = [json.loads(line)["num_prompt_tokens"] for line in lines]
+    assert max(prompts) <= 512 - 8 < prompts[1] - prompts[0] + max(prompts)
+    assert chat.err.count("its oldest part is no longer shown to it") == 1
 
 
 def test_questions_on_a_pipe_are_lines(base, chat):
@@ -187,59 +193,65 @@ def test_a_pipe_that_is_not_utf_8(base, chat):
 # ---- at a terminal
 
 
+# A terminal sends Ctrl-C to the session that it controls; to be told so takes a process without threads.
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
+
 class Terminal:
     """The program at a pseudo-terminal."""
 
     def __init__(self, *words):
-        self.shown, self._at = "", 0
-        self.pid, self._terminal = pty.fork()
-        if self.pid == 0:
-            os.chdir(REPOSITORY)
-            env = {**os.environ, "TERM": "xterm-256color", "LANG": "C.UTF-8", "COLUMNS": "70", "LINES": "30"}
-            env.pop("NO_COLOR", None)
-            os.execve(sys.executable, [sys.executable, "-m", "yangtuo", "chat", *map(str, words)], env)
+        self._bytes, self._at = b"", 0
+        self._terminal, inner = pty.openpty()
+        env = {**os.environ, "TERM": "xterm-256color", "LANG": "C.UTF-8", "COLUMNS": "70", "LINES": "30"}
+        env.pop("NO_COLOR", None)
+        command = [sys.executable, "-c", TAKE_TERMINAL, "-m", "yangtuo", "chat", *map(str, words)]
+        self._process = subprocess.Popen(
+            command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True, cwd=REPOSITORY, env=env
+        )
+        os.close(inner)
+
+    @property
+    def shown(self):
+        return self._bytes.decode(errors="replace")
+
+    def plain(self):
+        """What was shown, without its colours."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.shown)
 
     def until(self, text, seconds=60):
-        """Read until this is shown, without its colours; returns what was shown since the last time."""
+        """Read until this is shown; returns what was shown since the last time."""
         end = time.monotonic() + seconds
         while text not in self.plain()[self._at :]:
-            ready, _, _ = select.select([self._terminal], [], [], max(0, end - time.monotonic()))
-            assert ready, f"{text!r} was not shown, but: {self.plain()[self._at :][-2000:]}"
-            try:
-                self.shown += os.read(self._terminal, 65536).decode(errors="ignore")
-            except OSError:
-                raise AssertionError(f"it ended: {self.plain()[-2000:]}") from None
+            assert self._read(end - time.monotonic()), f"{text!r} was not shown, but: {self.plain()[-2000:]}"
         begin, self._at = self._at, self.plain().index(text, self._at) + len(text)
         return self.plain()[begin : self._at]
 
-    def plain(self):
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.shown)
+    def _read(self, seconds):
+        """Whether there was anything more."""
+        ready, _, _ = select.select([self._terminal], [], [], max(0, seconds))
+        try:
+            more = os.read(self._terminal, 65536) if ready else b""
+        except OSError:  # how Linux tells that the other side has gone
+            more = b""
+        self._bytes += more
+        return bool(more)
 
     def type(self, text):
         os.write(self._terminal, text.encode())
 
-    def end(self, seconds=20):
+    def end(self):
         """The exit code, once it has ended."""
-        limit = time.monotonic() + seconds
-        while time.monotonic() < limit:
-            ready, _, _ = select.select([self._terminal], [], [], 0.1)
-            if ready:
-                try:
-                    self.shown += os.read(self._terminal, 65536).decode(errors="ignore")
-                except OSError:
-                    break
-        pid, status = 0, 0
-        while not pid and time.monotonic() < limit:  # it lets go of the terminal before it has ended
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            time.sleep(0.05)
-        assert pid, f"it goes on: {self.plain()[-2000:]}"
-        self.pid = None
-        return os.waitstatus_to_exitcode(status)
+        while self._read(20):
+            pass
+        return self._process.wait(timeout=20)
 
     def close(self):
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        self._process.kill()
+        self._process.wait()
         os.close(self._terminal)
 
 
@@ -308,7 +320,7 @@ def test_side_by_side_at_a_terminal(adapter, terminal):
 
 def test_a_terminal_is_told_that_json_is_not_for_it(base, terminal):
     it = terminal(base, "--json")
-    it.until("error: --json is for --ask or questions on a pipe")
+    it.until("error: --json and --multi_turn are for --ask or questions on a pipe")
     assert it.end() == 2
 
 

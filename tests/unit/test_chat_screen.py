@@ -118,7 +118,7 @@ def test_a_dialogue_that_outgrows_the_model_is_told_once(talk):
 
 def test_base_and_tuned_are_shown_side_by_side(talk):
     shown = talk("你好", names=("base", "tuned"), width=60)
-    row = next(line for line in shown.splitlines() if "base说：你好" in line)
+    (row,) = [line for line in shown.splitlines() if "base说：你好" in line]
     assert "tuned说：你好" in row
     assert row.index("base说") < row.index("tuned说")
     assert talk.said == [["你好"], ["你好"]]

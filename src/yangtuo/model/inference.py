@@ -225,6 +225,8 @@ def open_model(
     chosen, why = find_template(places.travelling, template, tokenizer)
     prompt_ids(tokenizer, chosen, _PROBE)  # it fits the tokenizer, or the error comes before the weights
     logger.info("template: %s (%s)", chosen.name, why)
+    if saved and why.startswith("auto"):
+        logger.warning("template: none travels with the adapter; name the one of its training with --template")
     # fingerprint.check_base(saved.folder, places.base, force=force_base), where there is an adapter
     loaded, dtype, num_new = _load(places.base, config, model, tokenizer, hardware)
     num_rows = _num_rows(loaded)
