@@ -96,6 +96,12 @@ class _Characters:
     def num_tokens(self) -> int:
         return 0x110000 + 3
 
+    def bytes_of(self, i: int) -> bytes:
+        return chr(i - 3).encode()
+
+    def is_byte(self, i: int) -> bool:
+        return False
+
 
 def characters(*, bos: bool = True) -> Tokenizer:
     """A tokenizer without files: character c has id ord(c) + 3, BOS is 1 (where wanted), EOS is 2."""
@@ -139,3 +145,28 @@ def provenance_of(base: Path, tokenizer: Tokenizer, **changes: object) -> dict:
         "template": to_values(ALPACA_ZH),
         **changes,
     }
+
+
+def tiny_adapter(
+    folder: Path, base: Path, *, tokenizer: Path | None = None, modules_to_save: str | None = None
+) -> Path:
+    """A LoRA on a base with random weights, as training saves it; its tokenizer is the base's unless named."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from yangtuo.arguments import LoraArguments
+    from yangtuo.data.tokenizer import open_tokenizer
+    from yangtuo.model.adapters import attach_new, save, trained_parameters
+    from yangtuo.model.base import fit_vocabulary
+
+    opened = open_tokenizer(tokenizer or base)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    fit_vocabulary(model, opened.num_tokens, are_trained=True)
+    adapter = attach_new(model, LoraArguments(lora_rank=4, modules_to_save=modules_to_save))
+    weights = trained_parameters(adapter)
+    with torch.no_grad():
+        draws = torch.Generator().manual_seed(1)
+        for _, weight in sorted(weights.items()):
+            weight.copy_(torch.randn(weight.shape, generator=draws) * 0.2)
+    save(adapter, folder, opened, weights)
+    return folder

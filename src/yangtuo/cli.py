@@ -20,6 +20,7 @@ Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
   train     train a LoRA, or continue one with --peft_path
   check     what a run would train on: counts, lengths, losses, faults, verdict; loads no weights
   preview   rows as the model sees them: prompt, trained tokens, end token, in colour or as a page
+  chat      talk to a model, or ask it, in the template that it was trained with; also base and tuned side by side
   merge     put adapters into their base, and prove that the result is the same model
   export    merge, and write what Ollama, vLLM and llama.cpp need to ask as training did
   check-deploy  compare a running server with training: the ids of prompts, greedy answers
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train,
         "check": _check,
         "preview": _preview,
+        "chat": _chat,
         "merge": _merge,
         "export": _export,
         "check-deploy": _check_deploy,
@@ -125,6 +127,16 @@ def _preview(argv: list[str]) -> None:
 
     settings, own = parse(argv, build_parser("yangtuo preview", preview.add_options, explains_training=False))
     preview.run(settings, own)
+
+
+def _chat(argv: list[str]) -> None:
+    from yangtuo import chat
+
+    parser = _Parser("yangtuo chat", description=chat.__doc__)
+    chat.add_options(parser)
+    options = parser.parse_args(argv)
+    reporting.quiet_libraries()
+    chat.run(options)
 
 
 def _cache(argv: list[str]) -> None:

@@ -27,8 +27,8 @@ from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.errors import RunFailure
 from yangtuo.model import adapter_state
-from yangtuo.model.adapter_files import WEIGHTS_FILE
 from yangtuo.model.adapter_state import Adapter
+from yangtuo.model.provenance import WEIGHTS_FILE
 from yangtuo.model.sharding import is_sharded
 
 logger = logging.getLogger(__name__)

@@ -57,9 +57,10 @@ from yangtuo.meaning import (
     training_arguments,
     wants_prefix_sharing,
 )
-from yangtuo.model import adapter_files, adapter_state, adapters, base, fingerprint
+from yangtuo.model import adapter_state, adapters, base, fingerprint
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.base import Precision
+from yangtuo.model.provenance import sha256_of
 from yangtuo.parsing import Settings, as_dict
 from yangtuo.reporting import notes_so_far
 
@@ -303,7 +304,7 @@ def _provenance(settings: Settings, inputs: Inputs, meaning: dict[str, Any]) -> 
     there, saved = fingerprint.merged_into(inputs.base), inputs.adapter
     stack = [one for one in before.get("stack", ()) if one["sha256"] not in there]
     if saved and settings.lora.new_adapter:
-        stack.append({"sha256": adapter_files.sha256_of(saved.folder), "folder": str(saved.folder.resolve())})
+        stack.append({"sha256": sha256_of(saved.folder), "folder": str(saved.folder.resolve())})
     return {
         "yangtuo": yangtuo.__version__,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how sentencepiece writes a byte as a token
+
 
 class SentencePiece:
     """sentencepiece's own, with the tokens that the folder adds."""
@@ -40,6 +42,10 @@ class SentencePiece:
         if i >= self._model.get_piece_size():
             return next(text for text, j in self._added.items() if j == i).encode()
         return _bytes_of_piece(self._model.id_to_piece(i))
+
+    def is_byte(self, i: int) -> bool:
+        """Whether a token stands for one byte."""
+        return i < self._model.get_piece_size() and bool(self._model.is_byte(i))
 
 
 class Json:
@@ -77,10 +83,14 @@ class Json:
             return bytes(byte_of[character] for character in piece)
         return _bytes_of_piece(piece)
 
+    def is_byte(self, i: int) -> bool:
+        """Whether a token stands for one byte."""
+        return _BYTE.fullmatch(str(self._whole.id_to_token(i))) is not None
+
 
 def _bytes_of_piece(piece: str) -> bytes:
     """Of sentencepiece's way to write one: a blank as U+2581, a byte as <0xE4>."""
-    if re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
+    if _BYTE.fullmatch(piece):
         return bytes([int(piece[3:5], 16)])
     return piece.replace("\u2581", " ").encode()
 

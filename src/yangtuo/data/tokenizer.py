@@ -59,6 +59,8 @@ class _Backend(Protocol):
 
     def bytes_of(self, i: int) -> bytes: ...
 
+    def is_byte(self, i: int) -> bool: ...
+
 
 class Spelled(NamedTuple):
     """A token as transformers reads it out of a text, and whether it swallows the blanks beside it."""
@@ -104,6 +106,10 @@ class Tokenizer:
     def bytes_of(self, i: int) -> bytes:
         """What a token stands for: mostly a text, part of a character where it is a byte."""
         return self.backend.bytes_of(i)
+
+    def is_byte(self, i: int) -> bool:
+        """Whether a token stands for one byte of a character that the vocabulary does not have."""
+        return self.backend.is_byte(i)
 
     def id_of(self, token: str) -> int | None:
         """The id of a token given by its text, None where there is none."""

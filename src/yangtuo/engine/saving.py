@@ -15,8 +15,9 @@ from yangtuo.engine import checkpoint
 from yangtuo.engine.processes import from_rank_0, largest, share_tensors
 from yangtuo.engine.training_state import Access, OptimizerState, Tensors, gather_weights
 from yangtuo.errors import CheckpointError, YangtuoError
-from yangtuo.model import adapter_files, adapter_state
+from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
+from yangtuo.model.provenance import WEIGHTS_FILE
 from yangtuo.model.sharding import reshard, shape_of
 
 _ROOM = 16 << 20  # bytes for what is small: configuration, positions, a log line
@@ -96,7 +97,7 @@ class Saver:
         names = adapter_state.names_of_keys(self.adapter)
 
         def read() -> Tensors:
-            return adapter_state.from_file(self.adapter, _load(folder / adapter_files.WEIGHTS_FILE), names)
+            return adapter_state.from_file(self.adapter, _load(folder / WEIGHTS_FILE), names)
 
         access.put_weights(share_tensors(_on_rank_0(read), self.device))
 

@@ -171,7 +171,7 @@ def open_adapters(options: argparse.Namespace, folder: Path, config: PreTrainedC
     """
     merged_before = fingerprint.merged_into(folder)
     adapters = _with_those_below(names(options.peft_path), merged_before)
-    hashes = [adapter_files.sha256_of(saved.folder) for saved in adapters]
+    hashes = [provenance.sha256_of(saved.folder) for saved in adapters]
     _check_not_merged_yet(adapters, hashes, merged_before, folder)
     known = [
         fingerprint.check(saved.folder, folder, config, merged=hashes[:i], force=options.force_base)
@@ -187,15 +187,11 @@ def _with_those_below(paths: Sequence[str], merged_before: Sequence[str]) -> lis
     present = list(merged_before)
     for path in paths:
         saved = adapter_files.read(path, is_optional=False)
-        for below in (provenance.read(saved.folder) or {}).get("stack", ()):
-            place = Path(below["folder"])
-            if below["sha256"] in present or not place.is_dir() or adapter_files.sha256_of(place) != below["sha256"]:
-                continue  # where it is missing, the comparison with the fingerprint says so
+        for place in provenance.below(saved.folder, present):
             logger.warning("%s was trained on top of %s, which is merged first", path, place)
             found.append(adapter_files.read(str(place), is_optional=False))
-            present.append(below["sha256"])
         found.append(saved)
-        present.append(adapter_files.sha256_of(saved.folder))
+        present = [*merged_before, *(provenance.sha256_of(each.folder) for each in found)]
     return found
 
 

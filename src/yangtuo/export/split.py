@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 from yangtuo.errors import AdapterError, RunFailure
 from yangtuo.export.merge import Chain, LowRank, Shift
 from yangtuo.export.merge_plan import Plan, Step
-from yangtuo.model.adapter_files import WEIGHTS_FILE
-from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, to_text
+from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, WEIGHTS_FILE, to_text
 
 
 @dataclass(frozen=True)

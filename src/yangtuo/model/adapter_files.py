@@ -1,6 +1,5 @@
 """Adapter folders as they lie on disk: of today's PEFT, or of 2023's."""
 
-import hashlib
 import json
 import logging
 import pickle
@@ -15,10 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from yangtuo.errors import AdapterError, RunFailure
+from yangtuo.model.provenance import OLD_WEIGHTS_FILE, WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+CONFIG_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,6 @@ def check_beginning(saved: SavedAdapter) -> None:
             f"{saved.folder}: init_lora_weights {begin!r} belongs to a base that it changed at its start; convert the "
             "adapter first (PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...))"
         )
-
-
-def sha256_of(folder: Path) -> str:
-    """Hash of an adapter's weights file, by which it is known.
-
-    Raises:
-        AdapterError: there is none.
-    """
-    for name in (WEIGHTS_FILE, OLD_WEIGHTS_FILE):
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-    raise AdapterError(f"{folder}: no weights there")
 
 
 def check_written(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from yangtuo.data.tokenizer import Tokenizer
-from yangtuo.model.adapter_files import WEIGHTS_FILE, check_written
-from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, to_text
+from yangtuo.model.adapter_files import check_written
+from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, WEIGHTS_FILE, to_text
 from yangtuo.model.sharding import shape_of, whole
 
 Tensors = dict[str, torch.Tensor]

@@ -3,9 +3,10 @@
 The copy in the safetensors header tells whether the file still belongs to these weights. Imports no torch.
 """
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from yangtuo.errors import AdapterError
 
 logger = logging.getLogger(__name__)
 
-PROVENANCE_FILE, WEIGHTS_FILE = "yangtuo.json", "adapter_model.safetensors"
+PROVENANCE_FILE = "yangtuo.json"
+WEIGHTS_FILE, OLD_WEIGHTS_FILE = "adapter_model.safetensors", "adapter_model.bin"
 METADATA_KEY = "yangtuo"
 FORMAT = 1
 _MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
@@ -64,6 +66,38 @@ def template_of(folder: Path) -> Template | None:
     """
     values = (read(folder) or {}).get("template")
     return from_values(values) if values else None
+
+
+def below(adapter: Path, present: Collection[str]) -> list[Path]:
+    """Folders of the adapters that this one was trained on top of, in order, where they still lie as they were.
+
+    `present` are SHA-256 of adapters that are in the base already. Where one is missing, the comparison with the
+    fingerprint says so.
+
+    Raises:
+        AdapterError: see `read`.
+    """
+    stack = (read(adapter) or {}).get("stack", ())
+    return [
+        Path(one["folder"])
+        for one in stack
+        if one["sha256"] not in present
+        and Path(one["folder"]).is_dir()
+        and sha256_of(Path(one["folder"])) == one["sha256"]
+    ]
+
+
+def sha256_of(folder: Path) -> str:
+    """Hash of an adapter's weights file, by which it is known.
+
+    Raises:
+        AdapterError: there is none.
+    """
+    for name in (WEIGHTS_FILE, OLD_WEIGHTS_FILE):
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    raise AdapterError(f"{folder}: no weights there")
 
 
 def find_template(
