@@ -148,7 +148,7 @@ def provenance_of(base: Path, tokenizer: Tokenizer, **changes: object) -> dict:
 
 
 def tiny_adapter(
-    folder: Path, base: Path, *, tokenizer: Path | None = None, modules_to_save: str | None = None
+    folder: Path, base: Path, *, tokenizer: Path | None = None, modules_to_save: str | None = None, **provenance: object
 ) -> Path:
     """A LoRA on a base with random weights, as training saves it; its tokenizer is the base's unless named."""
     import torch
@@ -156,7 +156,8 @@ def tiny_adapter(
 
     from yangtuo.arguments import LoraArguments
     from yangtuo.data.tokenizer import open_tokenizer
-    from yangtuo.model.adapters import attach_new, save, trained_parameters
+    from yangtuo.model.adapter_state import save, trained_parameters
+    from yangtuo.model.adapters import attach_new
     from yangtuo.model.base import fit_vocabulary
 
     opened = open_tokenizer(tokenizer or base)
@@ -168,5 +169,5 @@ def tiny_adapter(
         draws = torch.Generator().manual_seed(1)
         for _, weight in sorted(weights.items()):
             weight.copy_(torch.randn(weight.shape, generator=draws) * 0.2)
-    save(adapter, folder, opened, weights)
+    save(adapter, folder, opened, weights, provenance_of(base, opened, **provenance))
     return folder

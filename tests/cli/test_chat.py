@@ -135,10 +135,9 @@ def test_the_folder_of_a_run_stands_for_its_adapter(adapter, chat, tmp_path):
 
 
 def test_the_template_that_travels_is_used(base, adapter, chat, tmp_path):
-    folder = shutil.copytree(adapter, tmp_path / "adapter")
-    (folder / "yangtuo.json").write_text(json.dumps({"template": to_values(ALPACA_ZH_2)}))
+    folder = tiny.tiny_adapter(tmp_path / "adapter", base, template=to_values(ALPACA_ZH_2))
     travelled = chat(folder, "--ask", QUESTION, "--compare", *SHORT)
-    assert f"template: alpaca_zh_2 (from {folder}/yangtuo.json)" in chat.err
+    assert f"template: alpaca_zh_2 (auto: {folder} was trained with it)" in chat.err
     assert f"[base] {greedy(base, template=ALPACA_ZH_2)}\n" in travelled
     assert f"[base] {greedy(base)}\n" in chat(folder, "--ask", QUESTION, "--compare", "--template", "alpaca_zh", *SHORT)
 

@@ -28,8 +28,9 @@ class GrowingText:
     def push(self, token: int) -> str:
         """What another token adds for sure; "" while a character is not whole."""
         self._ids.append(token)
-        # A decoder may judge a run of bytes as a whole, so that a bad one takes the good ones before it with it.
-        if self._tokenizer.is_byte(token):
+        # A decoder may judge a run of bytes as a whole, so that a bad one takes the good ones before it with it; a
+        # token without text (a control token) does not end the run.
+        if self._tokenizer.is_byte(token) or not self._tokenizer.decode([token]):
             return ""
         return self._until(self._tokenizer.decode(self._ids).rstrip(_NO_CHARACTER))
 

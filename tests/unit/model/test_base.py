@@ -66,7 +66,7 @@ def test_precision_that_makes_no_sense():
 
 @pytest.mark.parametrize("tie", [False, True])
 def test_new_rows_are_the_mean_of_the_old_ones_and_old_ones_stay(tie, tmp_path):
-    model = load(tiny.tiny_llama(tmp_path, num_rows=480, tie=tie), FP32, ModelArguments())
+    model = load(tiny.tiny_llama(tmp_path, num_rows=480, tie=tie), Precision(FP32), ModelArguments())
     before = {name: layer(model).weight.detach().clone() for name, layer in LAYERS.items()}
     assert fit_vocabulary(model, 483, are_trained=False) == 3
     assert model.config.vocab_size == 483
@@ -82,7 +82,7 @@ LAYERS = {"input": lambda m: m.get_input_embeddings(), "output": lambda m: m.get
 
 @pytest.mark.parametrize("num_tokens", [480, 400])
 def test_spare_rows_stay(num_tokens, tmp_path):
-    model = load(tiny.tiny_llama(tmp_path, num_rows=480), FP32, ModelArguments())
+    model = load(tiny.tiny_llama(tmp_path, num_rows=480), Precision(FP32), ModelArguments())
     assert fit_vocabulary(model, num_tokens, are_trained=False) == 0
     assert model.get_input_embeddings().weight.shape[0] == 480
 

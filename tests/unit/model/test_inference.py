@@ -9,12 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from yangtuo.arguments import ModelArguments
-from yangtuo.data.saved_template import to_values
-from yangtuo.data.templates import ALPACA_ZH, ALPACA_ZH_2
-from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.errors import AdapterError, DataError, ModelError, TokenizerError, UsageError
+from yangtuo.errors import AdapterError, ModelError, TokenizerError, UsageError
 from yangtuo.model.base import Hardware
-from yangtuo.model.inference import Places, find_adapter, find_template, open_base, open_model, places_of_adapter
+from yangtuo.model.inference import Places, find_adapter, open_base, open_model, places_of_adapter
 
 CPU = Hardware("cpu", bfloat16=False, float16=False)
 IDS = torch.arange(3, 60)[None]
@@ -200,30 +197,6 @@ def test_the_base_of_a_merged_model_has_memory_of_its_own(base, grown_tokenizer,
 
 
 # ---- the template
-
-
-def write_record(folder, content):
-    folder.mkdir(exist_ok=True)
-    (folder / "yangtuo.json").write_text(json.dumps(content))
-    return folder
-
-
-def test_the_template_that_travels_is_used_unless_another_is_named(base, tmp_path):
-    tokenizer = open_tokenizer(base)
-    folder = write_record(tmp_path / "a", {"template": to_values(ALPACA_ZH_2), "other": 1})
-    assert find_template(folder, None, tokenizer) == (ALPACA_ZH_2, f"from {folder}/yangtuo.json")
-    assert find_template(folder, "alpaca_zh", tokenizer) == (ALPACA_ZH, "--template")
-    assert find_template(tmp_path, None, tokenizer)[0] == ALPACA_ZH
-    assert "auto" in find_template(write_record(tmp_path / "b", {"other": 1}), None, tokenizer)[1]
-
-
-@pytest.mark.parametrize(
-    ("content", "error"),
-    [({"template": "x"}, DataError), ({"template": {"kind": "new"}}, DataError), ([1], AdapterError)],
-)
-def test_a_record_that_cannot_be_read(content, error, base, tmp_path):
-    with pytest.raises(error):
-        find_template(write_record(tmp_path, content), None, open_tokenizer(base))
 
 
 def test_a_template_that_does_not_fit_is_told_before_the_weights_are_read(base, tmp_path):
