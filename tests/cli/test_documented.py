@@ -1,14 +1,19 @@
-"""The commands of README.md and docs/data.md, typed as they stand there, on a tiny model."""
+"""The commands of README.md, docs/adapters.md and docs/data.md, typed as they stand there, on a tiny model."""
 
+import contextlib
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from tests import tiny
 from tests.command import REPOSITORY
+from tests.unit.test_check_deploy import Served, running
 from yangtuo.cli import main
 from yangtuo.data.templates import CHATML, read_template
 
@@ -20,9 +25,9 @@ SHORTER = {
 }
 
 
-def commands():
-    """Every `yangtuo ...` line of the README's shell blocks, in order."""
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def commands(page="README.md"):
+    """Every `yangtuo ...` line of a page's shell blocks, in order."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```", text, flags=re.M | re.S)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [shlex.split(line) for line in lines if line.startswith("yangtuo ")]
@@ -30,7 +35,7 @@ def commands():
 
 def test_the_commands_are_found():
     verbs = {words[1] for words in commands()}
-    assert verbs == {"train", "check", "preview", "encode", "merge", "vocab"}
+    assert verbs == {*("train", "check", "preview", "encode", "merge", "export", "check-deploy", "chat", "vocab")}
 
 
 @pytest.fixture
@@ -50,18 +55,37 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_command_of_the_readme_works(place, capfd):
-    for words in commands():
+def run_all(page, capfd):
+    """Run a page's commands in order; `check-deploy` asks a server that has the exported folder."""
+    for words in commands(page):
         _, verb, *options = words
         extra = SHORTER.get(verb, SHORTER.get(f"{verb} {options[0]}", []))
         if words[2:3] == ["examples/train.yaml"]:
             extra = [*extra, "--output_dir", "from_yaml"]
-        code = main([verb, *options, *extra])
+        with contextlib.ExitStack() as stack:
+            if verb == "check-deploy":
+                served = Served(Path(options[options.index("--model_dir") + 1]))
+                url, _ = stack.enter_context(running(served))
+                options = [url if word.startswith("http") else word for word in options]
+            code = main([verb, *options, *extra])
         out, err = capfd.readouterr()
         assert code == 0, f"{' '.join(words)}\n{out}{err}"
+
+
+def test_every_command_of_the_readme_works(place, capfd):
+    run_all("README.md", capfd)
     assert (place / "merged" / "merge.json").is_file()
     assert (place / "rows.jsonl").is_file()
     assert (place / "llama-zh" / "config.json").is_file()
+    assert (place / "exported" / "model-f16.gguf").is_file()
+
+
+def test_every_command_of_the_page_on_adapters_works(place, capfd):
+    pytest.importorskip("bitsandbytes")
+    run_all("docs/adapters.md", capfd)
+    both, third = (load_file(place / name / "model.safetensors") for name in ("merged_both", "merged_too"))
+    assert all(torch.equal(both[name], third[name]) for name in both)
+    assert (place / "pure" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_the_template_of_the_page_is_chatml_with_a_system_prompt(tmp_path):

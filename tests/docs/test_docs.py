@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 import yangtuo
-from yangtuo import cache, check, demo, preview, vocab
+from yangtuo import cache, chat, check, check_deploy, demo, preview, vocab
 from yangtuo.arguments import OUR_GROUPS
 from yangtuo.cli import main
 from yangtuo.encode import add_options as encode_options
 from yangtuo.engine import planning
 from yangtuo.errors import UserError, YangtuoError
-from yangtuo.export import merge_verb
+from yangtuo.export import export_verb
 from yangtuo.meaning import step_shape
 from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.parsing import build_parser, parse
@@ -76,12 +76,16 @@ def files_of(page: Path) -> set[str]:
 def options() -> set[str]:
     """Every option of every verb, without its dashes."""
     parser = build_parser("yangtuo encode", encode_options)
-    for verb in (demo, check, preview, cache, merge_verb):
+    for verb in (demo, check, preview, cache):
         verb.add_options(parser)
     of_vocab = argparse.ArgumentParser()
     vocab.add_options(of_vocab)
+    others = [argparse.ArgumentParser() for _ in range(3)]
+    for verb, own in zip((chat, export_verb, check_deploy), others, strict=True):
+        verb.add_options(own)
     parsers = [
         parser,
+        *others,
         *(sub for action in of_vocab._actions for sub in (getattr(action, "choices", None) or {}).values()),
     ]
     actions = [action for one in parsers for action in one._actions]
