@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
-python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("deepspeed") and u.find_spec("bitsandbytes")))' \
+python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("deepspeed", "bitsandbytes", "go"))))' \
     || python -m pip install --quiet --disable-pip-version-check -r requirements-engines.lock
 
 ruff check .
