@@ -50,54 +50,68 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
     Raises:
         AdapterError: tensors missing, left over or of another shape; all of them are named.
     """
-    config = copy.deepcopy(saved.config)
-    config.inference_mode = False
-    config.base_model_name_or_path = model.name_or_path
-    if "lora_dropout" in given and lora.lora_dropout != config.lora_dropout:
-        logger.warning("lora_dropout: %g as asked for, the adapter had %g", lora.lora_dropout, config.lora_dropout)
-        config.lora_dropout = lora.lora_dropout
-    _check_rows(saved, num_rows=shape_of(model.get_input_embeddings().weight)[0])
     policy = lora.modules_to_save_policy
-    full = set(config.modules_to_save or ())
+    full = set(saved.config.modules_to_save or ())
     added = set(names(lora.modules_to_save)) - full if "modules_to_save" in given else set()
+    config = _config_of(saved, model, lora, given)
     wanted = added if policy is ModulesToSavePolicy.DROP else full | added
     if wanted != full:
         config.modules_to_save = sorted(wanted) or None
         config.ensure_weight_tying = ties(wanted, is_tied(model))
-    check_beginning(saved)
-    config.init_lora_weights = True  # its matrices are read, not begun
     peft_model = _with_lora(model, config)
 
     bare = Adapter(peft_model)
     trained = adapter_state.trained_parameters(bare)
     places: dict[str, torch.Tensor] = {key: trained[name] for key, name in adapter_state.names_of_keys(bare).items()}
-    anew = added | (full if policy is ModulesToSavePolicy.RESET else set())
-    begins_anew = {key for key in places if _module_of(key) in anew}
-    beside = {f"base_model.model.{name}.weight": name for name in embedding_names(peft_model.get_base_model())}
-    parameters = dict(peft_model.named_parameters())
-    loose = {key: parameters[key] for key in beside if key in saved.tensors and key in parameters and key not in places}
-    uses_loose = policy in (ModulesToSavePolicy.KEEP, ModulesToSavePolicy.FREEZE)
-    unused = {key for key in saved.tensors if _module_of(key) in (full if not uses_loose else set())}
-    if uses_loose:
-        places |= loose
-    else:
-        unused |= loose.keys()
-    taken = {key: place for key, place in places.items() if key not in begins_anew}
-    tensors = {key: value for key, value in saved.tensors.items() if key not in unused}
-    _compare(saved, tensors, {key: shape_of(p) for key, p in taken.items()}, is_partial=lora.allow_partial_adapter)
+    # 2023's recipe: the configuration does not tell of embedding and head that the file holds.
+    loose = {
+        key: parameter
+        for key, parameter in peft_model.named_parameters()
+        if key in saved.tensors and key not in places and _is_of(key, _embeddings(peft_model))
+    }
+    tensors = dict(saved.tensors)
+    fresh = {module for module in added if not any(_is_of(key, {module}) for key in tensors)}
+    if policy in (ModulesToSavePolicy.DROP, ModulesToSavePolicy.RESET):
+        unused = full | (_embeddings(peft_model) if loose else set())
+        tensors = {key: value for key, value in tensors.items() if not _is_of(key, unused)}
+        fresh |= full
+        loose = {}
+    places = {key: place for key, place in (places | loose).items() if not _is_of(key, fresh)}
+    _compare(saved, tensors, {key: shape_of(p) for key, p in places.items()}, is_partial=lora.allow_partial_adapter)
     with torch.no_grad():
-        for key, place in taken.items():
-            if key in tensors:
-                with gathered([place], writes=True):
-                    place.copy_(tensors[key])
-    kept = frozenset(loose) if uses_loose else frozenset()
+        for key in places.keys() & tensors.keys():
+            with gathered([places[key]], writes=True):
+                places[key].copy_(tensors[key])
+    kept = frozenset(loose)
     if policy is ModulesToSavePolicy.FREEZE:
-        frozen = {name for name in trained if ".modules_to_save." in name and _module_of(_outer(name)) in full}
+        frozen = {name for name in trained if ".modules_to_save." in name and _is_of(name, full)}
         for name in frozen:
             trained[name].requires_grad_(False)
         kept |= frozen
-    _tell(policy, full, added, [key for key in loose if uses_loose])
+    _tell(policy, full, fresh & added, loose)
     return _checked(Adapter(peft_model, kept))
+
+
+def _config_of(saved: SavedAdapter, model: PreTrainedModel, lora: LoraArguments, given: Collection[str]) -> LoraConfig:
+    check_beginning(saved)
+    _check_rows(saved, num_rows=shape_of(model.get_input_embeddings().weight)[0])
+    config = copy.deepcopy(saved.config)
+    config.inference_mode = False
+    config.init_lora_weights = True  # its matrices are read, not begun
+    config.base_model_name_or_path = model.name_or_path
+    if "lora_dropout" in given and lora.lora_dropout != config.lora_dropout:
+        logger.warning("lora_dropout: %g as asked for, the adapter had %g", lora.lora_dropout, config.lora_dropout)
+        config.lora_dropout = lora.lora_dropout
+    return config
+
+
+def _embeddings(model: PeftModel) -> set[str]:
+    return {name.rsplit(".", 1)[-1] for name in embedding_names(model.get_base_model())}
+
+
+def _is_of(key: str, modules: Collection[str]) -> bool:
+    """Whether a tensor is one of these modules' own, in the file or in the model, and no LoRA matrix."""
+    return ".lora_" not in key and any(part in modules for part in key.split("."))
 
 
 def merge_in(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArguments) -> PreTrainedModel:
@@ -117,7 +131,7 @@ def merge_in(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArguments) -
     return plain
 
 
-def _tell(policy: ModulesToSavePolicy, full: set[str], added: set[str], loose: Sequence[str]) -> None:
+def _tell(policy: ModulesToSavePolicy, full: set[str], added: set[str], loose: Collection[str]) -> None:
     what = {
         ModulesToSavePolicy.DROP: "left out; the base's own are used",
         ModulesToSavePolicy.FREEZE: "used, frozen, and saved again",
@@ -140,17 +154,6 @@ def _with_lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on tied weights, and on what is converted when it is saved
         return get_peft_model(model, config)
-
-
-def _outer(name: str) -> str:
-    """`a.embed_tokens.modules_to_save.default.weight` -> `a.embed_tokens.weight`."""
-    return name.replace(".modules_to_save.default", "")
-
-
-def _module_of(key: str) -> str:
-    """`base_model.model.lm_head.weight` -> `lm_head`."""
-    parts = key.split(".")
-    return parts[-2] if len(parts) > 1 else key
 
 
 def _check_rows(saved: SavedAdapter, num_rows: int) -> None:
