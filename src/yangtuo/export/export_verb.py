@@ -118,6 +118,8 @@ def _texts(options: argparse.Namespace, folders: list[Path], base: Path) -> tupl
         generation = json.loads(existing.read_text(encoding="utf-8")) if existing.is_file() else None
     except ValueError as error:
         raise ModelError(f"{existing}: broken JSON: {error}") from error
+    if not isinstance(generation, dict | None):
+        raise ModelError(f"{existing}: expected an object of JSON; mend it, or remove it")
     values = serving.generation_config_of(generation, tokenizer, template)
     files = {
         "chat_template.jinja": serving.jinja_of(template, tokenizer),

@@ -37,15 +37,16 @@ def read(folder: Path) -> dict[str, Any] | None:
         AdapterError: it is broken, of a later version, or of other weights.
     """
     inside = _header(folder / WEIGHTS_FILE).get("__metadata__", {}).get(METADATA_KEY)
-    known = _parsed(inside, f"{folder / WEIGHTS_FILE}, its metadata") if inside else None
+    known = _of_adapter(inside, f"{folder / WEIGHTS_FILE}, its metadata") if inside else None
     if not (folder / PROVENANCE_FILE).is_file():
         return known
     try:
-        beside = _parsed((folder / PROVENANCE_FILE).read_text(encoding="utf-8"), str(folder / PROVENANCE_FILE))
+        text = (folder / PROVENANCE_FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AdapterError(f"{folder / PROVENANCE_FILE}: cannot be read: {error}") from error
-    if not (folder / "adapter_config.json").is_file():
-        return beside  # a merged model
+    if not (folder / "adapter_config.json").is_file():  # a merged model's tells the template only
+        return _parsed(text, str(folder / PROVENANCE_FILE))
+    beside = _of_adapter(text, str(folder / PROVENANCE_FILE))
     if known is None:
         logger.warning("%s: another program has written these weights; %s is not about them", folder, PROVENANCE_FILE)
         return None
@@ -134,6 +135,18 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     if version != FORMAT:
         raise AdapterError(f"{where}: written by a later version of this program (format {version}); update it")
     return dict(value)
+
+
+def _of_adapter(text: str, where: str) -> dict[str, Any]:
+    known = _parsed(text, where)
+    base = known.get("base")
+    wanted = {"name": str, "num_rows": int, "config": dict, "merged_before": list, "samples": dict}
+    wrong = [key for key in ("base", "tokenizer", "template") if not isinstance(known.get(key), dict)]
+    if isinstance(base, dict):
+        wrong += [f"base.{key}" for key, kind in wanted.items() if not isinstance(base.get(key), kind)]
+    if wrong:
+        raise AdapterError(f"{where}: without {', '.join(wrong)}; copy the adapter's folder again, or remove the file")
+    return known
 
 
 def _header(file: Path) -> dict[str, Any]:

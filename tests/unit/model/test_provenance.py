@@ -78,6 +78,19 @@ def test_a_file_that_cannot_be_used(content, error, words, base, tmp_path):
         provenance.find_template([write(tmp_path / "x", content)], open_tokenizer(base), None, None)
 
 
+@pytest.mark.parametrize("lost", ["base", "tokenizer", "base.samples", "base.merged_before"])
+def test_an_adapters_file_that_lacks_something_is_refused(adapter, base, lost):
+    known = json.loads((adapter / "yangtuo.json").read_text())
+    outer, _, inner = lost.partition(".")
+    del (known[outer] if inner else known)[inner or outer]
+    text = provenance.to_text(known)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file(tensors, adapter / "adapter_model.safetensors", metadata={"format": "pt", "yangtuo": text})
+    (adapter / "yangtuo.json").write_text(text)
+    with pytest.raises(AdapterError, match=f"without {lost}"):
+        check(adapter, base)
+
+
 # ---- the base
 
 
