@@ -145,10 +145,10 @@ def _weights_error(base):
 
     from yangtuo.arguments import ModelArguments
     from yangtuo.errors import ModelError
-    from yangtuo.model.base import load
+    from yangtuo.model.base import Precision, load
 
     with pytest.raises(ModelError) as caught:
-        load(base, torch.float32, ModelArguments())
+        load(base, Precision(torch.float32), ModelArguments())
     return str(caught.value)
 
 
