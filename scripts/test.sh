@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All checks, with their own set-up on a fresh machine: style, types, tests. Arguments go to pytest:
-#   bash scripts/test.sh              everything (the demo's real run included)
+#   bash scripts/test.sh              everything (the demo's real run included), two processes at a time
 #   bash scripts/test.sh -m 'not demo'   without the minutes of the demo
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,4 +11,7 @@ python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("
 ruff check .
 ruff format --check .
 mypy
-exec python -m pytest "$@"
+[ $# -eq 0 ] || exec python -m pytest "$@"
+# Two at a time, tiny models with one thread each; runs of several processes by themselves, since they watch the clock.
+OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --ignore tests/distributed
+exec python -m pytest tests/distributed

@@ -287,4 +287,8 @@ def test_the_ids_of_a_dialogue_decode_to_its_text(pair, dialogue):
             waiting.append(i)
     if "sentencepiece" in str(type(tokenizer.backend)).lower():  # which puts a blank before each text
         shown, text = shown.replace(" ", ""), text.replace(" ", "")
-    assert shown.removeprefix("<s>") == text.removeprefix("<s>")
+    if ids[0] == tokenizer.bos_id:
+        shown = shown.removeprefix("<s>")
+    if template.render(record.turns)[0].before[0].is_frame:  # a chat template's own, which is not doubled
+        text = text.removeprefix("<s>")
+    assert shown == text
