@@ -180,8 +180,9 @@ def _reload(
     base_bytes = sum(p.numel() * p.element_size() for p in parameters if not p.requires_grad)
     fits = not sharded and from_rank_0(lambda: base_bytes < _USED * memory.free_bytes(trainer.args.device))
     limit = _TOLERANCE[trainer.computed_in()] * max(1.0, abs(in_memory))
-    if fits:
-        without, reloaded = from_rank_0(lambda: _fresh(trainer, rows, saved, load_base))
+    losses = from_rank_0(lambda: _fresh(trainer, rows, saved, load_base)) if fits else None
+    if losses:
+        without, reloaded = losses
         return Reload("a fresh base", len(rows), in_memory, reloaded, without, limit)
     trainer.clear_weights()
     without = trainer.loss_of(rows)
@@ -191,15 +192,21 @@ def _reload(
 
 def _fresh(
     trainer: StepTrainer, rows: Examples, saved: Path, load_base: Callable[[], PreTrainedModel]
-) -> tuple[float, float]:
-    """Losses without and with the adapter, by the libraries alone: transformers' forward, PEFT's loading."""
+) -> tuple[float, float] | None:
+    """Losses without and with the adapter, by the libraries alone: transformers' forward, PEFT's loading.
+
+    None where memory runs out after all: other processes wait for an answer.
+    """
     device = trainer.args.device
-    with _unsaid(), trainer.accelerator.autocast():
-        base = load_base()
-        if not getattr(base, "is_quantized", False):
-            base.to(device)
-        without = plain_loss(base, rows, device)
-        return without, plain_loss(PeftModel.from_pretrained(base, saved), rows, device)
+    try:
+        with _unsaid(), trainer.accelerator.autocast():
+            base = load_base()
+            if not getattr(base, "is_quantized", False):
+                base.to(device)
+            without = plain_loss(base, rows, device)
+            return without, plain_loss(PeftModel.from_pretrained(base, saved), rows, device)
+    except torch.OutOfMemoryError:
+        return None
 
 
 @contextlib.contextmanager

@@ -118,6 +118,16 @@ def test_what_began_from_the_base_is_saved_as_a_lora_of_twice_the_rank_and_resum
     assert "resuming from" in said
     resumed, whole = tensors_of(adapter_of(tmp_path / "halves")), tensors_of(saved)
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+    file = tmp_path / "halves" / "checkpoint-2" / "adapter_model.safetensors"
+    turned = {
+        key: torch.cat([value[:8], -value[8:]]) if "lora_A" in key else value
+        for key, value in tensors_of(file.parent).items()
+    }
+    save_file(turned, file, {"format": "pt"})
+    for name in ("checkpoint-4", "sft_lora_model"):
+        shutil.rmtree(tmp_path / "halves" / name)
+    (file.parent / "complete.json").write_text('{"files": {}}')
+    assert "began with other matrices than this machine" in train(tmp_path / "halves", **options, expect=1)
     train(tmp_path / "more", peft_path=saved, lora_dropout=None)
     assert config_of(adapter_of(tmp_path / "more"))["r"] == 16
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.errors import CheckpointError
 from yangtuo.model.adapter_files import check_written
 from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, WEIGHTS_FILE, to_text
 from yangtuo.model.sharding import shape_of, whole
@@ -115,13 +116,23 @@ def to_file(adapter: Adapter, weights: Mapping[str, torch.Tensor]) -> Tensors:
 
 
 def from_file(adapter: Adapter, tensors: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> Tensors:
-    """The opposite, float32; `names` as from `names_of_keys`, which sharded engines need on all processes at once."""
+    """The opposite, float32; `names` as from `names_of_keys`, which sharded engines need on all processes at once.
+
+    Raises:
+        CheckpointError: a LoRA that began from the base's weights otherwise than this machine computes it.
+    """
     weights: Tensors = {}
     for key, name in names.items():
         value = tensors[key].float()
         if name in adapter.start:
-            rank = len(value) // 2 if ".lora_A." in name else value.shape[1] // 2
-            value = value[:rank] if ".lora_A." in name else value[:, :rank]
+            first, is_a = adapter.start[name], ".lora_A." in name
+            rank = first.shape[0 if is_a else 1]
+            begun, value = (value[rank:], value[:rank]) if is_a else (-value[:, rank:], value[:, :rank])
+            if not torch.allclose(begun, first, rtol=1e-3, atol=1e-5):
+                raise CheckpointError(
+                    f"{key}: the saved LoRA began with other matrices than this machine takes out of the base "
+                    "(--init_lora_weights); go on with the machine and the base that it was begun with"
+                )
         weights[name] = value.contiguous()
     return weights
 
