@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
         "reference": reference.about if reference else None,
         "prompts": [asdict(row) for row in rows],
         "notes": notes,
-        "equal": not differing,
+        "equal": not differing and any((row.prompt, row.answer) != (Fate.NOT_TOLD,) * 2 for row in rows),
     }
     if options.json:
         print(json.dumps(report, ensure_ascii=False, indent=2))  # noqa: T201  # what was asked for

@@ -67,12 +67,19 @@ def open_inputs(settings: Settings) -> Inputs:
     if saved:
         known = fingerprint.check(saved.folder, folder_of_base, config, force=lora.force_base)
     _check_verbs(settings)
+    modules = base.modules_of(config, trust_remote_code=model.trust_remote_code)
     if saved and not lora.new_adapter:
-        lora_options.check_contradictions(saved, lora, settings.origins)
+        lora_options.check_contradictions(saved, lora, settings.origins, lora_options.linear_names(modules))
         # Of the options, only modules to be added are not the adapter's own.
-        lora = LoraArguments(trainable=lora_options.ALL_LINEAR, modules_to_save=lora.modules_to_save)
-    lora_options.check_options(lora, base.modules_of(config, trust_remote_code=model.trust_remote_code))
+        lora = LoraArguments(
+            trainable=lora_options.ALL_LINEAR,
+            modules_to_save=lora.modules_to_save,
+            loraplus_lr_ratio=lora.loraplus_lr_ratio,
+        )
+    lora_options.check_options(lora, modules)
     tokenizer = find_tokenizer(settings, folder_of_base, saved.folder if saved else None)
+    if saved and not is_tokenizer_folder(saved.folder):  # else ids are compared on the data
+        fingerprint.check_tokenizer(known, saved.folder, tokenizer, force=settings.lora.force_base)
     if settings.lora.train_new_tokens_only and not (saved and not settings.lora.new_adapter):
         base.check_new_tokens(config, tokenizer.num_tokens)
     template = find_template(settings, tokenizer, saved.folder if saved else None)

@@ -212,6 +212,13 @@ def check_engines(settings: Settings, hardware: Hardware) -> None:
         raise UsageError(
             "--train_new_tokens_only under ZeRO-3 needs a GPU, where PEFT collects the rows; use ZeRO-2 or no DeepSpeed"
         )
+    if lora.loraplus_lr_ratio is not None and "optimizer" in config:
+        raise UsageError("--loraplus_lr_ratio: the optimizer in the DeepSpeed file knows one rate; take it out there")
+    if bits and lora.init_lora_weights.lower() == "orthogonal":
+        raise UsageError(f"--load_in_{bits}bit with --init_lora_weights orthogonal: PEFT cannot; leave one out")
+    quantised = sorted(set(names(lora.modules_to_save)) - {"embed_tokens", "lm_head"})
+    if bits and quantised:
+        raise UsageError(f"--load_in_{bits}bit with --modules_to_save {quantised[0]}: it is quantised; leave it out")
     whole = [
         *([f"--load_in_{bits}bit"] if bits else []),
         *(["--new_adapter"] if lora.new_adapter else []),

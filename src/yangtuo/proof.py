@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -199,7 +200,8 @@ def _fresh(
     """
     device = trainer.args.device
     try:
-        with _unsaid(), trainer.accelerator.autocast():
+        with _unsaid(), warnings.catch_warnings(), trainer.accelerator.autocast():
+            warnings.simplefilter("ignore")  # of PEFT, on what was refused or said when training began
             base = load_base()
             if not getattr(base, "is_quantized", False):
                 base.to(device)
@@ -207,6 +209,9 @@ def _fresh(
             return without, plain_loss(PeftModel.from_pretrained(base, saved), rows, device)
     except torch.OutOfMemoryError:
         return None
+    except (RuntimeError, ValueError, KeyError) as error:  # of PEFT and transformers
+        logger.error("proof: the adapter on the disk cannot be loaded: %s", " ".join(str(error).split())[:300])
+        return math.nan, math.nan
 
 
 @contextlib.contextmanager

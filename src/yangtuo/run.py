@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 import yangtuo
 from yangtuo import folder, proof
+from yangtuo.arguments import ModulesToSavePolicy
 from yangtuo.corpus import divide, tell, write_audit
 from yangtuo.data.encoding import end_id
 from yangtuo.data.examples import Examples
@@ -117,7 +118,9 @@ def train(settings: Settings) -> None:
                 at_start = adapter_state.checksums(adapter)
                 _train(trainer, decision, outlets.stop, output_dir)
                 changes = proof.changes(at_start, adapter_state.checksums(adapter))
-                proof.check_changes(changes, may_be_idle=any("experts" in name for name in at_start))
+                # A 16-bit copy, under ZeRO-3, may hide a change of its master.
+                hides = any(p.dtype != torch.float32 for p in adapter_state.trained_parameters(adapter).values())
+                proof.check_changes(changes, may_be_idle=hides or any("experts" in name for name in at_start))
                 trainer.save_model(str(saved))
                 load_base = functools.partial(_load_base, settings, inputs, precision)
                 proof.prove(trainer, adapter, corpus.train, changes, saved, load_base)
@@ -208,7 +211,8 @@ def _load_base(settings: Settings, inputs: Inputs, precision: Precision) -> PreT
     saved, lora = inputs.adapter, settings.lora
     model = base.load(inputs.base, precision, settings.model)
     num_tokens = inputs.tokenizer.num_tokens
-    are_trained = bool(lora.modules_to_save or lora.train_new_tokens_only or (saved and saved.holds_more_than_lora))
+    brings = saved and saved.holds_more_than_lora and lora.modules_to_save_policy is not ModulesToSavePolicy.DROP
+    are_trained = bool(lora.modules_to_save or lora.train_new_tokens_only or brings)
     base.fit_vocabulary(model, num_tokens, are_trained=are_trained)
     return adapters.merge_in(model, saved, lora) if saved and lora.new_adapter else model
 
@@ -303,6 +307,8 @@ def _provenance(settings: Settings, inputs: Inputs, meaning: dict[str, Any]) -> 
     before = inputs.provenance or {}
     there, saved = fingerprint.merged_into(inputs.base), inputs.adapter
     stack = [one for one in before.get("stack", ()) if one["sha256"] not in there]
+    if settings.lora.force_base:
+        stack = []  # what lies below this base is not known
     if saved and settings.lora.new_adapter:
         stack.append({"sha256": sha256_of(saved.folder), "folder": str(saved.folder.resolve())})
     return {

@@ -150,6 +150,13 @@ def test_loraplus_gives_b_the_higher_rate(train, tmp_path):
         ({"rank_pattern": "q_proj:0"}, "--rank_pattern q_proj:0: expected name:number"),
         ({"rank_pattern": "q_porj:4"}, "--rank_pattern: the base has no module 'q_porj'; did you mean 'q_proj'?"),
         ({"alpha_pattern": "q_proj"}, "--alpha_pattern q_proj: expected name:number"),
+        ({"rank_pattern": "o_proj:4", "trainable": "q_proj"}, "--rank_pattern o_proj: it gets no LoRA matrices"),
+        ({"init_lora_weights": "pissa", "trainable": "q_proj,lm_head"}, "pissa on lm_head is not possible"),
+        ({"init_lora_weights": "orthogonal", "lora_rank": 3}, "orthogonal needs an even rank; now 3"),
+        (
+            {"load_in_4bit": True, "modules_to_save": "down_proj", "trainable": "q_proj"},
+            "it is quantised; leave it out",
+        ),
         ({"layers_to_transform": "0-2"}, "--layers_to_transform 0-2: the base has the layers 0-1"),
         ({"layers_to_transform": "one"}, "--layers_to_transform one: expected numbers and ranges"),
         ({"lora_rank": 0}, "--lora_rank 0: at least 1"),
@@ -162,6 +169,34 @@ def test_loraplus_gives_b_the_higher_rate(train, tmp_path):
 )
 def test_options_that_cannot_be_are_refused_in_a_line(train, options, words):
     assert words in train(**options, expect=2)
+
+
+def test_all_linear_is_the_same_when_continued(train, tmp_path):
+    train(tmp_path / "first", trainable="all-linear")
+    train(tmp_path / "second", peft_path=adapter_of(tmp_path / "first"), trainable="all-linear")
+    said = train(tmp_path / "x", peft_path=adapter_of(tmp_path / "first"), loraplus_lr_ratio=-4, expect=2)
+    assert "--loraplus_lr_ratio -4: expected a number above 0" in said
+
+
+def test_a_lora_on_a_tied_matrix_is_not_merged_in_memory(train, tmp_path):
+    base = tiny.tiny_sentencepiece(tiny.tiny_llama(tmp_path / "tied", tie=True))
+    train(tmp_path / "first", model_name_or_path=base, trainable="q_proj,lm_head")
+    options = {"model_name_or_path": base, "peft_path": adapter_of(tmp_path / "first"), "new_adapter": True}
+    assert "cannot be merged in memory; merge it with yangtuo merge" in train(tmp_path / "x", **options, expect=2)
+
+
+def test_without_its_tokenizer_an_adapter_takes_no_other(train, run, inputs, tmp_path):
+    train(tmp_path / "first")
+    folder = adapter_of(tmp_path / "first")
+    (folder / "tokenizer.model").unlink()
+    other = tmp_path / "other"
+    shutil.copytree(inputs.base, other)
+    (other / "added_tokens.json").write_text("{}")
+    said = train(tmp_path / "x", peft_path=folder, model_name_or_path=other, expect=2)
+    assert "was trained with another tokenizer than the one in" in said
+    words = ["--model_name_or_path", other, "--peft_path", folder, "--output_dir", tmp_path / "y"]
+    assert "was trained with another tokenizer" in run("merge", *words, expect=2)
+    train(tmp_path / "x", peft_path=folder, model_name_or_path=other, force_base=True)
 
 
 # ---- what lies beside and in the adapter
@@ -302,6 +337,9 @@ def test_the_recipe_of_2023_is_continued_by_each_policy(train, inputs, tmp_path,
     assert log_of(tmp_path / "continued")[0]["loss"] < log_of(tmp_path / "full")[0]["loss"]
     train(tmp_path / "dropped", peft_path=full, modules_to_save_policy="drop")
     assert not [key for key in tensors_of(adapter_of(tmp_path / "dropped")) if "embed_tokens" in key]
+    said = train(tmp_path / "reset", peft_path=full, modules_to_save_policy="reset")
+    assert "embed_tokens, lm_head are trained again from the base's" in said
+    assert config_of(adapter_of(tmp_path / "reset"))["modules_to_save"] == ["embed_tokens", "lm_head"]
     train(tmp_path / "again", peft_path=full, **FULL)  # they are named, so they are trained further from the file's
     again = adapter_of(tmp_path / "again")
     assert config_of(again)["modules_to_save"] == ["embed_tokens", "lm_head"]
@@ -356,7 +394,7 @@ def test_the_top_of_a_stack_is_refused_without_what_lies_below(train, run, input
     assert (record["stack"], len(record["base"]["merged_before"])) == ([], 1)
     lower.rename(tmp_path / "gone")
     words = ["--model_name_or_path", inputs.base, "--peft_path", upper, "--output_dir", tmp_path / "y"]
-    assert "which has to be merged first: --peft_path THAT,THIS" in run("merge", *words, expect=2)
+    assert "which has to be merged first: yangtuo merge --peft_path THAT,THIS" in run("merge", *words, expect=2)
 
 
 def test_merging_in_another_order_is_refused(train, run, inputs, tmp_path):

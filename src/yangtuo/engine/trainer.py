@@ -151,6 +151,7 @@ class StepTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self.put_back_weights(Path(str(self.state.best_model_checkpoint)))
+        self._evaluated = (-1, {})  # those metrics are of other weights
 
     def put_back_weights(self, folder: Path) -> None:
         """The adapter in a folder, into the engine of all ranks."""

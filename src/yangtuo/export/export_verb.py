@@ -24,7 +24,18 @@ from yangtuo.data.saved_template import to_values
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, DataError, ModelError, RunFailure, UsageError
-from yangtuo.export import gguf, gguf_model, merge, merge_fit, merge_plan, merge_proof, merge_verb, serving, split
+from yangtuo.export import (
+    gguf,
+    gguf_model,
+    gguf_vocabulary,
+    merge,
+    merge_fit,
+    merge_plan,
+    merge_proof,
+    merge_verb,
+    serving,
+    split,
+)
 from yangtuo.export.new_folder import check_new, check_space, make_draft
 from yangtuo.model import adapter_files, fingerprint, provenance
 from yangtuo.model.adapter_files import SavedAdapter
@@ -81,9 +92,11 @@ def run(options: argparse.Namespace) -> None:
         why = "a GGUF file is of a merged model" if options.gguf else "it divides the adapter of --peft_path"
         raise UsageError(f"--pure_lora: {why}; give {'one of them' if options.gguf else 'both'}")
     adapters = [Path(path) for path in names(options.peft_path)]
-    if options.gguf:
-        gguf_model.architecture(folder, read_config(folder))  # refused before hours of merging
     texts, tokenizer = _texts(options, [*reversed(adapters), folder], folder)
+    if options.gguf:  # what llama.cpp does not know is refused before hours of merging
+        config = read_config(folder)
+        gguf_model.architecture(folder, config)
+        gguf_vocabulary.fields(tokenizer, max(config.get_text_config().vocab_size, tokenizer.num_tokens))
     if options.pure_lora:
         _export_pure_lora(options, folder, out, texts)
         place = out / BASE_FOLDER
@@ -143,13 +156,17 @@ def _copy(options: argparse.Namespace, folder: Path, out: Path) -> None:
     make_draft(draft, "output_dir")
     try:
         for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith(".") and path.suffix not in (".gguf", ".md"):
+            if path.is_file() and not path.name.startswith(".") and not _is_written_anew(path):
                 # Texts are written anew, into files of their own.
                 shutil.copy2(path, draft, follow_symlinks=True) if path.stat().st_size < 1 << 20 else _link(path, draft)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise RunFailure(f"{draft}: cannot be written: {error.strerror}") from error
     _finish(draft, out)
+
+
+def _is_written_anew(path: Path) -> bool:
+    return path.suffix in (".gguf", ".md") or path.name in ("Modelfile", "prompt.txt")
 
 
 def _link(path: Path, folder: Path) -> None:
@@ -172,7 +189,7 @@ def _export_pure_lora(options: argparse.Namespace, folder: Path, out: Path, text
     plan = merge_plan.plan(base, config, opened.adapters, opened.allowed)
     chain = split.base_of(plan)
     lora = split.lora_of(plan.last, str(out / BASE_FOLDER))
-    tokenizer = merge_verb.find_tokenizer(opened.adapters, folder, chain.num_rows)
+    tokenizer = merge_verb.find_tokenizer(opened.adapters, folder, chain.num_rows, force=options.force_base)
     check_space(out, sum(spec.num_bytes for spec in chain.specs(base, dtype).values()), "output_dir")
     draft = out.with_name(f"{out.name}.unproven")
     make_draft(draft, "output_dir")

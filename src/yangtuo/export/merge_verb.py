@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
     opened = open_adapters(options, folder, config)
     adapters, hashes, merged_before = opened.adapters, opened.hashes, opened.merged_before
     plan = merge_plan.plan(base, config, adapters, opened.allowed)
-    tokenizer = find_tokenizer(adapters, folder, plan.chain.num_rows)
+    tokenizer = find_tokenizer(adapters, folder, plan.chain.num_rows, force=options.force_base)
     dtype = DTYPES[options.dtype]
     num_bytes = sum(spec.num_bytes for spec in plan.chain.specs(base, dtype).values())
     check_space(output_dir, num_bytes, "output_dir")
@@ -207,7 +207,7 @@ def _check_not_merged_yet(
             )
 
 
-def find_tokenizer(adapters: Sequence[SavedAdapter], folder: Path, num_rows: int) -> Tokenizer | None:
+def find_tokenizer(adapters: Sequence[SavedAdapter], folder: Path, num_rows: int, *, force: bool) -> Tokenizer | None:
     """The last adapter's that has one, else the base's.
 
     Raises:
@@ -219,6 +219,9 @@ def find_tokenizer(adapters: Sequence[SavedAdapter], folder: Path, num_rows: int
         logger.warning("tokenizer: neither adapter nor base has one; the merged folder has none")
         return None
     tokenizer = open_tokenizer(found)
+    if adapters and not is_tokenizer_folder(adapters[-1].folder):
+        last = adapters[-1].folder
+        fingerprint.check_tokenizer(provenance.read(last), last, tokenizer, force=force)
     if tokenizer.num_tokens > num_rows:
         raise UsageError(
             f"{found}: its tokenizer has {tokenizer.num_tokens:,} tokens, the merged model {num_rows:,} rows"

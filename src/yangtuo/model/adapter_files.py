@@ -101,6 +101,8 @@ def _read_config(folder: Path) -> LoraConfig:
         raw = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AdapterError(f"{folder}/{CONFIG_FILE}: broken JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise AdapterError(f"{folder}/{CONFIG_FILE}: expected an object of JSON")
     if raw.get("peft_type") != "LORA":
         raise AdapterError(f"{folder}/{CONFIG_FILE}: peft_type is {raw.get('peft_type')!r}; only 'LORA' is supported")
     if raw.get("enable_lora"):

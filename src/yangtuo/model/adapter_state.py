@@ -51,6 +51,8 @@ class Adapter:
         kinds = [name for name, is_on in (("rsLoRA", config.use_rslora), ("DoRA", config.use_dora)) if is_on]
         kind = f"{', '.join(kinds)}, " if kinds else ""
         begin = f", begun as {config.init_lora_weights}" if self.start else ""
+        targets = config.target_modules
+        targets = targets if isinstance(targets, str) else ", ".join(sorted(targets))
         frozen_modules = {name.split(".modules_to_save.")[0].rsplit(".", 1)[-1] for name in self.kept}
         full = sorted(set(config.modules_to_save or ()) - frozen_modules)
         told = f", in full: {', '.join(full)}" if full else ""
@@ -59,7 +61,7 @@ class Adapter:
         frozen = f", {len(self.kept)} full modules of the adapter frozen" if self.kept else ""
         return (
             f"adapter: {kind}rank {rank}, alpha {config.lora_alpha:g}, dropout {config.lora_dropout:g} on "
-            f"{', '.join(sorted(config.target_modules))}{begin}{told}{new}{frozen}; "
+            f"{targets}{begin}{told}{new}{frozen}; "
             f"{trainable:,} trained weights in float32 ({trainable / total:.2%} of all)"
         )
 

@@ -51,11 +51,14 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
         AdapterError: tensors missing, left over or of another shape; all of them are named.
     """
     policy = lora.modules_to_save_policy
+    leaves = policy in (ModulesToSavePolicy.DROP, ModulesToSavePolicy.RESET)
     full = set(saved.config.modules_to_save or ())
+    if leaves:  # 2023's recipe: the configuration does not tell of embedding and head that the file holds
+        full |= {name for name in _last(embedding_names(model)) if any(_is_of(key, {name}) for key in saved.tensors)}
     added = set(names(lora.modules_to_save)) - full if "modules_to_save" in given else set()
     config = _config_of(saved, model, lora, given)
     wanted = added if policy is ModulesToSavePolicy.DROP else full | added
-    if wanted != full:
+    if wanted != set(saved.config.modules_to_save or ()):
         config.modules_to_save = sorted(wanted) or None
         config.ensure_weight_tying = ties(wanted, is_tied(model))
     peft_model = _with_lora(model, config)
@@ -63,7 +66,6 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
     bare = Adapter(peft_model)
     trained = adapter_state.trained_parameters(bare)
     places: dict[str, torch.Tensor] = {key: trained[name] for key, name in adapter_state.names_of_keys(bare).items()}
-    # 2023's recipe: the configuration does not tell of embedding and head that the file holds.
     loose = {
         key: parameter
         for key, parameter in peft_model.named_parameters()
@@ -71,17 +73,19 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
     }
     tensors = dict(saved.tensors)
     fresh = {module for module in added if not any(_is_of(key, {module}) for key in tensors)}
-    if policy in (ModulesToSavePolicy.DROP, ModulesToSavePolicy.RESET):
-        unused = full | (_embeddings(peft_model) if loose else set())
-        tensors = {key: value for key, value in tensors.items() if not _is_of(key, unused)}
+    if leaves:
+        tensors = {key: value for key, value in tensors.items() if not _is_of(key, full)}
         fresh |= full
         loose = {}
     places = {key: place for key, place in (places | loose).items() if not _is_of(key, fresh)}
     _compare(saved, tensors, {key: shape_of(p) for key, p in places.items()}, is_partial=lora.allow_partial_adapter)
     with torch.no_grad():
-        for key in places.keys() & tensors.keys():
-            with gathered([places[key]], writes=True):
-                places[key].copy_(tensors[key])
+        for key, place in places.items():
+            with gathered([place], writes=True):
+                if key in tensors:
+                    place.copy_(tensors[key])
+                elif ".lora_" in key:  # allowed to be missing: its pair then does nothing, as when it is merged
+                    place.zero_()
     kept = frozenset(loose)
     if policy is ModulesToSavePolicy.FREEZE:
         frozen = {name for name in trained if ".modules_to_save." in name and _is_of(name, full)}
@@ -106,7 +110,15 @@ def _config_of(saved: SavedAdapter, model: PreTrainedModel, lora: LoraArguments,
 
 
 def _embeddings(model: PeftModel) -> set[str]:
-    return {name.rsplit(".", 1)[-1] for name in embedding_names(model.get_base_model())}
+    return _last(embedding_names(model.get_base_model()))
+
+
+def _last(names: Iterable[str]) -> set[str]:
+    return {name.rsplit(".", 1)[-1] for name in names}
+
+
+def _is_lora_of(key: str, modules: Collection[str]) -> bool:
+    return ".lora_" in key and any(part in modules for part in key.split("."))
 
 
 def _is_of(key: str, modules: Collection[str]) -> bool:
@@ -122,6 +134,11 @@ def merge_in(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArguments) -
     """
     below = LoraArguments(allow_partial_adapter=lora.allow_partial_adapter)
     dtype = model.dtype
+    if is_tied(model) and any(_is_lora_of(key, _last(embedding_names(model))) for key in saved.tensors):
+        raise AdapterError(
+            f"{saved.folder}: its LoRA on a head or embedding that are one matrix cannot be merged in memory; merge it "
+            "with yangtuo merge, and give the merged folder"
+        )
     adapter = attach_saved(model, saved, below, ())
     plain: PreTrainedModel = adapter.model.merge_and_unload(safe_merge=True)
     for parameter in plain.parameters():
@@ -137,6 +154,8 @@ def _tell(policy: ModulesToSavePolicy, full: set[str], added: set[str], loose: C
         ModulesToSavePolicy.FREEZE: "used, frozen, and saved again",
         ModulesToSavePolicy.RESET: "trained again from the base's",
     }
+    if policy is not ModulesToSavePolicy.KEEP and not full and not loose:
+        logger.warning("--modules_to_save_policy has no effect: the adapter has no full modules")
     if full and policy in what:
         logger.warning("adapter: its full modules %s are %s", ", ".join(sorted(full)), what[policy])
     if added:

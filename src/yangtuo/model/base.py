@@ -197,6 +197,7 @@ def _quantisation(arguments: ModelArguments, precision: Precision) -> dict[str, 
     config = BitsAndBytesConfig(
         load_in_4bit=bits == 4,
         load_in_8bit=bits == 8,
+        llm_int8_threshold=0.0,  # else a row's outlier changes how the rows beside it are computed
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
+from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, ModelError
 from yangtuo.model import provenance
 from yangtuo.model.weight_files import WeightFiles, open_weights
@@ -61,8 +61,8 @@ def merged_into(folder: Path) -> list[str]:
     """SHA-256 of the adapters that were merged into this model, in order, as its config.json tells."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return list(map(str, config.get(MERGED_KEY, ())))
-    except (OSError, ValueError, AttributeError) as error:
+        return list(map(str, config.get(MERGED_KEY) or ()))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ModelError(f"{folder / 'config.json'}: cannot be read: {error}") from error
 
 
@@ -91,8 +91,11 @@ def check(
         )
         return None
     problems = [*_of_order(known, base, merged), *_of_tokenizer(known, adapter)]
-    if not problems and merged_into(base) == known["base"]["merged_before"]:
-        problems = list(_of_values(known["base"], base, config))
+    problems += _of_sizes(known["base"], config)
+    if merged_into(base) == known["base"]["merged_before"]:
+        problems += _of_values(known["base"], base, config)
+    elif not problems:
+        logger.warning("%s: its base is told by what was merged into it, not by its values", adapter)
     if not problems:
         return known
     there, here = known["base"], of_base(str(base), base, config)
@@ -105,6 +108,20 @@ def check(
         raise AdapterError(f"{text}. Give the base that it was trained on; --force_base takes this one nevertheless")
     logger.warning("%s; taken nevertheless (--force_base)", text)
     return known
+
+
+def check_tokenizer(known: Mapping[str, Any] | None, adapter: Path, tokenizer: Tokenizer, *, force: bool) -> None:
+    """Compare the tokenizer that is used with the one of the adapter's training.
+
+    Raises:
+        AdapterError: it is another one.
+    """
+    if known is None or tokenizer.sha256() == known["tokenizer"]["sha256"]:
+        return
+    text = f"{adapter} was trained with another tokenizer than the one in {tokenizer.folder}"
+    if not force:
+        raise AdapterError(f"{text}. Give the tokenizer of its training; --force_base takes this one nevertheless")
+    logger.warning("%s; taken nevertheless (--force_base)", text)
 
 
 def short(fingerprint: Mapping[str, Any]) -> str:
@@ -123,7 +140,7 @@ def _of_order(known: Mapping[str, Any], base: Path, merged: Sequence[str]) -> li
     missing = [sha for sha in wanted if sha not in found]
     if missing:
         listed = ", ".join(f"{folders.get(sha, 'adapter')} (SHA-256 {sha[:8]})" for sha in missing)
-        return [f"it was trained on top of {listed}, which has to be merged first: --peft_path THAT,THIS"]
+        return [f"it was trained on top of {listed}, which has to be merged first: yangtuo merge --peft_path THAT,THIS"]
     extra = ", ".join(sha[:8] for sha in found if sha not in wanted)
     if extra:
         return [f"adapters are merged into it that were not there in training (SHA-256 {extra})"]
@@ -136,11 +153,16 @@ def _of_tokenizer(known: Mapping[str, Any], adapter: Path) -> list[str]:
     return [f"the tokenizer in {adapter} is not the one that it was trained with"]
 
 
-def _of_values(there: Mapping[str, Any], base: Path, config: PreTrainedConfig) -> Iterator[str]:
+def _of_sizes(there: Mapping[str, Any], config: PreTrainedConfig) -> list[str]:
     here = _of_config(config)
-    for key, value in there["config"].items():
-        if key in here and here[key] != value:
-            yield f"{key} is {value} there, {here[key]} here"
+    return [
+        f"{key} is {value} there, {here[key]} here"
+        for key, value in there["config"].items()
+        if key in here and here[key] != value
+    ]
+
+
+def _of_values(there: Mapping[str, Any], base: Path, config: PreTrainedConfig) -> Iterator[str]:
     weights = open_weights(base)
     tied = config.tie_word_embeddings
     for name, sample in there["samples"].items():
@@ -174,21 +196,23 @@ def _chosen(weights: WeightFiles) -> list[str]:
     """Tensors from all over the model: in the order of a hash, so that no kind of layer is left out by its number."""
     names = [name for name, spec in weights.specs.items() if spec.dtype in _ROUNDING and "rotary_emb" not in name]
     ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    return sorted(ranked[:_MOST_TENSORS])
+    chosen = set(ranked[:_MOST_TENSORS])
+    return [name for name in weights.specs if name in chosen]  # in the order of the files, each opened once
 
 
 def _sample(weights: WeightFiles, name: str, shape: Sequence[int]) -> list[float | None]:
     """Values of a tensor at places that follow from its name and `shape`; None where it lacks the row."""
     rows, width = (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))
-    lines = weights.get(name).reshape(-1, width)
+    num_here = weights.specs[name].shape[0] if len(shape) > 1 else 1
     values: list[float | None] = []
     for place in range(_NUM_PLACES):
         digest = hashlib.sha256(f"{name} {place}".encode()).digest()
         row = int.from_bytes(digest[:8], "little") % rows
         column = int.from_bytes(digest[8:16], "little") % max(1, width - _RUN + 1)
         taken = min(_RUN, width)
-        if row < len(lines):
-            values += lines[row, column : column + taken].float().tolist()
+        if row < num_here:
+            line = weights.row(name, row) if len(shape) > 1 else weights.get(name)
+            values += line.reshape(-1)[column : column + taken].float().tolist()
         else:
             values += [None] * taken
     return values

@@ -204,10 +204,12 @@ def open_model(
     config = base.read_config(places.base, trust_remote_code=model.trust_remote_code)
     saved = adapter_files.read(str(places.adapter), is_optional=False) if places.adapter else None
     below = provenance.below(places.adapter, fingerprint.merged_into(places.base)) if places.adapter else []
+    told = None
     if saved:
         merged = [provenance.sha256_of(folder) for folder in below]
-        fingerprint.check(saved.folder, places.base, config, merged=merged, force=force_base)
+        told = fingerprint.check(saved.folder, places.base, config, merged=merged, force=force_base)
     tokenizer = find_tokenizer(places, model)
+    fingerprint.check_tokenizer(told, places.travelling, tokenizer, force=force_base)
     chosen, why = provenance.find_template([places.travelling], tokenizer, template, None)
     prompt_ids(tokenizer, chosen, _PROBE)  # it fits the tokenizer, or the error comes before the weights
     logger.info("template: %s (%s)", chosen.name, why)

@@ -74,7 +74,8 @@ def check_options(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> None
             combination that would not be what it says.
         UsageError: an option that cannot be read.
     """
-    problems = [*_of_names(lora, modules), *_of_numbers(lora, modules), *_of_variants(lora)]
+    of_names = [*_of_names(lora, modules), *_of_patterns(lora)]
+    problems = [*of_names, *_of_numbers(lora, modules), *_of_variants(lora)]
     if problems:
         raise AdapterError.of_problems("LoRA options", problems)
 
@@ -105,6 +106,14 @@ def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator
                 )
 
 
+def _of_patterns(lora: LoraArguments) -> Iterator[str]:
+    targets = {target.rsplit(".", 1)[-1] for target in names(lora.trainable)}
+    for option in ("rank_pattern", "alpha_pattern"):
+        for name in pattern(option, getattr(lora, option)):
+            if lora.trainable != ALL_LINEAR and name.rsplit(".", 1)[-1] not in targets:
+                yield f"--{option} {name}: it gets no LoRA matrices, since --trainable does not name it"
+
+
 def _of_numbers(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
     num_layers = max((len(module) for module in modules.values() if isinstance(module, nn.ModuleList)), default=0)
     wanted = layers(lora.layers_to_transform)
@@ -122,11 +131,23 @@ def _of_variants(lora: LoraArguments) -> Iterator[str]:
         )
     if lora.use_dora and begins_from_the_base(lora):
         yield f"--use_dora with --init_lora_weights {lora.init_lora_weights}: both decompose the weight; give one"
+    in_vocabulary = sorted({"embed_tokens", "lm_head"} & set(names(lora.trainable)))
+    if in_vocabulary and begins_from_the_base(lora):
+        yield f"--init_lora_weights {lora.init_lora_weights} on {in_vocabulary[0]} is not possible; take it out"
+    if lora.init_lora_weights.lower() == "orthogonal" and lora.lora_rank % 2:
+        yield f"--init_lora_weights orthogonal needs an even rank; now {lora.lora_rank}"
     if lora.use_dora and any(name in ("embed_tokens",) for name in names(lora.trainable)):
         yield "--use_dora on embed_tokens cannot be merged; take it out of --trainable, or leave --use_dora out"
 
 
-def check_contradictions(saved: SavedAdapter, lora: LoraArguments, given: Collection[str]) -> None:
+def linear_names(modules: Mapping[str, nn.Module]) -> set[str]:
+    """Last parts of the names of all linear layers but the head: what PEFT makes of all-linear."""
+    return {name.rsplit(".", 1)[-1] for name, module in modules.items() if isinstance(module, nn.Linear)} - {"lm_head"}
+
+
+def check_contradictions(
+    saved: SavedAdapter, lora: LoraArguments, given: Collection[str], all_linear: set[str]
+) -> None:
     """Compare LoRA options with the adapter that is to be continued; equal ones are fine.
 
     Raises:
@@ -134,6 +155,8 @@ def check_contradictions(saved: SavedAdapter, lora: LoraArguments, given: Collec
     """
     config = saved.config
     targets = config.target_modules
+    if lora.trainable == ALL_LINEAR and not isinstance(targets, str):  # PEFT writes each layer's name
+        targets = {name.rsplit(".", 1)[-1] for name in targets or ()}
     of_adapter = {
         "lora_rank": config.r,
         "lora_alpha": float(config.lora_alpha),
@@ -150,7 +173,7 @@ def check_contradictions(saved: SavedAdapter, lora: LoraArguments, given: Collec
     of_options = {
         "lora_rank": lora.lora_rank,
         "lora_alpha": lora.lora_alpha,
-        "trainable": lora.trainable if lora.trainable == ALL_LINEAR else set(names(lora.trainable)),
+        "trainable": all_linear if lora.trainable == ALL_LINEAR else set(names(lora.trainable)),
         "modules_to_save": set(names(lora.modules_to_save)),
         "train_new_tokens_only": lora.train_new_tokens_only,
         "use_rslora": lora.use_rslora,

@@ -66,6 +66,8 @@ def template_of(folder: Path) -> Template | None:
         DataError: a template of a later version.
     """
     values = (read(folder) or {}).get("template")
+    if values and not isinstance(values, dict):
+        raise AdapterError(f"{folder / PROVENANCE_FILE}: its template is no object; name one with --template")
     return from_values(values) if values else None
 
 
@@ -144,6 +146,12 @@ def _of_adapter(text: str, where: str) -> dict[str, Any]:
     wrong = [key for key in ("base", "tokenizer", "template") if not isinstance(known.get(key), dict)]
     if isinstance(base, dict):
         wrong += [f"base.{key}" for key, kind in wanted.items() if not isinstance(base.get(key), kind)]
+    if not isinstance((known.get("tokenizer") or {}).get("sha256"), str | None):
+        wrong.append("tokenizer.sha256")
+    try:
+        [(Path(one["folder"]), one["sha256"] + "") for one in known.get("stack", ())]
+    except (TypeError, KeyError):
+        wrong.append("stack")
     if wrong:
         raise AdapterError(f"{where}: without {', '.join(wrong)}; copy the adapter's folder again, or remove the file")
     return known
@@ -154,6 +162,7 @@ def _header(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
-            return dict(json.loads(opened.read(length))) if length <= _MOST_HEADER_BYTES else {}
+            header = json.loads(opened.read(length)) if length <= _MOST_HEADER_BYTES else {}
     except (OSError, ValueError):
         return {}
+    return header if isinstance(header, dict) else {}

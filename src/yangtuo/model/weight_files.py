@@ -75,18 +75,36 @@ class WeightFiles:
         Raises:
             ModelError: the file has become unreadable.
         """
+        source = self._source(name, self.specs[name].num_bytes)
+        try:
+            tensor: torch.Tensor = source[name] if isinstance(source, dict) else source.get_tensor(name)
+        except (SafetensorError, KeyError, OSError, ValueError) as error:
+            raise self._unreadable(name, error) from error
+        return tensor.detach().contiguous()
+
+    def row(self, name: str, i: int) -> torch.Tensor:
+        """One row of a tensor, without reading the others.
+
+        Raises:
+            ModelError: the file has become unreadable.
+        """
+        source = self._source(name, 0)
+        try:
+            row: torch.Tensor = source[name][i] if isinstance(source, dict) else source.get_slice(name)[i : i + 1][0]
+        except (SafetensorError, KeyError, OSError, ValueError, IndexError) as error:
+            raise self._unreadable(name, error) from error
+        return row.detach()
+
+    def _source(self, name: str, num_bytes: int) -> Any:
         path = self._files[name]
-        num_bytes = self.specs[name].num_bytes
         if self._open is None or self._open[0] != path or self._num_mapped + num_bytes > _MOST_MAPPED_BYTES:
             self._open = None  # the old mapping goes before the new one comes
             self._open, self._num_mapped = (path, _opened(path)), 0
         self._num_mapped += num_bytes
-        try:
-            source = self._open[1]
-            tensor: torch.Tensor = source[name] if isinstance(source, dict) else source.get_tensor(name)
-        except (SafetensorError, KeyError, OSError, ValueError) as error:
-            raise ModelError(f"{path}: {name} cannot be read: {_short(error)}") from error
-        return tensor.detach().contiguous()
+        return self._open[1]
+
+    def _unreadable(self, name: str, error: Exception) -> ModelError:
+        return ModelError(f"{self._files[name]}: {name} cannot be read: {_short(error)}")
 
 
 def open_weights(folder: Path) -> WeightFiles:
