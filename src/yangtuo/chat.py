@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from yangtuo.arguments import ModelArguments
+from yangtuo.arguments import LoraArguments, ModelArguments
 from yangtuo.errors import DataError, OutOfMemoryError, StoppedError, UsageError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--cache_dir", help="Where hub models are kept. Default: the hub's own cache.")
     add("--trust_remote_code", action="store_true", help="Run Python code that comes with the model.")
     add("--force_base", action="store_true", help="Take an adapter though it was trained on another base.")
+    add("--allow_partial_adapter", action="store_true", help="Take what fits of an adapter that is not whole.")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -131,7 +132,8 @@ def _opened(options: argparse.Namespace) -> list["Partner"]:
         base_folder = _base_to_compare(options, model)
         places = inference.Places(inference.model_folder(options.target or options.model_name_or_path, model), None)
     hardware = detect_hardware(options.use_cpu)
-    opened = inference.open_model(places, model, options.template, hardware, force_base=options.force_base)
+    lora = LoraArguments(force_base=options.force_base, allow_partial_adapter=options.allow_partial_adapter)
+    opened = inference.open_model(places, model, options.template, hardware, lora)
     voices = {"tuned" if adapter or base_folder else "model": opened.voice}
     if base_folder:
         voices = {"base": inference.open_base(base_folder, model, opened, hardware), **voices}

@@ -89,6 +89,11 @@ def check_written(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:
             problems.append(f"{key} has values that are not finite")
         elif not torch.equal(found[key], wanted):
             problems.append(f"{key} has other values than in memory")
+    num_bytes, size = sum(value.nbytes for value in expected.values()), (folder / WEIGHTS_FILE).stat().st_size
+    with (folder / WEIGHTS_FILE).open("rb") as file:
+        predicted = 8 + int.from_bytes(file.read(8), "little") + num_bytes
+    if size != predicted:
+        problems.append(f"the file has {size:,} bytes, the tensors make {predicted:,}")
     if not expected:
         problems.append("no tensor was to be saved")
     if problems:

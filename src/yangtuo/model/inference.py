@@ -187,7 +187,11 @@ def find_tokenizer(places: Places, model: ModelArguments) -> Tokenizer:
 
 
 def open_model(
-    places: Places, model: ModelArguments, template: str | None, hardware: Hardware, *, force_base: bool = False
+    places: Places,
+    model: ModelArguments,
+    template: str | None,
+    hardware: Hardware,
+    lora: LoraArguments | None = None,
 ) -> Opened:
     """Load what lies in these places, frozen and ready to answer.
 
@@ -196,7 +200,7 @@ def open_model(
         model: number format, tokenizer, and how to load.
         template: the user's choice, None for the one that travels along.
         hardware: see `base.detect_hardware`.
-        force_base: take an adapter whose base is another.
+        lora: says whether an adapter of another base, or one that is not whole, is taken; None for neither.
 
     Raises:
         UserError: a part cannot be used, or does not fit the others.
@@ -204,12 +208,12 @@ def open_model(
     config = base.read_config(places.base, trust_remote_code=model.trust_remote_code)
     saved = adapter_files.read(str(places.adapter), is_optional=False) if places.adapter else None
     below = provenance.below(places.adapter, fingerprint.merged_into(places.base)) if places.adapter else []
-    told = None
+    told, lora = None, lora or LoraArguments()
     if saved:
         merged = [provenance.sha256_of(folder) for folder in below]
-        told = fingerprint.check(saved.folder, places.base, config, merged=merged, force=force_base)
+        told = fingerprint.check(saved.folder, places.base, config, merged=merged, force=lora.force_base)
     tokenizer = find_tokenizer(places, model)
-    fingerprint.check_tokenizer(told, places.travelling, tokenizer, force=force_base)
+    fingerprint.check_tokenizer(told, places.travelling, tokenizer, force=lora.force_base)
     chosen, why = provenance.find_template([places.travelling], tokenizer, template, None)
     prompt_ids(tokenizer, chosen, _PROBE)  # it fits the tokenizer, or the error comes before the weights
     logger.info("template: %s (%s)", chosen.name, why)
@@ -217,7 +221,7 @@ def open_model(
         logger.warning("template: none travels with the adapter; name the one of its training with --template")
     loaded, dtype, num_new = _load(places.base, config, model, tokenizer, hardware)
     for folder in below:
-        loaded = merge_in(loaded, adapter_files.read(str(folder), is_optional=False), LoraArguments())
+        loaded = merge_in(loaded, adapter_files.read(str(folder), is_optional=False), lora)
     num_rows = _num_rows(loaded)
     if saved is None:
         known = min(num_rows - num_new, tokenizer.num_tokens)
@@ -226,7 +230,7 @@ def open_model(
         logger.warning("vocabulary: the adapter brings no weights for the %d rows added", num_new)
     replaced = [weight for weight in _embeddings(loaded) if saved.holds_more_than_lora]
     originals = [weight.detach().clone() for weight in replaced]
-    adapter = attach_saved(loaded, saved, LoraArguments(), ())
+    adapter = attach_saved(loaded, saved, lora, ())
     ready = _ready(adapter.model, dtype, hardware)
     # Embeddings that came with null modules_to_save were put in the place of the base's own; PEFT knows of none.
     kept = zip(replaced, originals, strict=True) if adapter.kept else ()

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
-from yangtuo.arguments import ModelArguments
+from yangtuo.arguments import LoraArguments, ModelArguments
 from yangtuo.errors import AdapterError, ModelError, TokenizerError, UsageError
 from yangtuo.model.base import Hardware
 from yangtuo.model.inference import Places, find_adapter, open_base, open_model, places_of_adapter
@@ -55,8 +55,9 @@ def grown_tokenizer(base, tmp_path):
 
 
 def opened(base, adapter=None, **options):
-    options = {"model": ModelArguments(), "template": None, "hardware": CPU, **options}
-    return open_model(Places(base, adapter), options.pop("model"), options.pop("template"), options.pop("hardware"))
+    return open_model(
+        Places(base, adapter), **{"model": ModelArguments(), "template": None, "hardware": CPU, **options}
+    )
 
 
 def logits(model, ids=IDS):
@@ -204,6 +205,17 @@ def test_a_template_that_does_not_fit_is_told_before_the_weights_are_read(base, 
     (folder / "model.safetensors").unlink()
     with pytest.raises(TokenizerError, match="has no token"):
         opened(folder, template="chatml")
+
+
+def test_an_adapter_that_is_not_whole_is_taken_where_that_is_allowed(adapter, base, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "partial")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    del tensors[next(key for key in tensors if "q_proj.lora_A" in key)]
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(AdapterError, match=r"lora_A.weight is missing"):
+        opened(base, folder)
+    voice = opened(base, folder, lora=LoraArguments(allow_partial_adapter=True)).voice
+    assert not torch.allclose(logits(voice.model), of_base(base))
 
 
 # ---- what a user names
