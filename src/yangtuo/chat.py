@@ -219,10 +219,10 @@ def _piped() -> Iterator[str]:
 
 def _as_object(question: str, partners: Sequence["Partner"]) -> dict[str, Any]:
     """The model's answer; where the base was asked too, its own under "base"."""
-    answers = {partner.name: asdict(partner.ask(question, lambda _: None)) for partner in partners}
-    for answer in answers.values():
-        answer["answer"] = answer.pop("text")
-        answer["seconds"] = round(answer["seconds"], 3)
+    answers = {}
+    for partner in partners:
+        found = asdict(partner.ask(question, lambda _: None))
+        answers[partner.name] = {"answer": found.pop("text"), **found, "seconds": round(found["seconds"], 3)}
     base = {"base": answers["base"]} if "base" in answers else {}
     return {"question": question, **answers[partners[-1].name], **base}
 
