@@ -2,8 +2,11 @@
 
 import contextlib
 import functools
+import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -153,10 +156,11 @@ class Screen:
         dialogues = [partner.dialogue for partner in self._partners]
         num_said, was_whole = len(dialogues[0].said), not any(dialogue.num_left_out for dialogue in dialogues)
         try:
-            if len(self._partners) == 1:
-                self._answer(question)
-            else:
-                self._compare(question)
+            with _ctrl_c_unseen():
+                if len(self._partners) == 1:
+                    self._answer(question)
+                else:
+                    self._compare(question)
         except BaseException:
             for dialogue in dialogues:  # one may have answered, the other not
                 del dialogue.said[num_said:]
@@ -189,7 +193,7 @@ class Screen:
         screen = Live(table, console=self._console, transient=True, auto_refresh=False, vertical_overflow="ellipsis")
         with screen:
             for partner, text, mark in zip(self._partners, texts, marks, strict=True):
-                grows = functools.partial(_grow, text, screen)
+                grows = functools.partial(_grow, text, _Seldom(screen.refresh))
                 mark.append(_told(partner.ask(question, grows, keeps_interrupted=True)))
                 screen.refresh()
         self._console.print(table)
@@ -198,9 +202,43 @@ class Screen:
         self._console.print(Text(text, "dim"))
 
 
-def _grow(text: Text, screen: Live, piece: str) -> None:
+def _grow(text: Text, draw: Callable[[], None], piece: str) -> None:
     text.append(visible(piece))
-    screen.refresh()
+    draw()
+
+
+class _Seldom:
+    """Draws at most ten times a second: a whole table for each token is much for a slow line."""
+
+    def __init__(self, draw: Callable[[], None]):
+        self._draw, self._drawn = draw, 0.0
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._drawn > 0.1:
+            self._draw()
+            self._drawn = now
+
+
+@contextlib.contextmanager
+def _ctrl_c_unseen() -> Iterator[None]:
+    """Keep the terminal from writing ^C into an answer, and from dropping what it has not shown yet.
+
+    With a part of a table dropped, the next one would be drawn at the wrong place.
+    """
+    if os.name != "posix" or not sys.stdin.isatty():
+        yield
+        return
+    import termios
+
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    flags = (before[3] | termios.NOFLSH) & ~termios.ECHOCTL
+    termios.tcsetattr(terminal, termios.TCSADRAIN, [*before[:3], flags, *before[4:]])
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def _told(answer: Answer) -> str:

@@ -96,6 +96,7 @@ def test_questions_on_a_pipe_are_lines(base, chat):
 def test_json_has_an_object_a_question(base, chat):
     (line,) = chat(base, "--ask", QUESTION, "--json", *SHORT).splitlines()
     answer = json.loads(line)
+    assert list(answer)[:2] == ["question", "answer"]
     assert answer.pop("seconds") > 0
     assert answer == {
         "question": QUESTION,
@@ -300,7 +301,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path, terminal):
         it.until("model ❯ ")
         time.sleep(1)
         it.type("\x03")
-        assert "tokens" in it.until("stopped by Ctrl-C")
+        assert "^C" not in it.until("stopped by Ctrl-C")
         it.until("you ❯ ")
     it.type("/quit\n")
     assert it.end() == 0
@@ -314,6 +315,24 @@ def test_side_by_side_at_a_terminal(adapter, terminal):
     shown = it.plain()
     assert re.search(r"base +┃ tuned", shown)
     assert re.search(r"8 tokens, .*cut at.* │ 8 tokens", shown)
+    it.type("\x04")
+    assert it.end() == 0
+
+
+def test_ctrl_c_leaves_no_part_of_a_table_behind(tmp_path, terminal):
+    base = tiny.tiny_sentencepiece(tiny.tiny_llama(tmp_path / "base"))
+    adapter = tiny.tiny_adapter(tmp_path / "adapter", base)
+    it = terminal(adapter, "--compare", "--max_new_tokens", "400", "--repetition_penalty", "1", "--temperature", "0")
+    it.until("you ❯ ")
+    it.type(QUESTION + "\n")
+    it.until("base")
+    for _ in range(2):  # one for each of the answers
+        time.sleep(0.3)
+        it.type("\x03")
+    it.until("you ❯ ")
+    shown = it.plain()
+    assert "^C" not in shown
+    assert shown.count("┏") == shown.count("└") > 1  # every table that was begun was drawn to its end
     it.type("\x04")
     assert it.end() == 0
 
