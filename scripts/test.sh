@@ -13,5 +13,5 @@ ruff format --check .
 mypy
 [ $# -eq 0 ] || exec python -m pytest "$@"
 # Two at a time, tiny models with one thread each; runs of several processes by themselves, since they watch the clock.
-OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --ignore tests/distributed
+OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/distributed
 exec python -m pytest tests/distributed
