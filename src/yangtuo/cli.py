@@ -1,6 +1,7 @@
 """The command line: sub-commands, and what becomes of an error. Heavy imports happen inside a command."""
 
 import argparse
+import importlib
 import os
 import socket
 import sys
@@ -43,19 +44,6 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 the run failed, 2 something that the user gave."""
     words = list(sys.argv[1:] if argv is None else argv)
-    verbs: dict[str, Callable[[list[str]], None]] = {
-        "train": _train,
-        "check": _check,
-        "preview": _preview,
-        "chat": _chat,
-        "merge": _merge,
-        "export": _export,
-        "check-deploy": _check_deploy,
-        "vocab": _vocab,
-        "encode": _encode,
-        "cache": _cache,
-        "demo": _demo,
-    }
     if not words or words[0] in ("-h", "--help"):
         print(_HELP)  # noqa: T201  # the answer to --help belongs on standard output
         return 0
@@ -63,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"yangtuo {__version__}")  # noqa: T201
         return 0
     reporting.set_up()
-    if words[0] not in verbs:
+    if words[0] not in _LIKE_TRAIN and words[0] not in _OF_THEIR_OWN:
         return _fail(f"unknown verb {words[0]!r}; yangtuo --help lists them", 2)
     try:
-        verbs[words[0]](words[1:])
+        _run(words[0], words[1:])
     except YangtuoError as error:
         if isinstance(error, StoppedError) and _rank() != "0":
             return error.exit_code  # rank 0 tells that all have stopped
@@ -103,6 +91,19 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _run(verb: str, argv: list[str]) -> None:
+    if verb in _LIKE_TRAIN:
+        _LIKE_TRAIN[verb](argv)
+        return
+    module = importlib.import_module(_OF_THEIR_OWN[verb])
+    parser = _Parser(f"yangtuo {verb}", description=module.__doc__)
+    module.add_options(parser)
+    options = parser.parse_args(argv)
+    if verb in _LOAD_MODELS:
+        reporting.quiet_libraries()
+    module.run(options)
+
+
 def _train(argv: list[str]) -> None:
     from yangtuo.parsing import build_parser, parse
 
@@ -129,60 +130,6 @@ def _preview(argv: list[str]) -> None:
     preview.run(settings, own)
 
 
-def _chat(argv: list[str]) -> None:
-    from yangtuo import chat
-
-    parser = _Parser("yangtuo chat", description=chat.__doc__)
-    chat.add_options(parser)
-    options = parser.parse_args(argv)
-    reporting.quiet_libraries()
-    chat.run(options)
-
-
-def _cache(argv: list[str]) -> None:
-    from yangtuo import cache
-
-    parser = _Parser("yangtuo cache", description=cache.__doc__)
-    cache.add_options(parser)
-    cache.run(parser.parse_args(argv))
-
-
-def _merge(argv: list[str]) -> None:
-    from yangtuo.export import merge_verb
-
-    parser = _Parser("yangtuo merge", description=merge_verb.__doc__)
-    merge_verb.add_options(parser)
-    options = parser.parse_args(argv)
-    reporting.quiet_libraries()
-    merge_verb.run(options)
-
-
-def _export(argv: list[str]) -> None:
-    from yangtuo.export import export_verb
-
-    parser = _Parser("yangtuo export", description=export_verb.__doc__)
-    export_verb.add_options(parser)
-    options = parser.parse_args(argv)
-    reporting.quiet_libraries()
-    export_verb.run(options)
-
-
-def _check_deploy(argv: list[str]) -> None:
-    from yangtuo import check_deploy
-
-    parser = _Parser("yangtuo check-deploy", description=check_deploy.__doc__)
-    check_deploy.add_options(parser)
-    check_deploy.run(parser.parse_args(argv))
-
-
-def _vocab(argv: list[str]) -> None:
-    from yangtuo import vocab
-
-    parser = _Parser("yangtuo vocab", description=vocab.__doc__)
-    vocab.add_options(parser)
-    vocab.run(parser.parse_args(argv))
-
-
 def _encode(argv: list[str]) -> None:
     from yangtuo.encode import add_options, write
     from yangtuo.parsing import build_parser, parse
@@ -191,9 +138,19 @@ def _encode(argv: list[str]) -> None:
     write(settings, own.out)
 
 
-def _demo(argv: list[str]) -> None:
-    from yangtuo import demo
-
-    parser = _Parser("yangtuo demo", description=demo.__doc__)
-    demo.add_options(parser)
-    demo.run(parser.parse_args(argv))
+_LIKE_TRAIN: dict[str, Callable[[list[str]], None]] = {  # verbs that take every option of a run
+    "train": _train,
+    "check": _check,
+    "preview": _preview,
+    "encode": _encode,
+}
+_OF_THEIR_OWN = {  # modules with `add_options` and `run`, imported when their verb is given
+    "chat": "yangtuo.chat",
+    "merge": "yangtuo.export.merge_verb",
+    "export": "yangtuo.export.export_verb",
+    "check-deploy": "yangtuo.check_deploy",
+    "vocab": "yangtuo.vocab",
+    "cache": "yangtuo.cache",
+    "demo": "yangtuo.demo",
+}
+_LOAD_MODELS = ("chat", "merge", "export")  # whose libraries have to be told to be quiet

@@ -185,9 +185,9 @@ def _reload(
     if losses:
         without, reloaded = losses
         return Reload("a fresh base", len(rows), in_memory, reloaded, without, limit)
-    trainer.clear_weights()
+    trainer.set_weights(None)
     without = trainer.loss_of(rows)
-    trainer.put_back_weights(saved)
+    trainer.set_weights(saved)
     return Reload("the base in memory", len(rows), in_memory, trainer.loss_of(rows), without, limit)
 
 

@@ -92,19 +92,18 @@ class Saver:
         access.put_optimizer(OptimizerState(share_tensors(tensors, self.device), position.pop("optimizer")))
         return position
 
-    def put_back_weights(self, access: Access, folder: Path) -> None:
-        """The adapter in a checkpoint only."""
+    def put_back_weights(self, access: Access, folder: Path | None) -> None:
+        """The adapter in a folder only; None for zeros."""
+        if folder is None:
+            parameters = adapter_state.trained_parameters(self.adapter)
+            access.put_weights({name: torch.zeros(shape_of(p)) for name, p in parameters.items()})
+            return
         names = adapter_state.names_of_keys(self.adapter)
 
         def read() -> Tensors:
             return adapter_state.from_file(self.adapter, _load(folder / WEIGHTS_FILE), names)
 
         access.put_weights(share_tensors(_on_rank_0(read), self.device))
-
-    def clear_weights(self, access: Access) -> None:
-        """Zeros in the place of all trained weights."""
-        parameters = adapter_state.trained_parameters(self.adapter)
-        access.put_weights({name: torch.zeros(shape_of(p)) for name, p in parameters.items()})
 
     def _all_weights(self, access: Access) -> Tensors:
         reshard(self.adapter.model)

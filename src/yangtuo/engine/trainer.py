@@ -150,18 +150,13 @@ class StepTrainer(Trainer):
         """Nothing: random numbers are seeded by their place in the run."""
 
     def _load_best_model(self) -> None:
-        self.put_back_weights(Path(str(self.state.best_model_checkpoint)))
-        self._evaluated = (-1, {})  # those metrics are of other weights
+        self.set_weights(Path(str(self.state.best_model_checkpoint)))
 
-    def put_back_weights(self, folder: Path) -> None:
-        """The adapter in a folder, into the engine of all ranks."""
+    def set_weights(self, folder: Path | None) -> None:
+        """Put the adapter in a folder into the engine of all ranks; None for zeros."""
         assert self._access is not None
         self._saver.put_back_weights(self._access, folder)
-
-    def clear_weights(self) -> None:
-        """Set all trained weights to zero."""
-        assert self._access is not None
-        self._saver.clear_weights(self._access)
+        self._evaluated = (-1, {})  # those metrics are of other weights
 
     def computed_in(self) -> torch.dtype:
         """The coarsest number format of the forward."""
