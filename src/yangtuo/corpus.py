@@ -17,7 +17,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.data.reading import Reading
 from yangtuo.data.store import Store, Stored
 from yangtuo.data.templates import Template
-from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
+from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import AdapterError, UsageError
 from yangtuo.model import provenance
 from yangtuo.model.folders import cache_folder, local_folder
@@ -31,17 +31,13 @@ AUDIT_FILE, DROPPED_FILE = "data_audit.json", "dropped_rows.jsonl"
 def find_tokenizer(settings: Settings, base_folder: Path | None, adapter_folder: Path | None) -> Tokenizer:
     """The tokenizer that was named, else the adapter's, else the base's."""
     named = settings.model.tokenizer_name_or_path
-    if named:
-        must_hold = ["tokenizer.model", "tokenizer.json"]
-        option, cache_dir = "tokenizer_name_or_path", settings.model.cache_dir
-        return open_tokenizer(
-            local_folder(named, option=option, must_hold=must_hold, cache_dir=cache_dir, weights=False)
-        )
-    for place in (adapter_folder, base_folder):
-        if place and is_tokenizer_folder(place):
-            logger.info("tokenizer: %s (no --tokenizer_name_or_path given)", place)
-            return open_tokenizer(place)
-    raise UsageError("--tokenizer_name_or_path is missing, and neither adapter nor base holds a tokenizer")
+    folders = [folder for folder in (adapter_folder, base_folder) if folder]
+    tokenizer = provenance.find_tokenizer(folders, named, settings.model.cache_dir)
+    if tokenizer is None:
+        raise UsageError("--tokenizer_name_or_path is missing, and neither adapter nor base holds a tokenizer")
+    if not named:
+        logger.info("tokenizer: %s (no --tokenizer_name_or_path given)", tokenizer.folder)
+    return tokenizer
 
 
 @dataclass(frozen=True)

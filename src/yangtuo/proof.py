@@ -26,7 +26,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.engine import memory
 from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.trainer import StepTrainer
-from yangtuo.errors import RunFailure
+from yangtuo.errors import ProofError
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.provenance import WEIGHTS_FILE
@@ -97,14 +97,14 @@ def check_changes(found: Changes, *, may_be_idle: bool) -> None:
         may_be_idle: a mixture of experts, of which some may have seen no token.
 
     Raises:
-        RunFailure: nothing has changed, or a module has not.
+        ProofError: nothing has changed, or a module has not.
     """
     if not found.num_changed:
-        raise RunFailure("no trained weight has changed; was the learning rate 0 in every step (see log.jsonl)?")
+        raise ProofError("no trained weight has changed; was the learning rate 0 in every step (see log.jsonl)?")
     idle = [name for name in found.unchanged if not name.endswith(("embed_tokens", "wte", "word_embeddings"))]
     named = ", ".join(found.unchanged[:4]) + (", ..." if len(found.unchanged) > 4 else "")
     if idle and not may_be_idle:
-        raise RunFailure(f"proof failed: {len(found.unchanged)} trained modules have not changed: {named}")
+        raise ProofError(f"proof failed: {len(found.unchanged)} trained modules have not changed: {named}")
     if found.unchanged:
         logger.warning("proof: not changed, since no token of the data came by: %s", named)
 
@@ -128,7 +128,7 @@ def prove(
         load_base: loads the base once more, as the run has loaded it.
 
     Raises:
-        RunFailure: it is not; `proof.json` tells what was found.
+        ProofError: it is not; `proof.json` tells what was found.
     """
     chosen = rows.take(np.unique(np.linspace(0, len(rows) - 1, _NUM_ROWS).astype(np.int64)))
     reload = _reload(trainer, adapter, chosen, saved, load_base)
@@ -147,7 +147,7 @@ def prove(
     from_rank_0(lambda: folder.write_json(saved.parent / PROOF_FILE, record))
     if not is_proven:
         failed = from_rank_0(lambda: folder.move_aside(saved, "failed-proof"))
-        raise RunFailure(
+        raise ProofError(
             f"proof failed: reloaded from the disk into {reload.into}, the loss on {reload.num_rows} rows is "
             f"{reload.reloaded:.6f}, in memory {reload.in_memory:.6f}, where rounding explains {reload.limit:.2g}; do "
             f"not use what was saved, it is in {failed}"

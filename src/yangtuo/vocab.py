@@ -5,10 +5,8 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -17,8 +15,8 @@ from rich.table import Table
 from yangtuo.data.density import Density, density
 from yangtuo.data.texts import pieces_of, texts_of
 from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.errors import ModelError, RunFailure, RunFolderError, UsageError
-from yangtuo.export.new_folder import check_new, check_space, make_draft
+from yangtuo.errors import ModelError, RunFolderError, UsageError
+from yangtuo.export.new_folder import check_new, check_space, new_folder
 from yangtuo.model import vocabulary
 
 logger = logging.getLogger(__name__)
@@ -82,7 +80,7 @@ def _merge(options: argparse.Namespace) -> None:
     extras = [Path(extra) for extra in options.extras]
     check_new(Path(options.out), "out")
     merged = vocabulary.merge(Path(options.base), extras, options.pad_token)
-    with _new_folder(Path(options.out)) as draft:
+    with new_folder(Path(options.out), "out") as draft:
         vocabulary.write_folder(merged, draft)
         open_tokenizer(draft)  # refuses a control token that text would turn into
     for extra, num in zip(extras, merged.num_added, strict=True):
@@ -110,7 +108,7 @@ def _resize(options: argparse.Namespace) -> None:
 
     plan = resize.plan(model, tokenizer, from_pieces=options.init == "mean_of_pieces")
     check_space(out, plan.num_bytes, "out")
-    with _new_folder(out) as draft:
+    with new_folder(out, "out") as draft:
         resize.write(plan, draft)
     growth = plan.growth
     num_new = growth.num_rows - growth.num_kept
@@ -213,20 +211,3 @@ def _as_json(name: str, one: Density) -> dict[str, object]:
         "tokens_per_chinese_character": one.per_chinese_character(),
         "byte_share": one.byte_share(),
     }
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A draft folder, which gets its name at the end, and is gone where anything fails."""
-    out = out.absolute()
-    draft = out.with_name(f"{out.name}.unfinished")
-    make_draft(draft, "out")
-    try:
-        yield draft
-        if out.exists():
-            out.rmdir()  # empty, as checked at the start
-        draft.rename(out)
-    except OSError as error:
-        raise RunFailure(f"{draft}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

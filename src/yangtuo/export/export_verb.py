@@ -11,42 +11,41 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig
 
 from yangtuo import __version__
 from yangtuo.data.saved_template import to_values
 from yangtuo.data.templates import Template
-from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
-from yangtuo.errors import AdapterError, DataError, ModelError, RunFailure, UsageError
+from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.errors import AdapterError, DataError, ModelError, ProofError, UsageError
 from yangtuo.export import (
     gguf,
     gguf_model,
     gguf_vocabulary,
     merge,
     merge_fit,
+    merge_job,
     merge_plan,
     merge_proof,
     merge_verb,
     serving,
     split,
 )
-from yangtuo.export.new_folder import check_new, check_space, make_draft
+from yangtuo.export.merge_job import Job
+from yangtuo.export.new_folder import check_space, new_folder
 from yangtuo.model import adapter_files, fingerprint, provenance
-from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.base import read_config
-from yangtuo.model.folders import local_folder
-from yangtuo.model.lora_options import names
-from yangtuo.model.weight_files import WeightFiles, open_weights
+from yangtuo.model.weight_files import open_weights
 
 logger = logging.getLogger(__name__)
 
 BASE_FOLDER, ADAPTER_FOLDER = "base", "adapter"  # of --pure_lora
+_LINKED_BYTES = 1 << 20  # files of weights are linked, texts are written anew
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,12 @@ class Texts:
 
     files: Mapping[str, str]
     template: Template
+    tokenizer: Tokenizer
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The verb's options: those of merge, and what is written beside the weights."""
-    merge_verb.add_options(parser, needs_adapter=False)
+    merge_job.add_options(parser, needs_adapter=False)
     parser.add_argument(
         "--template",
         help="Of the training, as --template of train. Default: the one that travels with adapter or model, else auto.",
@@ -74,195 +74,162 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Merge or copy, prove, and write the texts.
+    """Merge or copy, prove, write the texts, and give the folder its name.
 
     Raises:
         UserError: something that was given cannot be used; nothing was written.
-        RunFailure: writing failed, or a proof.
+        RunFailure: writing failed, and nothing stays.
+        ProofError: what was written is kept as `DIR.failed-proof`.
     """
-    out = Path(options.output_dir)
-    check_new(out, "output_dir")
-    folder = local_folder(
-        options.model_name_or_path,
-        option="model_name_or_path",
-        must_hold=["config.json"],
-        cache_dir=options.cache_dir,
-    )
-    if options.pure_lora and (options.gguf or not options.peft_path):
-        why = "a GGUF file is of a merged model" if options.gguf else "it divides the adapter of --peft_path"
-        raise UsageError(f"--pure_lora: {why}; give {'one of them' if options.gguf else 'both'}")
-    adapters = [Path(path) for path in names(options.peft_path)]
-    texts, tokenizer = _texts(options, [*reversed(adapters), folder], folder)
+    _check_combination(options)
+    out, folder = Path(options.output_dir), merge_job.base_folder(options)
+    job = merge_job.prepare(options, folder) if options.peft_path else None
+    texts = _texts(options, job, folder)
     if options.gguf:  # what llama.cpp does not know is refused before hours of merging
-        config = read_config(folder)
-        gguf_model.architecture(folder, config)
-        gguf_vocabulary.fields(tokenizer, max(config.get_text_config().vocab_size, tokenizer.num_tokens))
-    if options.pure_lora:
-        _export_pure_lora(options, folder, out, texts)
-        place = out / BASE_FOLDER
-    elif adapters:
-        merge_verb.run(options)
-        place = out
-    else:
-        _copy(options, folder, out)
-        place = out
-    for name, text in texts.files.items():
-        (place / name).write_text(text, encoding="utf-8", newline="")
-    text = provenance.to_text({"yangtuo": __version__, "template": to_values(texts.template)})
-    (place / provenance.PROVENANCE_FILE).write_text(text, encoding="utf-8")
-    file = None
-    if options.gguf:
-        file = f"model-{options.gguf}.gguf"
-        gguf.write(place, place / file, options.gguf, texts.files["chat_template.jinja"], option="output_dir")
-    if not options.pure_lora:
-        _write_modelfile(texts.template, tokenizer, place, file)
+        num_rows = job.plan.chain.num_rows if job else read_config(folder).get_text_config().vocab_size
+        gguf_model.architecture(folder, read_config(folder))
+        gguf_vocabulary.fields(texts.tokenizer, num_rows)
+    if job:
+        merge_job.check_room(job, out)
+    file = f"model-{options.gguf}.gguf" if options.gguf else None
+    with new_folder(out, "output_dir") as draft:
+        if job and options.pure_lora:
+            _divide(job, draft, out, texts)
+            _write_texts(texts, draft / BASE_FOLDER)
+        else:
+            if job:
+                merge_verb.make(job, draft, options.model_name_or_path)
+            else:
+                _copy(folder, draft, out)
+            _write_texts(texts, draft)
+            if file:
+                chat_template = texts.files["chat_template.jinja"]
+                gguf.write(draft, draft / file, options.gguf, chat_template, option="output_dir")
+            _write_modelfile(texts, draft, file)
     _tell(out, options, file)
 
 
-def _texts(options: argparse.Namespace, folders: list[Path], base: Path) -> tuple[Texts, Tokenizer]:
-    found = next((place for place in folders if is_tokenizer_folder(place)), None)
-    if found is None:
+def _check_combination(options: argparse.Namespace) -> None:
+    if options.pure_lora and options.gguf:
+        raise UsageError("--pure_lora: a GGUF file is of a merged model; give one of them")
+    if options.pure_lora and not options.peft_path:
+        raise UsageError("--pure_lora: it divides the adapter of --peft_path; give both")
+    if not options.peft_path and options.dtype != "auto":
+        raise UsageError(f"--dtype {options.dtype}: weights are rounded when adapters are merged; none is given")
+
+
+def _texts(options: argparse.Namespace, job: Job | None, folder: Path) -> Texts:
+    folders = [*(saved.folder for saved in reversed(job.adapters if job else [])), folder]
+    tokenizer = job.tokenizer if job else provenance.find_tokenizer(folders)
+    if tokenizer is None:
         raise UsageError("neither adapter nor base holds a tokenizer; copy its files into the folder of one")
-    tokenizer = open_tokenizer(found)
     template, why = provenance.find_template(folders, tokenizer, options.template, options.system_prompt)
     logger.info("template: %s (%s)", template.name, why)
-    existing = base / "generation_config.json"
-    try:
-        generation = json.loads(existing.read_text(encoding="utf-8")) if existing.is_file() else None
-    except ValueError as error:
-        raise ModelError(f"{existing}: broken JSON: {error}") from error
-    if not isinstance(generation, dict | None):
-        raise ModelError(f"{existing}: expected an object of JSON; mend it, or remove it")
-    values = serving.generation_config_of(generation, tokenizer, template)
+    values = serving.generation_config_of(_generation_config(folder), tokenizer, template)
     files = {
         "chat_template.jinja": serving.jinja_of(template, tokenizer),
         "generation_config.json": json.dumps(values, ensure_ascii=False, indent=2) + "\n",
+        provenance.PROVENANCE_FILE: provenance.to_text({"yangtuo": __version__, "template": to_values(template)}),
     }
     try:
         files["prompt.txt"] = serving.prompt_text_of(template, tokenizer)
     except DataError as error:
         logger.warning("prompt.txt is not written: %s", error)
-    return Texts(files, template), tokenizer
+    return Texts(files, template, tokenizer)
 
 
-def _copy(options: argparse.Namespace, folder: Path, out: Path) -> None:
+def _generation_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "generation_config.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise ModelError(f"{path}: broken JSON: {error}") from error
+    if not isinstance(value, dict | None):
+        raise ModelError(f"{path}: expected an object of JSON; mend it, or remove it")
+    return value
+
+
+def _write_texts(texts: Texts, place: Path) -> None:
+    for name, text in texts.files.items():
+        (place / name).write_text(text, encoding="utf-8", newline="")
+
+
+def _write_modelfile(texts: Texts, place: Path, file: str | None) -> None:
+    try:
+        text = serving.modelfile_of(texts.template, texts.tokenizer, f"./{file}" if file else ".")
+    except DataError as error:
+        logger.warning("Modelfile is not written: %s", error)
+        return
+    (place / "Modelfile").write_text(text, encoding="utf-8", newline="")
+
+
+def _copy(folder: Path, draft: Path, out: Path) -> None:
     """A model without adapters: its files under the new name, without a second copy on disk where that can be."""
-    if options.dtype != "auto":
-        raise UsageError(f"--dtype {options.dtype}: weights are rounded when adapters are merged; none is given")
     weights = open_weights(folder)
     merge_plan.start(weights, read_config(folder))  # says whether the folder is whole
     check_space(out, sum(spec.num_bytes for spec in weights.specs.values()), "output_dir")
-    draft = out.with_name(f"{out.name}.unproven")
-    make_draft(draft, "output_dir")
-    try:
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith(".") and not _is_written_anew(path):
-                # Texts are written anew, into files of their own.
-                shutil.copy2(path, draft, follow_symlinks=True) if path.stat().st_size < 1 << 20 else _link(path, draft)
-    except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise RunFailure(f"{draft}: cannot be written: {error.strerror}") from error
-    _finish(draft, out)
-
-
-def _is_written_anew(path: Path) -> bool:
-    return path.suffix in (".gguf", ".md") or path.name in ("Modelfile", "prompt.txt")
+    for path in sorted(folder.iterdir()):
+        is_ours = path.suffix in (".gguf", ".md") or path.name in ("Modelfile", "prompt.txt")  # made anew, or not true
+        if not path.is_file() or path.name.startswith(".") or is_ours:
+            continue
+        if path.stat().st_size < _LINKED_BYTES:
+            shutil.copy2(path, draft)
+        else:
+            _link(path, draft)
 
 
 def _link(path: Path, folder: Path) -> None:
     try:
         os.link(path.resolve(), folder / path.name)
     except OSError:  # another disk, or a file system without links
-        shutil.copy2(path, folder, follow_symlinks=True)
+        shutil.copy2(path, folder)
 
 
-def _finish(draft: Path, out: Path) -> None:
-    if out.exists():
-        out.rmdir()  # empty, as checked at the start
-    draft.rename(out)
+def _divide(job: Job, draft: Path, out: Path, texts: Texts) -> None:
+    chain, lora = split.base_of(job.plan), split.lora_of(job.plan.last, str(out / BASE_FOLDER))
+    base, adapter = draft / BASE_FOLDER, draft / ADAPTER_FOLDER
+    base.mkdir()
+    merge.write(job.base, chain, base, job.dtype)
+    *below, last = (saved.sha256 for saved in job.adapters)
+    merge_verb.write_small_files(job, base, chain, [*job.merged_before, *below, f"{last} (full modules)"])
+    config = read_config(base)
+    split.write_lora(lora, adapter, _provenance_of(job, base, out / BASE_FOLDER, config, texts))
+    texts.tokenizer.save(adapter)
+    _prove(job, chain, draft)
 
 
-def _export_pure_lora(options: argparse.Namespace, folder: Path, out: Path, texts: Texts) -> None:
-    config = read_config(folder)
-    opened = merge_verb.open_adapters(options, folder, config)
-    base, dtype = open_weights(folder), merge_verb.DTYPES[options.dtype]
-    plan = merge_plan.plan(base, config, opened.adapters, opened.allowed)
-    chain = split.base_of(plan)
-    lora = split.lora_of(plan.last, str(out / BASE_FOLDER))
-    tokenizer = merge_verb.find_tokenizer(opened.adapters, folder, chain.num_rows, force=options.force_base)
-    check_space(out, sum(spec.num_bytes for spec in chain.specs(base, dtype).values()), "output_dir")
-    draft = out.with_name(f"{out.name}.unproven")
-    make_draft(draft, "output_dir")
-    try:
-        (draft / BASE_FOLDER).mkdir()
-        merge.write(base, chain, draft / BASE_FOLDER, dtype)
-        hashes = [*opened.merged_before, *opened.hashes[:-1], f"{opened.hashes[-1]} (full modules)"]
-        merge_verb.write_small_files(folder, draft / BASE_FOLDER, chain, dtype, tokenizer, hashes)
-        new_config = read_config(draft / BASE_FOLDER)
-        known = _provenance_of(opened.known[-1], draft / BASE_FOLDER, out / BASE_FOLDER, new_config, texts, tokenizer)
-        split.write_lora(lora, draft / ADAPTER_FOLDER, known)
-        if tokenizer:
-            tokenizer.save(draft / ADAPTER_FOLDER)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    merge_verb.or_set_aside(draft, out, _prove_split(base, plan, chain, draft, dtype, tokenizer))
-    _finish(draft, out)
-
-
-def _prove_split(
-    base: WeightFiles,
-    plan: merge_plan.Plan,
-    chain: merge.Chain,
-    draft: Path,
-    dtype: torch.dtype | None,
-    tokenizer: Tokenizer | None,
-) -> Callable[[], None]:
-    def prove() -> None:
-        try:
-            new_base = open_weights(draft / BASE_FOLDER)
-            saved: SavedAdapter = adapter_files.read(str(draft / ADAPTER_FOLDER), is_optional=False)
-            new_plan = merge_plan.plan(new_base, read_config(draft / BASE_FOLDER), [saved], merge_fit.Allowed())
-        except (ModelError, AdapterError) as error:
-            raise RunFailure(f"proof failed: {error}") from error
-        tensors = merge_proof.prove_tensors(base, chain, new_base, dtype)
-        probes = merge_verb.probes(tokenizer, chain.num_rows)
-        logits = merge_proof.prove_split(base, plan, new_base, new_plan, probes)
-        logger.info(
-            "proof: %d tensors of the base, %d changed; logits of base and plain LoRA differ from those of base and "
-            "adapter by %.2g at most, rounding explains %.2g",
-            tensors.num_tensors,
-            tensors.num_changed,
-            logits.max_difference,
-            logits.limit,
-        )
-        text = json.dumps({"tensors": asdict(tensors), "logits": asdict(logits)}, indent=2)
-        (draft / "export.json").write_text(text + "\n", encoding="utf-8")
-
-    return prove
-
-
-def _provenance_of(
-    before: Mapping[str, Any] | None, draft: Path, out: Path, config: PreTrainedConfig, texts: Texts, tokenizer: Any
-) -> dict[str, Any]:
-    """The adapter's, for its new base."""
+def _provenance_of(job: Job, base: Path, name: Path, config: PreTrainedConfig, texts: Texts) -> dict[str, Any]:
+    """The plain LoRA's, for its new base."""
     return {
-        **(before or {}),
+        **(job.known[-1] or {}),
         "yangtuo": __version__,
-        "base": fingerprint.of_base(str(out), draft, config),
+        "base": fingerprint.of_base(str(name), base, config),
         "stack": [],
-        "tokenizer": {"sha256": tokenizer.sha256() if tokenizer else None, "num_tokens": config.vocab_size},
+        "tokenizer": {"sha256": texts.tokenizer.sha256(), "num_tokens": texts.tokenizer.num_tokens},
         "template": to_values(texts.template),
     }
 
 
-def _write_modelfile(template: Template, tokenizer: Tokenizer, place: Path, file: str | None) -> None:
+def _prove(job: Job, chain: merge.Chain, draft: Path) -> None:
     try:
-        text = serving.modelfile_of(template, tokenizer, f"./{file}" if file else ".")
-    except DataError as error:
-        logger.warning("Modelfile is not written: %s", error)
-        return
-    (place / "Modelfile").write_text(text, encoding="utf-8", newline="")
+        new_base, config = merge_verb.reopened(draft / BASE_FOLDER)
+        saved = adapter_files.read(str(draft / ADAPTER_FOLDER), is_optional=False)
+        plan = merge_plan.plan(new_base, config, [saved], merge_fit.Allowed())
+    except (ModelError, AdapterError) as error:
+        raise ProofError(f"proof failed: {error}") from error
+    tensors = merge_proof.prove_tensors(job.base, chain, new_base, job.dtype)
+    probes = merge_verb.probes(job.tokenizer, chain.num_rows)
+    logits = merge_proof.prove_split(job.base, job.plan, new_base, plan, probes)
+    logger.info(
+        "proof: %d tensors of the base, %d changed; logits of base and plain LoRA differ from those of base and "
+        "adapter by %.2g at most, rounding explains %.2g",
+        tensors.num_tensors,
+        tensors.num_changed,
+        logits.max_difference,
+        logits.limit,
+    )
+    text = json.dumps({"tensors": asdict(tensors), "logits": asdict(logits)}, indent=2)
+    (draft / "export.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _tell(out: Path, options: argparse.Namespace, file: str | None) -> None:

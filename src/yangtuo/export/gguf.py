@@ -20,13 +20,13 @@ from gguf.quants import quantize
 from tqdm import tqdm
 
 from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.errors import ModelError, RunFailure, RunFolderError, UsageError
+from yangtuo.errors import ModelError, ProofError, RunFailure, RunFolderError, UsageError
 from yangtuo.export import gguf_model, gguf_vocabulary, merge_plan
 from yangtuo.export.gguf_model import KINDS, Tensor
 from yangtuo.export.gguf_proof import prove
 from yangtuo.export.gguf_vocabulary import Value
 from yangtuo.export.merge import is_finite
-from yangtuo.export.new_folder import check_space
+from yangtuo.export.new_folder import check_space, set_aside
 from yangtuo.model.base import read_config
 from yangtuo.model.weight_files import WeightFiles, open_weights
 
@@ -191,14 +191,8 @@ def _prove(
     started = time.monotonic()
     try:
         error = prove(draft, fields, tensors, weights)
-    except RunFailure as failure:
-        failed = out.with_name(f"{out.name}.failed-proof")
-        number = 1
-        while failed.exists():
-            number += 1
-            failed = out.with_name(f"{out.name}.failed-proof-{number}")
-        draft.rename(failed)
-        raise RunFailure(f"{failure}; do not use what was written, it is in {failed}") from failure
+    except ProofError as failure:
+        raise ProofError(f"{failure}; do not use what was written, it is in {set_aside(draft, out)}") from failure
     logger.info(
         "proof: %d tensors and %d keys read again; values off by %.2g of their tensor's largest at most (%.0f s)",
         len(tensors),

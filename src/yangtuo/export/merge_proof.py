@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedConfig
 
-from yangtuo.errors import ModelError, RunFailure
+from yangtuo.errors import ModelError, ProofError
 from yangtuo.export.merge import Chain, Grow
 from yangtuo.export.merge_fit import PREFIX
 from yangtuo.export.merge_plan import Plan, empty_model
@@ -80,12 +80,12 @@ def prove_tensors(base: WeightFiles, chain: Chain, merged: WeightFiles, dtype: t
     """Compare all tensors with what they must be.
 
     Raises:
-        RunFailure: the first that is not; or a file that cannot be read.
+        ProofError: the first that is not; or a file that cannot be read.
     """
     wanted = chain.specs(base, dtype)
     if merged.specs != wanted:
         different = [name for name in (*wanted, *merged.specs) if merged.specs.get(name) != wanted.get(name)]
-        raise RunFailure(
+        raise ProofError(
             f"proof failed: {different[0]}: {merged.specs.get(different[0])} instead of {wanted.get(different[0])}"
         )
     num_lost, worst = 0, 0.0
@@ -93,15 +93,15 @@ def prove_tensors(base: WeightFiles, chain: Chain, merged: WeightFiles, dtype: t
         try:
             value = merged.get(name)
         except ModelError as error:
-            raise RunFailure(f"proof failed: {error}") from error
+            raise ProofError(f"proof failed: {error}") from error
         source = base.get(chain.sources[name])
         if name not in chain.edits:
             if not _bit_equal(value, source.to(value.dtype)):
-                raise RunFailure(f"proof failed: {name} is touched by no adapter, yet differs from the base")
+                raise ProofError(f"proof failed: {name} is touched by no adapter, yet differs from the base")
             continue
         distance = _distance(value, chain.value(base, name))
         if not distance <= 1:
-            raise RunFailure(
+            raise ProofError(
                 f"proof failed: {name} is {distance:.3g} times as far from base + scale * B A as rounding allows"
             )
         worst = max(worst, distance)
@@ -153,7 +153,7 @@ def prove_logits(
         probes: token ids; each is repeated or cut to one length.
 
     Raises:
-        RunFailure: the logits differ by more than rounding explains, or are not finite.
+        ProofError: the logits differ by more than rounding explains, or are not finite.
     """
     ids = _equal_lengths(probes)
     reference = _logits(plan.last.model, _with_adapter(base, plan), ids, "proof by logits 1/3")
@@ -170,7 +170,7 @@ def _compared(
     largest = float(reference.abs().max())
     limit = _TIMES * float((shaken - found).abs().max()) + _SUMMING * 4 * largest
     if not difference <= limit:
-        raise RunFailure(
+        raise ProofError(
             f"proof failed: logits of {what} and of base with adapter differ by {difference:.3g}, rounding explains "
             f"{limit:.3g} (largest logit {largest:.3g})"
         )
@@ -191,7 +191,7 @@ def prove_split(
         probes: token ids; each is repeated or cut to one length.
 
     Raises:
-        RunFailure: the logits differ by more than rounding explains, or are not finite.
+        ProofError: the logits differ by more than rounding explains, or are not finite.
     """
     ids = _equal_lengths(probes)
     reference = _logits(plan.last.model, _with_adapter(base, plan), ids, "proof by logits 1/3")

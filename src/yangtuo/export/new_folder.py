@@ -1,9 +1,11 @@
-"""The folder that a command makes: its own, with room for what comes, and a draft until it is whole."""
+"""The folder that a command makes: its own, with room for what comes, and a draft until it is whole and proven."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from yangtuo.errors import RunFolderError
+from yangtuo.errors import ProofError, RunFailure, RunFolderError
 
 _SPARE_BYTES = 64 << 20  # tokenizer and other small files
 
@@ -32,12 +34,43 @@ def check_space(out: Path, num_bytes: int, option: str) -> None:
         )
 
 
-def make_draft(draft: Path, option: str) -> None:
-    """Make the folder in which the work is done before it gets its name.
+@contextmanager
+def new_folder(out: Path, option: str) -> Iterator[Path]:
+    """A draft folder, which gets its name when the block ends well.
+
+    What fails its proof is kept under another name; with any other failure nothing stays.
 
     Raises:
-        RunFolderError: it is there already, or cannot be made.
+        RunFolderError: the draft is there already, or cannot be made.
+        RunFailure: something cannot be written.
+        ProofError: with the name under which it is kept.
     """
+    out = out.absolute()
+    draft = out.with_name(f"{out.name}.unfinished")
+    _make(draft, option)
+    try:
+        yield draft
+        if out.exists():
+            out.rmdir()  # empty, as checked at the start
+        draft.rename(out)
+    except ProofError as error:
+        raise ProofError(f"{error}; do not use what was written, it is in {set_aside(draft, out)}") from error
+    except OSError as error:
+        raise RunFailure(f"{draft}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def set_aside(draft: Path, out: Path) -> Path:
+    """Rename what failed its proof after the file or folder that it was to be; returns the new name."""
+    failed, number = out.with_name(f"{out.name}.failed-proof"), 1
+    while failed.exists():
+        number += 1
+        failed = out.with_name(f"{out.name}.failed-proof-{number}")
+    return draft.rename(failed)
+
+
+def _make(draft: Path, option: str) -> None:
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.mkdir()

@@ -6,6 +6,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,8 +14,8 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from yangtuo.errors import AdapterError, RunFailure
-from yangtuo.model.provenance import OLD_WEIGHTS_FILE, WEIGHTS_FILE
+from yangtuo.errors import AdapterError, ProofError
+from yangtuo.model.provenance import OLD_WEIGHTS_FILE, WEIGHTS_FILE, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,11 @@ class SavedAdapter:
     folder: Path
     config: LoraConfig
     tensors: Mapping[str, torch.Tensor]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of its weights file, by which it is known."""
+        return sha256_of(self.folder)
 
     @property
     def holds_more_than_lora(self) -> bool:
@@ -76,7 +82,7 @@ def check_written(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:
     """Reopen an adapter that was just written, and compare it with what should be in it, bit for bit.
 
     Raises:
-        RunFailure: a tensor is missing, left over, not finite, or not as it was in memory; all of them are named.
+        ProofError: a tensor is missing, left over, not finite, or not as it was in memory; all of them are named.
     """
     found = load_file(folder / WEIGHTS_FILE)
     problems = [f"{key} is missing" for key in sorted(expected.keys() - found.keys())]
@@ -98,7 +104,7 @@ def check_written(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:
         problems.append("no tensor was to be saved")
     if problems:
         shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
-        raise RunFailure(f"{folder}: the adapter on disk is not the one in memory: {shown}")
+        raise ProofError(f"{folder}: the adapter on disk is not the one in memory: {shown}")
 
 
 def _read_config(folder: Path) -> LoraConfig:

@@ -166,7 +166,7 @@ def save(
     `provenance` is what the adapter was trained on.
 
     Raises:
-        RunFailure: it is not, see `adapter_files.check_written`.
+        ProofError: it is not, see `adapter_files.check_written`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = to_file(adapter, weights)

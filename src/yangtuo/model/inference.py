@@ -167,25 +167,6 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def find_tokenizer(places: Places, model: ModelArguments) -> Tokenizer:
-    """The tokenizer that was named, else the one that travels with the adapter, else the base's.
-
-    Raises:
-        TokenizerError: it cannot be used.
-        UsageError: there is none.
-    """
-    if model.tokenizer_name_or_path:
-        must_hold, option = ["tokenizer.model", "tokenizer.json"], "tokenizer_name_or_path"
-        named, cache_dir = model.tokenizer_name_or_path, model.cache_dir
-        return open_tokenizer(
-            local_folder(named, option=option, must_hold=must_hold, cache_dir=cache_dir, weights=False)
-        )
-    for folder in (places.travelling, places.base):
-        if is_tokenizer_folder(folder):
-            return open_tokenizer(folder)
-    raise UsageError(f"neither {places.travelling} nor {places.base} has a tokenizer; name --tokenizer_name_or_path")
-
-
 def open_model(
     places: Places,
     model: ModelArguments,
@@ -212,7 +193,12 @@ def open_model(
     if saved:
         merged = [provenance.sha256_of(folder) for folder in below]
         told = fingerprint.check(saved.folder, places.base, config, merged=merged, force=lora.force_base)
-    tokenizer = find_tokenizer(places, model)
+    places_of_tokenizer = (places.travelling, places.base)
+    tokenizer = provenance.find_tokenizer(places_of_tokenizer, model.tokenizer_name_or_path, model.cache_dir)
+    if tokenizer is None:
+        raise UsageError(
+            f"neither {places.travelling} nor {places.base} has a tokenizer; name --tokenizer_name_or_path"
+        )
     fingerprint.check_tokenizer(told, places.travelling, tokenizer, force=lora.force_base)
     chosen, why = provenance.find_template([places.travelling], tokenizer, template, None)
     prompt_ids(tokenizer, chosen, _PROBE)  # it fits the tokenizer, or the error comes before the weights

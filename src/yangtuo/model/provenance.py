@@ -1,6 +1,7 @@
-"""`yangtuo.json`: where an adapter comes from and how it is asked, beside it and once more inside its weights.
+"""What travels with an adapter: its tokenizer, and `yangtuo.json`, where it comes from and how it is asked.
 
-The copy in the safetensors header tells whether the file still belongs to these weights. Imports no torch.
+The file lies beside the weights, and once more in their safetensors header, which tells whether it still belongs to
+them. Imports no torch.
 """
 
 import hashlib
@@ -13,8 +14,9 @@ from typing import Any
 from yangtuo.data.choice import choose_template, with_system
 from yangtuo.data.saved_template import from_values
 from yangtuo.data.templates import Template
-from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError
+from yangtuo.model.folders import local_folder
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,23 @@ def sha256_of(folder: Path) -> str:
             with (folder / name).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
     raise AdapterError(f"{folder}: no weights there")
+
+
+def find_tokenizer(folders: Iterable[Path], named: str | None = None, cache_dir: str | None = None) -> Tokenizer | None:
+    """The tokenizer that was named, else that of the first folder which has one; None where none has.
+
+    Args:
+        folders: of adapter and model, the likelier first.
+        named: `--tokenizer_name_or_path`.
+        cache_dir: where hub models are kept.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    if named:
+        must_hold, option = ["tokenizer.model", "tokenizer.json"], "tokenizer_name_or_path"
+        folders = [local_folder(named, option=option, must_hold=must_hold, cache_dir=cache_dir, weights=False)]
+    return next((open_tokenizer(folder) for folder in folders if named or is_tokenizer_folder(folder)), None)
 
 
 def find_template(

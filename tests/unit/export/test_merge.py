@@ -422,7 +422,7 @@ def test_a_truncated_shard_ends_with_a_folder_that_says_so(base, tmp_path, monke
         assert (tmp_path / name / "model.safetensors").is_file()
         assert not (tmp_path / name / "merge.json").exists()
     assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "out.unproven").exists()
+    assert not (tmp_path / "out.unfinished").exists()
 
 
 def test_a_merge_that_is_stopped_leaves_nothing(base, tmp_path, monkeypatch):
@@ -507,7 +507,7 @@ def test_a_folder_that_holds_something_is_not_written_to(base, tmp_path):
     run(base, [adapter], tmp_path / "out")
     with pytest.raises(RunFolderError, match="not empty"):
         run(base, [adapter], tmp_path / "out")
-    (tmp_path / "new.unproven").mkdir()
+    (tmp_path / "new.unfinished").mkdir()
     with pytest.raises(RunFolderError, match="another command is writing there"):
         run(base, [adapter], tmp_path / "new")
 
@@ -540,7 +540,7 @@ def test_values_beyond_float16_are_an_error(base, tmp_path):
     changed_adapter(adapter, lambda tensors: tensors[KEY].mul_(1e7))
     with pytest.raises(RunFailure, match="do not fit float16; give --dtype bfloat16 or float32"):
         run(base, [adapter], tmp_path / "out", "--dtype", "float16")
-    assert not (tmp_path / "out.unproven").exists()
+    assert not (tmp_path / "out.unfinished").exists()
 
 
 def test_a_base_without_a_tensor_or_with_one_too_many_is_refused(base, tmp_path):

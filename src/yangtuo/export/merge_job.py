@@ -1,0 +1,163 @@
+"""What a merge is made of: base, adapters in their order, tokenizer, plan. Opened and compared; nothing is written."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.errors import AdapterError, UsageError
+from yangtuo.export import merge_fit, merge_plan
+from yangtuo.export.new_folder import check_new, check_space
+from yangtuo.model import adapter_files, fingerprint, provenance
+from yangtuo.model.adapter_files import SavedAdapter
+from yangtuo.model.base import read_config
+from yangtuo.model.folders import local_folder
+from yangtuo.model.lora_options import names
+from yangtuo.model.weight_files import WeightFiles, open_weights
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A merge that can be done.
+
+    Attributes:
+        folder: of the base.
+        config: of the base.
+        base: its weights.
+        adapters: in their order, with those that they were trained on top of.
+        known: what the adapters say of themselves; None of those that say nothing.
+        merged_before: SHA-256 of the adapters that are in the base already.
+        plan: what becomes of each tensor.
+        tokenizer: the last adapter's that has one, else the base's; None where there is none.
+        dtype: of the merged weights; None for the base's.
+    """
+
+    folder: Path
+    config: PreTrainedConfig
+    base: WeightFiles
+    adapters: list[SavedAdapter]
+    known: list[dict[str, Any] | None]
+    merged_before: list[str]
+    plan: merge_plan.Plan
+    tokenizer: Tokenizer | None
+    dtype: torch.dtype | None
+
+
+def add_options(parser: argparse.ArgumentParser, *, needs_adapter: bool) -> None:
+    """The options that say what is merged into what; without `needs_adapter`, it can be nothing."""
+    parser.add_argument("--model_name_or_path", required=True, help="Base model: folder or hub name, not quantised.")
+    parser.add_argument(
+        "--peft_path",
+        required=needs_adapter,
+        help="Adapter folders, comma-separated, in the order in which they were trained.",
+    )
+    parser.add_argument("--output_dir", required=True, help="Folder for the merged model; has to be empty or absent.")
+    parser.add_argument(
+        "--dtype", choices=tuple(_DTYPES), default="auto", help="Of the merged weights; auto: as the base has them."
+    )
+    parser.add_argument(
+        "--allow_new_vocabulary",
+        action="store_true",
+        help="Take an adapter with far more vocabulary rows than the base: it was trained on this very base, "
+        "with another tokenizer.",
+    )
+    parser.add_argument(
+        "--force_base", action="store_true", help="Merge although an adapter's fingerprint names another base."
+    )
+    parser.add_argument(
+        "--allow_partial_adapter",
+        action="store_true",
+        help="Merge what fits of an adapter that lacks tensors, or has some that belong to nothing; they are listed.",
+    )
+    parser.add_argument("--cache_dir", help="Where hub models are kept. Default: the hub's own cache.")
+
+
+def base_folder(options: argparse.Namespace) -> Path:
+    """The folder of the base, once it is known that the output folder is free.
+
+    Raises:
+        UserError: one of them cannot be used.
+    """
+    check_new(Path(options.output_dir), "output_dir")
+    return local_folder(
+        options.model_name_or_path,
+        option="model_name_or_path",
+        must_hold=["config.json"],
+        cache_dir=options.cache_dir,
+    )
+
+
+def prepare(options: argparse.Namespace, folder: Path) -> Job:
+    """Open what is to be merged, and compare it: fingerprints, shapes, rows, order, tokenizer.
+
+    Raises:
+        UserError: something cannot be used, or does not fit.
+    """
+    config, base = read_config(folder), open_weights(folder)
+    merged_before = fingerprint.merged_into(folder)
+    adapters = _with_those_below(names(options.peft_path), merged_before)
+    _check_not_merged_yet(adapters, merged_before, folder)
+    hashes = [saved.sha256 for saved in adapters]
+    known = [
+        fingerprint.check(saved.folder, folder, config, merged=hashes[:i], force=options.force_base)
+        for i, saved in enumerate(adapters)
+    ]
+    allowed = merge_fit.Allowed(options.allow_new_vocabulary, options.allow_partial_adapter)
+    plan = merge_plan.plan(base, config, adapters, allowed)
+    tokenizer = _tokenizer([*(saved.folder for saved in reversed(adapters)), folder], plan.chain.num_rows)
+    if tokenizer:
+        fingerprint.check_tokenizer(known[-1], adapters[-1].folder, tokenizer, force=options.force_base)
+    return Job(folder, config, base, adapters, known, merged_before, plan, tokenizer, _DTYPES[options.dtype])
+
+
+def check_room(job: Job, out: Path) -> None:
+    """Compare the disk's free space with the merged weights.
+
+    Raises:
+        RunFolderError: too little is free.
+    """
+    check_space(out, sum(spec.num_bytes for spec in job.plan.chain.specs(job.base, job.dtype).values()), "output_dir")
+
+
+def _with_those_below(paths: Sequence[str], merged_before: Sequence[str]) -> list[SavedAdapter]:
+    """The adapters, and before each one that was trained on top of others, those others where they still lie."""
+    found: list[SavedAdapter] = []
+    for path in paths:
+        saved = adapter_files.read(path, is_optional=False)
+        present = [*merged_before, *(each.sha256 for each in found)]
+        for place in provenance.below(saved.folder, present):
+            logger.warning("%s was trained on top of %s, which is merged first", path, place)
+            found.append(adapter_files.read(str(place), is_optional=False))
+        found.append(saved)
+    return found
+
+
+def _check_not_merged_yet(adapters: Sequence[SavedAdapter], merged_before: Sequence[str], folder: Path) -> None:
+    seen: dict[str, Path] = {}
+    for saved in adapters:
+        if saved.sha256 in merged_before:
+            raise AdapterError(f"{saved.folder}: {folder} has this very adapter in it already; give the base of before")
+        if saved.sha256 in seen:
+            raise AdapterError(f"--peft_path: {saved.folder} is the same adapter as {seen[saved.sha256]}")
+        seen[saved.sha256] = saved.folder
+
+
+def _tokenizer(folders: Sequence[Path], num_rows: int) -> Tokenizer | None:
+    tokenizer = provenance.find_tokenizer(folders)
+    if tokenizer is None:
+        logger.warning("tokenizer: neither adapter nor base has one; the merged folder has none")
+    elif tokenizer.num_tokens > num_rows:
+        raise UsageError(
+            f"{tokenizer.folder}: its tokenizer has {tokenizer.num_tokens:,} tokens, the merged model {num_rows:,} rows"
+        )
+    return tokenizer
