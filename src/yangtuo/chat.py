@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         help=f"Longest answer. Default: {_MAX_NEW_TOKENS}, or half of what the model has room for.",
     )
-    # Source of the three defaults: scripts/inference/inference_hf.py of ymcui/Chinese-LLaMA-Alpaca.
+    # Temperature and top_p as in scripts/inference/inference_hf.py of ymcui/Chinese-LLaMA-Alpaca; its penalty is 1.3.
     add("--temperature", type=float, default=0.2, help="0: always the likeliest token. Default: %(default)s.")
     add("--top_p", type=float, default=0.9, help="Share of the likeliest tokens to draw from. Default: %(default)s.")
     add("--repetition_penalty", type=float, default=1.1, help="Above 1: fewer repetitions. Default: %(default)s.")

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from yangtuo import check_deploy_screen
+from yangtuo import check_deploy_screen, reporting
 from yangtuo.data.encoding import end_id
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, open_tokenizer
@@ -142,6 +142,8 @@ class Reference:
 
         from yangtuo.arguments import ModelArguments
         from yangtuo.model import base
+
+        reporting.quiet_libraries()
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         stored = base.read_config(folder).dtype

@@ -1,10 +1,8 @@
 """Opening everything that a run reads, in the order in which its errors are cheapest to see; no weights of the base."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedConfig
@@ -23,7 +21,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import TokenizerError, UsageError
-from yangtuo.model import adapter_files, base, fingerprint, lora_options
+from yangtuo.model import adapter_files, base, fingerprint, lora_options, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
 from yangtuo.parsing import Settings
@@ -35,13 +33,13 @@ logger = logging.getLogger(__name__)
 class Inputs:
     """Everything that a run reads, opened and checked; no weights of the base yet.
 
-    `provenance` is what the adapter says of itself; None where it says nothing.
+    `merged_in` are adapters that are put into the base in memory, in order, below the one that is trained.
     """
 
     base: Path
     config: PreTrainedConfig
     adapter: SavedAdapter | None
-    provenance: Mapping[str, Any] | None
+    merged_in: list[SavedAdapter]
     tokenizer: Tokenizer
     template: Template
     train_files: list[Path]
@@ -63,9 +61,13 @@ def open_inputs(settings: Settings) -> Inputs:
     config = base.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
     base.check_positions(config, settings.data.max_seq_length)
     saved = adapter_files.read(lora.peft_path) if lora.peft_path else None
-    known = None
+    known, merged_in = None, []
     if saved:
-        known = fingerprint.check(saved.folder, folder_of_base, config, force=lora.force_base)
+        there = fingerprint.merged_into(folder_of_base)
+        merged_in = [adapter_files.read(str(place)) for place in provenance.below(saved.folder, there)]
+        merged = [each.sha256 for each in merged_in]
+        known = fingerprint.check(saved.folder, folder_of_base, config, merged=merged, force=lora.force_base)
+        merged_in += [saved] if lora.new_adapter else []
     _check_verbs(settings)
     modules = base.modules_of(config, trust_remote_code=model.trust_remote_code)
     if saved and not lora.new_adapter:
@@ -83,7 +85,7 @@ def open_inputs(settings: Settings) -> Inputs:
     if settings.lora.train_new_tokens_only and not (saved and not settings.lora.new_adapter):
         base.check_new_tokens(config, tokenizer.num_tokens)
     template = find_template(settings, tokenizer, saved.folder if saved else None)
-    return Inputs(folder_of_base, config, saved, known, tokenizer, template, *find_data(settings))
+    return Inputs(folder_of_base, config, saved, merged_in, tokenizer, template, *find_data(settings))
 
 
 def _check_verbs(settings: Settings) -> None:

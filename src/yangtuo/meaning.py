@@ -195,8 +195,10 @@ def training_arguments(
         raise MissingDependencyError(" ".join(str(error).split())) from error
 
 
-def check_engines(settings: Settings, hardware: Hardware) -> None:
+def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> None:
     """Refuse what is not there or would run as something else, before the processes meet.
+
+    `merges` where an adapter is put into the base in memory.
 
     Raises:
         UsageError: FSDP on a CPU; what needs a whole base under ZeRO-3; a quantised base where it would be changed; a
@@ -221,7 +223,7 @@ def check_engines(settings: Settings, hardware: Hardware) -> None:
         raise UsageError(f"--load_in_{bits}bit with --modules_to_save {quantised[0]}: it is quantised; leave it out")
     whole = [
         *([f"--load_in_{bits}bit"] if bits else []),
-        *(["--new_adapter"] if lora.new_adapter else []),
+        *(["an adapter that is merged in memory (--new_adapter, or one trained so)"] if merges else []),
         *([f"--init_lora_weights {lora.init_lora_weights}"] if begins_from_the_base(lora) else []),
     ]
     if whole and stage == 3:

@@ -61,7 +61,6 @@ from yangtuo.meaning import (
 from yangtuo.model import adapter_state, adapters, base, fingerprint
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.base import Precision
-from yangtuo.model.provenance import sha256_of
 from yangtuo.parsing import Settings, as_dict
 from yangtuo.reporting import notes_so_far
 
@@ -142,7 +141,7 @@ def _meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precisi
         stored=inputs.config.dtype,
         hardware=hardware,
     )
-    check_engines(settings, hardware)
+    check_engines(settings, hardware, merges=bool(inputs.merged_in))
     warning = check_launch(os.environ)
     if warning:
         logger.warning(warning)
@@ -214,7 +213,9 @@ def _load_base(settings: Settings, inputs: Inputs, precision: Precision) -> PreT
     brings = saved and saved.holds_more_than_lora and lora.modules_to_save_policy is not ModulesToSavePolicy.DROP
     are_trained = bool(lora.modules_to_save or lora.train_new_tokens_only or brings)
     base.fit_vocabulary(model, num_tokens, are_trained=are_trained)
-    return adapters.merge_in(model, saved, lora) if saved and lora.new_adapter else model
+    for below in inputs.merged_in:
+        model = adapters.merge_in(model, below, lora)
+    return model
 
 
 def _load(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -> Adapter:
@@ -304,18 +305,11 @@ def _prepare_folder(output_dir: Path, decision: folder.Decision, lock: folder.Lo
 
 def _provenance(settings: Settings, inputs: Inputs, meaning: dict[str, Any]) -> dict[str, Any]:
     """What travels with the adapter: its base, what lies between it and the base, its tokenizer and its prompt."""
-    before = inputs.provenance or {}
-    there, saved = fingerprint.merged_into(inputs.base), inputs.adapter
-    stack = [one for one in before.get("stack", ()) if one["sha256"] not in there]
-    if settings.lora.force_base:
-        stack = []  # what lies below this base is not known
-    if saved and settings.lora.new_adapter:
-        stack.append({"sha256": sha256_of(saved.folder), "folder": str(saved.folder.resolve())})
     return {
         "yangtuo": yangtuo.__version__,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
         "base": fingerprint.of_base(str(settings.model.model_name_or_path), inputs.base, inputs.config),
-        "stack": stack,
+        "stack": [{"sha256": each.sha256, "folder": str(each.folder.resolve())} for each in inputs.merged_in],
         "num_bits": base.num_bits(settings.model),
         "tokenizer": {"sha256": inputs.tokenizer.sha256(), "num_tokens": inputs.tokenizer.num_tokens},
         "template": to_values(inputs.template),

@@ -148,7 +148,7 @@ def connect(web: Web, kind: str, model: str | None) -> Server:
     if kind == "ollama":
         server: Server = Ollama(web, model)
     else:
-        owner = str(entries[0].get("owned_by", "")) if entries else ""
+        owner = next((str(one.get("owned_by", "")) for one in entries if one[name] == model), "")
         server = OpenAi(web, model, _PLAIN.get(owner, {}))
     # Every template takes a single question, so that a refusal of it is about the model or the address.
     reply = server.ask([{"role": "user", "content": "你好"}], 1)

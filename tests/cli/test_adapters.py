@@ -157,6 +157,10 @@ def test_loraplus_gives_b_the_higher_rate(train, tmp_path):
             {"load_in_4bit": True, "modules_to_save": "down_proj", "trainable": "q_proj"},
             "it is quantised; leave it out",
         ),
+        (
+            {"modules_to_save": "norm"},
+            "PEFT would train input_layernorm, post_attention_layernorm too; write model.norm",
+        ),
         ({"layers_to_transform": "0-2"}, "--layers_to_transform 0-2: the base has the layers 0-1"),
         ({"layers_to_transform": "one"}, "--layers_to_transform one: expected numbers and ranges"),
         ({"lora_rank": 0}, "--lora_rank 0: at least 1"),
@@ -366,7 +370,7 @@ def test_a_stack_is_merged_in_its_order(train, run, inputs, tmp_path, below):
     train(tmp_path / "below", **below)
     lower = adapter_of(tmp_path / "below")
     said = train(tmp_path / "top", peft_path=lower, new_adapter=True, lora_rank=4, seed=7)
-    assert "is merged into the base in memory; a new LoRA comes on top" in said
+    assert "is merged into the base in memory; another LoRA comes on top" in said
     upper = adapter_of(tmp_path / "top")
     assert f"--peft_path {lower},{upper}" in said
     assert config_of(upper)["r"] == 4
@@ -386,15 +390,31 @@ def test_the_top_of_a_stack_is_refused_without_what_lies_below(train, run, input
     lower = adapter_of(tmp_path / "below")
     train(tmp_path / "top", peft_path=lower, new_adapter=True, seed=7)
     upper = adapter_of(tmp_path / "top")
-    said = train(tmp_path / "x", peft_path=upper, expect=2)
-    assert f"it was trained on top of {lower}" in said
     run("merge", "--model_name_or_path", inputs.base, "--peft_path", lower, "--output_dir", tmp_path / "a")
     train(tmp_path / "x", peft_path=upper, model_name_or_path=tmp_path / "a")
     record = json.loads((adapter_of(tmp_path / "x") / "yangtuo.json").read_text())
     assert (record["stack"], len(record["base"]["merged_before"])) == ([], 1)
     lower.rename(tmp_path / "gone")
+    said = train(tmp_path / "z", peft_path=upper, expect=2)
+    assert f"it was trained on top of {lower}" in said
     words = ["--model_name_or_path", inputs.base, "--peft_path", upper, "--output_dir", tmp_path / "y"]
     assert "which has to be merged first: yangtuo merge --peft_path THAT,THIS" in run("merge", *words, expect=2)
+
+
+def test_the_top_of_a_stack_is_continued_and_stacked_upon(train, run, inputs, tmp_path):
+    train(tmp_path / "below")
+    lower = adapter_of(tmp_path / "below")
+    train(tmp_path / "top", peft_path=lower, new_adapter=True, seed=7)
+    said = train(tmp_path / "more", peft_path=adapter_of(tmp_path / "top"), lora_dropout=None)
+    more = adapter_of(tmp_path / "more")
+    assert f"{lower} is merged into the base in memory" in said
+    assert f"--peft_path {lower},{more}" in said
+    assert log_of(tmp_path / "more")[0]["loss"] < log_of(tmp_path / "top")[0]["loss"]
+    said = train(tmp_path / "third", peft_path=more, new_adapter=True)
+    third = adapter_of(tmp_path / "third")
+    assert f"--peft_path {lower},{more},{third}" in said
+    whole = merged_logits(run, inputs.base, [lower, more, third], tmp_path / "abc")
+    torch.testing.assert_close(whole, merged_logits(run, inputs.base, [third], tmp_path / "c"), atol=0, rtol=0)
 
 
 def test_merging_in_another_order_is_refused(train, run, inputs, tmp_path):
@@ -460,6 +480,25 @@ def test_a_reload_with_another_loss_fails_the_run(train, monkeypatch, tmp_path):
     monkeypatch.setattr(proof, "PeftModel", PeftModel)
     train(out)
     assert proof_of(out)["passed"] is True
+
+
+@pytest.mark.parametrize("what", ["lora_B", "lm_head"])
+def test_what_peft_would_leave_out_of_the_file_fails_the_run(train, monkeypatch, tmp_path, what):
+    """As PEFT of 2023 did under a replaced `state_dict`: the file is whole for itself, and lacks what was trained."""
+    from yangtuo.model import adapter_state
+
+    real = adapter_state.names_of_keys
+
+    def fewer(adapter):
+        lost = next(key for key in real(adapter) if what in key)
+        return {key: name for key, name in real(adapter).items() if key != lost}
+
+    monkeypatch.setattr(adapter_state, "without_a_place", lambda adapter: [])
+    monkeypatch.setattr(adapter_state, "names_of_keys", fewer)
+    said = train(tmp_path / "out", **FULL, expect=1)
+    assert "proof failed: the adapter to be saved is not whole: " in said
+    assert f"{what}.weight is missing" in said
+    assert not adapter_of(tmp_path / "out").exists()
 
 
 def test_a_module_that_learns_nothing_fails_the_run(train, monkeypatch, tmp_path):

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
+from peft.utils.other import ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import nn
 
 from yangtuo.data.tokenizer import Tokenizer
-from yangtuo.errors import CheckpointError
+from yangtuo.errors import CheckpointError, ProofError
 from yangtuo.model.adapter_files import check_written
 from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, WEIGHTS_FILE, to_text
 from yangtuo.model.sharding import shape_of, whole
@@ -51,6 +53,7 @@ class Adapter:
         kinds = [name for name, is_on in (("rsLoRA", config.use_rslora), ("DoRA", config.use_dora)) if is_on]
         kind = f"{', '.join(kinds)}, " if kinds else ""
         begin = f", begun as {config.init_lora_weights}" if self.start else ""
+        dtypes = " and ".join(sorted({str(p.dtype)[6:] for p in self.model.parameters() if p.requires_grad}))
         targets = config.target_modules
         targets = targets if isinstance(targets, str) else ", ".join(sorted(targets))
         frozen_modules = {name.split(".modules_to_save.")[0].rsplit(".", 1)[-1] for name in self.kept}
@@ -62,7 +65,7 @@ class Adapter:
         return (
             f"adapter: {kind}rank {rank}, alpha {config.lora_alpha:g}, dropout {config.lora_dropout:g} on "
             f"{targets}{begin}{told}{new}{frozen}; "
-            f"{trainable:,} trained weights in float32 ({trainable / total:.2%} of all)"
+            f"{trainable:,} trained weights in {dtypes} ({trainable / total:.2%} of all)"
         )
 
 
@@ -94,6 +97,49 @@ def names_of_keys(adapter: Adapter) -> dict[str, str]:
     found = {key: names[id(value)] for key, value in saved.items() if id(value) in names}
     # Embeddings beside a configuration that does not tell of them have no key of PEFT's.
     return found | {name: name for name in adapter.kept - set(found.values())}
+
+
+def expected_shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of LoRA matrices and full modules in the file, by formula: not by PEFT's code that writes them.
+
+    A layer of in x out with rank r has A [r, in] and B [out, r] (an embedding of rows x width: A [r, rows] and
+    B [width, r]), with DoRA a length for each of its out rows; a full module has all of its own weights.
+    """
+    times = 2 if adapter.start else 1
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in adapter.model.named_modules():
+        key = _plain(name)
+        if isinstance(module, LoraLayer) and "default" in module.r:
+            rank = times * module.r["default"]
+            kind = "lora_embedding_" if "default" in module.lora_embedding_A else "lora_"
+            end = "" if kind == "lora_embedding_" else ".weight"
+            shapes[f"{key}.{kind}A{end}"] = (rank, module.in_features)
+            shapes[f"{key}.{kind}B{end}"] = (module.out_features, rank)
+            if module.use_dora.get("default"):
+                shapes[f"{key}.lora_magnitude_vector"] = (module.out_features,)
+        elif isinstance(module, ModulesToSaveWrapper) and "default" in module.modules_to_save:
+            own = module.modules_to_save["default"].named_parameters()
+            shapes |= {f"{key}.{_plain(part)}": shape_of(weight) for part, weight in own}
+    return shapes
+
+
+def check_formula(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Compare what is to be written with the formula.
+
+    Raises:
+        ProofError: a key too many or too few, or another shape; all of them are named.
+    """
+    expected = expected_shapes(adapter)
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    problems = [f"{key} is missing" for key in sorted(expected.keys() - found.keys())]
+    problems += [f"{key} fits no layer" for key in sorted(found.keys() - expected.keys()) if ".lora_" in key]
+    problems += [
+        f"{key} has shape {list(found[key])}, the formula gives {list(expected[key])}"
+        for key in sorted(expected.keys() & found.keys())
+        if found[key] != expected[key]
+    ]
+    if problems:
+        raise ProofError(f"proof failed: the adapter to be saved is not whole: {'; '.join(problems[:6])}")
 
 
 def without_a_place(adapter: Adapter) -> list[str]:
@@ -170,6 +216,7 @@ def save(
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = to_file(adapter, weights)
+    check_formula(adapter, tensors)
     text = to_text(provenance)
     save_file(_unshared(tensors), folder / WEIGHTS_FILE, metadata={"format": "pt", METADATA_KEY: text})
     (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8")

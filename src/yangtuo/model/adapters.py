@@ -60,7 +60,7 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
     wanted = added if policy is ModulesToSavePolicy.DROP else full | added
     if wanted != set(saved.config.modules_to_save or ()):
         config.modules_to_save = sorted(wanted) or None
-        config.ensure_weight_tying = ties(wanted, is_tied(model))
+        config.ensure_weight_tying = ties(model, wanted)
     peft_model = _with_lora(model, config)
 
     bare = Adapter(peft_model)
@@ -144,7 +144,7 @@ def merge_in(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArguments) -
     for parameter in plain.parameters():
         parameter.data = parameter.data.to(dtype)
         parameter.requires_grad_(False)
-    logger.warning("adapter: %s is merged into the base in memory; a new LoRA comes on top", saved.folder)
+    logger.warning("adapter: %s is merged into the base in memory; another LoRA comes on top", saved.folder)
     return plain
 
 

@@ -74,7 +74,7 @@ def check_options(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> None
             combination that would not be what it says.
         UsageError: an option that cannot be read.
     """
-    of_names = [*_of_names(lora, modules), *_of_patterns(lora)]
+    of_names = [*_of_names(lora, modules), *_of_patterns(lora), *_of_full_modules(lora, modules)]
     problems = [*of_names, *_of_numbers(lora, modules), *_of_variants(lora)]
     if problems:
         raise AdapterError.of_problems("LoRA options", problems)
@@ -106,6 +106,21 @@ def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator
                 )
 
 
+def _of_full_modules(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
+    """PEFT goes by the end of a name, and not by whole words."""
+    for name in names(lora.modules_to_save):
+        others = sorted(
+            {
+                module.rsplit(".", 1)[-1]
+                for module in modules
+                if module.endswith(name) and module != name and not module.endswith(f".{name}")
+            }
+        )
+        if others:
+            whole = next((module for module in modules if module.endswith(f".{name}")), name)
+            yield f"--modules_to_save {name}: PEFT would train {', '.join(others)} too; write {whole}"
+
+
 def _of_patterns(lora: LoraArguments) -> Iterator[str]:
     targets = {target.rsplit(".", 1)[-1] for target in names(lora.trainable)}
     for option in ("rank_pattern", "alpha_pattern"):
@@ -115,7 +130,8 @@ def _of_patterns(lora: LoraArguments) -> Iterator[str]:
 
 
 def _of_numbers(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
-    num_layers = max((len(module) for module in modules.values() if isinstance(module, nn.ModuleList)), default=0)
+    lists = [module for module in modules.values() if isinstance(module, nn.ModuleList)]
+    num_layers = len(max(lists, key=lambda each: sum(p.numel() for p in each.parameters()))) if lists else 0
     wanted = layers(lora.layers_to_transform)
     if wanted is not None and (not wanted or wanted[-1] >= num_layers):
         yield f"--layers_to_transform {lora.layers_to_transform}: the base has the layers 0-{num_layers - 1}"
@@ -243,7 +259,7 @@ def new_config(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence
             use_dora=lora.use_dora,
             init_lora_weights=True if begin == "true" else begin,
             modules_to_save=full or None,
-            ensure_weight_tying=ties(full, tied),
+            ensure_weight_tying=ties(model, full),
             trainable_token_indices=_rows_of(model, new_tokens, tied=tied) if new_tokens else None,
         )
 
@@ -253,9 +269,9 @@ def is_tied(model: PreTrainedModel) -> bool:
     return bool(getattr(model.config, "tie_word_embeddings", False))
 
 
-def ties(full: Collection[str], tied: bool) -> bool:
+def ties(model: PreTrainedModel, full: Collection[str]) -> bool:
     """Whether PEFT has to keep them one; trained apart, one of them would be lost at the merge."""
-    return tied and bool({"embed_tokens", "lm_head"} & set(full))
+    return is_tied(model) and any(name.rsplit(".", 1)[-1] in full for name in embedding_names(model))
 
 
 def _targets(model: PreTrainedModel, lora: LoraArguments, chosen: Sequence[int] | None) -> str | list[str]:
