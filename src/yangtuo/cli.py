@@ -1,8 +1,10 @@
 """The command line: sub-commands, and what becomes of an error. Heavy imports happen inside a command."""
 
 import argparse
+import difflib
 import importlib
 import os
+import re
 import socket
 import sys
 import time
@@ -38,7 +40,10 @@ class _Parser(argparse.ArgumentParser):
     """argparse that raises our error, one line, instead of printing how it is used."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}; {self.prog} --help lists the options")
+        unknown = re.search(r"unrecognized arguments: (--\w+)", message)
+        near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
+        hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the options"
+        raise UsageError(f"{self.prog}: {message}; {hint}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

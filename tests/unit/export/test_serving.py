@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import chat_templates, tiny
@@ -131,6 +131,11 @@ SPOKEN = st.text(
     alphabet=st.one_of(st.sampled_from("{}%#\"'\\` \n\t\u3000<s>/|你好😀"), st.characters(exclude_categories=["Cs"])),
     max_size=12,
 )
+ANY_TEMPLATE = st.builds(
+    lambda before, after, *others: FrameTemplate("any", f"{before}{{system}}{after}", *others[:3], None, others[3]),
+    *[SPOKEN.filter(lambda text: "{system}" not in text)] * 2,
+    *[SPOKEN] * 4,
+)
 SAID = st.integers(0, 2).flatmap(lambda n: st.lists(SPOKEN, min_size=2 * n + 1, max_size=2 * n + 1))
 
 
@@ -142,11 +147,8 @@ def test_jinja_renders_whatever_is_said_as_training_did(rendered, case, texts, s
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(frames=st.lists(SPOKEN, min_size=6, max_size=6), bos=st.sampled_from([*TOKENIZERS]), texts=SAID)
-def test_jinja_holds_whatever_the_frames_are(rendered, frames, bos, texts):
-    before, after, without, after_user, between, default = frames
-    assume("{system}" not in before + after)
-    template = FrameTemplate("any", f"{before}{{system}}{after}", without, after_user, between, None, default)
+@given(template=ANY_TEMPLATE, bos=st.sampled_from([*TOKENIZERS]), texts=SAID)
+def test_jinja_holds_whatever_the_frames_are(rendered, template, bos, texts):
     for system in (None, "s"):
         assert_as_training(rendered, template, TOKENIZERS[bos], asked(*texts, system=system))
 
@@ -274,11 +276,8 @@ def test_ollama_renders_whatever_is_said_as_training_did(ollama, case, texts, sy
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(frames=st.lists(SPOKEN, min_size=6, max_size=6), bos=st.sampled_from([*TOKENIZERS]), texts=SAID)
-def test_a_modelfile_holds_whatever_the_frames_are(ollama, frames, bos, texts):
-    before, after, without, after_user, between, default = frames
-    assume("{system}" not in before + after)
-    template = FrameTemplate("any", f"{before}{{system}}{after}", without, after_user, between, None, default)
+@given(template=ANY_TEMPLATE, bos=st.sampled_from([*TOKENIZERS]), texts=SAID)
+def test_a_modelfile_holds_whatever_the_frames_are(ollama, template, bos, texts):
     for system in (None, "s"):
         assert_ollama_as_training(ollama, template, TOKENIZERS[bos], asked(*texts, system=system))
 
