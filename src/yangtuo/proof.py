@@ -140,7 +140,6 @@ def prove(
         "passed": is_proven,
         "num_tensors": num_tensors,
         "num_bytes": num_bytes,
-        "bit_equal_to_memory": True,  # else it would not have been written, see `adapter_files.check_written`
         "changes": asdict(found),
         "reload": asdict(reload),
     }
@@ -180,7 +179,9 @@ def _reload(
     sharded = any(map(is_sharded, parameters))
     base_bytes = sum(p.numel() * p.element_size() for p in parameters if not p.requires_grad)
     fits = not sharded and from_rank_0(lambda: base_bytes < _USED * memory.free_bytes(trainer.args.device))
-    limit = _TOLERANCE[trainer.computed_in()] * max(1.0, abs(in_memory))
+    args, own = trainer.args, adapter.model.get_base_model().dtype
+    computed_in = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else own
+    limit = _TOLERANCE[computed_in] * max(1.0, abs(in_memory))
     losses = from_rank_0(lambda: _fresh(trainer, rows, saved, load_base)) if fits else None
     if losses:
         without, reloaded = losses

@@ -151,17 +151,18 @@ class StepTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self.set_weights(Path(str(self.state.best_model_checkpoint)))
+        self._evaluated = (-1, {})  # those metrics are of other weights
 
     def set_weights(self, folder: Path | None) -> None:
         """Put the adapter in a folder into the engine of all ranks; None for zeros."""
         assert self._access is not None
         self._saver.put_back_weights(self._access, folder)
-        self._evaluated = (-1, {})  # those metrics are of other weights
 
-    def computed_in(self) -> torch.dtype:
-        """The coarsest number format of the forward."""
-        base = self._subject.adapter.model.get_base_model()
-        return torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else base.dtype
+    def checksums(self) -> dict[str, int]:
+        """Of the trained weights as the engine has them, in full precision."""
+        assert self._access is not None
+        weights = self._access.weights(keeps=self.args.process_index == 0)
+        return dict(from_rank_0(lambda: adapter_state.checksums(weights)))
 
     # ---- what the Trainer asks for
 

@@ -79,11 +79,14 @@ def kept_parameters(adapter: Adapter) -> dict[str, nn.Parameter]:
     return {_plain(name): p for name, p in adapter.model.named_parameters() if _plain(name) in adapter.kept}
 
 
-def checksums(adapter: Adapter) -> dict[str, int]:
-    """CRC-32 of every trained weight, to tell afterwards whether a run has changed it."""
+def checksums(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """CRC-32 of every weight as float32, to tell afterwards whether a run has changed it; called by all processes.
+
+    A master in float32 begins as its 16-bit copy, but may change by less than the copy can show.
+    """
     return {
-        name: zlib.crc32(whole(parameter).cpu().contiguous().view(torch.uint8).numpy().data)
-        for name, parameter in trained_parameters(adapter).items()
+        name: zlib.crc32(whole(weight).float().cpu().contiguous().view(torch.uint8).numpy().data)
+        for name, weight in weights.items()
     }
 
 
