@@ -89,23 +89,21 @@ def _module(name: str) -> str:
     return re.split(r"\.lora_|\.modules_to_save\.|\.token_adapter\.", name.removeprefix("base_model.model."))[0]
 
 
-def check_changes(found: Changes, *, may_be_idle: bool) -> None:
-    """Refuse a run that taught some module nothing, before anything is saved.
+def _idle_modules(found: Changes, *, may_be_idle: bool) -> Iterator[str]:
+    """What is wrong with a run that taught some module nothing.
 
     Args:
         found: what has changed.
         may_be_idle: a mixture of experts, of which some may have seen no token.
-
-    Raises:
-        ProofError: nothing has changed, or a module has not.
     """
     if not found.num_changed:
-        raise ProofError("no trained weight has changed; was the learning rate 0 in every step (see log.jsonl)?")
+        yield "no trained weight has changed; was the learning rate 0 in every step (see log.jsonl)?"
+        return
     idle = [name for name in found.unchanged if not name.endswith(("embed_tokens", "wte", "word_embeddings"))]
     named = ", ".join(found.unchanged[:4]) + (", ..." if len(found.unchanged) > 4 else "")
     if idle and not may_be_idle:
-        raise ProofError(f"proof failed: {len(found.unchanged)} trained modules have not changed: {named}")
-    if found.unchanged:
+        yield f"{len(found.unchanged)} trained modules have not changed: {named}"
+    elif found.unchanged:
         logger.warning("proof: not changed, since no token of the data came by: %s", named)
 
 
@@ -113,7 +111,7 @@ def prove(
     trainer: StepTrainer,
     adapter: Adapter,
     rows: Examples,
-    found: Changes,
+    at_start: Mapping[str, int],
     saved: Path,
     load_base: Callable[[], PreTrainedModel],
 ) -> None:
@@ -123,34 +121,32 @@ def prove(
         trainer: after the last step.
         adapter: what it trained.
         rows: the training rows.
-        found: what has changed since before the first step.
-        saved: the adapter's folder; renamed if the proof fails.
+        at_start: checksums of the trained tensors before the first step.
+        saved: the adapter's folder; renamed if the proof fails, since days of training may be in it.
         load_base: loads the base once more, as the run has loaded it.
 
     Raises:
-        ProofError: it is not; `proof.json` tells what was found.
+        ProofError: it is not; all that is wrong is named, and `proof.json` tells what was found.
     """
+    found = changes(at_start, trainer.checksums())
     chosen = rows.take(np.unique(np.linspace(0, len(rows) - 1, _NUM_ROWS).astype(np.int64)))
     reload = _reload(trainer, adapter, chosen, saved, load_base)
-    is_proven = abs(reload.reloaded - reload.in_memory) <= reload.limit
+    problems = [*_idle_modules(found, may_be_idle=any("experts" in name for name in at_start)), *_other_loss(reload)]
     num_tensors = len(adapter_state.names_of_keys(adapter))
     num_bytes = from_rank_0(lambda: (saved / WEIGHTS_FILE).stat().st_size)
     record = {
         "adapter": str(saved),
-        "passed": is_proven,
+        "passed": not problems,
+        "problems": problems,
         "num_tensors": num_tensors,
         "num_bytes": num_bytes,
         "changes": asdict(found),
         "reload": asdict(reload),
     }
     from_rank_0(lambda: folder.write_json(saved.parent / PROOF_FILE, record))
-    if not is_proven:
+    if problems:
         failed = from_rank_0(lambda: folder.move_aside(saved, "failed-proof"))
-        raise ProofError(
-            f"proof failed: reloaded from the disk into {reload.into}, the loss on {reload.num_rows} rows is "
-            f"{reload.reloaded:.6f}, in memory {reload.in_memory:.6f}, where rounding explains {reload.limit:.2g}; do "
-            f"not use what was saved, it is in {failed}"
-        )
+        raise ProofError(f"proof failed: {'; '.join(problems)}; do not use what was saved, it is in {failed}")
     logger.info(
         "proof: %d tensors, %s MB, bit-equal to memory; %d of %d trained tensors have changed",
         num_tensors,
@@ -169,6 +165,14 @@ def prove(
     )
     if abs(reload.without - reload.in_memory) <= reload.limit:
         logger.warning("proof: the adapter changes the loss of these rows by less than rounding does; it taught little")
+
+
+def _other_loss(reload: Reload) -> Iterator[str]:
+    if not abs(reload.reloaded - reload.in_memory) <= reload.limit:  # a NaN is not smaller than anything
+        yield (
+            f"reloaded from the disk into {reload.into}, the loss on {reload.num_rows} rows is {reload.reloaded:.6f}, "
+            f"in memory {reload.in_memory:.6f}, where rounding explains {reload.limit:.2g}"
+        )
 
 
 def _reload(

@@ -511,6 +511,9 @@ def test_a_module_that_learns_nothing_fails_the_run(train, monkeypatch, tmp_path
     found = proof.changes
     said = failing(train, monkeypatch, "changes", one_is_idle, tmp_path / "out")
     assert "proof failed: 1 trained modules have not changed: model.layers.0.self_attn.q_proj" in said
+    # What the others learned is not lost.
+    assert (tmp_path / "out" / "sft_lora_model.failed-proof" / "adapter_model.safetensors").is_file()
+    assert proof_of(tmp_path / "out")["passed"] is False
 
 
 def test_without_memory_for_a_second_base_the_one_in_memory_serves(train, monkeypatch, tmp_path):
