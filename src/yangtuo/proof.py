@@ -145,7 +145,8 @@ def prove(
     }
     from_rank_0(lambda: folder.write_json(saved.parent / PROOF_FILE, record))
     if problems:
-        failed = from_rank_0(lambda: folder.move_aside(saved, "failed-proof"))
+        aside = folder.move_aside(saved, "failed-proof") if trainer.args.should_save else None  # on each machine's disk
+        failed = from_rank_0(lambda: aside)
         raise ProofError(f"proof failed: {'; '.join(problems)}; do not use what was saved, it is in {failed}")
     logger.info(
         "proof: %d tensors, %s MB, bit-equal to memory; %d of %d trained tensors have changed",

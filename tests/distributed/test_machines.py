@@ -63,6 +63,22 @@ def test_save_on_each_node_writes_on_both(engines, inputs, tmp_path):
         assert checkpoint.latest_complete(tmp_path / name).name == "checkpoint-8"
 
 
+def test_a_failed_proof_renames_the_adapter_on_both(engines, inputs, tmp_path):
+    """With one step, a warm-up makes that step's learning rate 0."""
+    port, nothing = free_port(), {"max_steps": 1, "warmup_steps": 1, "lr_scheduler_type": "cosine"}
+    done = both(
+        [
+            node(inputs, tmp_path / name, rank, "127.0.0.1", port, save_on_each_node=True, **nothing)
+            for rank, name in enumerate("ab")
+        ]
+    )
+    assert "proof failed: no trained weight has changed" in done[0].said
+    assert all(each.code != 0 for each in done)
+    for name in "ab":
+        assert (tmp_path / name / "sft_lora_model.failed-proof" / "adapter_model.safetensors").is_file()
+        assert not (tmp_path / name / "sft_lora_model").exists()
+
+
 @pytest.fixture
 def cable():
     """Two network namespaces, yt0 and yt1, joined by a veth pair; 10.77.0.1 and 10.77.0.2."""
