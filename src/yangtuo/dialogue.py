@@ -106,7 +106,8 @@ def save_row(path: Path, row: dict[str, Any]) -> int:
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         if path.suffix == ".jsonl":
-            lines = [*text.splitlines(), json.dumps(row, ensure_ascii=False)]
+            # By line feeds alone: JSON leaves other separators (U+2028, U+0085) inside a row as they are.
+            lines = [*filter(None, text.split("\n")), json.dumps(row, ensure_ascii=False)]
             text, num_rows = "\n".join(lines) + "\n", len(lines)
         else:
             rows = json.loads(text) if text else []

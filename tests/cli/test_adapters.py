@@ -450,6 +450,26 @@ def test_a_dropped_key_is_refused_and_can_be_allowed(train, run, inputs, tmp_pat
     assert "merged nevertheless (--allow_partial_adapter)" in run("merge", *words, "--allow_partial_adapter")
 
 
+@pytest.mark.parametrize(
+    ("options", "what"), [({"use_dora": True}, "lora_magnitude_vector"), (FULL, "lm_head.weight")], ids=["dora", "full"]
+)
+def test_what_cannot_be_done_without_is_refused_even_where_parts_are_allowed(
+    train, run, inputs, tmp_path, options, what
+):
+    train(tmp_path / "first", **options)
+    folder = adapter_of(tmp_path / "first")
+    tensors = tensors_of(folder)
+    lost = next(key for key in tensors if what in key)
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    del tensors[lost]
+    save_file(tensors, folder / "adapter_model.safetensors", metadata)
+    said = train(tmp_path / "second", peft_path=folder, allow_partial_adapter=True, expect=2)
+    assert f"{lost} is missing, and cannot be done without" in said
+    words = ["--model_name_or_path", inputs.base, "--peft_path", folder, "--output_dir", tmp_path / "merged"]
+    assert f"{lost} cannot be done without" in run("merge", *words, "--allow_partial_adapter", expect=2)
+
+
 def failing(train, monkeypatch, name, replacement, out):
     from yangtuo import proof
 

@@ -133,14 +133,17 @@ def test_reasoning_that_the_template_leaves_out_of_earlier_turns_is_not_remember
 
 
 def test_a_saved_dialogue_is_read_by_training_with_cut_answers_untrained(tmp_path):
-    dialogue = talked(("一", "壹", True), ("二", "贰贰", False), ("停", "", False), ("三", "叁", True), system="短")
+    """Also where an answer holds what some programs take for the end of a line."""
+    dialogue = talked(
+        ("一", "壹\u2028\x85", True), ("二", "贰贰", False), ("停", "", False), ("三", "叁", True), system="短"
+    )
     for name in ("a.json", "a.jsonl"):
         assert save_row(tmp_path / name, dialogue.row()) == 1
         assert save_row(tmp_path / name, talked(("四", "肆", True)).row()) == 2
         records, _ = reading.read([tmp_path / name])
         assert [(turn.role, turn.text, turn.trained) for turn in records[0].turns] == [
             ("system", "短", False),
-            *(("user", "一", False), ("assistant", "壹", True)),
+            *(("user", "一", False), ("assistant", "壹\u2028\x85", True)),
             *(("user", "二", False), ("assistant", "贰贰", False)),
             *(("user", "三", False), ("assistant", "叁", True)),
         ]

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from yangtuo.errors import AdapterError, ModelError
 from yangtuo.export.merge import Chain, Edit, Grow, LowRank, Rows, Shift, Whole
 from yangtuo.export.merge_fit import PREFIX, Allowed, check_kind, rows_after
-from yangtuo.model.adapter_files import SavedAdapter
+from yangtuo.model.adapter_files import SavedAdapter, can_be_missing
 from yangtuo.model.adapter_state import Adapter, names_of_keys
 from yangtuo.model.weight_files import WeightFiles
 
@@ -237,9 +237,9 @@ def _completed(
 ) -> dict[str, torch.Tensor]:
     """What is left over taken out; of a LoRA matrix that is missing, zeros, so that its pair does nothing."""
     tensors = {key: value for key, value in saved.tensors.items() if key not in odd}
-    whole = [key for key in odd & set(keys.values()) if ".lora_A" not in key and ".lora_B" not in key]
-    if whole:
-        raise AdapterError(f"{saved.folder}: {', '.join(whole[:4])} cannot be done without; give the whole adapter")
+    needed = sorted(key for key in odd & set(keys.values()) if not can_be_missing(key))
+    if needed:
+        raise AdapterError(f"{saved.folder}: {', '.join(needed[:4])} cannot be done without; give the whole adapter")
     shapes = {key: model.get_parameter(name).shape for name, key in keys.items()}
     return tensors | {key: torch.zeros(shapes[key]) for key in odd & shapes.keys()}
 

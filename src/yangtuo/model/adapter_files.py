@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -76,6 +77,14 @@ def check_beginning(saved: SavedAdapter) -> None:
             f"{saved.folder}: init_lora_weights {begin!r} belongs to a base that it changed at its start; convert the "
             "adapter first (PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...))"
         )
+
+
+def can_be_missing(key: str) -> bool:
+    """Whether an adapter may lack this tensor where that is allowed: half of a low-rank pair, which then does nothing.
+
+    A whole module has nothing in its place, and DoRA's lengths decide all of a weight.
+    """
+    return re.search(r"\.lora_(embedding_)?[AB](\.|$)", key) is not None
 
 
 def check_written(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:

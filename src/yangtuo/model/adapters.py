@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from yangtuo.arguments import LoraArguments, ModulesToSavePolicy
 from yangtuo.errors import AdapterError
 from yangtuo.model import adapter_state
-from yangtuo.model.adapter_files import SavedAdapter, check_beginning
+from yangtuo.model.adapter_files import SavedAdapter, can_be_missing, check_beginning
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.lora import use_fused
 from yangtuo.model.lora_options import begins_from_the_base, embedding_names, is_tied, names, new_config, ties
@@ -84,7 +84,7 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
             with gathered([place], writes=True):
                 if key in tensors:
                     place.copy_(tensors[key])
-                elif ".lora_" in key:  # allowed to be missing: its pair then does nothing, as when it is merged
+                else:  # allowed to be missing: its pair then does nothing, as when it is merged
                     place.zero_()
     kept = frozenset(loose)
     if policy is ModulesToSavePolicy.FREEZE:
@@ -194,18 +194,20 @@ def _compare(
     is_partial: bool,
 ) -> None:
     found = {key: tuple(value.shape) for key, value in tensors.items()}
-    absent = [f"{key} is missing" for key in sorted(expected.keys() - found.keys())]
-    absent += [f"{key} belongs to nothing in this base" for key in sorted(found.keys() - expected.keys())]
+    missing = sorted(expected.keys() - found.keys())
+    odd = [f"{key} is missing" for key in missing]
+    odd += [f"{key} belongs to nothing in this base" for key in sorted(found.keys() - expected.keys())]
+    needed = [f"{key} is missing, and cannot be done without" for key in missing if not can_be_missing(key)]
     shapes = [
         f"{key} has shape {list(found[key])}, this base needs {list(expected[key])}"
         for key in sorted(found.keys() & expected.keys())
         if found[key] != tuple(expected[key])
     ]
     title = f"{saved.folder} does not fit this base and tokenizer"
-    if shapes or (absent and not is_partial):
-        raise AdapterError.of_problems(title, [*absent, *shapes], shown=6)
-    if absent:
-        logger.warning("%s; taken nevertheless (--allow_partial_adapter): %s", title, "; ".join(absent[:6]))
+    if problems := [*(needed if is_partial else odd), *shapes]:
+        raise AdapterError.of_problems(title, problems, shown=6)
+    if odd:
+        logger.warning("%s; taken nevertheless (--allow_partial_adapter): %s", title, "; ".join(odd[:6]))
 
 
 def _checked(adapter: Adapter) -> Adapter:

@@ -24,6 +24,11 @@ PROVENANCE_FILE = "yangtuo.json"
 WEIGHTS_FILE, OLD_WEIGHTS_FILE = "adapter_model.safetensors", "adapter_model.bin"
 METADATA_KEY = "yangtuo"
 FORMAT = 1
+_PARTS: dict[str, dict[str, type]] = {
+    "base": {"name": str, "num_rows": int, "config": dict, "merged_before": list, "samples": dict},
+    "tokenizer": {"sha256": str},
+    "template": {},
+}
 _MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 
@@ -160,16 +165,17 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
 
 def _of_adapter(text: str, where: str) -> dict[str, Any]:
     known = _parsed(text, where)
-    base = known.get("base")
-    wanted = {"name": str, "num_rows": int, "config": dict, "merged_before": list, "samples": dict}
-    wrong = [key for key in ("base", "tokenizer", "template") if not isinstance(known.get(key), dict)]
-    if isinstance(base, dict):
-        wrong += [f"base.{key}" for key, kind in wanted.items() if not isinstance(base.get(key), kind)]
-    if not isinstance((known.get("tokenizer") or {}).get("sha256"), str | None):
-        wrong.append("tokenizer.sha256")
-    try:
-        [(Path(one["folder"]), one["sha256"] + "") for one in known.get("stack", ())]
-    except (TypeError, KeyError):
+    wrong = []
+    for part, wanted in _PARTS.items():
+        value = known.get(part)
+        if not isinstance(value, dict):
+            wrong.append(part)
+        else:
+            wrong += [f"{part}.{key}" for key, kind in wanted.items() if not isinstance(value.get(key), kind)]
+    stack = known.get("stack", [])
+    if not (
+        isinstance(stack, list) and all(isinstance(one, dict) and {"folder", "sha256"} <= one.keys() for one in stack)
+    ):
         wrong.append("stack")
     if wrong:
         raise AdapterError(f"{where}: without {', '.join(wrong)}; copy the adapter's folder again, or remove the file")

@@ -78,11 +78,12 @@ def test_a_file_that_cannot_be_used(content, error, words, base, tmp_path):
         provenance.find_template([write(tmp_path / "x", content)], open_tokenizer(base), None, None)
 
 
-@pytest.mark.parametrize("lost", ["base", "tokenizer", "base.samples", "base.merged_before"])
-def test_an_adapters_file_that_lacks_something_is_refused(adapter, base, lost):
+@pytest.mark.parametrize("lost", ["base", "tokenizer", "tokenizer.sha256", "base.samples", "base.merged_before"])
+@pytest.mark.parametrize("instead", [None, [1], 3])
+def test_an_adapters_file_that_lacks_something_is_refused(adapter, base, lost, instead):
     known = json.loads((adapter / "yangtuo.json").read_text())
     outer, _, inner = lost.partition(".")
-    del (known[outer] if inner else known)[inner or outer]
+    (known[outer] if inner else known)[inner or outer] = instead if lost != "base.merged_before" else None
     text = provenance.to_text(known)
     tensors = load_file(adapter / "adapter_model.safetensors")
     save_file(tensors, adapter / "adapter_model.safetensors", metadata={"format": "pt", "yangtuo": text})
