@@ -23,7 +23,7 @@ from yangtuo.data import saved_template
 from yangtuo.data.choice import choose_template
 from yangtuo.data.records import Turn
 from yangtuo.data.special import split_at_controls
-from yangtuo.data.templates import ALPACA_ZH, CHATML, LLAMA3
+from yangtuo.data.templates import ALPACA_ZH, CHATML, LLAMA3, TemplateFault
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, DataError, RunFailure, TokenizerError, UsageError
 from yangtuo.export.serving import jinja_of, modelfile_of
@@ -116,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             try:
                 text = self.server.served.rendered(body["messages"])
-            except Exception as error:  # whatever a template throws, a server tells
+            except TemplateFault as error:  # a server tells what its template refuses
                 self.tell({"error": str(error)}, 400)
             else:
                 self.tell(self.made(body, text))
@@ -229,7 +229,7 @@ class OtherText(Served):
 class NoSystem(Served):
     def rendered(self, messages):
         if messages[0]["role"] == "system":
-            raise ValueError("System role not supported")
+            raise TemplateFault("System role not supported")
         return super().rendered(messages)
 
 
