@@ -46,10 +46,7 @@ def attempt(words, env, out: Path, times: random.Random) -> tuple[bool, str]:
                 victim.send_signal(signal.SIGKILL)
             running.end(timeout=60)
             return False, f"one of {len(ranks)} ranks at step {_steps(out)}"
-        for process in (*ranks, running.process):  # as when the power fails
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
-        running.kill()
+        running.kill()  # as when the power fails
         psutil.wait_procs(ranks, timeout=30)
         return False, f"all at step {_steps(out)}"
 
