@@ -95,6 +95,8 @@ def _check(options: argparse.Namespace) -> None:
     for name, (fits, allowed) in limits.items():
         if not fits(getattr(options, name)):
             raise UsageError(f"--{name} {getattr(options, name)}: expected {allowed}")
+    if any(not question.strip() for question in options.ask or ()):
+        raise UsageError("--ask: the question is empty")
     if options.target is None and options.peft_path is None and options.model_name_or_path is None:
         raise UsageError("name the folder of an adapter, of a run or of a model")
 

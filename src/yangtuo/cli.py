@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from yangtuo import __version__, reporting
 from yangtuo.errors import StoppedError, UsageError, YangtuoError
@@ -38,6 +38,9 @@ A file of options can be given first: yangtuo train run.yaml --learning_rate 1e-
 
 class _Parser(argparse.ArgumentParser):
     """argparse that raises our error, one line, instead of printing how it is used."""
+
+    def __init__(self, prog: str, **options: Any):
+        super().__init__(prog, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         unknown = re.search(r"unrecognized arguments: (--\w+)", message)

@@ -19,6 +19,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from yangtuo import __version__
+from yangtuo.data.encoding import prompt_ids
+from yangtuo.data.records import Turn
 from yangtuo.data.saved_template import to_values
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
@@ -45,6 +47,7 @@ from yangtuo.model.weight_files import open_weights
 logger = logging.getLogger(__name__)
 
 BASE_FOLDER, ADAPTER_FOLDER = "base", "adapter"  # of --pure_lora
+_PROBE = (Turn("user", "?", trained=False),)
 _LINKED_BYTES = 1 << 20  # files of weights are linked, texts are written anew
 
 
@@ -124,7 +127,10 @@ def _texts(options: argparse.Namespace, job: Job | None, folder: Path) -> Texts:
     if tokenizer is None:
         raise UsageError("neither adapter nor base holds a tokenizer; copy its files into the folder of one")
     template, why = provenance.find_template(folders, tokenizer, options.template, options.system_prompt)
+    prompt_ids(tokenizer, template, _PROBE)  # it fits the tokenizer, or the error comes before the weights
     logger.info("template: %s (%s)", template.name, why)
+    if job and options.template is None and not any(provenance.template_of(saved.folder) for saved in job.adapters):
+        logger.warning("template: none travels with the adapter; name the one of its training with --template")
     values = serving.generation_config_of(_generation_config(folder), tokenizer, template)
     files = {
         "chat_template.jinja": serving.jinja_of(template, tokenizer),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, UsageError
 from yangtuo.export import merge_fit, merge_plan
 from yangtuo.export.new_folder import check_new, check_space
@@ -159,5 +159,13 @@ def _tokenizer(folders: Sequence[Path], num_rows: int) -> Tokenizer | None:
     elif tokenizer.num_tokens > num_rows:
         raise UsageError(
             f"{tokenizer.folder}: its tokenizer has {tokenizer.num_tokens:,} tokens, the merged model {num_rows:,} rows"
+        )
+    elif is_tokenizer_folder(folders[-1]) and (more := open_tokenizer(folders[-1]).num_tokens) > tokenizer.num_tokens:
+        logger.warning(
+            "tokenizer: %s has %d tokens, the one in %s %d; the merged folder has the former, as in training",
+            tokenizer.folder,
+            tokenizer.num_tokens,
+            folders[-1],
+            more,
         )
     return tokenizer

@@ -221,7 +221,8 @@ def _compare(
     if last >= num_rows:
         problems.append(f"it has a row for token {last}, base and tokenizer have {num_rows:,} rows")
     if problems:
-        raise AdapterError.of_problems(f"{saved.folder} does not fit the base", problems, shown=6)
+        hint = "; --allow_partial_adapter takes what fits" if problems == odd else ""
+        raise AdapterError.of_problems(f"{saved.folder} does not fit the base{hint}", problems, shown=6)
     if odd:
         logger.warning(
             "%s does not fit the base; merged nevertheless (--allow_partial_adapter): %s%s",

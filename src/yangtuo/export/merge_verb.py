@@ -122,7 +122,7 @@ def _prove(job: Job, draft: Path) -> Mapping[str, Any]:
     )
     if tensors.num_lost:
         logger.warning(
-            "%d tensors came out as in the base: what the adapter changes there is below the dtype's rounding",
+            "%d tensors came out as in the base: the adapter changes nothing there, or less than the dtype's rounding",
             tensors.num_lost,
         )
     started = time.monotonic()

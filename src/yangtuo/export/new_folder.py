@@ -16,7 +16,9 @@ def check_new(out: Path, option: str) -> None:
     Raises:
         RunFolderError: it does, or is a file.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise RunFolderError(f"--{option} {out}: a file; choose a folder that is empty or absent")
+    if out.exists() and any(out.iterdir()):
         raise RunFolderError(f"--{option} {out}: not empty; choose a folder that is empty or absent")
 
 
@@ -71,12 +73,13 @@ def set_aside(draft: Path, out: Path) -> Path:
 
 
 def _make(draft: Path, option: str) -> None:
+    if draft.exists():
+        raise RunFolderError(
+            f"{draft} exists: another command is writing there, or one was killed; if none runs, remove that folder"
+        )
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.mkdir()
-    except FileExistsError:
-        raise RunFolderError(
-            f"{draft} exists: another command is writing there, or one was killed; if none runs, remove that folder"
-        ) from None
     except OSError as error:
-        raise RunFolderError(f"{draft}: cannot be made: {error.strerror}; choose another --{option}") from error
+        why = f"{error.filename} is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise RunFolderError(f"{draft}: cannot be made: {why}; choose another --{option}") from error

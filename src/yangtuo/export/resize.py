@@ -72,7 +72,8 @@ def plan(model: Path, tokenizer_folder: Path, *, from_pieces: bool) -> Plan:
             raise ModelError(f"{model}: {name} has {base.specs[name].shape[0]:,} rows, {embedding} {num_rows:,}")
     if num_rows >= new.num_tokens:
         raise ModelError(
-            f"{model}: it has {num_rows:,} rows, and {tokenizer_folder} needs {new.num_tokens:,}; nothing to do"
+            f"{model}: it has {num_rows:,} rows, and {tokenizer_folder} needs {new.num_tokens:,}; nothing to do "
+            "(rows are never taken away)"
         )
     dropped: list[str] = []
     if heads and config.get("tie_word_embeddings", False):

@@ -57,7 +57,8 @@ class Adapter:
         targets = config.target_modules
         targets = targets if isinstance(targets, str) else ", ".join(sorted(targets))
         frozen_modules = {name.split(".modules_to_save.")[0].rsplit(".", 1)[-1] for name in self.kept}
-        full = sorted(set(config.modules_to_save or ()) - frozen_modules)
+        # Of a tied weight, PEFT lists a name with its path beside the short one.
+        full = sorted({name.rsplit(".", 1)[-1] for name in config.modules_to_save or ()} - frozen_modules)
         told = f", in full: {', '.join(full)}" if full else ""
         rows = next(iter((config.trainable_token_indices or {}).values()), ())
         new = f", the {len(rows)} new rows of the vocabulary" if rows else ""

@@ -157,7 +157,7 @@ def _tell(policy: ModulesToSavePolicy, full: set[str], added: set[str], loose: C
     if policy is not ModulesToSavePolicy.KEEP and not full and not loose:
         logger.warning("--modules_to_save_policy has no effect: the adapter has no full modules")
     if full and policy in what:
-        logger.warning("adapter: its full modules %s are %s", ", ".join(sorted(full)), what[policy])
+        logger.warning("adapter: its full modules %s are %s", ", ".join(sorted(_last(full))), what[policy])
     if added:
         logger.warning("adapter: %s is trained in full from the base's, new to this adapter", ", ".join(sorted(added)))
     if loose:
@@ -205,7 +205,8 @@ def _compare(
     ]
     title = f"{saved.folder} does not fit this base and tokenizer"
     if problems := [*(needed if is_partial else odd), *shapes]:
-        raise AdapterError.of_problems(title, problems, shown=6)
+        hint = "; --allow_partial_adapter takes what fits" if problems == odd else ""
+        raise AdapterError.of_problems(f"{title}{hint}", problems, shown=6)
     if odd:
         logger.warning("%s; taken nevertheless (--allow_partial_adapter): %s", title, "; ".join(odd[:6]))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
@@ -223,7 +224,7 @@ def load(folder: Path, precision: Precision, arguments: ModelArguments) -> PreTr
             output_loading_info=True,
             **_quantisation(arguments, precision),
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"{folder}: the weights cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     missing = sorted(report["missing_keys"])
     if missing:

@@ -47,7 +47,9 @@ def local_folder(
     if folder.is_dir():
         if not any((folder / file).is_file() for file in must_hold):
             found = ", ".join(sorted(os.listdir(folder))[:6]) or "nothing"
-            raise ModelError(f"--{option} {name}: no {' or '.join(must_hold)} in that folder (found: {found})")
+            is_adapter = (folder / "adapter_config.json").is_file() and option == "model_name_or_path"
+            hint = "; it is an adapter, which is given as --peft_path, beside its base" if is_adapter else ""
+            raise ModelError(f"--{option} {name}: no {' or '.join(must_hold)} in that folder (found: {found}){hint}")
         if revision:
             logger.warning("--model_revision %s has no effect: %s is a folder, not a hub model", revision, name)
         return folder

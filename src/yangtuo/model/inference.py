@@ -109,7 +109,9 @@ def find_adapter(target: str | None, peft_path: str | None, run_adapter: str) ->
     if target is None:
         return None if peft_path is None else Path(peft_path).expanduser()
     if peft_path is not None:
-        raise UsageError(f"{target} and --peft_path {peft_path}: name one of them")
+        raise UsageError(
+            f"{target} and --peft_path {peft_path}: name one of them; an adapter's base is --model_name_or_path"
+        )
     folder = Path(target).expanduser()
     if (folder / CONFIG_FILE).is_file():
         return folder
