@@ -169,6 +169,7 @@ def test_a_merged_model_is_compared_with_a_base_that_is_named(base, chat, tmp_pa
         (["BASE", "--peft_path", "ADAPTER"], "name one of them"),
         (["ADAPTER", "--model_name_or_path", "./nothing"], "--model_name_or_path ./nothing: no such folder"),
         (["BASE"], "no question on standard input"),
+        (["BASE", "--ask", " "], "--ask: the question is empty"),
         (["BASE", "--ask", "长城" * 500], "the question makes a prompt of"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -55,6 +56,18 @@ def test_peft_path_without_an_adapter_names_the_folder_that_has_one(fails, tmp_p
     said = fails(peft_path=tmp_path / "run")
     assert "no adapter_config.json in that folder" in said
     assert "did you mean its sub-folder 'sft_lora_model'?" in said
+
+
+@pytest.mark.parametrize("size", [0, 5000])
+def test_weights_of_the_base_that_are_cut_short(run, inputs, tmp_path, size):
+    base = tmp_path / "cut"
+    shutil.copytree(inputs.base, base)
+    with (base / "model.safetensors").open("r+b") as file:
+        file.truncate(size)
+    words = ["--per_device_train_batch_size", 1, "--max_steps", 1, "--dataset_dir", inputs.data]
+    said = run("train", "--model_name_or_path", base, *words, "--output_dir", tmp_path / "out", expect=2)
+    assert f"error: {base}: the weights cannot be loaded: " in said
+    assert f"error: {base}: the weights cannot be loaded: " in run("chat", base, "--ask", "你好", expect=2)
 
 
 def test_misspelt_trainable(fails):

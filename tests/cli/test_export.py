@@ -178,3 +178,17 @@ def test_a_model_that_llama_cpp_does_not_know_is_refused_before_anything_is_writ
     said = export(run, base, tmp_path / "x", "--gguf", "f16", expect=2)
     assert "olmo2" in said
     assert not (tmp_path / "x").exists()
+
+
+def test_what_is_wrong_is_said_before_anything_is_written(train, run, inputs, tmp_path):
+    train(tmp_path / "out")
+    adapter, out = adapter_of(tmp_path / "out"), tmp_path / "exported"
+    said = export(run, inputs.base, out, "--template", "llama3", adapters=[adapter], expect=2)
+    assert "has no token <|start_header_id|>" in said
+    assert "it is an adapter, which is given as --peft_path, beside its base" in export(run, adapter, out, expect=2)
+    assert "did you mean --peft_path?" in export(run, inputs.base, out, "--peft_pat", adapter, expect=2)
+    (tmp_path / "file").write_text("mine")
+    assert "file: a file; choose a folder" in export(run, inputs.base, tmp_path / "file", expect=2)
+    said = export(run, inputs.base, tmp_path / "file" / "x", adapters=[adapter], expect=2)
+    assert f"cannot be made: {tmp_path / 'file'} is a file" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
