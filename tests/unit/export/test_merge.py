@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests import tiny
 from yangtuo.arguments import LoraArguments
+from yangtuo.cli import main
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, ModelError, RunFailure, RunFolderError
 from yangtuo.export import merge, merge_fit, merge_plan, merge_proof, merge_verb
@@ -602,6 +603,19 @@ def test_the_tokenizer_is_the_last_adapters_else_the_bases(base, tmp_path):
     (first / "added_tokens.json").write_text(json.dumps({"<mark>": 479}))
     out = run(with_tokenizer, [first], tmp_path / "out2")
     assert (out / "added_tokens.json").is_file()
+
+
+def test_tokens_of_the_base_that_the_adapters_tokenizer_lacks_are_said(base, tmp_path, capfd):
+    first = adapter_on(load(base), tmp_path / "a", **KINDS["plain"])
+    tiny.tiny_sentencepiece(first)
+    tokenizer, grown = tiny.tiny_sentencepiece(tmp_path / "tokenizer"), tmp_path / "grown"
+    (tokenizer / "added_tokens.json").write_text(json.dumps({"<mark>": ROWS}))
+    assert main(["vocab", "resize", str(base), str(tokenizer), "--out", str(grown)]) == 0
+    words = ["--model_name_or_path", grown, "--peft_path", first, "--output_dir", tmp_path / "out"]
+    assert main(["merge", *map(str, words)]) == 0
+    said = f"has {ROWS} tokens, the one in {grown} {ROWS + 1}; the merged folder has the former"
+    assert said in capfd.readouterr().err
+    assert not (tmp_path / "out" / "added_tokens.json").exists()
 
 
 def test_a_change_below_the_rounding_is_told(base, tmp_path, caplog):
