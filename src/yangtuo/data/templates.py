@@ -19,6 +19,7 @@ import yaml
 
 from yangtuo.data.records import Turn
 from yangtuo.errors import DataError
+from yangtuo.keys import UniqueKeys, unique
 
 
 class Piece(NamedTuple):
@@ -216,7 +217,7 @@ def read_template(path: Path) -> FrameTemplate:
     try:
         text = path.read_text(encoding="utf-8")
         # YAML reads most JSON, but no tabs, and astral characters written as two escapes wrongly.
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        content = json.loads(text, object_pairs_hook=unique) if path.suffix == ".json" else yaml.load(text, UniqueKeys)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"--template {path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict):
