@@ -5,8 +5,6 @@ question is a dialogue of its own and the answers are plain text or, with --json
 """
 
 import argparse
-import io
-import json
 import logging
 import signal
 import sys
@@ -14,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from yangtuo import streams
 from yangtuo.arguments import LoraArguments, ModelArguments
 from yangtuo.errors import DataError, OutOfMemoryError, StoppedError, UsageError
 
@@ -187,8 +186,6 @@ def _max_new_tokens(asked: int | None, num_positions: int | None) -> int:
 
 
 def _answer_all(partners: Sequence["Partner"], options: argparse.Namespace) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a character that a terminal's encoding does not have ends nothing
     from yangtuo.dialogue import LEFT_OUT
 
     num_questions, is_told = 0, False
@@ -198,7 +195,7 @@ def _answer_all(partners: Sequence["Partner"], options: argparse.Namespace) -> N
             if not options.multi_turn:
                 partner.start_over()
         if options.json:
-            _write(json.dumps(_as_object(question, partners), ensure_ascii=False) + "\n")
+            streams.print_json(_as_object(question, partners), indent=None)
         else:
             is_alone = options.ask is not None and len(options.ask) == 1
             _answer_plainly(question, partners, is_alone=is_alone)

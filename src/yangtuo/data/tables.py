@@ -94,7 +94,7 @@ def parquet_values(path: Path) -> Iterator[Value]:
     def rows() -> Iterator[Value]:
         row = 0
         try:
-            with parquet.ParquetFile(path) as file:
+            with path.open("rb") as source, parquet.ParquetFile(source) as file:  # pyarrow knows UTF-8 names only
                 _checked(file.schema_arrow.names, str(path))
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                     for content in batch.to_pylist():

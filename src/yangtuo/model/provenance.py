@@ -33,8 +33,9 @@ _MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 
 def to_text(provenance: Mapping[str, Any]) -> str:
-    """As it is written in both places."""
-    return json.dumps({"format": FORMAT, **provenance}, ensure_ascii=False, separators=(",", ":"))
+    """As it is written in both places; a name that is not UTF-8 is written as its escapes."""
+    text = json.dumps({"format": FORMAT, **provenance}, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read(folder: Path) -> dict[str, Any] | None:
