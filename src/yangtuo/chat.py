@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--peft_path", help="The adapter, instead of FOLDER.")
     add("--tokenizer_name_or_path", help="Tokenizer. Default: the one that travels with the adapter, else the base's.")
     add("--template", help="Name or file. Default: the one that travels with the model, else by the tokenizer.")
-    add("--system_prompt", help="System prompt. Default: the template's, if any.")
+    add("--system_prompt", help='System prompt; "" for none. Default: the template\'s, if any.')
     add(
         "--max_new_tokens",
         type=int,
@@ -112,6 +112,7 @@ def _open(options: argparse.Namespace) -> list["Partner"]:
 
 
 def _opened(options: argparse.Namespace) -> list["Partner"]:
+    from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
     from yangtuo.dialogue import Partner
     from yangtuo.evaluation.generation import Sampling, Speaker
     from yangtuo.folder import ADAPTER_FOLDER
@@ -141,6 +142,8 @@ def _opened(options: argparse.Namespace) -> list["Partner"]:
     elif options.compare:
         assert opened.base_voice is not None
         voices = {"base": opened.base_voice, **voices}
+    if options.system_prompt == "" and keeps_own_system(opened.template):
+        logger.warning('--system_prompt "": %s', KEEPS_OWN_SYSTEM)
     num_positions = opened.num_positions
     max_new_tokens = _max_new_tokens(options.max_new_tokens, num_positions)
     sampling = Sampling(

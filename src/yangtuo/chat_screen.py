@@ -23,7 +23,7 @@ _STYLES = {"you": "bold cyan", "base": "bold yellow", "tuned": "bold green", "mo
 _QUOTES = '"""'
 _HELP = """\
 /clear            a new dialogue
-/system TEXT      another system prompt, from now on for the whole dialogue; without TEXT the template's own
+/system TEXT      another system prompt, from now on for the whole dialogue; "" for none; without TEXT the template's
 /retry            ask the last question again
 /undo             take the last question and its answer back
 /save FILE.json   add the dialogue to a file of rows, as yangtuo train reads them
@@ -121,9 +121,11 @@ class Screen:
         self._say("a new dialogue")
 
     def _system(self, text: str) -> None:
+        is_none = text in ('""', "''")
         for partner in self._partners:
-            partner.dialogue.system = text or None
-        self._say(f"system prompt: {text}" if text else "system prompt: the template's own")
+            partner.take_system("" if is_none else text or None)
+        told = "none" if is_none else text or "the template's own"
+        self._say(f"system prompt: {told}")
 
     def _undo(self, _: str) -> None:
         question = self._take_back()

@@ -13,8 +13,9 @@ from yangtuo import writing
 from yangtuo.arguments import Deduplicate
 from yangtuo.data import files, likeness, mixing, reading, splitting
 from yangtuo.data.audit import audit, dropped_rows, summary
+from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
 from yangtuo.data.encoding import Policy, end_id
-from yangtuo.data.examples import Examples
+from yangtuo.data.examples import Examples, Fate
 from yangtuo.data.reading import Reading
 from yangtuo.data.store import Store, Stored
 from yangtuo.data.templates import Template
@@ -128,6 +129,9 @@ def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer
     )
     for line in reading.told(stored.sources):
         logger.warning("data: %s", line)
+    num_without = stored.examples.num_with(Fate.NO_SYSTEM)
+    if num_without and keeps_own_system(template):
+        logger.warning("data: %s rows have an empty system prompt: %s", f"{num_without:,}", KEEPS_OWN_SYSTEM)
     return stored
 
 

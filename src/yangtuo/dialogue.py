@@ -136,8 +136,14 @@ class Partner:
     """
 
     def __init__(self, name: str, speaker: Speaker, template: Template, room: int | None, system: str | None):
-        self.name, self.dialogue = name, Dialogue(system)
+        self.name, self.dialogue = name, Dialogue()
         self._speaker, self._template, self._room = speaker, template, room
+        self.take_system(system)
+
+    def take_system(self, system: str | None) -> None:
+        """Another system prompt, "" for none, None for the template's own; a template may know none at all."""
+        is_refused = system == "" and not self._template.takes_empty_system()
+        self.dialogue.system = None if is_refused else system
 
     def ask(self, question: str, tell: Callable[[str], None], *, keeps_interrupted: bool = False) -> Answer:
         """Ask; the answer becomes part of the dialogue.

@@ -68,7 +68,7 @@ def _checked(names: list[str], place: str) -> list[str]:
 
 def _content(names: list[str], cells: list[str]) -> dict[str, Any]:
     content: dict[str, Any] = dict(zip(names, cells, strict=False))
-    for name in ("weight", "history"):  # these are no texts, so an empty cell is none
+    for name in ("weight", "history", "system"):  # the first two are no texts, and an empty prompt would ask for none
         if content.get(name) == "":
             content[name] = None
     if content.get("weight"):

@@ -75,6 +75,10 @@ class Template(Protocol):
         """Everything that decides what is rendered, as text; for keys and fingerprints."""
         ...
 
+    def takes_empty_system(self) -> bool:
+        """Whether a dialogue may begin with an empty system prompt, which asks for none."""
+        ...
+
     def render(self, turns: Sequence[Turn]) -> list[Exchange]:
         """The dialogue in the template's frames.
 
@@ -99,7 +103,7 @@ class FrameTemplate:
         after_user: between a user turn and the answer.
         between: after an answer's end, before the next user turn.
         end: control token that ends an answer; None for the tokenizer's end token.
-        default_system: system prompt of rows without one; None for none.
+        default_system: system prompt of rows without one; None or "" for none.
         control_tokens: which parts of the frames are control tokens.
     """
 
@@ -115,6 +119,10 @@ class FrameTemplate:
     def identity(self) -> str:
         """All frames."""
         return repr(asdict(self))
+
+    def takes_empty_system(self) -> bool:
+        """It does; `opening_without_system` is for it."""
+        return True
 
     def render(self, turns: Sequence[Turn]) -> list[Exchange]:
         """The dialogue in the frames."""
