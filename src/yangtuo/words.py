@@ -49,6 +49,12 @@ def did_you_mean(word: str, known: Collection[str], otherwise: str) -> str:
     return f"did you mean {' or '.join(map(repr, near))}?" if near else otherwise
 
 
+def separated(value: str) -> str:
+    """What is said of a list in which nothing was found, with another comma or colon than ASCII's in it; else ""."""
+    odd = "".join(sign for sign in "，、：" if sign in value)
+    return f"; {odd} is no ASCII: parts are separated by ',' and ':'" if odd else ""
+
+
 def value_meant(value: str) -> str | None:
     """A value that has full-width signs or a dash where ASCII was probably meant, in ASCII; None for others."""
     meant = plain(value)

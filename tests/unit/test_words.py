@@ -5,7 +5,9 @@ import argparse
 import pytest
 
 from yangtuo.cli import _LIKE_TRAIN, _OF_THEIR_OWN
-from yangtuo.errors import UsageError
+from yangtuo.data import mixing
+from yangtuo.data.files import find_files
+from yangtuo.errors import DataError, UsageError
 from yangtuo.parsing import build_parser, parse
 from yangtuo.words import Parser, nearest, plain, value_meant
 
@@ -55,6 +57,15 @@ def test_values_in_other_signs(given, meant):
 @pytest.mark.parametrize("given", ["你好，世界", "——你好", "1e-4", "", "é"])
 def test_values_that_are_meant(given):
     assert value_meant(given) is None
+
+
+def test_lists_with_other_separators_are_told_of(tmp_path):
+    with pytest.raises(DataError, match=r"no such folder or file; .*; ， is no ASCII: parts are separated by ','"):
+        find_files("a.json，b.json")
+    with pytest.raises(UsageError, match="a number from 0 up; ，： is no ASCII"):
+        mixing.parse("a.json：2，b.json：1", ["a.json", "b.json"])
+    (tmp_path / "甲，乙.json").write_text("[]")  # a name may have one
+    assert find_files(str(tmp_path / "甲，乙.json")) == [tmp_path / "甲，乙.json"]
 
 
 def test_plain():
