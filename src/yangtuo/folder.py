@@ -6,7 +6,6 @@ what differs; no checkpoint and no adapter is ever deleted or overwritten.
 
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from yangtuo import writing
 from yangtuo.engine import checkpoint
 from yangtuo.errors import RunFolderError
 
@@ -204,7 +204,10 @@ def read_run(output_dir: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one piece: it is the old one or the new one, never a part."""
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    """Write a JSON file in one piece: it is the old one or the new one, never a part.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with writing.whole_file(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")

@@ -22,7 +22,7 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 import yangtuo
-from yangtuo import folder, proof
+from yangtuo import folder, proof, writing
 from yangtuo.arguments import ModulesToSavePolicy
 from yangtuo.corpus import divide, tell, write_audit
 from yangtuo.data.encoding import end_id
@@ -122,7 +122,9 @@ def train(settings: Settings) -> None:
                 proof.prove(trainer, adapter, at_start, saved, load_base, is_continued=inputs.adapter is not None)
                 logger.info("the adapter is in %s; to merge it: %s", saved, _how_to_merge(provenance, saved))
             if args.do_eval:
-                trainer.save_metrics("eval", trainer.final_evaluation())
+                metrics = trainer.final_evaluation()
+                with writing.named(output_dir):
+                    trainer.save_metrics("eval", metrics)
         if is_main:
             run |= {"shortcuts": trainer.shortcuts and asdict(trainer.shortcuts)}
             run |= {"state": "finished", "seconds": time.time() - began, "notes": notes_so_far()}
@@ -241,8 +243,9 @@ def _train(trainer: StepTrainer, decision: folder.Decision, stop: StopRequest, o
             f"{trainer.state.max_steps}, with a checkpoint; the same command goes on from there",
             stop.agreed,
         )
-    trainer.save_metrics("train", metrics)
-    trainer.save_state()
+    with writing.named(output_dir):
+        trainer.save_metrics("train", metrics)
+        trainer.save_state()
 
 
 def _how_to_merge(provenance: dict[str, Any], saved: Path) -> str:

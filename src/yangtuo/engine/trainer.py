@@ -23,6 +23,7 @@ from transformers import Trainer, TrainerControl, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from yangtuo import writing
 from yangtuo.arguments import LossReduction
 from yangtuo.data.examples import Examples
 from yangtuo.data.tokenizer import Tokenizer
@@ -112,7 +113,8 @@ class StepTrainer(Trainer):
         # The Trainer reads its own state from a folder; other machines may not have the checkpoint's.
         text = from_rank_0(lambda: (goes_on_from / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / TRAINER_STATE_NAME).write_text(text, encoding="utf-8")
+            with writing.named(folder):
+                (Path(folder) / TRAINER_STATE_NAME).write_text(text, encoding="utf-8")
             return dict(super().train(resume_from_checkpoint=folder).metrics)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
