@@ -22,7 +22,9 @@ from yangtuo.errors import RunFolderError
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
-_OF_CHECK = ("data_audit.json", "dropped_rows.jsonl")  # what `yangtuo check` leaves there beforehand is no run
+# What `yangtuo check` leaves there beforehand is no run; nor is what a run leaves that was killed before it had said
+# what it is.
+_OF_NO_RUN = ("data_audit.json", "dropped_rows.jsonl", ".lock", f".{RUN_FILE}.writing")
 ADAPTER_FOLDER = "sft_lora_model"
 
 
@@ -127,7 +129,7 @@ def decide(output_dir: Path, meaning: Mapping[str, Any], *, overwrite: bool, che
         )
     if output_dir.exists() and not output_dir.is_dir():
         raise RunFolderError(f"--output_dir {output_dir}: that is a file")
-    if not output_dir.exists() or not any(path.name not in (".lock", *_OF_CHECK) for path in output_dir.iterdir()):
+    if not output_dir.exists() or all(path.name in _OF_NO_RUN for path in output_dir.iterdir()):
         return Decision(Start.FRESH)
     recorded = read_run(output_dir)
     if recorded is None:
@@ -196,11 +198,25 @@ def _short(value: Any) -> str:
 
 def read_run(output_dir: Path) -> dict[str, Any] | None:
     """The folder's run.json, None where there is none that can be read."""
+    return _read_json(output_dir / RUN_FILE)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def write_metrics(output_dir: Path, split: str, metrics: Mapping[str, Any]) -> None:
+    """Write them into the two files that transformers has for them, each in one piece.
+
+    Its own `save_metrics` cannot read the file of all metrics after it was killed while writing it.
+    """
+    write_json(output_dir / f"{split}_results.json", dict(sorted(metrics.items())))
+    everything = output_dir / "all_results.json"
+    write_json(everything, dict(sorted({**(_read_json(everything) or {}), **metrics}.items())))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,6 +4,7 @@ files -> records -> examples -> base + LoRA -> steps -> adapter on disk. Everyth
 before the first weight is loaded.
 """
 
+import dataclasses
 import functools
 import logging
 import os
@@ -90,6 +91,8 @@ def train(settings: Settings) -> None:
         is_main = args.process_index == 0
         if is_main:
             _prepare_folder(output_dir, decision, lock)
+        if args.should_save:
+            checkpoint.recover(output_dir)
 
         adapter = _load(settings, inputs, precision, args.seed)
         execution = _choose_execution(settings, inputs, args, corpus.train, decision)
@@ -97,9 +100,8 @@ def train(settings: Settings) -> None:
         if is_main:
             folder.write_json(output_dir / folder.RUN_FILE, run)
             write_audit(output_dir, corpus.audits, corpus.dropped)
-        last_step = checkpoint.step_of(decision.checkpoint) if decision.checkpoint else 0
         outlets = Outlets(
-            Journal(output_dir / "log.jsonl", last_step=last_step, writes=is_main),
+            _open_journal(output_dir, decision.checkpoint, writes=is_main),
             Screen(shown=is_main, bar=not settings.training.get("disable_tqdm", False)),
             logging_of(settings),
             settings.run.save_minutes,
@@ -123,8 +125,8 @@ def train(settings: Settings) -> None:
                 logger.info("the adapter is in %s; to merge it: %s", saved, _how_to_merge(provenance, saved))
             if args.do_eval:
                 metrics = trainer.final_evaluation()
-                with writing.named(output_dir):
-                    trainer.save_metrics("eval", metrics)
+                if is_main:
+                    folder.write_metrics(output_dir, "eval", metrics)
         if is_main:
             run |= {"shortcuts": trainer.shortcuts and asdict(trainer.shortcuts)}
             run |= {"state": "finished", "seconds": time.time() - began, "notes": notes_so_far()}
@@ -233,6 +235,15 @@ def _load(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -
     return adapter
 
 
+def _open_journal(output_dir: Path, started: Path | None, *, writes: bool) -> Journal:
+    """Cut back to the checkpoint that the run goes on from, which other machines may not have."""
+    path = output_dir / "log.jsonl"
+    if started is None:
+        return Journal(path, writes=writes)
+    num_evaluations = from_rank_0(lambda: checkpoint.num_evaluations(started))
+    return Journal(path, last_step=checkpoint.step_of(started), num_evaluations=num_evaluations, writes=writes)
+
+
 def _train(trainer: StepTrainer, decision: folder.Decision, stop: StopRequest, output_dir: Path) -> None:
     from_rank_0(lambda: checkpoint.check_room(output_dir, trainer.checkpoint_bytes(), UsageError))
     with stop:
@@ -243,9 +254,9 @@ def _train(trainer: StepTrainer, decision: folder.Decision, stop: StopRequest, o
             f"{trainer.state.max_steps}, with a checkpoint; the same command goes on from there",
             stop.agreed,
         )
-    with writing.named(output_dir):
-        trainer.save_metrics("train", metrics)
-        trainer.save_state()
+    if trainer.is_world_process_zero():
+        folder.write_metrics(output_dir, "train", metrics)
+        folder.write_json(output_dir / checkpoint.TRAINER_STATE, dataclasses.asdict(trainer.state))
 
 
 def _how_to_merge(provenance: dict[str, Any], saved: Path) -> str:

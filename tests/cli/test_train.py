@@ -467,11 +467,13 @@ def test_another_adapter_or_base_of_the_same_size_is_another_meaning(train, inpu
     assert 'base: "' in said
 
 
-def test_lowest_loss_is_kept_apart_and_the_metric_asked_for_decides_the_final_adapter(train, inputs, tmp_path):
+@pytest.mark.parametrize("limit", [1, 2])
+def test_lowest_loss_is_kept_apart_and_the_metric_asked_for_decides_the_final_adapter(train, inputs, tmp_path, limit):
+    """The last checkpoint stays, whatever the limit: until the run has ended it may be killed."""
     evaluate = {"validation_file": inputs.validation, "do_train": True, "do_eval": True, "max_steps": 8}
     evaluate |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     # The loss falls all the way; by the wrong metric, the first evaluation is the best.
-    train(**evaluate, load_best_model_at_end=True, greater_is_better=True, save_total_limit=2)
+    train(**evaluate, load_best_model_at_end=True, greater_is_better=True, save_total_limit=limit)
     losses = [entry["eval_loss"] for entry in evaluations_of(tmp_path / "out")]
     *while_training, at_the_end = losses
     assert while_training == sorted(while_training, reverse=True)

@@ -45,6 +45,28 @@ def test_a_killed_process_and_the_same_command(name, modules_to_save, engines, i
     assert_bit_identical(tmp_path / "out", whole(name, seed=7, **options))
 
 
+@pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_a_run_that_was_killed_after_its_last_checkpoint_has_only_to_end(name, engines, inputs, tmp_path, whole):
+    """As it is before the adapter is saved; step 8 is in the middle of an epoch."""
+    out, options = tmp_path / "out", {"lora_dropout": 0.1, "save_total_limit": 1}
+    shutil.copytree(whole(name, **options), out)
+    shutil.rmtree(out / "sft_lora_model")
+    (out / "proof.json").unlink()
+    run = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**run, "state": "running"}))
+    again = train(inputs, out, engines[name], **options)
+    assert "resuming from" in again.said
+    assert not [line for line in again.said.splitlines() if line.startswith("step ")]
+    assert_bit_identical(out, whole(name, **options))
+    assert json.loads((out / "proof.json").read_text())["passed"]
+    results = [json.loads((place / "train_results.json").read_text()) for place in (out, whole(name, **options))]
+    assert (
+        results[0]["train_loss"]
+        == results[1]["train_loss"]
+        == pytest.approx(sum(entry["loss"] for entry in log_of(out)) / 8)
+    )
+
+
 def test_a_resumed_run_without_its_optimizer_would_differ(engines, inputs, tmp_path, whole):
     """The negative control: the same, but the moments are lost."""
     from safetensors.torch import load_file, save_file

@@ -65,6 +65,21 @@ def test_a_run_that_saved_nothing_begins_again(out):
     assert decide(out) == Decision(Start.FRESH)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_a_run_leaves_that_was_killed_before_it_said_what_it_is(out, overwrite):
+    out.mkdir()
+    (out / ".lock").touch()
+    (out / ".run.json").write_text('{"yangtuo": "0.')
+    assert decide(out, overwrite=overwrite) == Decision(Start.FRESH)
+    (out / "data_audit.json").write_text("{}")  # of `yangtuo check`
+    assert decide(out, overwrite=overwrite) == Decision(Start.FRESH)
+    (out / ".run.json.bak").write_text("mine")
+    if overwrite:
+        assert decide(out, overwrite=True) == Decision(Start.MOVE_ASIDE)
+    else:
+        assert "no run.json in it tells of a run" in refused(out)
+
+
 # ---- the same run
 
 
@@ -195,6 +210,19 @@ def test_json_is_written_whole_and_readable(out):
     with pytest.raises(TypeError):
         folder.write_json(out / folder.RUN_FILE, {"bad": object()})
     assert json.loads((out / folder.RUN_FILE).read_text(encoding="utf-8")) == {"note": "羊驼"}
+
+
+@pytest.mark.parametrize("before", [None, "", '{"train_loss": 2.0, "epo'])
+def test_metrics_are_joined_and_one_that_was_being_written_is_none(tmp_path, before):
+    everything = tmp_path / "all_results.json"
+    if before is not None:
+        everything.write_text(before)
+    folder.write_metrics(tmp_path, "train", {"train_loss": 2.5, "epoch": 1.0})
+    folder.write_metrics(tmp_path, "eval", {"eval_loss": 2.25})
+    assert json.loads((tmp_path / "train_results.json").read_text()) == {"epoch": 1.0, "train_loss": 2.5}
+    assert json.loads((tmp_path / "eval_results.json").read_text()) == {"eval_loss": 2.25}
+    assert json.loads(everything.read_text()) == {"epoch": 1.0, "eval_loss": 2.25, "train_loss": 2.5}
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_checkpoint_of_another_folder(out, tmp_path):

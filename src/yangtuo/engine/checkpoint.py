@@ -19,7 +19,7 @@ from yangtuo import writing
 from yangtuo.errors import CheckpointError, YangtuoError
 
 MARK = "complete.json"  # written last, so a checkpoint that has it has everything
-POSITION, TENSORS = "training_state.json", "optimizer.safetensors"
+POSITION, TENSORS, TRAINER_STATE = "training_state.json", "optimizer.safetensors", "trainer_state.json"
 _DRAFT, _FORMER = ".writing", ".former"  # ends of names; a leading dot hides them from everything that lists a run
 
 
@@ -54,6 +54,20 @@ def written(target: Path, *, marked: bool = True) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     shutil.rmtree(former, ignore_errors=True)
+
+
+def recover(output_dir: Path) -> None:
+    """End what a killed process was writing: what had only to be renamed takes its place, all else goes."""
+    for former in output_dir.glob(f".*{_FORMER}"):
+        target = output_dir / former.name.removesuffix(_FORMER)[1:]
+        draft = output_dir / f".{target.name}{_DRAFT}"
+        if not target.exists():
+            (draft if draft.exists() else former).rename(target)
+    for left_over in (*output_dir.glob(f".*{_DRAFT}"), *output_dir.glob(f".*{_FORMER}")):
+        if left_over.is_dir():
+            shutil.rmtree(left_over, ignore_errors=True)
+        else:
+            left_over.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -126,6 +140,12 @@ def read_position(checkpoint: Path) -> dict[str, Any]:
     """What is not a tensor: where the run was, and how its steps were cut."""
     value: dict[str, Any] = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
     return value
+
+
+def num_evaluations(checkpoint: Path) -> int:
+    """How many its run had made; that of its own step may have come later."""
+    state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    return sum("eval_loss" in entry for entry in state["log_history"])
 
 
 def can_resume(checkpoint: Path) -> bool:

@@ -14,18 +14,23 @@ from yangtuo.errors import WriteError
 class Journal:
     """Appends to a run's log; every line is on its way to disk before the next step begins."""
 
-    def __init__(self, path: Path, *, last_step: int = 0, writes: bool = True):
-        """Open for appending, cut back to `last_step`: what a resumed run repeats is not logged twice.
+    def __init__(self, path: Path, *, last_step: int = 0, num_evaluations: int | None = None, writes: bool = True):
+        """Open for appending, cut back to a checkpoint: what a resumed run repeats is not logged twice.
 
-        `writes` is False on all ranks but one; those only read.
+        Args:
+            path: the file.
+            last_step: the checkpoint's; 0 for an empty log.
+            num_evaluations: those before it, since a step may be evaluated after its checkpoint; None for all.
+            writes: False on all ranks but one; those only read.
         """
         self._path, self._writes = path, writes
-        kept = [line for line in _lines(path) if line["step"] <= last_step] if last_step else []
+        kept = _kept(path, last_step, num_evaluations) if last_step else []
         if writes:
             with writing.whole_file(path) as file:
                 file.writelines(map(_line, kept))
         losses = [entry["eval_loss"] for entry in kept if entry.get("eval_loss") is not None]
         self.best_eval_loss = min(losses, default=float("inf"))
+        self.losses = [entry["loss"] for entry in kept if "loss" in entry]  # of the steps before
 
     def write(self, entry: dict[str, Any]) -> None:
         """Add one line.
@@ -46,6 +51,13 @@ class Journal:
                 f"{self._path}: cannot be written: {writing.reason(error)}; make room, and the same command goes on "
                 "from the last checkpoint"
             ) from error
+
+
+def _kept(path: Path, last_step: int, num_evaluations: int | None) -> list[dict[str, Any]]:
+    entries = [entry for entry in _lines(path) if entry["step"] <= last_step]
+    places = [i for i, entry in enumerate(entries) if "eval_loss" in entry]
+    later = set() if num_evaluations is None else set(places[num_evaluations:])
+    return [entry for i, entry in enumerate(entries) if i not in later]
 
 
 def _line(entry: dict[str, Any]) -> str:

@@ -74,7 +74,7 @@ class Saver:
             checkpoint.check_room(folder, sum(sizes) + self.tokenizer.num_bytes() + _ROOM)
             with checkpoint.written(folder) as draft:
                 self._write_adapter(draft, weights)
-                (draft / "trainer_state.json").write_text(trainer_state, encoding="utf-8")
+                (draft / checkpoint.TRAINER_STATE).write_text(trainer_state, encoding="utf-8")
                 if with_optimizer:
                     save_file(
                         {name: value.contiguous() for name, value in state.tensors.items()}, draft / checkpoint.TENSORS

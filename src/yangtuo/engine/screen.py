@@ -28,6 +28,10 @@ class Logging:
         every = self.steps if self.steps >= 1 else math.ceil(self.steps * max_steps)
         return self.strategy == "steps" and step % max(1, int(every)) == 0
 
+    def last_due(self, before: int, steps_per_epoch: int, max_steps: int) -> int:
+        """The latest step before this one at which it was due; 0 for none."""
+        return next((n for n in range(before - 1, 0, -1) if self.is_due(n, steps_per_epoch, max_steps)), 0)
+
 
 class Screen:
     """Progress of a run. `shown` is False on all ranks but one."""

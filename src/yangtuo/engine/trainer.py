@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Mapping
@@ -20,7 +21,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerControl, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from yangtuo import writing
@@ -75,12 +75,11 @@ class StepTrainer(Trainer):
             args=args,
             train_dataset=self._steps,
             eval_dataset=subject.eval_set,
-            callbacks=[Hooks(outlets.screen, outlets.save_minutes, outlets.stop)],
+            callbacks=[Hooks(outlets.screen, outlets.save_minutes, outlets.stop, self._evaluate_and_save)],
         )
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self._subject, self._meaning, self._out = subject, meaning, outlets
-        self._losses: list[float] = []  # of the steps since the screen was last told
         self._step_begin = 0.0
         self._step: Step | None = None
         base = subject.adapter.model.get_base_model()
@@ -90,7 +89,10 @@ class StepTrainer(Trainer):
         self._eval_planner = None if subject.eval_set is None else Planner(subject.eval_set)
         self.shortcuts: Shortcuts | None = None  # once they are tried
         self.loss_at_start: float | None = None  # of `proof_rows`, before the first step
-        self._best = from_rank_0(lambda: outlets.journal.best_eval_loss)
+        journal = outlets.journal
+        self._best, self._losses = from_rank_0(lambda: (journal.best_eval_loss, journal.losses))  # losses of all steps
+        # At its end, transformers would delete the last checkpoint for this limit, before the adapter is saved.
+        self._save_total_limit, args.save_total_limit = args.save_total_limit, None
         self._saver = Saver(subject.adapter, subject.tokenizer, subject.provenance, args.should_save, args.device)
         self._access: Access | None = None  # once there is an engine
         self._goes_on_from: Path | None = None
@@ -110,11 +112,12 @@ class StepTrainer(Trainer):
         self._goes_on_from = goes_on_from
         if goes_on_from is None:
             return dict(super().train().metrics)
+        self.args.eval_on_start = False
         # The Trainer reads its own state from a folder; other machines may not have the checkpoint's.
-        text = from_rank_0(lambda: (goes_on_from / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        text = from_rank_0(lambda: (goes_on_from / checkpoint.TRAINER_STATE).read_text(encoding="utf-8"))
         with tempfile.TemporaryDirectory() as folder:
             with writing.named(folder):
-                (Path(folder) / TRAINER_STATE_NAME).write_text(text, encoding="utf-8")
+                (Path(folder) / checkpoint.TRAINER_STATE).write_text(text, encoding="utf-8")
             return dict(super().train(resume_from_checkpoint=folder).metrics)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
@@ -129,10 +132,29 @@ class StepTrainer(Trainer):
             scheduler = self.lr_scheduler
             scheduler.load_state_dict(schedule_for(scheduler.state_dict(), position["scheduler"]))
             self.state.best_model_checkpoint = from_rank_0(lambda: self.state.best_model_checkpoint)
+            self._take_up(self._goes_on_from)
             before, now = f"{position['engine']} on {position['world_size']}", self._engine_and_size()
             if before != now:
                 logger.warning("engine: this run goes on with %s processes, before it was %s", now, before)
         return prepared
+
+    def _take_up(self, newest: Path) -> None:
+        """Know what the run knew when it had written this checkpoint, and delete what it then deleted."""
+        for entry in self.state.log_history:
+            if "eval_loss" in entry:
+                metrics = {name: value for name, value in entry.items() if name.startswith("eval_")}
+                self._evaluated = (int(entry["step"]), metrics)
+        if newest == checkpoint.latest_complete(Path(self.args.output_dir)):  # and not an earlier one, by name
+            self._prune(newest)
+
+    def _evaluate_and_save(self) -> None:
+        """What the control asks for; the arguments are for logging a step."""
+        self._maybe_log_save_evaluate(self._tr_loss, None, self.model_wrapped, None, 0.0, None, 0.0)
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        """Nothing, where a run goes on from its last step: transformers would make one more."""
+        if not self.control.should_training_stop:
+            super()._run_epoch(**arguments)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The Trainer's, or LoRA+'s with its two learning rates."""
@@ -323,9 +345,12 @@ class StepTrainer(Trainer):
         self._saver.write_checkpoint(self._access, folder, position, text, with_optimizer=with_optimizer)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
+        self._prune(folder)
+
+    def _prune(self, newest: Path) -> None:
         if self.args.should_save:
-            best_kept = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
-            checkpoint.prune(output_dir, self.args.save_total_limit, newest=folder, best=best_kept)
+            best = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
+            checkpoint.prune(Path(self.args.output_dir), self._save_total_limit, newest=newest, best=best)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The adapter as a PEFT folder with the tokenizer, whatever the engine; called by all ranks."""
@@ -339,12 +364,15 @@ class StepTrainer(Trainer):
         if "loss" in logs:
             logs = {name: float(value) for name, value in logs.items()}
             self._log_step(step, logs)
-            if not self._out.logging.is_due(step, len(self._steps), self.state.max_steps):
+            lengths = len(self._steps), self.state.max_steps
+            if not self._out.logging.is_due(step, *lengths):
                 return
-            logs["loss"], self._losses = sum(self._losses) / len(self._losses), []
+            logs["loss"] = statistics.fmean(self._losses[self._out.logging.last_due(step, *lengths) - step :])
             self._out.screen.report(step, logs)
         elif "eval_loss" in logs:
             self._out.tell_evaluation(step, logs)
+        elif "train_loss" in logs and self._losses:  # transformers' is of the steps since the run was last started
+            logs["train_loss"] = statistics.fmean(self._losses)
         super().log(logs, start_time)
 
     def _log_step(self, step: int, logs: dict[str, float]) -> None:

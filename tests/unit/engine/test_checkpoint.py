@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -144,6 +145,39 @@ def test_what_a_killed_process_has_left_is_cleared_away(tmp_path):
     with checkpoint.written(tmp_path / "checkpoint-5"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        (["draft"], None),
+        (["target", "draft"], "target"),
+        (["draft", "former"], "draft"),  # between the two renames: the new one was whole
+        (["former"], "former"),  # it could not be renamed
+        (["target", "former"], "target"),  # the former one was being removed
+    ],
+)
+def test_what_a_killed_process_was_writing_is_ended_at_the_next_start(tmp_path, left, expected):
+    names = {"target": "best", "draft": ".best.writing", "former": ".best.former"}
+    (tmp_path / "sft_lora_model").mkdir()
+    for name in left:
+        (tmp_path / names[name]).mkdir()
+        (tmp_path / names[name] / name).touch()
+    checkpoint.recover(tmp_path)
+    left_over = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left_over == {"sft_lora_model"} | ({"best", f"best/{expected}"} if expected else set())
+
+
+def test_recovering_nothing(tmp_path):
+    checkpoint.recover(tmp_path / "not" / "yet")
+    assert not (tmp_path / "not").exists()
+
+
+def test_evaluations_before_a_checkpoint(saved):
+    folder = saved(5)
+    history = [{"step": 0, "eval_loss": 3.0}, {"step": 5, "loss": 2.0}, {"step": 5, "eval_loss": float("nan")}]
+    (folder / checkpoint.TRAINER_STATE).write_text(json.dumps({"log_history": history}))
+    assert checkpoint.num_evaluations(folder) == 2
 
 
 def test_files_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):

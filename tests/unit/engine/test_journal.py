@@ -50,6 +50,21 @@ def test_a_resumed_run_cuts_the_log_back_to_its_checkpoint(path, last_step, num_
     assert [file.name for file in path.parent.iterdir()] == ["log.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("num_evaluations", "kept", "best"),
+    [(0, [0, 1, 3, 4], math.inf), (1, [0, 1, 2, 3, 4], 2.0), (2, [0, 1, 2, 3, 4, 5], 1.5)],
+)
+def test_an_evaluation_that_came_after_the_checkpoint_is_made_again(path, num_evaluations, kept, best):
+    journal = Journal(path, last_step=4, num_evaluations=num_evaluations)
+    assert entries(path) == [STEPS[i] for i in kept]
+    assert journal.best_eval_loss == best
+
+
+def test_the_losses_of_the_steps_before(path):
+    assert Journal(path, last_step=3, writes=False).losses == [3.0000000000000004, 2.5, 2.25]
+    assert Journal(path).losses == []
+
+
 def test_a_line_that_was_being_written_is_no_line(path):
     path.write_text(path.read_text()[:-9])
     journal = Journal(path, last_step=4)
