@@ -23,7 +23,7 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 import yangtuo
-from yangtuo import folder, proof, writing
+from yangtuo import folder, proof
 from yangtuo.arguments import ModulesToSavePolicy
 from yangtuo.corpus import divide, tell, write_audit
 from yangtuo.data.encoding import end_id
