@@ -74,39 +74,67 @@ class DataOrder(StrEnum):
     SEQUENTIAL = "sequential"
 
 
-def _option(default: Any, help: str, **metadata: Any) -> Any:
+class Decides(StrEnum):
+    """What an option decides of a run's result. A run of the same result is the same run: it goes on, or is finished.
+
+    A run's meaning is computed from this, see `meaning.record_meaning`.
+    """
+
+    RESULT = "result"  # by its value
+    CONTENT = "content"  # by what it leads to: the bytes of files, the text of the template, the rows of a step
+    EVALUATION = "evaluation"  # by its value, where anything is evaluated: the log, and which weights are the best
+    FINAL = "final"  # by its value, where the best weights become the final ones (--load_best_model_at_end)
+    NOTHING = "nothing"  # how the result is computed, shown or kept; what is allowed to go into it
+
+
+def _option(default: Any, help: str, *, decides: Decides, **metadata: Any) -> Any:
     """A dataclass field that is also a command-line option; `help` is its only documentation."""
-    return field(default=default, metadata={"help": help, **metadata})
+    return field(default=default, metadata={"help": help, "decides": decides, **metadata})
 
 
 @dataclass(frozen=True)
 class ModelArguments:
     """Base model and tokenizer."""
 
-    model_name_or_path: str | None = _option(None, "Folder (or hub name) of the base model, Hugging Face format.")
+    model_name_or_path: str | None = _option(
+        None, "Folder (or hub name) of the base model, Hugging Face format.", decides=Decides.CONTENT
+    )
     tokenizer_name_or_path: str | None = _option(
-        None, "Folder (or hub name) of the tokenizer. Default: the adapter's, else the base model's folder."
+        None,
+        "Folder (or hub name) of the tokenizer. Default: the adapter's, else the base model's folder.",
+        decides=Decides.CONTENT,
     )
     torch_dtype: str | None = _option(
         None,
         "Number format of the frozen base weights: auto (as stored), float32, bfloat16 or float16. Default: auto. "
         "Replaced, and said, where the hardware cannot train well in it. Trained weights are always float32.",
         aliases=["--dtype"],
+        decides=Decides.RESULT,
     )
     load_in_4bit: bool = _option(
         False,
         "QLoRA: keep the frozen base in 4 bits (nf4, double quantisation; package bitsandbytes). The adapter fits the "
         "16-bit base, and is merged into that.",
+        decides=Decides.RESULT,
     )
-    load_in_8bit: bool = _option(False, "Keep the frozen base in 8 bits (package bitsandbytes).")
+    load_in_8bit: bool = _option(
+        False, "Keep the frozen base in 8 bits (package bitsandbytes).", decides=Decides.RESULT
+    )
     attn_implementation: str | None = _option(
         None,
         "Attention code of transformers: sdpa, eager, flash_attention_2, ...; rows are then padded. Default: ours, "
         "which shares prefixes and pads nothing; transformers' own for models that it does not fit.",
+        decides=Decides.NOTHING,
     )
-    cache_dir: str | None = _option(None, "Where models fetched by hub name are kept. Default: the hub's own cache.")
-    model_revision: str | None = _option(None, "Branch, tag or commit of a model given by hub name. Default: main.")
-    trust_remote_code: bool = _option(False, "Run Python code that comes with the model. Only for code you have read.")
+    cache_dir: str | None = _option(
+        None, "Where models fetched by hub name are kept. Default: the hub's own cache.", decides=Decides.NOTHING
+    )
+    model_revision: str | None = _option(
+        None, "Branch, tag or commit of a model given by hub name. Default: main.", decides=Decides.CONTENT
+    )
+    trust_remote_code: bool = _option(
+        False, "Run Python code that comes with the model. Only for code you have read.", decides=Decides.RESULT
+    )
 
 
 @dataclass(frozen=True)
@@ -117,18 +145,24 @@ class DataArguments:
         None,
         "Folder with data files (.json, .jsonl, .parquet, .csv, also .gz and .zst), or one file, or several separated "
         "by commas. Sub-folders are read with --include_subfolders only.",
+        decides=Decides.CONTENT,
     )
     train_file: str | None = _option(
-        None, "One training file or several separated by commas, instead of --dataset_dir."
+        None, "One training file or several separated by commas, instead of --dataset_dir.", decides=Decides.CONTENT
     )
-    include_subfolders: bool = _option(False, "Read the data files of the folder's sub-folders too.")
+    include_subfolders: bool = _option(
+        False, "Read the data files of the folder's sub-folders too.", decides=Decides.CONTENT
+    )
     validation_file: str | None = _option(
-        None, "File or files for evaluation. What lies in the training folder too is left out of training."
+        None,
+        "File or files for evaluation. What lies in the training folder too is left out of training.",
+        decides=Decides.CONTENT,
     )
     validation_split_percentage: float | None = _option(
         None,
         "Part of the training rows set aside for evaluation where there is no --validation_file: below 1 a "
         "fraction (0.001 = one row in a thousand), from 1 up a percentage; at least one row.",
+        decides=Decides.EVALUATION,
     )
     data_format: DataFormat = _option(
         DataFormat.AUTO,
@@ -136,57 +170,79 @@ class DataArguments:
         "conversations; messages: messages with role and content; prompt_completion: prompt and completion; auto: by "
         "the keys of each file's first row.",
         aliases=["--format"],
+        decides=Decides.RESULT,
     )
     bad_rows: BadRows = _option(
         BadRows.ERROR,
         "error: name all rows that cannot be used and stop; drop: leave them out, and list them with their reasons in "
         "dropped_rows.jsonl.",
+        decides=Decides.RESULT,
     )
-    max_rows: int | None = _option(None, "Read at most this many rows of each training file, its first. Default: all.")
+    max_rows: int | None = _option(
+        None, "Read at most this many rows of each training file, its first. Default: all.", decides=Decides.RESULT
+    )
     template: str = _option(
         "auto",
         "Text around the turns: alpaca_zh, alpaca_zh_2, llama3, chatml, tokenizer (the tokenizer's own chat template) "
         "or a file, see docs/data.md. auto: by the tokenizer, and said.",
+        decides=Decides.CONTENT,
     )
     system_prompt: str | None = _option(
-        None, 'System prompt of rows without one; "" for none. Default: the template\'s, if any.'
+        None,
+        'System prompt of rows without one; "" for none. Default: the template\'s, if any.',
+        decides=Decides.CONTENT,
     )
     train_turns: TrainTurns = _option(
-        TrainTurns.ALL, 'all: every answer of a dialogue carries a loss but those with "train": false; last: the last.'
+        TrainTurns.ALL,
+        'all: every answer of a dialogue carries a loss but those with "train": false; last: the last.',
+        decides=Decides.RESULT,
     )
     parse_special_tokens: bool = _option(
         False,
         "Turn control tokens spelled inside a user's text, such as </s>, into control ids, as the 2023 script did. "
         "Default: text is text.",
+        decides=Decides.RESULT,
     )
     deduplicate: Deduplicate = _option(
         Deduplicate.OFF,
         "Train on the first only of rows that are equal (exact), or nearly so (near: four fifths of their token "
         "triples). Repeated rows are counted in any case.",
+        decides=Decides.RESULT,
     )
     mix: str | None = _option(
         None,
         "How often an epoch has the rows of a file: law.json:2,general.json:0.5 has each row of the one twice, and "
         "half of the other's, drawn anew each epoch. Files that are not named: 1.",
+        decides=Decides.RESULT,
     )
-    max_seq_length: int = _option(512, "Largest number of tokens of an example, prompt and answer together.")
+    max_seq_length: int = _option(
+        512, "Largest number of tokens of an example, prompt and answer together.", decides=Decides.RESULT
+    )
     truncation: Truncation = _option(
         Truncation.KEEP_ANSWER,
         "For longer examples. keep_answer: leave out a dialogue's oldest turns, then shorten the user's text, then the "
         "answer at a sentence end, keep the end token; right: cut from the right as the 2023 script did; drop: leave "
         "the row out; error: stop.",
+        decides=Decides.RESULT,
     )
     data_cache_dir: str | None = _option(
         None,
         "Folder in which encoded rows are kept and found again, by what they were made of. Default: yangtuo/encoded in "
         "the user's cache folder.",
+        decides=Decides.NOTHING,
     )
-    overwrite_cache: bool = _option(False, "Encode the rows again although they are kept; they are never stale.")
+    overwrite_cache: bool = _option(
+        False, "Encode the rows again although they are kept; they are never stale.", decides=Decides.NOTHING
+    )
     preprocessing_num_workers: int | None = _option(
-        None, "Processes that read and tokenise large data, threads for small. Default: all processors."
+        None,
+        "Processes that read and tokenise large data, threads for small. Default: all processors.",
+        decides=Decides.NOTHING,
     )
     data_order: DataOrder = _option(
-        DataOrder.SHUFFLED, "shuffled: another order each epoch, from the seed; sequential: as in the files."
+        DataOrder.SHUFFLED,
+        "shuffled: another order each epoch, from the seed; sequential: as in the files.",
+        decides=Decides.RESULT,
     )
 
 
@@ -194,61 +250,84 @@ class DataArguments:
 class LoraArguments:
     """What is trained."""
 
-    lora_rank: int = _option(8, "Rank r of the LoRA matrices.")
+    lora_rank: int = _option(8, "Rank r of the LoRA matrices.", decides=Decides.RESULT)
     lora_alpha: float = _option(
-        32.0, "LoRA scale: the update is multiplied by alpha / rank, or alpha / sqrt(rank) with --use_rslora."
+        32.0,
+        "LoRA scale: the update is multiplied by alpha / rank, or alpha / sqrt(rank) with --use_rslora.",
+        decides=Decides.RESULT,
     )
-    lora_dropout: float = _option(0.05, "Dropout before the LoRA matrices. Also used when continuing an adapter.")
+    lora_dropout: float = _option(
+        0.05, "Dropout before the LoRA matrices. Also used when continuing an adapter.", decides=Decides.RESULT
+    )
     trainable: str = _option(
         "q_proj,v_proj,k_proj,o_proj,gate_proj,down_proj,up_proj",
         "Modules that get LoRA matrices, separated by commas; all-linear for every linear layer but the head.",
+        decides=Decides.CONTENT,
     )
     layers_to_transform: str | None = _option(
-        None, "Layers that get LoRA matrices, counted from 0, such as 0-15,31. Default: all."
+        None, "Layers that get LoRA matrices, counted from 0, such as 0-15,31. Default: all.", decides=Decides.RESULT
     )
     rank_pattern: str | None = _option(
-        None, "Other ranks for some modules, such as q_proj:16,layers.0.mlp.up_proj:4; the end of the name decides."
+        None,
+        "Other ranks for some modules, such as q_proj:16,layers.0.mlp.up_proj:4; the end of the name decides.",
+        decides=Decides.RESULT,
     )
-    alpha_pattern: str | None = _option(None, "Other alphas for some modules, spelled as in --rank_pattern.")
-    use_rslora: bool = _option(False, "Rank-stabilised LoRA: the scale is alpha / sqrt(rank).")
-    use_dora: bool = _option(False, "DoRA: the length of each row of a weight is trained beside its direction.")
+    alpha_pattern: str | None = _option(
+        None, "Other alphas for some modules, spelled as in --rank_pattern.", decides=Decides.RESULT
+    )
+    use_rslora: bool = _option(False, "Rank-stabilised LoRA: the scale is alpha / sqrt(rank).", decides=Decides.RESULT)
+    use_dora: bool = _option(
+        False, "DoRA: the length of each row of a weight is trained beside its direction.", decides=Decides.RESULT
+    )
     init_lora_weights: str = _option(
         "true",
         "How LoRA matrices begin. true: A at random, B zero; gaussian; orthogonal; pissa, pissa_niter_16 or olora: "
         "from the base's own weights, saved as a LoRA of twice the rank that fits the base as it is.",
+        decides=Decides.RESULT,
     )
     loraplus_lr_ratio: float | None = _option(
-        None, "LoRA+: the B matrices learn so many times as fast as the A matrices, such as 16. Default: equally fast."
+        None,
+        "LoRA+: the B matrices learn so many times as fast as the A matrices, such as 16. Default: equally fast.",
+        decides=Decides.RESULT,
     )
     modules_to_save: str | None = _option(
         None,
         "Modules trained in full beside LoRA and saved with it, separated by commas, e.g. embed_tokens,lm_head. When "
         "continuing, modules that the adapter does not have are added.",
+        decides=Decides.CONTENT,
     )
     train_new_tokens_only: bool = _option(
         False,
         "Train, beside LoRA, only the rows that the embedding and the head get for tokens that the base does not have "
         "yet; all other rows stay frozen. Far smaller than --modules_to_save embed_tokens,lm_head.",
+        decides=Decides.RESULT,
     )
     peft_path: str | None = _option(
-        None, "Folder of an adapter to continue. Rank, alpha and modules then come from the adapter."
+        None,
+        "Folder of an adapter to continue. Rank, alpha and modules then come from the adapter.",
+        decides=Decides.CONTENT,
     )
     new_adapter: bool = _option(
         False,
         "Put the adapter of --peft_path into the base, in memory, and train a new LoRA on top; both are merged later, "
         "in this order. The LoRA options are then the new one's.",
+        decides=Decides.RESULT,
     )
     modules_to_save_policy: ModulesToSavePolicy = _option(
         ModulesToSavePolicy.KEEP,
         "When continuing, what becomes of the adapter's full modules. keep: trained further; freeze: used and saved, "
         "not trained; drop: left out, the base's own are used; reset: trained again from the base's.",
+        decides=Decides.RESULT,
     )
     force_base: bool = _option(
-        False, "Take an adapter although its fingerprint says that it was trained on another base."
+        False,
+        "Take an adapter although its fingerprint says that it was trained on another base.",
+        decides=Decides.NOTHING,
     )
     allow_partial_adapter: bool = _option(
         False,
         "Take an adapter that lacks tensors, or has some that belong to nothing; both are listed. Default: an error.",
+        decides=Decides.NOTHING,
     )
 
 
@@ -260,24 +339,30 @@ class RunArguments:
         LossReduction.TOKEN,
         "token: mean over the step's supervised tokens; device_batch: as the 2023 script, the mean over each group "
         "of per_device_train_batch_size rows, then over groups.",
+        decides=Decides.RESULT,
     )
     micro_batch_tokens: str = _option(
         "auto",
         "Most tokens of one forward and backward, prefixes that rows share counted once; changes speed and memory, "
         "not the result. auto: from the free memory, and halved when it runs out.",
+        decides=Decides.NOTHING,
     )
     save_minutes: float = _option(
-        10.0, "Also save a checkpoint when this many minutes have passed since the last one; 0 for never."
+        10.0,
+        "Also save a checkpoint when this many minutes have passed since the last one; 0 for never.",
+        decides=Decides.NOTHING,
     )
     watchdog_minutes: float = _option(
         10.0,
         "With several processes: end the run, naming who is missing, when one has waited this long for another that "
         "does not go on or does not answer; 0 for never.",
+        decides=Decides.NOTHING,
     )
     overwrite_output_dir: bool = _option(
         False,
         "Start although the output folder holds another run: that folder is renamed, never deleted. An unfinished "
         "run of the same meaning is resumed with or without this flag.",
+        decides=Decides.NOTHING,
     )
 
 

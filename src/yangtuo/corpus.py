@@ -160,6 +160,11 @@ class Encoded:
     train: Stored
     validation: Stored | None
 
+    def checks(self) -> list[list[Any]]:
+        """Sizes and hashes of all columns; equal ones, and the rows are equal."""
+        parts = [self.train, *([self.validation] if self.validation else [])]
+        return [[name, *check] for part in parts for name, check in sorted(part.checks.items())]
+
 
 @dataclass(frozen=True)
 class Corpus:

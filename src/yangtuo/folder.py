@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from yangtuo import writing
+from yangtuo.differences import differences
 from yangtuo.engine import checkpoint
 from yangtuo.errors import RunFolderError
 
@@ -139,7 +140,7 @@ def decide(output_dir: Path, meaning: Mapping[str, Any], *, overwrite: bool, che
             f"--output_dir {output_dir}: not empty, and no {RUN_FILE} in it tells of a run; choose another folder, or "
             "add --overwrite_output_dir to have this one renamed"
         )
-    different = _differences(recorded.get("meaning", {}), meaning)
+    different = differences(recorded.get("meaning", {}), meaning, "there", "here")
     if different:
         if overwrite:
             return _move_aside(output_dir)
@@ -181,19 +182,6 @@ def move_aside(folder: Path, mark: str | None = None) -> Path:
         target = target.with_name(f"{name}-{number}")
     folder.rename(target)
     return target
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name}: {_short(old.get(name))} there, {_short(new.get(name))} here"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 70 else f"{text[:34]}...{text[-33:]}"
 
 
 def read_run(output_dir: Path) -> dict[str, Any] | None:

@@ -7,41 +7,34 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, TrainingArguments
 
-from yangtuo.data.records import Source
-from yangtuo.data.templates import Template
-from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.arguments import OUR_GROUPS, Decides
+from yangtuo.corpus import Encoded, wants_evaluation
 from yangtuo.engine.planning import StepShape
 from yangtuo.engine.processes import world_size
 from yangtuo.engine.screen import Logging
 from yangtuo.engine.steps import Meaning
 from yangtuo.errors import MissingDependencyError, UsageError
+from yangtuo.inputs import Inputs
 from yangtuo.keys import unique
 from yangtuo.model import base
 from yangtuo.model.base import Hardware, Precision
 from yangtuo.model.lora_options import begins_from_the_base, names
-from yangtuo.parsing import Settings
+from yangtuo.options import options_of
+from yangtuo.parsing import Settings, as_dict
 from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
 
 logger = logging.getLogger(__name__)
 
-# Fields that decide the result and are passed to transformers unchanged.
-_DECIDING = (
-    *("num_train_epochs", "max_steps", "optim", "optim_args", "learning_rate", "lr_scheduler_type"),
-    *("lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
-    *("max_grad_norm", "neftune_noise_alpha", "label_smoothing_factor", "data_seed"),
-)
-_TOLD_OTHERWISE = ("peft_path", "trainable", "modules_to_save", "force_base", "allow_partial_adapter")
-# The same of our own; the template and the files are told by their content.
-_DECIDING_DATA = (
-    *("validation_split_percentage", "data_format", "bad_rows", "max_rows", "train_turns", "parse_special_tokens"),
-    *("deduplicate", "mix", "max_seq_length", "truncation"),
-)
+DECIDES: dict[str, Decides] = {
+    **{option.name: Decides(str(option.decides)) for group in OUR_GROUPS for option in options_of(group)},
+    **{name: row.decides for name, row in TRAINING_ARGUMENTS.items()},
+}
 
 
 def step_shape(settings: Settings) -> StepShape:
@@ -83,35 +76,69 @@ def checkpointing_asked(settings: Settings) -> bool | None:
     return None
 
 
-def record_meaning(
-    settings: Settings, sources: Sequence[Source], base: Path, tokenizer: Tokenizer, template: Template
-) -> dict[str, Any]:
-    """The meaning as JSON values, for run.json; two runs with equal ones (and seeds) have equal results."""
-    shape = step_shape(settings)
-    lora = {name: value for name, value in vars(settings.lora).items() if name not in _TOLD_OTHERWISE}
-    if settings.lora.peft_path and not settings.lora.new_adapter:  # the adapter decides the others
-        kept = ("lora_dropout", "modules_to_save_policy", "loraplus_lr_ratio")
-        lora = {name: value for name, value in lora.items() if name in kept}
+def record_meaning(settings: Settings, inputs: Inputs, encoded: Encoded) -> dict[str, Any]:
+    """The meaning as JSON values, for run.json; two runs with equal ones (and seeds) have equal results.
+
+    Which options are in it by their values, the options themselves say (`arguments.Decides`). What they lead to is in
+    it by its content.
+    """
+    shape, lora = step_shape(settings), settings.lora
+    in_groups = settings.run.loss_reduction == "device_batch"
+    validation = encoded.validation.sources if encoded.validation else ()
     return {
-        **{name: _plain(settings.training_value(name)) for name in _DECIDING},
-        **lora,
-        "load_in_4bit": settings.model.load_in_4bit,
-        "load_in_8bit": settings.model.load_in_8bit,
-        "trainable": sorted(names(settings.lora.trainable)),
-        "modules_to_save": sorted(names(settings.lora.modules_to_save)),
-        "peft_path": _hash_of(Path(settings.lora.peft_path)) if settings.lora.peft_path else None,
-        "do_train": bool(settings.training.get("do_train")),
+        **deciding_values(settings),
+        "trainable": sorted(names(lora.trainable)),
+        "modules_to_save": sorted(names(lora.modules_to_save)),
+        "peft_path": _hash_of(inputs.adapter.folder) if inputs.adapter else None,
+        "merged_in": [each.sha256 for each in inputs.merged_in],
         "rows_per_step": shape.rows_per_step,
-        "rows_per_group": shape.rows_per_group if settings.run.loss_reduction == "device_batch" else None,
-        "loss_reduction": settings.run.loss_reduction,
-        "data_order": settings.data.data_order,
-        "dataloader_drop_last": settings.training_value("dataloader_drop_last"),
-        "data": [[Path(source.path).name, source.sha256] for source in sources],
-        **{name: _plain(getattr(settings.data, name)) for name in _DECIDING_DATA},
-        "template": hashlib.sha256(template.identity().encode()).hexdigest(),
-        "tokenizer": tokenizer.sha256(),
-        "base": _hash_of(base),
+        "rows_per_group": shape.rows_per_group if in_groups else None,
+        "eval_rows_per_group": settings.training_value("per_device_eval_batch_size") if in_groups else None,
+        "data": [[Path(source.path).name, source.sha256] for source in encoded.train.sources],
+        "validation": [[Path(source.path).name, source.sha256] for source in validation],
+        "template": hashlib.sha256(inputs.template.identity().encode()).hexdigest(),
+        "tokenizer": inputs.tokenizer.sha256(),
+        "base": _hash_of(inputs.base),
+        # What else a DeepSpeed file says has to agree with the options, or does not decide the result.
+        "deepspeed": {key: _told(part) for key, part in _deepspeed_of(settings).items() if key in _OF_RESULT},
     }
+
+
+_OF_RESULT = ("optimizer", "scheduler")
+
+
+def _told(part: Any) -> Any:
+    """A part of a DeepSpeed file without what is taken from the options."""
+    if isinstance(part, dict):
+        return {key: _told(value) for key, value in part.items() if value != "auto"}
+    return part
+
+
+def deciding_values(settings: Settings) -> dict[str, Any]:
+    """The options that decide the result by their values, as far as they have any effect in this run."""
+    evaluates = wants_evaluation(settings)
+    takes_best = evaluates and bool(settings.training_value("load_best_model_at_end"))
+    counts = {Decides.RESULT: True, Decides.EVALUATION: evaluates, Decides.FINAL: takes_best}
+    # The adapter that is continued decides the others.
+    continued = ("lora_dropout", "modules_to_save_policy", "loraplus_lr_ratio")
+    is_continued = settings.lora.peft_path is not None and not settings.lora.new_adapter
+    return {
+        name: _plain(settings.value(name))
+        for name, decides in DECIDES.items()
+        if counts.get(decides) and not (is_continued and name in vars(settings.lora) and name not in continued)
+    }
+
+
+def without_effect(settings: Settings, arguments: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Options that were given and differ from those of a run of the same meaning, which are kept in run.json."""
+    now = as_dict(settings)
+    return [
+        name
+        for name, decides in DECIDES.items()
+        if settings.given(name)
+        and decides is Decides.NOTHING
+        and now[name]["value"] != arguments.get(name, {}).get("value")
+    ]
 
 
 def _hash_of(folder: Path) -> str:
@@ -209,7 +236,7 @@ def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> No
     """
     if hardware.device == "cpu" and _fsdp(settings.training.get("fsdp")):
         raise UsageError("--fsdp: accelerate runs plain DDP in its place on a CPU; leave --fsdp out")
-    config = _deepspeed(settings.training.get("deepspeed")) or {}
+    config = _deepspeed_of(settings)
     stage = config.get("zero_optimization", {}).get("stage")
     lora, bits = settings.lora, base.num_bits(settings.model)
     if stage == 3 and hardware.device == "cpu" and lora.train_new_tokens_only:
@@ -265,6 +292,10 @@ def _check_optional(settings: Settings) -> None:
 def _fsdp(given: Any) -> Any:
     """Its type allows text, so a truth value arrives as text."""
     return {"true": True, "false": False}.get(str(given).lower(), given)
+
+
+def _deepspeed_of(settings: Settings) -> dict[str, Any]:
+    return _deepspeed(settings.training.get("deepspeed")) or {}
 
 
 @functools.cache  # what it has to say is said once

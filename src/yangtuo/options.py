@@ -16,12 +16,17 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from yangtuo.arguments import Decides
+
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in (str, int, float, bool)}
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option: the `kind` of its value, and what argparse wants to know; `help` is None until somebody asks."""
+    """One option: the `kind` of its value, what of a result it decides, and what argparse wants to know.
+
+    `help` is None until somebody asks; `decides` is None for fields of `TrainingArguments`, see `trainer_options`.
+    """
 
     name: str
     kind: type
@@ -31,6 +36,7 @@ class Option:
     choices: Sequence[str] | None = None
     help: str | None = None
     aliases: Sequence[str] = ()
+    decides: Decides | None = None
 
 
 def _training_options() -> Iterator[Option]:

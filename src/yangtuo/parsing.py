@@ -44,6 +44,13 @@ class Settings:
         """Whether the user set this option, rather than leaving its default."""
         return name in self.origins
 
+    def value(self, name: str) -> Any:
+        """The value of any option, given or default."""
+        for group in (self.model, self.data, self.lora, self.run):
+            if name in vars(group):
+                return vars(group)[name]
+        return self.training_value(name)
+
     def training_value(self, name: str) -> Any:
         """The value of a `TrainingArguments` field, given or default."""
         return self.training.get(name, training_default(name))

@@ -36,6 +36,7 @@ from yangtuo.engine.outlets import Outlets
 from yangtuo.engine.processes import (
     Store,
     agree,
+    check_alike,
     check_engine,
     check_launch,
     connect,
@@ -59,6 +60,7 @@ from yangtuo.meaning import (
     step_shape,
     training_arguments,
     wants_prefix_sharing,
+    without_effect,
 )
 from yangtuo.model import adapter_state, adapters, base, fingerprint
 from yangtuo.model.adapter_state import Adapter
@@ -76,23 +78,21 @@ def train(settings: Settings) -> None:
     encoded = encode_inputs(settings, inputs)
 
     output_dir = _output_dir(settings)
-    meaning = record_meaning(settings, encoded.train.sources, inputs.base, inputs.tokenizer, inputs.template)
+    meaning = record_meaning(settings, inputs, encoded)
     precision, args, store = _meet(settings, inputs, output_dir)  # processes know each other from here on
     watchdog = Watchdog(store, settings.run.watchdog_minutes * 60)  # from now on, since loading may take long
     with watchdog, folder.Lock(output_dir) as lock, peers_lost_are_named("training"):
+        check_alike({**meaning, "rows": encoded.checks(), "precision": str(precision), "versions": _versions()})
         decision = from_rank_0(lambda: _decide(settings, output_dir, meaning, lock))
         if decision.start is folder.Start.FINISHED:
-            logger.info("%s holds this very run, finished; choose another --output_dir to train once more", output_dir)
+            _tell_finished(settings, output_dir)
             return
         args.seed = _seed(settings, decision)
         corpus = divide(settings, encoded, end_id(inputs.tokenizer, inputs.template), args.seed)
         tell(corpus)
         plan = _plan_steps(settings, corpus.num_rows_of_epoch())
+        _prepare_folder(output_dir, decision, lock, args)
         is_main = args.process_index == 0
-        if is_main:
-            _prepare_folder(output_dir, decision, lock)
-        if args.should_save:
-            checkpoint.recover(output_dir)
 
         adapter = _load(settings, inputs, precision, args.seed)
         execution = _choose_execution(settings, inputs, args, corpus.train, decision)
@@ -154,6 +154,16 @@ def _meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precisi
         deepspeed=bool(settings.training.get("deepspeed")),
     )
     return precision, training_arguments(settings, precision, hardware, inputs.config, output_dir), store
+
+
+def _tell_finished(settings: Settings, output_dir: Path) -> None:
+    logger.info("%s holds this very run, finished; choose another --output_dir to train once more", output_dir)
+    run = folder.read_run(output_dir) or {}
+    asked = settings.training_value("seed")
+    if settings.given("seed") and run.get("seed") != asked:
+        logger.warning("--seed %s has no effect: the finished run had %s", asked, run.get("seed"))
+    for name in without_effect(settings, run.get("arguments", {})):
+        logger.warning("--%s has no effect: the run is finished, and this option changes no result", name)
 
 
 def _decide(settings: Settings, output_dir: Path, meaning: dict[str, Any], lock: folder.Lock) -> folder.Decision:
@@ -305,14 +315,18 @@ def _plan_steps(settings: Settings, num_rows: int) -> list[str]:
     return lines
 
 
-def _prepare_folder(output_dir: Path, decision: folder.Decision, lock: folder.Lock) -> None:
-    if decision.start is folder.Start.MOVE_ASIDE:
-        lock.release()
-        logger.warning("output folder: the former %s is now %s", output_dir, folder.move_aside(output_dir))
-    if decision.start is folder.Start.RESUME:
-        logger.warning("resuming from %s", decision.checkpoint)
-    folder.make(output_dir)
-    lock.take()
+def _prepare_folder(output_dir: Path, decision: folder.Decision, lock: folder.Lock, args: TrainingArguments) -> None:
+    """Rank 0 makes or takes over the folder; on each machine that writes, what a killed process left is tidied up."""
+    if args.process_index == 0:
+        if decision.start is folder.Start.MOVE_ASIDE:
+            lock.release()
+            logger.warning("output folder: the former %s is now %s", output_dir, folder.move_aside(output_dir))
+        if decision.start is folder.Start.RESUME:
+            logger.warning("resuming from %s", decision.checkpoint)
+        folder.make(output_dir)
+        lock.take()
+    if args.should_save:
+        checkpoint.recover(output_dir)
 
 
 def _provenance(settings: Settings, inputs: Inputs, meaning: dict[str, Any]) -> dict[str, Any]:
@@ -329,15 +343,19 @@ def _provenance(settings: Settings, inputs: Inputs, meaning: dict[str, Any]) -> 
     }
 
 
-def _run_record(settings: Settings, meaning: dict[str, Any], seed: int, began: float) -> dict[str, Any]:
+def _versions() -> dict[str, str]:
     libraries = ("torch", "transformers", "peft", "accelerate", "sentencepiece", "tokenizers", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
+
+
+def _run_record(settings: Settings, meaning: dict[str, Any], seed: int, began: float) -> dict[str, Any]:
     return {
         "yangtuo": yangtuo.__version__,
         "state": "running",
         "command": sys.argv,
         "process": f"process {os.getpid()} on {socket.gethostname()}",
         "began": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began)),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
+        "versions": _versions(),
         "world_size": world_size(),
         "seed": seed,
         "arguments": as_dict(settings),

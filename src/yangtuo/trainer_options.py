@@ -6,6 +6,8 @@ A test walks the dataclass so that none is forgotten. Imports neither torch nor 
 from enum import StrEnum
 from typing import NamedTuple
 
+from yangtuo.arguments import Decides
+
 
 class Fate(StrEnum):
     """What becomes of a field of `TrainingArguments`."""
@@ -17,62 +19,92 @@ class Fate(StrEnum):
 
 
 class Treatment(NamedTuple):
-    """One row of `TRAINING_ARGUMENTS`."""
+    """One row of `TRAINING_ARGUMENTS`: what becomes of the field, why, and what of a result it decides."""
 
     fate: Fate
-    reason: str = ""
+    reason: str
+    decides: Decides
 
 
-def _passed(names: str) -> dict[str, Treatment]:
-    return {name: Treatment(Fate.PASSED) for name in names.split()}
+def _passed(names: str, decides: Decides) -> dict[str, Treatment]:
+    return {name: Treatment(Fate.PASSED, "", decides) for name in names.split()}
 
 
+def _ours(names: str, reason: str, decides: Decides) -> dict[str, Treatment]:
+    return {name: Treatment(Fate.OURS, reason, decides) for name in names.split()}
+
+
+# These two have one value only.
 def _refused(names: str, reason: str) -> dict[str, Treatment]:
-    return {name: Treatment(Fate.REFUSED, reason) for name in names.split()}
+    return {name: Treatment(Fate.REFUSED, reason, Decides.NOTHING) for name in names.split()}
 
 
 def _fixed(names: str, reason: str) -> dict[str, Treatment]:
-    return {name: Treatment(Fate.FIXED, reason) for name in names.split()}
-
-
-def _ours(names: str, reason: str) -> dict[str, Treatment]:
-    return {name: Treatment(Fate.OURS, reason) for name in names.split()}
+    return {name: Treatment(Fate.FIXED, reason, Decides.NOTHING) for name in names.split()}
 
 
 # Fields of transformers 5.23's TrainingArguments.
 TRAINING_ARGUMENTS: dict[str, Treatment] = {
     **_passed(
-        "output_dir num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps "
-        "optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm tf32 "
-        "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing "
-        "gradient_checkpointing_kwargs use_cache logging_first_step log_on_each_node log_level "
-        "log_level_replica report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id "
-        "eval_strategy eval_steps eval_delay eval_on_start save_only_model save_strategy save_steps "
-        "save_on_each_node save_total_limit push_to_hub hub_token hub_private_repo hub_model_id hub_strategy "
-        "hub_always_push hub_revision load_best_model_at_end metric_for_best_model greater_is_better "
-        "full_determinism seed skip_memory_metrics ddp_find_unused_parameters ddp_bucket_cap_mb "
-        "ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config debug"
+        "num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args "
+        "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm",
+        Decides.RESULT,
     ),
-    **_ours("per_device_train_batch_size gradient_accumulation_steps", "with the world size: the rows of a step"),
-    **_ours("per_device_eval_batch_size", "rows of a group in evaluation with --loss_reduction device_batch"),
-    **_ours("neftune_noise_alpha", "scaled by each row's own length, as the paper has it; rows are then padded"),
-    **_ours("label_smoothing_factor", "in the training loss; evaluation reports the plain loss"),
-    **_ours("bf16 fp16", "replaced, and said, where the hardware cannot"),
-    **_ours("use_cpu", "set by itself where no accelerator is visible"),
-    **_ours("logging_strategy logging_steps", "screen and trackers; log.jsonl always has every step"),
+    **_passed("eval_strategy eval_steps eval_delay eval_on_start", Decides.EVALUATION),
+    **_passed("load_best_model_at_end", Decides.EVALUATION),
+    **_passed("metric_for_best_model greater_is_better save_strategy save_steps", Decides.FINAL),
+    **_passed("seed", Decides.CONTENT),  # a run that goes on keeps its own, see `run`
+    **_passed("fsdp fsdp_config", Decides.NOTHING),
+    **_passed(
+        "output_dir tf32 full_determinism activation_checkpointing activation_checkpointing_kwargs "
+        "gradient_checkpointing gradient_checkpointing_kwargs use_cache logging_first_step log_on_each_node log_level "
+        "log_level_replica report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id "
+        "save_only_model save_on_each_node save_total_limit push_to_hub hub_token hub_private_repo hub_model_id "
+        "hub_strategy hub_always_push hub_revision skip_memory_metrics ddp_find_unused_parameters ddp_bucket_cap_mb "
+        "ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug",
+        Decides.NOTHING,
+    ),
+    **_ours(
+        "per_device_train_batch_size gradient_accumulation_steps",
+        "with the world size: the rows of a step",
+        Decides.CONTENT,
+    ),
+    **_ours(
+        "per_device_eval_batch_size",
+        "rows of a group in evaluation with --loss_reduction device_batch",
+        Decides.CONTENT,
+    ),
+    **_ours(
+        "neftune_noise_alpha",
+        "scaled by each row's own length, as the paper has it; rows are then padded",
+        Decides.RESULT,
+    ),
+    **_ours("label_smoothing_factor", "in the training loss; evaluation reports the plain loss", Decides.RESULT),
+    **_ours("bf16 fp16", "replaced, and said, where the hardware cannot", Decides.RESULT),
+    **_ours("use_cpu", "set by itself where no accelerator is visible", Decides.NOTHING),
+    **_ours("logging_strategy logging_steps", "screen and trackers; log.jsonl always has every step", Decides.NOTHING),
     **_fixed("logging_nan_inf_filter", "always off: a loss that is not finite stops the run"),
-    **_ours("disable_tqdm", "off: one line a logging step instead of a bar"),
+    **_ours("disable_tqdm", "off: one line a logging step instead of a bar", Decides.NOTHING),
     **_fixed("include_num_input_tokens_seen", "log.jsonl always has the tokens of each step"),
-    **_ours("data_seed", "seed of the order of rows; default: --seed"),
-    **_ours("train_sampling_strategy", "random or sequential, the same as --data_order"),
-    **_ours("dataloader_drop_last", "leaves out the short last step of each epoch, and says how many rows that is"),
+    **_ours("data_seed", "seed of the order of rows; default: --seed", Decides.RESULT),
+    **_ours("train_sampling_strategy", "random or sequential, the same as --data_order", Decides.CONTENT),
+    **_ours(
+        "dataloader_drop_last",
+        "leaves out the short last step of each epoch, and says how many rows that is",
+        Decides.RESULT,
+    ),
     **_ours(
         "dataloader_num_workers dataloader_prefetch_factor dataloader_multiprocessing_context",
         "processes that lay out coming steps",
+        Decides.NOTHING,
     ),
-    **_ours("do_train do_eval", "training is the default; --do_eval alone only evaluates"),
-    **_ours("resume_from_checkpoint", "a checkpoint folder; without it the last complete one of the output folder"),
-    **_ours("deepspeed", "a path or JSON text; an old file is mended in memory"),
+    **_ours("do_train do_eval", "training is the default; --do_eval alone only evaluates", Decides.RESULT),
+    **_ours(
+        "resume_from_checkpoint",
+        "a checkpoint folder; without it the last complete one of the output folder",
+        Decides.NOTHING,
+    ),
+    **_ours("deepspeed", "a path or JSON text; an old file is mended in memory", Decides.CONTENT),
     **_fixed("prediction_loss_only", "always so: evaluation gathers no predictions"),
     **_fixed("local_rank", "torchrun tells it through the environment"),
     **_refused(

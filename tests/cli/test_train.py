@@ -265,6 +265,50 @@ def test_finished_run_is_recognised_and_a_changed_one_is_not_overwritten(train, 
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+EVALUATED = {"do_train": True, "do_eval": True, "eval_strategy": "steps", "eval_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"validation_file": "other.json"}, 'validation: [["valid.json", '),
+        ({"eval_steps": 1}, "eval_steps: 2.0 there, 1.0 here"),
+        ({"do_eval": None}, "do_eval: true there, false here"),
+        ({"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 2}, "load_best_model_at_end: false"),
+        ({"torch_dtype": "float32"}, 'torch_dtype: null there, "float32" here'),
+    ],
+)
+def test_a_command_that_asks_for_another_result_is_not_the_finished_run(change, says, train, inputs, tmp_path):
+    other = tiny.write_rows(tmp_path / "other.json", tiny.rows(31)[29:])
+    change = {name: other if value == "other.json" else value for name, value in change.items()}
+    train(**EVALUATED, validation_file=inputs.validation)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    said = train(**{**EVALUATED, "validation_file": inputs.validation, **change}, expect=2)
+    assert "holds a run of another meaning" in said
+    assert says in said
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_the_finished_run_says_what_of_a_command_is_without_effect(train, tmp_path):
+    train(seed=1)
+    said = train(seed=2, logging_steps=3, save_total_limit=1, eval_steps=7)
+    assert "holds this very run, finished" in said
+    assert "--seed 2 has no effect: the finished run had 1" in said
+    for name in ("logging_steps", "save_total_limit"):
+        assert f"--{name} has no effect: the run is finished, and this option changes no result" in said
+    assert "--eval_steps has no effect: neither --do_eval nor --eval_strategy is given" in said
+
+
+def test_an_unfinished_run_does_not_go_on_with_another_validation_set(train, inputs, tmp_path):
+    """What is best by one set is not best by another."""
+    other = tiny.write_rows(tmp_path / "other.json", tiny.rows(31)[29:])
+    train(**EVALUATED, validation_file=inputs.validation, save_strategy="steps", save_steps=2)
+    run = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    (tmp_path / "out" / "run.json").write_text(json.dumps({**run, "state": "running"}), encoding="utf-8")
+    said = train(**EVALUATED, validation_file=other, save_strategy="steps", save_steps=2, expect=2)
+    assert 'validation: [["valid.json", ' in said
+
+
 def test_a_folder_that_holds_no_run_is_refused(train, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.docx").write_text("precious")

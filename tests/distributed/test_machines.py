@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests import tiny
 from tests.command import log_of
 from tests.distributed.launch import Running, assert_bit_identical, assert_same, command, free_port
 from yangtuo.engine import checkpoint
@@ -48,6 +49,38 @@ def test_two_machines_train_die_and_go_on(name, layout, engines, inputs, tmp_pat
     if layout == "one each":
         assert not (folders[1] / "sft_lora_model").exists()  # only what each needs is written there
         assert not list(folders[1].glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("data", lambda place: tiny.write_rows(place / "data" / "b.json", tiny.rows(29)[20:])),
+        ("base", lambda place: tiny.tiny_llama(place / "base", seed=1)),
+        ("tokenizer", lambda place: (place / "base" / "tokenizer_config.json").write_text('{"a": 1}')),
+        (None, lambda place: None),
+    ],
+    ids=["an older copy of a file", "another base", "another tokenizer", "the same"],
+)
+def test_machines_with_other_files_are_refused_before_the_first_step(what, change, inputs, tmp_path):
+    """Nothing but the name of a file is alike: with as many rows, they would train on two data sets."""
+    port, words = free_port(), []
+    for rank, name in enumerate("ab"):
+        place = tmp_path / name
+        shutil.copytree(inputs.base, place / "base")
+        shutil.copytree(inputs.data, place / "data")
+        here = {"model_name_or_path": place / "base", "dataset_dir": place / "data"}
+        words.append(node(inputs, place / "out", rank, "127.0.0.1", port, **here, data_cache_dir=place / "cache"))
+    change(tmp_path / "b")
+    done = both(words)
+    if what is None:
+        assert [each.code for each in done] == [0, 0], [each.said for each in done]
+        return
+    assert all(each.code != 0 for each in done)
+    for each in done:
+        assert "processes have read different inputs; copy the same files to every machine" in each.said
+        assert f" {what}: " in each.said
+    for name in "ab":
+        assert not (tmp_path / name / "out").exists() or log_of(tmp_path / name / "out") == []
 
 
 def test_save_on_each_node_writes_on_both(engines, inputs, tmp_path):
@@ -130,14 +163,21 @@ def test_two_hosts_joined_by_a_cable(cable, inputs, tmp_path, whole):
     assert min(received(0), received(1)) > 8 * 30_000 * 4  # the gradients of 8 steps went over it
 
 
-def test_a_meeting_to_which_not_all_come_is_told(engines, inputs, tmp_path):
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_meeting_to_which_not_all_come_is_told(rank, engines, inputs, tmp_path):
+    """As where a container of a cluster has these in its environment, and one process is started by hand."""
     words = [
         *(sys.executable, "-m", "yangtuo", "train"),
         *inputs.options(tmp_path / "out", ddp_timeout=3),
     ]
-    env = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    with Running(words, env={**env, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}) as running:
+    env = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    port = str(free_port())
+    with Running(words, env={**env, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}) as running:
         done = running.end(timeout=60)
+    assert (
+        f"rank {rank}: waiting for 1 of 2 processes at 127.0.0.1:{port}, since WORLD_SIZE=2 is in the environment; "
+        "started alone, unset WORLD_SIZE and RANK"
+    ) in done.said
     assert done.code == 1
     assert "the meeting of all processes: another process is gone or unreachable" in done.said
     assert "GLOO_SOCKET_IFNAME" in done.said

@@ -5,9 +5,9 @@ from dataclasses import fields
 import pytest
 from transformers import TrainingArguments
 
-from yangtuo.arguments import OUR_GROUPS
+from yangtuo.arguments import OUR_GROUPS, Decides, _option
 from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
-from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
+from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate, Treatment
 
 OURS = {f.name: f for group in OUR_GROUPS for f in fields(group)}
 THEIRS = {f.name for f in fields(TrainingArguments)}
@@ -52,6 +52,22 @@ def test_every_option_of_ours_has_help(name):
     text = OURS[name].metadata["help"]
     assert text.endswith(".")
     assert len(text.split()) > 3
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_option_of_ours_says_what_it_decides(name):
+    assert isinstance(OURS[name].metadata["decides"], Decides)
+
+
+def test_every_option_of_transformers_says_what_it_decides():
+    assert [name for name, row in TRAINING_ARGUMENTS.items() if not isinstance(row.decides, Decides)] == []
+
+
+def test_an_option_cannot_be_made_without_saying_it():
+    with pytest.raises(TypeError):
+        _option(1, "What it is.")
+    with pytest.raises(TypeError):
+        Treatment(Fate.PASSED, "")
 
 
 def test_no_name_means_two_things():

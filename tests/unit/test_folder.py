@@ -69,7 +69,7 @@ def test_a_run_that_saved_nothing_begins_again(out):
 def test_what_a_run_leaves_that_was_killed_before_it_said_what_it_is(out, overwrite):
     out.mkdir()
     (out / ".lock").touch()
-    (out / ".run.json").write_text('{"yangtuo": "0.')
+    (out / ".run.json.writing").write_text('{"yangtuo": "0.')
     assert decide(out, overwrite=overwrite) == Decision(Start.FRESH)
     (out / "data_audit.json").write_text("{}")  # of `yangtuo check`
     assert decide(out, overwrite=overwrite) == Decision(Start.FRESH)

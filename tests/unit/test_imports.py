@@ -51,7 +51,7 @@ def others(*allowed):
     return sorted(tops - {f"yangtuo.{name}" for name in allowed})
 
 
-BELOW = ("keys", "streams", "words", "writing")  # what is read, said and written by all
+BELOW = ("differences", "keys", "streams", "words", "writing")  # what is read, said and written by all
 
 RULES = {
     "data": ["torch", "transformers", "peft", "accelerate", *others("data", "arguments", "errors", *BELOW)],
@@ -64,11 +64,11 @@ RULES = {
     "engine.journal": ["torch", "transformers", "peft", "accelerate"],
     "engine.checkpoint": ["torch", "transformers", "peft", "accelerate"],
     "arguments": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
-    "trainer_options": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
+    "trainer_options": ["torch", "transformers", "peft", "accelerate", *others("arguments")],
     "errors": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
     "configfile": ["torch", "transformers", "peft", "accelerate", *others("errors", "keys", "words")],
     **{part: ["torch", "transformers", "peft", "accelerate", *others("errors")] for part in BELOW},
-    "options": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
+    "options": ["torch", "transformers", "peft", "accelerate", *others("arguments")],
     "parsing": [
         *("torch", "transformers", "peft", "accelerate"),
         *others(
@@ -76,7 +76,7 @@ RULES = {
         ),
     ],
     "training_help": others(),
-    "folder": ["torch", "transformers", *others("engine", "errors", "writing")],
+    "folder": ["torch", "transformers", *others("engine", "errors", "differences", "writing")],
 }
 
 

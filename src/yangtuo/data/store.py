@@ -48,6 +48,7 @@ class Stored:
         num_bad: all that cannot be used.
         reasons: how many others there are, by reason.
         special: how many rows hold a text that looks like a control token, by text.
+        checks: size and hash of each column.
     """
 
     examples: Examples
@@ -56,6 +57,7 @@ class Stored:
     num_bad: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     special: dict[str, int] = field(default_factory=dict)
+    checks: dict[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ def _load(entry: Path, paths: Sequence[Path]) -> tuple[Stored, Mapping[str, Any]
     for i, source in enumerate(sources):
         sources[i] = replace(source, unused=tuple(source.unused))
     dropped = [Dropped(names[number], *rest) for number, *rest in about["dropped"]]
-    kept = {name: about[name] for name in ("num_bad", "reasons", "special")}
+    kept = {name: about[name] for name in ("num_bad", "reasons", "special", "checks")}
     return Stored(examples_of(columns, names), sources, dropped, **kept), about
 
 

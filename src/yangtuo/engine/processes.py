@@ -1,8 +1,10 @@
 """The processes of a run: how they meet, what they have to agree on, and whether the engine knows of them all."""
 
 import contextlib
+import logging
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Protocol
@@ -11,7 +13,12 @@ import torch
 from accelerate import Accelerator
 from torch.distributed.rendezvous import rendezvous
 
+from yangtuo.differences import differences
 from yangtuo.errors import PeerLostError, UsageError, YangtuoError
+
+logger = logging.getLogger(__name__)
+
+_LONG_S = 10.0  # a launcher's processes meet within a second or two
 
 
 class Store(Protocol):
@@ -53,7 +60,7 @@ def connect(device: str, *, backend: str | None, timeout_seconds: int, deepspeed
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         timeout = timedelta(seconds=timeout_seconds)
         usual = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "npu": "hccl", "xpu": "xccl"}
-        with peers_lost_are_named("the meeting of all processes"):
+        with peers_lost_are_named("the meeting of all processes"), _waiting_is_told():
             store, number, size = next(rendezvous("env://", timeout=timeout))
             torch.distributed.init_process_group(
                 backend or usual.get(device),
@@ -69,6 +76,27 @@ def connect(device: str, *, backend: str | None, timeout_seconds: int, deepspeed
         if device == "cpu":
             _meet_in_deepspeed()
     return store
+
+
+@contextlib.contextmanager
+def _waiting_is_told() -> Iterator[None]:
+    """Say who is waited for, and why: at once where no launcher has set the environment, else when it takes long."""
+    of_launcher = "TORCHELASTIC_RUN_ID" in os.environ
+    others, size = world_size() - 1, world_size()
+    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    text = f"rank {rank()}: waiting for {others} of {size} processes at {place}"
+    if not of_launcher:
+        text += f", since WORLD_SIZE={size} is in the environment; started alone, unset WORLD_SIZE and RANK"
+    # Of ranks but 0 only errors are shown, and this one may be the only process there is.
+    timer = threading.Timer(
+        _LONG_S if of_launcher else 0.0, logger.log, (logging.WARNING if rank() == 0 else logging.ERROR, text)
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _free_port() -> int:
@@ -129,6 +157,36 @@ def from_rank_0(function: Callable[[], Any]) -> Any:
             box[1].is_second_hand = True
         raise box[1]
     return box[0]
+
+
+def check_alike(found: Mapping[str, Any]) -> None:
+    """Compare what each process has read from its own disk, before anything is computed together.
+
+    Machines without a shared disk may have older copies, which would train each on data of its own.
+
+    Args:
+        found: JSON values by name; of files, their names and hashes.
+
+    Raises:
+        UsageError: on all ranks; what differs is named with both values, and the machine.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    told: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(told, (name_of_host(), found))
+    first_host, first = told[0]
+    problems = [
+        f"rank {other} on {host}: {difference}"
+        for other, (host, values) in enumerate(told)
+        for difference in differences(first, values, f"on rank 0 ({first_host})", "there")
+    ]
+    if problems:
+        error = UsageError.of_problems(
+            "processes have read different inputs; copy the same files to every machine, and start the same command",
+            problems,
+        )
+        error.is_second_hand = torch.distributed.get_rank() > 0
+        raise error
 
 
 def largest(numbers: list[float], device: torch.device) -> list[float]:
