@@ -148,7 +148,9 @@ class DataArguments:
         "Text around the turns: alpaca_zh, alpaca_zh_2, llama3, chatml, tokenizer (the tokenizer's own chat template) "
         "or a file, see docs/data.md. auto: by the tokenizer, and said.",
     )
-    system_prompt: str | None = _option(None, "System prompt of rows without one. Default: the template's, if any.")
+    system_prompt: str | None = _option(
+        None, 'System prompt of rows without one; "" for none. Default: the template\'s, if any.'
+    )
     train_turns: TrainTurns = _option(
         TrainTurns.ALL, 'all: every answer of a dialogue carries a loss but those with "train": false; last: the last.'
     )

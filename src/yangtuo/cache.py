@@ -1,13 +1,15 @@
 """`yangtuo cache list|clear`: the encoded rows that are kept on this machine."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from yangtuo import streams
 from yangtuo.corpus import store_folder
-from yangtuo.data.store import Store
+from yangtuo.data.store import Entry, Store
+from yangtuo.errors import UsageError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -17,17 +19,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """List or clear."""
+    """List or clear.
+
+    Raises:
+        UsageError: there is no such folder for this user, or it cannot be read.
+    """
     store = Store(store_folder(options.data_cache_dir))
-    console = Console(highlight=False, soft_wrap=True)
-    if options.action == "clear":
-        num_entries, num_bytes = store.clear()
-        console.print(f"{num_entries} entries removed, {num_bytes / 1e6:,.1f} MB, from {store.folder}")
+    if store.folder is None:
+        raise UsageError("this user has no home folder, and so no cache; --data_cache_dir names a place")
+    console = streams.console()
+    try:
+        cleared, entries = (store.clear(), []) if options.action == "clear" else (None, store.entries())
+    except OSError as error:
+        raise UsageError(f"{error.filename or store.folder}: {error.strerror}") from error
+    if cleared:
+        console.print(f"{cleared[0]} entries removed, {cleared[1] / 1e6:,.1f} MB, from {store.folder}")
         return
+    table = _table(entries)
+    console.print(table if table.row_count else "nothing is kept")
+    console.print(f"in {store.folder}")
+
+
+def _table(entries: Sequence[Entry]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("built", "rows", "tokens", "MB", "length", "template", "files"):
         table.add_column(name, justify="right" if name in ("rows", "tokens", "MB", "length") else "left")
-    for entry in store.entries():
+    for entry in entries:
         about, size = entry.about, f"{entry.num_bytes / 1e6:,.1f}"
         if "rows" not in about:
             table.add_row(str(about.get("built")), "", "", size, "", "", "(earlier version)")
@@ -41,5 +58,4 @@ def run(options: argparse.Namespace) -> None:
             about["template"],
             ", ".join(Path(source["path"]).name for source in about["sources"]),
         )
-    console.print(table if table.row_count else "nothing is kept")
-    console.print(f"in {store.folder}")
+    return table

@@ -5,8 +5,6 @@ question is a dialogue of its own and the answers are plain text or, with --json
 """
 
 import argparse
-import io
-import json
 import logging
 import signal
 import sys
@@ -14,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from yangtuo import streams
 from yangtuo.arguments import LoraArguments, ModelArguments
 from yangtuo.errors import DataError, OutOfMemoryError, StoppedError, UsageError
 
@@ -39,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--peft_path", help="The adapter, instead of FOLDER.")
     add("--tokenizer_name_or_path", help="Tokenizer. Default: the one that travels with the adapter, else the base's.")
     add("--template", help="Name or file. Default: the one that travels with the model, else by the tokenizer.")
-    add("--system_prompt", help="System prompt. Default: the template's, if any.")
+    add("--system_prompt", help='System prompt; "" for none. Default: the template\'s, if any.')
     add(
         "--max_new_tokens",
         type=int,
@@ -113,6 +112,7 @@ def _open(options: argparse.Namespace) -> list["Partner"]:
 
 
 def _opened(options: argparse.Namespace) -> list["Partner"]:
+    from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
     from yangtuo.dialogue import Partner
     from yangtuo.evaluation.generation import Sampling, Speaker
     from yangtuo.folder import ADAPTER_FOLDER
@@ -142,6 +142,8 @@ def _opened(options: argparse.Namespace) -> list["Partner"]:
     elif options.compare:
         assert opened.base_voice is not None
         voices = {"base": opened.base_voice, **voices}
+    if options.system_prompt == "" and keeps_own_system(opened.template):
+        logger.warning('--system_prompt "": %s', KEEPS_OWN_SYSTEM)
     num_positions = opened.num_positions
     max_new_tokens = _max_new_tokens(options.max_new_tokens, num_positions)
     sampling = Sampling(
@@ -187,8 +189,6 @@ def _max_new_tokens(asked: int | None, num_positions: int | None) -> int:
 
 
 def _answer_all(partners: Sequence["Partner"], options: argparse.Namespace) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a character that a terminal's encoding does not have ends nothing
     from yangtuo.dialogue import LEFT_OUT
 
     num_questions, is_told = 0, False
@@ -198,7 +198,7 @@ def _answer_all(partners: Sequence["Partner"], options: argparse.Namespace) -> N
             if not options.multi_turn:
                 partner.start_over()
         if options.json:
-            _write(json.dumps(_as_object(question, partners), ensure_ascii=False) + "\n")
+            streams.print_json(_as_object(question, partners), indent=None)
         else:
             is_alone = options.ask is not None and len(options.ask) == 1
             _answer_plainly(question, partners, is_alone=is_alone)

@@ -17,12 +17,13 @@ from rich.text import Text
 from yangtuo.dialogue import LEFT_OUT, Partner, save_row
 from yangtuo.errors import UsageError, YangtuoError
 from yangtuo.evaluation.generation import MAX_NEW_TOKENS, Answer
+from yangtuo.streams import sign
 
 _STYLES = {"you": "bold cyan", "base": "bold yellow", "tuned": "bold green", "model": "bold green"}
 _QUOTES = '"""'
 _HELP = """\
 /clear            a new dialogue
-/system TEXT      another system prompt, from now on for the whole dialogue; without TEXT the template's own
+/system TEXT      another system prompt, from now on for the whole dialogue; "" for none; without TEXT the template's
 /retry            ask the last question again
 /undo             take the last question and its answer back
 /save FILE.json   add the dialogue to a file of rows, as yangtuo train reads them
@@ -44,6 +45,7 @@ class Screen:
     def __init__(self, partners: Sequence[Partner], console: Console | None = None):
         self._partners = partners
         self._console = console or Console(highlight=False)
+        self._sign = sign("❯", ">")
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: self._say(_HELP),
             "/clear": self._clear,
@@ -79,24 +81,24 @@ class Screen:
     def _read(self) -> str | None:
         """A question or a command; None at the end."""
         try:
-            lines = [input(self._prompt("you", "❯"))]
+            lines = [input(self._prompt("you"))]
             if lines[0].strip().startswith(_QUOTES):
                 lines[0] = lines[0].strip().removeprefix(_QUOTES)
                 while not lines[-1].rstrip().endswith(_QUOTES):
-                    lines.append(input(self._prompt("...", "❯")))
+                    lines.append(input(self._prompt("...")))
                 lines[-1] = lines[-1].rstrip().removesuffix(_QUOTES)
                 return "\n".join(lines).strip("\n")
             while lines[-1].endswith("\\"):
                 lines[-1] = lines[-1][:-1]
-                lines.append(input(self._prompt("...", "❯")))
+                lines.append(input(self._prompt("...")))
         except EOFError:
             self._console.print()
             return None
         return "\n".join(lines).strip()
 
-    def _prompt(self, name: str, sign: str) -> str:
+    def _prompt(self, name: str) -> str:
         with self._console.capture() as captured:
-            self._console.print(Text(f"{name} {sign} ", _STYLES["you"]), end="")
+            self._console.print(Text(f"{name} {self._sign} ", _STYLES["you"]), end="")
         # Readline counts what stands between these two as no column of the line.
         return re.sub(r"\x1b\[[0-9;]*m", lambda found: f"\x01{found.group()}\x02", captured.get())
 
@@ -119,9 +121,11 @@ class Screen:
         self._say("a new dialogue")
 
     def _system(self, text: str) -> None:
+        is_none = text in ('""', "''")
         for partner in self._partners:
-            partner.dialogue.system = text or None
-        self._say(f"system prompt: {text}" if text else "system prompt: the template's own")
+            partner.take_system("" if is_none else text or None)
+        told = "none" if is_none else text or "the template's own"
+        self._say(f"system prompt: {told}")
 
     def _undo(self, _: str) -> None:
         question = self._take_back()
@@ -129,7 +133,7 @@ class Screen:
 
     def _retry(self, _: str) -> None:
         question = self._take_back()
-        self._console.print(Text(f"you ❯ {visible(question)}", "cyan"))
+        self._console.print(Text(f"you {self._sign} {visible(question)}", "cyan"))
         self._ask(question)
 
     def _take_back(self) -> str:
@@ -142,7 +146,7 @@ class Screen:
     def _save(self, name: str) -> None:
         if not name:
             raise UsageError("/save FILE.json: name the file")
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         num_rows = save_row(path, self._partners[-1].dialogue.row())
         self._say(f"saved: {path}, row {num_rows - 1}")
 
@@ -170,7 +174,7 @@ class Screen:
 
     def _answer(self, question: str) -> None:
         partner = self._partners[0]
-        self._console.print(Text(f"{partner.name} ❯ ", _STYLES[partner.name]), end="")
+        self._console.print(Text(f"{partner.name} {self._sign} ", _STYLES[partner.name]), end="")
 
         def tell(piece: str) -> None:
             self._console.out(visible(piece), end="", highlight=False)

@@ -1,7 +1,6 @@
 """`yangtuo check`: what a training run would train on, before any weight is loaded. Imports no torch."""
 
 import argparse
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from yangtuo import streams
 from yangtuo.corpus import (
     Corpus,
     Encoded,
@@ -91,7 +91,7 @@ def run(settings: Settings, *, as_json: bool) -> None:
     report["findings"] = [asdict(finding) for finding in findings]
     report["verdict"] = "bad" if any(f.is_bad for f in findings) else "look" if findings else "good"
     if as_json:
-        print(json.dumps(report, ensure_ascii=False, indent=2))  # noqa: T201  # the answer belongs on standard output
+        streams.print_json(report)
     else:
         from yangtuo import check_screen
 

@@ -6,7 +6,6 @@ where training tokenises prompts and answers apart; a prompt that differs in tha
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from yangtuo import check_deploy_screen, reporting
+from yangtuo import check_deploy_screen, reporting, streams
 from yangtuo.data.encoding import end_id
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, open_tokenizer
@@ -116,7 +115,7 @@ def run(options: argparse.Namespace) -> None:
         "equal": not differing and any((row.prompt, row.answer) != (Fate.NOT_TOLD,) * 2 for row in rows),
     }
     if options.json:
-        print(json.dumps(report, ensure_ascii=False, indent=2))  # noqa: T201  # what was asked for
+        streams.print_json(report)
     else:
         check_deploy_screen.show(report)
     if all(row.prompt is Fate.NOT_TOLD and row.answer is Fate.NOT_TOLD for row in rows):

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from yangtuo import streams
 
 _COLOURS = {"same": "green", "same number": "green", "one piece": "yellow", "differs": "bold red", "not told": "dim"}
 _QUESTION_CELLS = 24  # a Chinese character takes two
@@ -12,7 +13,7 @@ _QUESTION_CELLS = 24  # a Chinese character takes two
 
 def show(report: dict[str, Any]) -> None:
     """Print it on standard output."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = streams.console()
     told = report["reference"] or "none, prompts only"
     console.print(Text(f"{report['model']} at {report['url']} ({report['kind']})", "bold"))
     console.print(Text(f"template: {report['template']}; reference: {told}", "dim"))

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from yangtuo.data.audit import summary
+from yangtuo.streams import console, sign
 
 _BAR_CELLS = 40
 _COLOURS = {"good": "green", "look": "yellow", "bad": "red"}
@@ -20,9 +21,9 @@ _WORDS = {
 
 def show(report: dict[str, Any]) -> None:
     """Print it on standard output."""
-    console = Console(highlight=False, soft_wrap=True)
+    out = console()
     for part in _parts(report):
-        console.print(part)
+        out.print(part)
 
 
 def _parts(report: dict[str, Any]) -> list[RenderableType]:
@@ -33,7 +34,7 @@ def _parts(report: dict[str, Any]) -> list[RenderableType]:
             parts += [Text(first, "bold"), *map(Text, more), Text(), _files(report[name]), Text()]
     parts += [Text("tokens a row", "bold"), _bars(report["train"]["histogram"]), Text(), _facts(report), Text()]
     for finding in report["findings"]:
-        mark, colour = ("✗", "red") if finding["is_bad"] else ("!", "yellow")
+        mark, colour = (sign("✗", "x"), "red") if finding["is_bad"] else ("!", "yellow")
         parts.append(Text.assemble((f"{mark} ", f"bold {colour}"), finding["text"]))
     verdict = report["verdict"]
     parts.append(Text.assemble("verdict: ", (_WORDS[verdict], f"bold {_COLOURS[verdict]}")))
@@ -61,9 +62,9 @@ def _bars(histogram: list[dict[str, int]]) -> Group:
     most = max(one["rows"] for one in histogram)
     ranges = [f"{one['from']:,}-{one['to']:,}" for one in histogram]
     width = max(map(len, ranges))
-    lines = []
+    lines, cell, least = [], sign("█", "#"), sign("▏", "|")
     for text, one in zip(ranges, histogram, strict=True):
-        bar = "█" * round(_BAR_CELLS * one["rows"] / most) or ("▏" if one["rows"] else "")
+        bar = cell * round(_BAR_CELLS * one["rows"] / most) or (least if one["rows"] else "")
         lines.append(Text.assemble(f"  {text:>{width}} ", (bar, "cyan"), f" {one['rows']:,}"))
     return Group(*lines)
 

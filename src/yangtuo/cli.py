@@ -1,18 +1,15 @@
 """The command line: sub-commands, and what becomes of an error. Heavy imports happen inside a command."""
 
-import argparse
-import difflib
 import importlib
 import os
-import re
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
 
-from yangtuo import __version__, reporting
+from yangtuo import __version__, reporting, streams, writing
 from yangtuo.errors import StoppedError, UsageError, YangtuoError
+from yangtuo.words import Parser, did_you_mean
 
 _PATIENCE_S = 5.0  # a launcher ends the others of a failed run within about one
 
@@ -36,44 +33,54 @@ yangtuo VERB --help lists a verb's options; --version prints the version.
 A file of options can be given first: yangtuo train run.yaml --learning_rate 1e-4"""
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises our error, one line, instead of printing how it is used."""
-
-    def __init__(self, prog: str, **options: Any):
-        super().__init__(prog, allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        unknown = re.search(r"unrecognized arguments: (--\w+)", message)
-        near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
-        hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the options"
-        raise UsageError(f"{self.prog}: {message}; {hint}")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 the run failed, 2 something that the user gave."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(_HELP)  # noqa: T201  # the answer to --help belongs on standard output
-        return 0
-    if words[0] == "--version":
-        print(f"yangtuo {__version__}")  # noqa: T201
-        return 0
-    reporting.set_up()
-    if words[0] not in _LIKE_TRAIN and words[0] not in _OF_THEIR_OWN:
-        return _fail(f"unknown verb {words[0]!r}; yangtuo --help lists them", 2)
+    streams.prepare()
+    code = _outcome(list(sys.argv[1:] if argv is None else argv))
     try:
-        _run(words[0], words[1:])
+        sys.stdout.flush()
+    except OSError as error:
+        failed = _of_output(error)
+        return code or failed
+    return code
+
+
+def _outcome(words: list[str]) -> int:
+    try:
+        return _answer(words)
     except YangtuoError as error:
         if isinstance(error, StoppedError) and _rank() != "0":
             return error.exit_code  # rank 0 tells that all have stopped
         _let_others_speak_first(error)
         return _fail(str(error), error.exit_code)
-    except BrokenPipeError:  # the reader of standard output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except KeyboardInterrupt:
         return _fail("stopped by Ctrl-C; a run goes on from its last checkpoint with the same command", 130)
+    except BrokenPipeError as error:
+        return _of_output(error)
+    except OSError as error:
+        if error.errno not in writing.OF_DISKS:
+            raise  # a bug of ours
+        if error.filename is None and not streams.can_write():
+            return _of_output(error)
+        return _fail(f"{error.filename or 'a file'}: cannot be written: {writing.reason(error)}", 1)
+
+
+def _answer(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_HELP)  # noqa: T201  # the answer to --help belongs on standard output
+    elif words[0] == "--version":
+        print(f"yangtuo {__version__}")  # noqa: T201
+    else:
+        reporting.set_up()
+        _run(words[0], words[1:])
     return 0
+
+
+def _of_output(error: OSError) -> int:
+    streams.mute(sys.stdout)
+    if isinstance(error, BrokenPipeError):  # the reader has left, as `head` does
+        return 141
+    return _fail(f"standard output: cannot be written: {writing.reason(error)}", 1)
 
 
 def _let_others_speak_first(error: YangtuoError) -> None:
@@ -95,7 +102,8 @@ def _rank() -> str:
 
 def _fail(message: str, code: int) -> int:
     where = f" [rank {_rank()} on {socket.gethostname()}]" if _is_one_of_many() else ""
-    sys.stderr.write(f"error{where}: {message}\n")
+    with streams.lasting():
+        sys.stderr.write(f"error{where}: {message}\n")
     return code
 
 
@@ -103,8 +111,11 @@ def _run(verb: str, argv: list[str]) -> None:
     if verb in _LIKE_TRAIN:
         _LIKE_TRAIN[verb](argv)
         return
+    if verb not in _OF_THEIR_OWN:
+        verbs = (*_LIKE_TRAIN, *_OF_THEIR_OWN, "--help", "--version")
+        raise UsageError(f"unknown verb {verb!r}; {did_you_mean(verb, verbs, 'yangtuo --help lists them')}")
     module = importlib.import_module(_OF_THEIR_OWN[verb])
-    parser = _Parser(f"yangtuo {verb}", description=module.__doc__)
+    parser = Parser(f"yangtuo {verb}", description=module.__doc__)
     module.add_options(parser)
     options = parser.parse_args(argv)
     if verb in _LOAD_MODELS:

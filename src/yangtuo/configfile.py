@@ -1,6 +1,5 @@
 """A YAML or JSON file of options -> the command line that says the same, so that both obey the same rules."""
 
-import argparse
 import json
 import re
 from collections.abc import Mapping
@@ -10,11 +9,13 @@ from typing import Any
 import yaml
 
 from yangtuo.errors import UsageError
+from yangtuo.keys import UniqueKeys, unique
+from yangtuo.words import Parser, nearest
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-class _Yaml(yaml.SafeLoader):
+class _Yaml(UniqueKeys):
     """YAML 1.2's scalars: only true and false are booleans (`save_strategy: no` is a word), and 1e-4 is a number."""
 
 
@@ -30,14 +31,14 @@ _Yaml.add_implicit_resolver(
 )
 
 
-def as_flags(path: str, parser: argparse.ArgumentParser) -> list[str]:
+def as_flags(path: str, parser: Parser) -> list[str]:
     """A configuration file as the command line that says the same.
 
     Raises:
         UsageError: the file cannot be read, or a list stands where an option takes one value.
     """
     values, written = _read(path)
-    known = {option for action in parser._actions for option in action.option_strings}
+    known = parser.known_options()
     takes_list = {a.dest for a in parser._actions if a.nargs == "+"}
     flags: list[str] = []
     problems = []
@@ -46,6 +47,9 @@ def as_flags(path: str, parser: argparse.ArgumentParser) -> list[str]:
             continue
         if not isinstance(name, str) or name == "config":
             problems.append(f"{name!r} is no option")
+        elif not name.isascii() and (near := nearest(name, known)):
+            meant = " or ".join(repr(one.lstrip("-")) for one in near)
+            problems.append(f"unknown option {name!r}, which is not all ASCII; did you mean {meant}?")
         elif f"--{name}" not in known:
             flags.append(f"--{name}")  # argparse names it, with those of the command line
         elif isinstance(value, list) and name in ("trainable", "modules_to_save"):
@@ -67,12 +71,23 @@ def _read(path: str) -> tuple[Mapping[Any, Any], Mapping[Any, Any]]:
     try:
         text = source.read_text(encoding="utf-8")
         is_json = source.suffix.lower() == ".json"
-        values = json.loads(text) if is_json else yaml.load(text, _Yaml)
+        values = json.loads(text, object_pairs_hook=unique) if is_json else yaml.load(text, _Yaml)
         written = {} if is_json else yaml.load(text, yaml.BaseLoader)
     except OSError as error:
         raise UsageError(f"configuration file {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"configuration file {path}: {' '.join(str(error).split())}") from error
+        why = _wide_colon(text) if isinstance(error, yaml.YAMLError) else ""
+        raise UsageError(f"configuration file {path}: {why or ' '.join(str(error).split())}") from error
     if not isinstance(values, Mapping):
-        raise UsageError(f"configuration file {path}: expected 'name: value' lines, found {type(values).__name__}")
+        why = _wide_colon(text) or f"expected 'name: value' lines, found {type(values).__name__}"
+        raise UsageError(f"configuration file {path}: {why}")
     return values, written
+
+
+def _wide_colon(text: str) -> str:
+    """What is said of a line whose colon is not YAML's, as Chinese input methods write it."""
+    for number, line in enumerate(text.splitlines(), 1):
+        found = re.match(r"\s*([\w-]+)\s*：", line)
+        if found:
+            return f"line {number}: {line.strip()!r} has a full-width colon; write '{found[1]}: ' and the value"
+    return ""

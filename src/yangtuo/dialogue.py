@@ -1,5 +1,6 @@
 """A dialogue with a model: what was said, what of it the model is shown, and the row for training that it makes."""
 
+import errno
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from yangtuo import writing
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template, TemplateFault
 from yangtuo.errors import DataError, UsageError
@@ -98,28 +100,31 @@ def save_row(path: Path, row: dict[str, Any]) -> int:
     """Add a row to a file of rows, which may be new; returns how many it has then.
 
     Raises:
-        DataError: it is no such file, or cannot be written.
+        DataError: it is no such file.
+        WriteError: it cannot be written.
     """
     if path.suffix not in (".json", ".jsonl"):
         raise DataError(f"{path}: give a name that ends in .json or .jsonl")
-    draft = path.with_name(f"{path.name}.draft")
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"{path}: {os.strerror(errno.ENOENT)}; make the folder {path.parent} first")
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        if path.suffix == ".jsonl":
-            # By line feeds alone: JSON leaves other separators (U+2028, U+0085) inside a row as they are.
-            lines = [*filter(None, text.split("\n")), json.dumps(row, ensure_ascii=False)]
-            text, num_rows = "\n".join(lines) + "\n", len(lines)
-        else:
-            rows = json.loads(text) if text else []
-            if not isinstance(rows, list):
-                raise DataError(f"{path}: it holds no list of rows; give another name")
-            text, num_rows = json.dumps([*rows, row], ensure_ascii=False, indent=2) + "\n", len(rows) + 1
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+        rows = json.loads(text) if text and path.suffix == ".json" else []
     except (OSError, ValueError) as error:
         told = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError(f"{path}: cannot be written: {told}") from error
-    return num_rows
+        raise DataError(f"{path}: cannot be written, since it cannot be read: {told}") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: it holds no list of rows; give another name")
+    if path.suffix == ".jsonl":
+        # By line feeds alone: JSON leaves other separators (U+2028, U+0085) inside a row as they are.
+        rows = [*filter(None, text.split("\n")), json.dumps(row, ensure_ascii=False)]
+        text = "\n".join(rows)
+    else:
+        rows = [*rows, row]
+        text = json.dumps(rows, ensure_ascii=False, indent=2)
+    with writing.whole_file(path) as file:
+        file.write(text + "\n")
+    return len(rows)
 
 
 class Partner:
@@ -131,8 +136,14 @@ class Partner:
     """
 
     def __init__(self, name: str, speaker: Speaker, template: Template, room: int | None, system: str | None):
-        self.name, self.dialogue = name, Dialogue(system)
+        self.name, self.dialogue = name, Dialogue()
         self._speaker, self._template, self._room = speaker, template, room
+        self.take_system(system)
+
+    def take_system(self, system: str | None) -> None:
+        """Another system prompt, "" for none, None for the template's own; a template may know none at all."""
+        is_refused = system == "" and not self._template.takes_empty_system()
+        self.dialogue.system = None if is_refused else system
 
     def ask(self, question: str, tell: Callable[[str], None], *, keeps_interrupted: bool = False) -> Answer:
         """Ask; the answer becomes part of the dialogue.

@@ -1,14 +1,19 @@
 """`yangtuo encode`: every kept row with its ids and labels, as JSON lines, for other programs."""
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from yangtuo import streams, writing
 from yangtuo.corpus import encode_files, open_data, tell_without_effect
 from yangtuo.data.audit import audit, summary
 from yangtuo.data.encoding import end_id
+from yangtuo.data.examples import Examples
 from yangtuo.errors import UsageError
 from yangtuo.parsing import Settings
 
@@ -27,10 +32,13 @@ def write(settings: Settings, out: str | None) -> None:
     the data has any.
 
     Raises:
-        UsageError: no `--out`.
+        UsageError: no `--out`, or one that cannot be made.
+        WriteError: it cannot be written.
     """
     if not out:
         raise UsageError("--out is missing: the file to write, or - for standard output")
+    if out != "-":
+        writing.check_place(Path(out), "out")
     unused = ("mix", "deduplicate", "validation_split_percentage")
     tell_without_effect(settings, unused, "every kept row is written, once")
     opened = open_data(settings)
@@ -38,11 +46,14 @@ def write(settings: Settings, out: str | None) -> None:
     examples = stored.examples
     for line in summary("data", audit(examples, stored, end_id(opened.tokenizer, opened.template))):
         logger.info(line)
-    draft = Path(out).with_name(f".{Path(out).name}") if out != "-" else None
-    try:
-        file = draft.open("w", encoding="utf-8") if draft else sys.stdout
-    except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror}") from error
+    # Standard output may lack what a file's name has; then its escape is written.
+    escapes = out == "-" and not streams.can_print("".join(examples.paths))
+    with contextlib.nullcontext(sys.stdout) if out == "-" else writing.whole_file(Path(out)) as file:
+        for row in _rows(examples):
+            file.write(json.dumps(row, ensure_ascii=escapes) + "\n")
+
+
+def _rows(examples: Examples) -> Iterator[dict[str, Any]]:
     for i in range(len(examples)):
         row = {
             "file": examples.source(i),
@@ -52,7 +63,4 @@ def write(settings: Settings, out: str | None) -> None:
         }
         if examples.weights is not None:
             row["weights"] = examples.row_weights(i).tolist()
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    if draft:
-        file.close()
-        draft.rename(out)
+        yield row

@@ -13,6 +13,7 @@
         ├── NonFiniteLossError     the loss became NaN or infinite
         ├── OutOfMemoryError       a step does not fit, however it is cut
         ├── CheckpointError        a checkpoint cannot be written
+        ├── WriteError             another file cannot be written, as on a full disk
         ├── ProofError             what was made is not what it should be
         ├── PeerLostError          another process of the run is gone, or does not answer
         └── StoppedError           exit code 128 + signal: asked to stop, and did so with a checkpoint
@@ -92,6 +93,10 @@ class OutOfMemoryError(RunFailure):
 
 class CheckpointError(RunFailure):
     """A checkpoint cannot be written or read; those that were complete before still are."""
+
+
+class WriteError(RunFailure):
+    """A file cannot be written; what was there before still is."""
 
 
 class ProofError(RunFailure):

@@ -6,7 +6,6 @@ what differs; no checkpoint and no adapter is ever deleted or overwritten.
 
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from yangtuo import writing
 from yangtuo.engine import checkpoint
 from yangtuo.errors import RunFolderError
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 # What `yangtuo check` leaves there beforehand is no run; nor is what a run leaves that was killed before it had said
 # what it is.
-_OF_NO_RUN = ("data_audit.json", "dropped_rows.jsonl", ".lock", f".{RUN_FILE}")
+_OF_NO_RUN = ("data_audit.json", "dropped_rows.jsonl", ".lock", f".{RUN_FILE}.writing")
 ADAPTER_FOLDER = "sft_lora_model"
 
 
@@ -220,7 +220,10 @@ def write_metrics(output_dir: Path, split: str, metrics: Mapping[str, Any]) -> N
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one piece: it is the old one or the new one, never a part."""
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    """Write a JSON file in one piece: it is the old one or the new one, never a part.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with writing.whole_file(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")

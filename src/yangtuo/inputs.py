@@ -60,6 +60,7 @@ def open_inputs(settings: Settings) -> Inputs:
     )
     config = base.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
     base.check_positions(config, settings.data.max_seq_length)
+    base.check_attention(config, model, base.detect_hardware(settings.training_value("use_cpu")))
     saved = adapter_files.read(lora.peft_path) if lora.peft_path else None
     known, merged_in = None, []
     if saved:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from yangtuo.engine.processes import world_size
 from yangtuo.engine.screen import Logging
 from yangtuo.engine.steps import Meaning
 from yangtuo.errors import MissingDependencyError, UsageError
+from yangtuo.keys import unique
 from yangtuo.model import base
 from yangtuo.model.base import Hardware, Precision
 from yangtuo.model.lora_options import begins_from_the_base, names
@@ -119,7 +121,7 @@ def _hash_of(folder: Path) -> str:
         if path.name in ("config.json", "adapter_config.json"):
             digest.update(path.read_bytes())
         elif path.suffix in (".safetensors", ".bin") and path.name != "training_args.bin":
-            digest.update(f"{path.name} {path.stat().st_size}".encode())
+            digest.update(os.fsencode(path.name) + f" {path.stat().st_size}".encode())
             digest.update(_sample(path))
     return digest.hexdigest()
 
@@ -277,7 +279,7 @@ def _deepspeed(given: Any) -> Any:
         )
     text = given if str(given).lstrip().startswith("{") else _read_text(str(given))
     try:
-        config = dict(json.loads(text))
+        config = dict(json.loads(text, object_pairs_hook=unique))
     except (ValueError, TypeError) as error:
         raise UsageError(f"--deepspeed {given}: broken JSON: {error}") from error
     scale = config.get("fp16", {}).get("min_loss_scale")

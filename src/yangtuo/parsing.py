@@ -6,14 +6,13 @@ same rules and a flag overrides the file. Nothing here looks at the hardware, th
 """
 
 import argparse
-import difflib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NoReturn, cast, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from yangtuo import configfile
 from yangtuo.arguments import OUR_GROUPS, DataArguments, DataOrder, LoraArguments, ModelArguments, RunArguments
@@ -21,6 +20,7 @@ from yangtuo.errors import UsageError
 from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.options import TRAINING_OPTIONS, add, options_of, training_default
 from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
+from yangtuo.words import Parser, not_text, value_meant
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +49,11 @@ class Settings:
         return self.training.get(name, training_default(name))
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises our error instead of ending the process, and fetches transformers' help when it is asked."""
+class _Parser(Parser):
+    """The parser of a training run's options, which fetches transformers' help when it is asked."""
 
+    is_short = False
     explains_training = True
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}")
 
     def format_help(self) -> str:
         if self.explains_training:
@@ -79,8 +77,7 @@ def build_parser(
     `explains_training` False, only says that they are taken.
     """
     parser = _Parser(
-        prog=prog,
-        allow_abbrev=False,
+        prog,
         conflict_handler="resolve",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -124,16 +121,17 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
     config = flags.pop("config", None)
     if config and Path(config).suffix.lower() not in configfile.SUFFIXES:
         if not problems:  # else it is the value of an unknown option
-            problems.append(_unknown(config, []))
+            problems += parser.unknown([config])
         config = None
     from_file, more = _parse_known(parser, configfile.as_flags(config, parser)) if config else ({}, [])
     problems += more
     for part in (from_file, flags):
         _drop_empty(part)
         problems += _apply_old_names(part)
-    given = {**from_file, **flags}
-    origins = {**dict.fromkeys(from_file, "configuration file"), **dict.fromkeys(flags, "command line")}
-    problems += _refused(given)
+    given = {name: value for name, value in {**from_file, **flags}.items() if value is not _AUTO}
+    origins = {name: "command line" if name in flags else "configuration file" for name in given}
+    problems += [*_refused(given), *_look_alikes(given)]
+    problems += not_text({name: value for name, value in given.items() if name not in _ANY_NAME})
     if problems:
         raise UsageError.of_problems("options", problems)
     for name in given.keys() & TRAINING_ARGUMENTS.keys():
@@ -154,36 +152,41 @@ def _own_defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
 
 # transformers knows true and false only; left out, the engine decides.
 _AUTO_BY_DEFAULT = ("--gradient_checkpointing", "--activation_checkpointing")
+_AUTO = object()
+
+
+def _without_autos(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without the options that are `auto`, and those options."""
+    words: list[str] = []
+    autos = []
+    for word in argv:
+        if word == "auto" and words and words[-1] in _AUTO_BY_DEFAULT:
+            autos.append(words.pop())
+        elif word in {f"{option}=auto" for option in _AUTO_BY_DEFAULT}:
+            autos.append(word.removesuffix("=auto"))
+        else:
+            words.append(word)
+    return words, autos
 
 
 def _parse_known(parser: _Parser, argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """What was given, and a message for each word that no option takes."""
+    """What was given, and a message for each word that no option takes, or that contradicts another."""
+    words, autos = _without_autos(argv)
     # A namespace that already has every name: argparse then fills in no default, so what was given can be told.
-    words = list(argv)
-    for i in [i for i, word in enumerate(words) if word == "auto" and words[i - 1] in _AUTO_BY_DEFAULT][::-1]:
-        del words[i - 1 : i + 1]
-    words = [word for word in words if word not in {f"{option}=auto" for option in _AUTO_BY_DEFAULT}]
     unset = object()
     blank = argparse.Namespace(**{action.dest: unset for action in parser._actions})
     namespace, unknown = parser.parse_known_args(words, blank)
-    known = [option for action in parser._actions for option in action.option_strings]
     given = {name: value for name, value in vars(namespace).items() if value is not unset and value is not None}
-    return given, [_unknown(word, known) for word in unknown]
-
-
-def _unknown(word: str, known: Sequence[str]) -> str:
-    if not word.startswith("-"):
-        return (
-            f"{word!r} belongs to no option; in a shell script, a comment or a space behind a line's closing "
-            "backslash cuts the command there"
-        )
-    name = word.split("=")[0]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; --help lists all options")
+    problems = [*parser.unknown(unknown), *parser.doubled]
+    for option in autos:
+        other = given.setdefault(option[2:], _AUTO)
+        problems += [f"{option} auto and {option} {other}: give one of them"] if other is not _AUTO else []
+    return given, problems
 
 
 def _drop_empty(given: dict[str, Any]) -> None:
-    for name in [name for name, value in given.items() if value == ""]:
+    # An empty system prompt asks for none, where the template has one of its own.
+    for name in [name for name, value in given.items() if value == "" and name != "system_prompt"]:
         logger.warning("--%s is empty and counts as not given", name)
         del given[name]
 
@@ -248,6 +251,21 @@ def _build(group: type, given: Mapping[str, Any]) -> Any:
 
 def _typed(hint: Any, value: Any) -> Any:
     return hint(value) if isinstance(hint, type) and issubclass(hint, StrEnum) else value
+
+
+# Their parts are separated by commas, and are words of ASCII.
+_LISTS = ("trainable", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform")
+
+
+# A file's name may be any bytes; all others go to libraries that want text.
+_ANY_NAME = ("dataset_dir", "train_file", "validation_file", "mix", "data_cache_dir", "out", "html", "report")
+
+
+def _look_alikes(given: Mapping[str, Any]) -> Iterator[str]:
+    for name in _LISTS:
+        meant = value_meant(str(given.get(name, "")))
+        if meant:
+            yield f"--{name} {given[name]}: not all ASCII; did you mean {meant!r}?"
 
 
 def _settle(settings: Settings) -> Settings:

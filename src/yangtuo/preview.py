@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.text import Text
 
+from yangtuo import streams, writing
 from yangtuo.corpus import encode_files, open_data, tell_without_effect
 from yangtuo.data.chips import Chip, chips_of
 from yangtuo.data.examples import Examples, Fate
 from yangtuo.data.measures import sample
-from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import UsageError
 from yangtuo.parsing import Settings
 
@@ -42,10 +41,13 @@ def run(settings: Settings, own: argparse.Namespace) -> None:
     """Show random, longest, shortest and worst rows.
 
     Raises:
-        UsageError: a row that is not there, or a page that cannot be written.
+        UsageError: a row that is not there, or a page that cannot be made.
+        WriteError: the page cannot be written.
     """
     if own.num_rows < 1:
         raise UsageError(f"--num_rows {own.num_rows}: at least 1")
+    if own.html:
+        writing.check_place(Path(own.html), "html")
     unused = ("mix", "deduplicate", "validation_split_percentage")
     tell_without_effect(settings, unused, "rows are shown as they are encoded, of all that are kept")
     opened = open_data(settings)
@@ -60,12 +62,14 @@ def run(settings: Settings, own: argparse.Namespace) -> None:
     else:
         chosen = list(choose(examples, own.num_rows, int(settings.training_value("seed"))))
     if own.html:
-        from yangtuo.preview_page import write
+        from yangtuo import preview_page
 
-        write(Path(own.html), examples, chosen, opened.tokenizer, opened.template.name)
+        rows = [(heading(examples, kind, i), list(chips_of(examples, i, opened.tokenizer))) for kind, i in chosen]
+        title = f"{len(rows)} of {len(examples):,} rows, template {opened.template.name}"
+        preview_page.write(Path(own.html), title, rows)
         logger.info("preview: %s", own.html)
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = streams.console()
     for kind, i in chosen:
         console.print(Text(heading(examples, kind, i), "bold"))
         console.print(as_text(chips_of(examples, i, opened.tokenizer), coloured=console.is_terminal))
@@ -105,17 +109,21 @@ def heading(examples: Examples, kind: str, i: int) -> str:
 
 def as_text(chips: Iterator[Chip], *, coloured: bool) -> Text:
     """A row for the terminal; without colour, what is trained stands between ⟦ and ⟧."""
-    text = Text()
+    text, (opens, closes), line_end = Text(), _brackets(), streams.sign("↵", "\\n")
     was_trained = False
     for chip in chips:
         if not coloured and chip.is_trained != was_trained:
-            text.append("⟦" if chip.is_trained else "⟧")
+            text.append(opens if chip.is_trained else closes)
         was_trained = chip.is_trained
-        shown = chip.text if chip.is_control else chip.text.replace("\n", "↵\n")
+        shown = chip.text if chip.is_control else chip.text.replace("\n", f"{line_end}\n")
         text.append(shown, _style(chip))
     if not coloured and was_trained:
-        text.append("⟧")
+        text.append(closes)
     return text
+
+
+def _brackets() -> tuple[str, str]:
+    return streams.sign("⟦", "[["), streams.sign("⟧", "]]")
 
 
 def _style(chip: Chip) -> str:
@@ -128,15 +136,8 @@ def _style(chip: Chip) -> str:
 
 def _legend(*, coloured: bool) -> Text:
     if not coloured:
-        return Text("⟦trained⟧")
+        return Text("trained".join(_brackets()))
     return Text.assemble(
         ("prompt", "dim"), "  ", ("trained", "green"), "  ", ("</s>", "black on green"), " end token, trained  ",
         ("字", "underline yellow"), " spelled in bytes: the vocabulary has no token for it",
     )  # fmt: skip
-
-
-def rows_as_chips(
-    examples: Examples, chosen: list[tuple[str, int]], tokenizer: Tokenizer
-) -> list[tuple[str, list[Chip]]]:
-    """Headings and tokens, for a page."""
-    return [(heading(examples, kind, i), list(chips_of(examples, i, tokenizer))) for kind, i in chosen]

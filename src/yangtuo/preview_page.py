@@ -1,13 +1,12 @@
 """The page of `yangtuo preview --html`: one file, nothing loaded from elsewhere."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
-from yangtuo.data.examples import Examples
-from yangtuo.data.tokenizer import Tokenizer
-from yangtuo.errors import UsageError
-from yangtuo.preview import rows_as_chips
+from yangtuo import writing
+from yangtuo.data.chips import Chip
 
 _PAGE = """<!doctype html>
 <html lang="zh">
@@ -53,17 +52,13 @@ chip.ids | join(' ') }}">{{ chip.text }}</span>
 """
 
 
-def write(path: Path, examples: Examples, chosen: list[tuple[str, int]], tokenizer: Tokenizer, template: str) -> None:
-    """Write the page.
+def write(path: Path, title: str, rows: Sequence[tuple[str, Sequence[Chip]]]) -> None:
+    """Write the page of some rows, each with its heading and its tokens.
 
     Raises:
-        UsageError: it cannot be written.
+        WriteError: it cannot be written.
     """
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
-    rows = rows_as_chips(examples, chosen, tokenizer)
-    title = f"{len(rows)} of {len(examples):,} rows, template {template}"
     end = next((c.text for _, chips in rows for c in chips if c.is_control and c.is_trained), "")
-    try:
-        path.write_text(page.render(title=title, end=end, rows=rows), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--html {path}: {error.strerror}") from error
+    with writing.whole_file(path) as file:
+        file.write(page.render(title=title, end=end, rows=rows))

@@ -1,8 +1,8 @@
-"""Is what lies on the disk what was trained? Shown at the end of each run, and kept in `proof.json`.
+"""Is what lies on the disk what was trained, and is it any better? Shown at the end of each run, in `proof.json`.
 
 Every saved adapter is reopened and compared with memory, bit for bit, where it is written (`adapter_files`). Here, at
-the end: the weights have changed from their start, and the adapter, loaded from the disk by plain PEFT into the base,
-has the loss that the trained model has in memory.
+the end: the weights have changed from their start; the loss of rows that were trained on has fallen; and the adapter,
+loaded from the disk by plain PEFT into the base, has the loss that the trained model has in memory.
 """
 
 import contextlib
@@ -24,7 +24,9 @@ from transformers import PreTrainedModel
 from yangtuo import folder
 from yangtuo.data.examples import Examples
 from yangtuo.engine import memory
+from yangtuo.engine.comparison import computed_in
 from yangtuo.engine.processes import from_rank_0
+from yangtuo.engine.tolerance import mean_loss_limit
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.errors import ProofError
 from yangtuo.model import adapter_state
@@ -35,10 +37,9 @@ from yangtuo.model.sharding import is_sharded
 logger = logging.getLogger(__name__)
 
 PROOF_FILE = "proof.json"
-_NUM_ROWS = 8
-# Relative. In 16 bit, the same numbers in another order of rows round otherwise.
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 _USED = 0.8  # part of the free memory that a second base may take
+_FEW_STEPS = 20  # of fewer, nothing need be seen yet
+_WANDERING = 0.1  # relative, absolute below 1 nat: how far the loss of an adapter that had converged may rise again
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,44 @@ class Reload:
     limit: float
 
 
+@dataclass(frozen=True)
+class Gain:
+    """The loss of rows that were trained on, in nats a token, before the first step and after the last.
+
+    Attributes:
+        at_start: of the model that training began with: the base, or an adapter that was continued.
+        at_end: of the trained model.
+        num_steps: steps between the two.
+        limit: the largest difference that rounding explains.
+        is_continued: an adapter was trained further, which may have had nothing left to learn.
+    """
+
+    at_start: float
+    at_end: float
+    num_steps: int
+    limit: float
+    is_continued: bool
+
+
+def no_gain(gain: Gain) -> Iterator[str]:
+    """What is wrong with a run whose own rows fare no better after it."""
+    rise = gain.at_end - gain.at_start
+    allowed = max(gain.limit, _WANDERING * max(1.0, gain.at_start)) if gain.is_continued else gain.limit
+    told = f"the loss of rows that were trained on went from {gain.at_start:.4f} to {gain.at_end:.4f}"
+    if not rise <= allowed:  # a NaN is not smaller than anything
+        yield f"{told}: the run made the model worse; try a tenth of the --learning_rate, or more --warmup_steps"
+    elif rise > -gain.limit and not gain.is_continued:
+        if gain.num_steps >= _FEW_STEPS:
+            yield (
+                f"{told} in {gain.num_steps} steps, no more than rounding does: the run taught the model nothing; try "
+                "ten times the --learning_rate"
+            )
+        else:
+            logger.warning("proof: %s, no more than rounding does; %d steps teach little", told, gain.num_steps)
+    elif rise > 0:
+        logger.warning("proof: %s; the adapter had nothing left to learn from them, or its rate is high", told)
+
+
 def changes(before: Mapping[str, int], after: Mapping[str, int]) -> Changes:
     """Compare checksums of trained tensors by name."""
     changed = {name for name in after if after[name] != before[name]}
@@ -110,28 +149,34 @@ def _idle_modules(found: Changes, *, may_be_idle: bool) -> Iterator[str]:
 def prove(
     trainer: StepTrainer,
     adapter: Adapter,
-    rows: Examples,
     at_start: Mapping[str, int],
     saved: Path,
     load_base: Callable[[], PreTrainedModel],
+    *,
+    is_continued: bool,
 ) -> None:
-    """Show that the adapter on the disk is the trained one, or fail; called by all processes.
+    """Show that the adapter on the disk is the trained one and better than none, or fail; called by all processes.
 
     Args:
         trainer: after the last step.
         adapter: what it trained.
-        rows: the training rows.
         at_start: checksums of the trained tensors before the first step.
         saved: the adapter's folder; renamed if the proof fails, since days of training may be in it.
         load_base: loads the base once more, as the run has loaded it.
+        is_continued: whether the run began with an adapter that was trained before.
 
     Raises:
         ProofError: it is not; all that is wrong is named, and `proof.json` tells what was found.
     """
     found = changes(at_start, trainer.checksums())
-    chosen = rows.take(np.unique(np.linspace(0, len(rows) - 1, _NUM_ROWS).astype(np.int64)))
-    reload = _reload(trainer, adapter, chosen, saved, load_base)
-    problems = [*_idle_modules(found, may_be_idle=any("experts" in name for name in at_start)), *_other_loss(reload)]
+    reload = _reload(trainer, adapter, trainer.proof_rows(), saved, load_base)
+    num_steps, before = int(trainer.state.global_step), trainer.loss_at_start
+    gain = None if before is None else Gain(before, reload.in_memory, num_steps, reload.limit, is_continued)
+    problems = [
+        *_idle_modules(found, may_be_idle=any("experts" in name for name in at_start)),
+        *_other_loss(reload),
+        *(no_gain(gain) if gain else ()),
+    ]
     num_tensors = len(adapter_state.names_of_keys(adapter))
     num_bytes = from_rank_0(lambda: (saved / WEIGHTS_FILE).stat().st_size)
     record = {
@@ -142,6 +187,8 @@ def prove(
         "num_bytes": num_bytes,
         "changes": asdict(found),
         "reload": asdict(reload),
+        "gain": gain and asdict(gain),
+        "shortcuts": trainer.shortcuts and asdict(trainer.shortcuts),
     }
     from_rank_0(lambda: folder.write_json(saved.parent / PROOF_FILE, record))
     if problems:
@@ -164,8 +211,8 @@ def prove(
         reload.without,
         "without the adapter" if reload.into == "a fresh base" else "with its weights at zero",
     )
-    if abs(reload.without - reload.in_memory) <= reload.limit:
-        logger.warning("proof: the adapter changes the loss of these rows by less than rounding does; it taught little")
+    if gain:
+        logger.info("proof: the loss of these rows fell from %.4f to %.4f", gain.at_start, gain.at_end)
 
 
 def _other_loss(reload: Reload) -> Iterator[str]:
@@ -184,9 +231,9 @@ def _reload(
     sharded = any(map(is_sharded, parameters))
     base_bytes = sum(p.numel() * p.element_size() for p in parameters if not p.requires_grad)
     fits = not sharded and from_rank_0(lambda: base_bytes < _USED * memory.free_bytes(trainer.args.device))
-    args, own = trainer.args, adapter.model.get_base_model().dtype
-    computed_in = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else own
-    limit = _TOLERANCE[computed_in] * max(1.0, abs(in_memory))
+    with trainer.accelerator.autocast():
+        dtype = computed_in(adapter.model.get_base_model())
+    limit = mean_loss_limit(dtype, in_memory, float(rows.num_supervised().sum()))
     losses = from_rank_0(lambda: _fresh(trainer, rows, saved, load_base)) if fits else None
     if losses:
         without, reloaded = losses

@@ -5,10 +5,9 @@ Libraries are quiet unless something is wrong that a user can act on; `--log_lev
 
 import logging
 import os
-import sys
 import warnings
 
-from tqdm import tqdm
+from yangtuo import streams
 
 
 class _Notes(logging.Handler):
@@ -28,7 +27,7 @@ class _Screen(logging.Handler):
     """Writes to whatever stderr is at the moment, and beside a progress bar, not into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        streams.say(self.format(record))
 
 
 _notes = _Notes()

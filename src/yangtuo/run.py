@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,14 @@ def train(settings: Settings) -> None:
                 _train(trainer, decision, outlets.stop, output_dir)
                 trainer.save_model(str(saved))
                 load_base = functools.partial(_load_base, settings, inputs, precision)
-                proof.prove(trainer, adapter, corpus.train, at_start, saved, load_base)
+                proof.prove(trainer, adapter, at_start, saved, load_base, is_continued=inputs.adapter is not None)
                 logger.info("the adapter is in %s; to merge it: %s", saved, _how_to_merge(provenance, saved))
             if args.do_eval:
                 metrics = trainer.final_evaluation()
                 if is_main:
                     folder.write_metrics(output_dir, "eval", metrics)
         if is_main:
+            run |= {"shortcuts": trainer.shortcuts and asdict(trainer.shortcuts)}
             run |= {"state": "finished", "seconds": time.time() - began, "notes": notes_so_far()}
             folder.write_json(output_dir / folder.RUN_FILE, run)
 

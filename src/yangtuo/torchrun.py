@@ -14,13 +14,21 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from yangtuo import streams
+
+_STOPPED = (129, 130, 143)  # by SIGHUP, SIGINT or SIGTERM; that process has said so
+
 
 def main() -> int:
     """Run torchrun with this process's arguments."""
+    streams.prepare()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Else restarted processes find the addresses of the dead ones (pytorch issue 135712).
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     args = run.parse_args(sys.argv[1:])  # type: ignore[no-untyped-call]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # Under nohup. torchrun would handle it all the same, hand it on to processes that ignore it, and kill them.
+        args.signals_to_handle = ",".join(name for name in args.signals_to_handle.split(",") if name != "SIGHUP")
     # torchrun gives each process one thread and a warning; on a CPU that trains, all cores have work.
     num_processes = run.determine_local_world_size(args.nproc_per_node)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
@@ -30,9 +38,9 @@ def main() -> int:
         (rank, failure), host = error.get_first_failure(), socket.gethostname()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            sys.stderr.write(f"error: the process of rank {rank} on {host} was ended by {name}{_why(name)}\n")
-        elif failure.exitcode not in (1, 2, 130, 143):
-            sys.stderr.write(f"error: the process of rank {rank} on {host} ended with code {failure.exitcode}\n")
+            streams.say(f"error: the process of rank {rank} on {host} was ended by {name}{_why(name)}")
+        elif failure.exitcode not in (1, 2, *_STOPPED):
+            streams.say(f"error: the process of rank {rank} on {host} ended with code {failure.exitcode}")
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode  # as a shell tells a signal
     except SignalException as error:
         return 128 + error.sigval

@@ -2,16 +2,15 @@
 
 import argparse
 import dataclasses
-import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from yangtuo import streams, writing
 from yangtuo.data.density import Density, density
 from yangtuo.data.texts import pieces_of, texts_of
 from yangtuo.data.tokenizer import open_tokenizer
@@ -137,14 +136,8 @@ def _train(options: argparse.Namespace) -> None:
                 yield line
 
     model = vocabulary.train(lines(), training)
-    draft = out.with_name(f".{out.name}.unfinished")
-    try:
-        draft.write_bytes(model)
-        draft.rename(out)
-    except OSError as error:
-        raise RunFolderError(f"--out {out}: cannot be written: {error.strerror}") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    with writing.whole_file(out, "wb") as file:
+        file.write(model)
     logger.info("%s: %s pieces from %s lines of text", out, f"{options.vocab_size:,}", f"{num_lines:,}")
 
 
@@ -178,7 +171,7 @@ def _stats(options: argparse.Namespace) -> None:
             )
     if options.json:
         rows = [_as_json(name, one) for name, one in zip(options.tokenizer, found, strict=True)]
-        print(json.dumps(rows, ensure_ascii=False, indent=2))  # noqa: T201
+        streams.print_json(rows)
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("tokenizer", overflow="fold")
@@ -194,7 +187,7 @@ def _stats(options: argparse.Namespace) -> None:
             _figure(one.byte_share(), ".1%"),
         )
     # In a pipe a folder's name stays on one line.
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
+    console = streams.console(width=None if sys.stdout.isatty() else 1000)
     console.print(f"{found[0].num_texts:,} texts, {found[0].num_characters:,} characters")
     console.print(table)
 

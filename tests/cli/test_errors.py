@@ -76,6 +76,17 @@ def test_misspelt_trainable(fails):
     assert "--modules_to_save: the base has no module 'lm_haed'; did you mean 'lm_head'?" in said
 
 
+def test_a_module_that_is_like_none_is_answered_with_those_that_there_are(fails):
+    said = fails(trainable="attention")
+    assert "the base has no module 'attention'; it has down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj" in said
+
+
+def test_attention_code_that_is_misspelt(fails):
+    said = fails(attn_implementation="sdap")
+    assert said.startswith("error: --attn_implementation sdap: transformers has none of that name")
+    assert "weights" not in said
+
+
 def test_placeholder_left_in_the_script(fails):
     said = fails(model_name_or_path="path/to/hf/llama/or/merged/llama/dir/or/model_id")
     assert "no such folder (the script still has its placeholder)" in said

@@ -186,7 +186,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(train, run, inputs, tm
     said = export(run, inputs.base, out, "--template", "llama3", adapters=[adapter], expect=2)
     assert "has no token <|start_header_id|>" in said
     assert "it is an adapter, which is given as --peft_path, beside its base" in export(run, adapter, out, expect=2)
-    assert "did you mean --peft_path?" in export(run, inputs.base, out, "--peft_pat", adapter, expect=2)
+    assert "did you mean '--peft_path'?" in export(run, inputs.base, out, "--peft_pat", adapter, expect=2)
     (tmp_path / "file").write_text("mine")
     assert "file: a file; choose a folder" in export(run, inputs.base, tmp_path / "file", expect=2)
     said = export(run, inputs.base, tmp_path / "file" / "x", adapters=[adapter], expect=2)

@@ -11,6 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests import tiny
 from tests.command import evaluations_of, log_of, yangtuo
 
 
@@ -347,6 +348,62 @@ def test_a_run_that_changes_no_weight_fails(train, tmp_path):
     said = train(max_steps=1, warmup_ratio=0.03, lr_scheduler_type="cosine", expect=1)
     assert "no trained weight has changed" in said
     assert not (tmp_path / "out" / "sft_lora_model").exists()
+
+
+STEADY = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_a_run_that_made_the_model_worse_fails_its_proof(tie, train, inputs, tmp_path):
+    base = tiny.tiny_llama(tmp_path / "base", tie=tie)
+    tiny.tiny_sentencepiece(base)
+    full = {"modules_to_save": "embed_tokens,lm_head", "max_steps": 6}
+    said = train(learning_rate=1, model_name_or_path=base, **full, **STEADY, expect=1)
+    assert re.search(r"trained on went from 6\.\d+ to \d+\.\d+: the run made the model worse; try a tenth of the", said)
+    assert sorted(path.name for path in (tmp_path / "out").glob("sft_lora*")) == ["sft_lora_model.failed-proof"]
+    proof = json.loads((tmp_path / "out" / "proof.json").read_text(encoding="utf-8"))
+    assert not proof["passed"]
+    assert proof["gain"]["at_end"] > proof["gain"]["at_start"] + 1
+    assert proof["reload"]["reloaded"] == pytest.approx(proof["reload"]["in_memory"], rel=1e-4)
+
+
+def test_a_run_that_taught_nothing_in_many_steps_fails_its_proof(train, tmp_path):
+    said = train(learning_rate=1e-9, max_steps=24, **STEADY, expect=1)
+    assert "in 24 steps, no more than rounding does: the run taught the model nothing" in said
+
+
+def test_few_steps_may_teach_little_and_a_small_gain_is_one(train, tmp_path):
+    said = train(learning_rate=1e-9, max_steps=3, **STEADY)
+    assert "no more than rounding does; 3 steps teach little" in said
+    train(tmp_path / "more", learning_rate=1e-4, max_steps=24, **STEADY)
+    gain = json.loads((tmp_path / "more" / "proof.json").read_text(encoding="utf-8"))["gain"]
+    assert 0.001 < gain["at_start"] - gain["at_end"] < 0.1
+
+
+def test_an_adapter_that_had_converged_may_be_continued(train, inputs, tmp_path):
+    rows = [
+        {"instruction": "你是谁？", "input": "", "output": "我是羊。"},
+        {"instruction": "好吗？", "input": "", "output": "好。"},
+    ]
+    data = tiny.write_rows(tmp_path / "rows.json", rows)
+    options = {"dataset_dir": None, "train_file": data, "modules_to_save": "embed_tokens,lm_head", **STEADY}
+    train(tmp_path / "first", learning_rate=0.01, max_steps=80, **options)
+    again = {**options, "peft_path": tmp_path / "first" / "sft_lora_model"}
+    train(tmp_path / "second", learning_rate=0.003, max_steps=20, **again)
+    gain = json.loads((tmp_path / "second" / "proof.json").read_text(encoding="utf-8"))["gain"]
+    assert gain["is_continued"]
+    assert gain["at_start"] < 0.2
+    train(tmp_path / "ruined", learning_rate=3, max_steps=6, **again, expect=1)
+
+
+def test_the_trial_of_the_shortcuts_is_kept(train, tmp_path):
+    said = train()
+    for name in ("run.json", "proof.json"):
+        kept = json.loads((tmp_path / "out" / name).read_text(encoding="utf-8"))["shortcuts"]
+        assert (kept["compared"], kept["dtype"], kept["refused"]) == ("gradient", "float32", {})
+        assert set(kept["distances"]) == {"fused LoRA", "own head", "shared prefixes"}
+        assert all(distance < 1e-5 for distance in kept["distances"].values())
+    assert "engine: shortcuts tried by the gradient in float32" in said
 
 
 def test_a_named_tokenizer_has_to_agree_with_the_adapters_on_the_data(train, inputs, tmp_path):

@@ -1,12 +1,19 @@
 """A run that was killed goes on bit for bit; with another engine, or another number of processes, within rounding."""
 
+import fcntl
 import json
+import os
+import pty
+import select
 import shutil
 import signal
+import subprocess
+import sys
+import termios
 
 import pytest
 
-from tests.command import log_of, yangtuo
+from tests.command import REPOSITORY, log_of, yangtuo
 from tests.distributed.launch import (
     LAUNCHED,
     RUN,
@@ -87,7 +94,7 @@ def test_one_run_through_every_engine(engines, inputs, tmp_path):
     assert_same(out, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_stops_and_the_same_command_goes_on(number, engines, inputs, tmp_path, whole):
     """For the launcher, with two processes; its processes get the signal from it, and SIGINT from the terminal too."""
     out, options = tmp_path / "out", {"save_steps": 100}
@@ -106,10 +113,8 @@ def test_a_signal_saves_stops_and_the_same_command_goes_on(number, engines, inpu
     assert_bit_identical(out, whole("ddp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_one_process(number, inputs, tmp_path):
-    import sys
-
     out = tmp_path / "out"
     words = [sys.executable, LAUNCHED, *inputs.options(out, **{**RUN, "per_device_train_batch_size": 8})]
     with Running(words, env={"STEP_SECONDS": "0.4"}) as running:
@@ -119,6 +124,59 @@ def test_a_signal_to_one_process(number, inputs, tmp_path):
     assert done.code == 128 + number, done.said
     assert f"stopped by {number.name} after step" in done.said
     assert (out / f"checkpoint-{len(log_of(out))}" / "complete.json").exists()
+
+
+@pytest.mark.parametrize("is_launched", [False, True])
+def test_a_terminal_that_is_gone_stops_and_saves(is_launched, inputs, tmp_path):
+    """Nothing that is written to it then ends the save."""
+    out = tmp_path / "out"
+    options = {"save_steps": 100, "logging_steps": 1}
+    alone = [sys.executable, LAUNCHED, *inputs.options(out, **{**RUN, **options, "per_device_train_batch_size": 8})]
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [str(word) for word in (command(inputs, out, **options) if is_launched else alone)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "STEP_SECONDS": "0.4"},
+        cwd=REPOSITORY,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        preexec_fn=own_terminal,
+    )
+    os.close(terminal)
+    try:
+        wait_for(lambda: read_all(master) and (out / "log.jsonl").exists() and len(log_of(out)) >= 2)
+        os.close(master)
+        assert process.wait(timeout=120) == 128 + signal.SIGHUP
+    finally:
+        process.kill()
+    steps = len(log_of(out))
+    assert steps < 8
+    assert (out / f"checkpoint-{steps}" / "complete.json").exists()
+
+
+def own_terminal():
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def read_all(master) -> bool:
+    """Take what was written, so that the writer never waits."""
+    while select.select([master], [], [], 0)[0]:
+        os.read(master, 65536)
+    return True
+
+
+@pytest.mark.parametrize("is_launched", [False, True])
+def test_under_nohup_a_run_outlives_its_terminal(is_launched, inputs, tmp_path):
+    out = tmp_path / "out"
+    alone = [sys.executable, LAUNCHED, *inputs.options(out, **{**RUN, "per_device_train_batch_size": 8})]
+    words = ["nohup", *(command(inputs, out) if is_launched else alone)]
+    with Running(words, env={"STEP_SECONDS": "0.4"}) as running:
+        wait_for(lambda: (out / "log.jsonl").exists() and len(log_of(out)) >= 2)
+        running.process.send_signal(signal.SIGHUP)
+        done = running.end()
+    assert done.code == 0, done.said
+    assert len(log_of(out)) == 8
 
 
 def test_restarts_resume_by_themselves(engines, inputs, tmp_path, whole):

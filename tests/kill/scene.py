@@ -12,8 +12,9 @@ from tests.conftest import Inputs
 from tests.kill import killer
 from yangtuo.engine import checkpoint
 
-# What differs between two runs of the same command.
+# What differs between two runs of the same command; shortcuts are tried on the weights that a run goes on with.
 TIMES = {
+    "distances",
     *("tokens_per_s", "mfu", "step_seconds", "runtime", "eval_runtime", "train_runtime", "train_samples_per_second"),
     *("train_steps_per_second", "began", "seconds", "process", "notes"),
 }
@@ -66,7 +67,7 @@ class Scene:
         options["per_device_train_batch_size"] = 4 // max(1, configuration.num_processes)
         self._words = ["train", *inputs.options(self._out, **options)]
         if configuration.former is not None:
-            self._play_whole(_words(configuration.former))
+            self._play_whole(["train", *inputs.options(self._out, **{**options, **configuration.former})])
             shutil.copytree(self._out, self._before)
         self.writes = self._play_whole()
         shutil.move(self._out, self._whole)
@@ -76,9 +77,9 @@ class Scene:
             shutil.copytree(self._out, self._before)
             self.writes = self._play_whole()
 
-    def _play_whole(self, more: tuple[str, ...] = ()) -> list[str]:
-        """A run to its end; returns what it writes."""
-        done = self._start(more=more)
+    def _play_whole(self, words: list[str] | None = None) -> list[str]:
+        """A run to its end, of other words where given; returns what it writes."""
+        done = self._start(words=words)
         if done.code:
             raise SystemExit(f"the run failed by itself:\n{done.said}")
         return killer.read(self._record)
@@ -95,7 +96,7 @@ class Scene:
     def _moved_aside(self) -> list[Path]:
         return sorted(self._out.parent.glob("out.*"))
 
-    def _start(self, point: Point = NONE, more: tuple[str, ...] = ()) -> Finished:
+    def _start(self, point: Point = NONE, words: list[str] | None = None) -> Finished:
         arguments = (str(self._out), str(self._record), point.at, point.way, point.num_bytes)
         first = (
             # Measuring the machine's speed takes a third of a second, and decides nothing.
@@ -103,8 +104,7 @@ class Scene:
             "from tests.kill.killer import arm; arm({!r}, {!r}, at={!r}, way={!r}, num_bytes={!r})".format(*arguments)
         )
         return self._run(
-            *self._words,
-            *more,
+            *(words or self._words),
             first=first,
             num_processes=self._configuration.num_processes,
             env={"OMP_NUM_THREADS": "1"},
@@ -146,10 +146,6 @@ class Scene:
         """For a person."""
         cut = f" after {point.num_bytes} bytes" if point.way == "tear" else ""
         return f"{point.at} {point.way}{cut}: {self.writes[point.at - 1]}"
-
-
-def _words(options: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(word for name, value in options.items() for word in (f"--{name}", str(value)))
 
 
 def _torn_at(write: str) -> tuple[int, ...]:

@@ -14,19 +14,19 @@ from tests.kill.scene import Point, Scene
 FIRST, LAST = 0, -1
 SAMPLE = [
     # configuration, write, which of those with this text, how
-    ("evaluation", "rename .run.json run.json", FIRST, "kill"),
+    ("evaluation", "rename .run.json.writing run.json", FIRST, "kill"),
     ("evaluation", "open log.jsonl", 4, "tear"),
     ("evaluation", "mkdir .checkpoint-4.writing", FIRST, "tear"),
     ("evaluation", "rename .best.writing best", 1, "kill"),
     ("evaluation", "remove checkpoint-2/adapter_model.safetensors", FIRST, "kill"),
-    ("evaluation", "open .all_results.json", FIRST, "tear"),
-    ("evaluation", "rename .proof.json proof.json", FIRST, "kill"),
-    ("evaluation", "rename .run.json run.json", LAST, "kill"),
+    ("evaluation", "open .all_results.json.writing", FIRST, "tear"),
+    ("evaluation", "rename .proof.json.writing proof.json", FIRST, "kill"),
+    ("evaluation", "rename .run.json.writing run.json", LAST, "kill"),
     ("evaluation", "open log.jsonl", 1, "stop"),
     ("epochs", "rename best .best.former", FIRST, "kill"),
     ("epochs", "rename .best.writing best", LAST, "kill"),
-    ("moved-aside", "rename .run.json run.json", FIRST, "kill"),
-    ("two-processes", "open .trainer_state.json", FIRST, "kill"),
+    ("moved-aside", "rename .run.json.writing run.json", FIRST, "kill"),
+    ("two-processes", "open .trainer_state.json.writing", FIRST, "kill"),
     ("two-processes", "rename .best.writing best", 1, "kill all"),
 ]
 

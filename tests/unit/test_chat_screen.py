@@ -94,6 +94,14 @@ def test_commands(talk, tmp_path):
     assert seen[3][0].text == "短"
 
 
+def test_no_system_prompt_is_asked_for_by_an_empty_one(talk):
+    shown = talk('/system ""', "一", "/system", "二", '/system ""', "三", names=("base", "tuned"))
+    assert shown.count("system prompt: none") == 2
+    assert "system prompt: the template's own" in shown
+    for partner in talk.partners:
+        assert [turns[0].text for turns in partner._speaker.seen] == ["", "一", ""]
+
+
 def test_faults_of_the_user_are_told_and_the_dialogue_goes_on(talk):
     shown = talk(
         "/nothing", "/undo", "/retry", "/save", "/save a.json", "broken", "\udcff", "/etc/passwd 是什么", "你好"

@@ -51,11 +51,13 @@ def others(*allowed):
     return sorted(tops - {f"yangtuo.{name}" for name in allowed})
 
 
+BELOW = ("keys", "streams", "words", "writing")  # what is read, said and written by all
+
 RULES = {
-    "data": ["torch", "transformers", "peft", "accelerate", *others("data", "arguments", "errors")],
-    "model": others("model", "data", "arguments", "errors"),
-    "engine": others("engine", "model", "data", "arguments", "errors"),
-    "export": others("export", "model", "data", "engine", "arguments", "errors"),
+    "data": ["torch", "transformers", "peft", "accelerate", *others("data", "arguments", "errors", *BELOW)],
+    "model": others("model", "data", "arguments", "errors", *BELOW),
+    "engine": others("engine", "model", "data", "arguments", "errors", *BELOW),
+    "export": others("export", "model", "data", "engine", "arguments", "errors", *BELOW),
     "evaluation": others("evaluation", "engine", "model", "data", "arguments", "errors"),
     "engine.planning": ["torch", "transformers", "peft", "accelerate"],
     "engine.layout": ["torch", "transformers", "peft", "accelerate"],
@@ -64,14 +66,17 @@ RULES = {
     "arguments": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
     "trainer_options": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
     "errors": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
-    "configfile": ["torch", "transformers", "peft", "accelerate", *others("errors")],
+    "configfile": ["torch", "transformers", "peft", "accelerate", *others("errors", "keys", "words")],
+    **{part: ["torch", "transformers", "peft", "accelerate", *others("errors")] for part in BELOW},
     "options": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
     "parsing": [
         *("torch", "transformers", "peft", "accelerate"),
-        *others("configfile", "options", "old_options", "training_help", "arguments", "trainer_options", "errors"),
+        *others(
+            "configfile", "options", "old_options", "training_help", "arguments", "trainer_options", "errors", "words"
+        ),
     ],
     "training_help": others(),
-    "folder": ["torch", "transformers", *others("engine", "errors")],
+    "folder": ["torch", "transformers", *others("engine", "errors", "writing")],
 }
 
 

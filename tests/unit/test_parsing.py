@@ -207,7 +207,7 @@ def test_every_unknown_option_with_the_nearest_name():
         "options (3 problems):",
         "  unknown option '--lora_rnak'; did you mean '--lora_rank'?",
         "  unknown option '--max_seq_len'; did you mean '--max_seq_length'?",
-        "  unknown option '--qqq'; --help lists all options",
+        "  unknown option '--qqq'; yangtuo train --help lists the options",
     ]
 
 

@@ -19,6 +19,7 @@ FATES = {
     Fate.RIGHT_CUT: "rows_cut_from_the_right",
     Fate.EMPTY_ANSWER: "empty_answers",
     Fate.SPECIAL_TEXT: "rows_with_special_text",
+    Fate.NO_SYSTEM: "rows_that_ask_for_no_system_prompt",
 }
 
 
@@ -104,6 +105,7 @@ def summary(name: str, report: dict[str, Any]) -> list[str]:
         "answers_cut_in_mid_sentence": "answers cut in mid-sentence (these keep no end token)",
         "rows_cut_from_the_right": "rows cut from the right (these lose their end token)",
         "empty_answers": "empty answers: the model learns to say nothing to them",
+        "rows_that_ask_for_no_system_prompt": "rows ask for no system prompt (theirs is empty, not left out)",
         "rows_with_special_text": f"rows hold text like a control token: {_few(report['special_texts'])}",
     }
     lines += [f"  {report[key]:,} {text}" for key, text in told.items() if report.get(key)]

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from yangtuo.arguments import BadRows
@@ -82,7 +83,8 @@ def build(
         out = {name: stack.enter_context((folder / name).open("wb")) for name in COLUMNS}
         for arrays, dropped_there, special_there in encoded:
             for name, column in arrays.items():
-                column.astype(COLUMNS[name][0], copy=False).tofile(out[name])
+                # Not tofile, which does not say why it fails.
+                out[name].write(np.ascontiguousarray(column, dtype=COLUMNS[name][0]).data)
             is_plain = is_plain and bool((arrays["weights"] == arrays["supervised"]).all())
             num_kept, num_tokens = num_kept + len(arrays["rows"]), num_tokens + len(arrays["input_ids"])
             for reason, count in count_reasons(dropped_there).items():
@@ -112,7 +114,7 @@ def build(
         "reasons": reasons,
         "special": special,
     }
-    (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+    (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
 
 def _show(bar: "tqdm[Any]", num_bytes: int) -> None:

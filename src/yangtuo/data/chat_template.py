@@ -37,7 +37,7 @@ class ChatTemplate:
         name: "tokenizer".
         source: the jinja text.
         names: what the template can use beside the messages: bos_token and such.
-        default_system: system prompt of rows without one; None to leave it to the template.
+        default_system: system prompt of rows without one; None to leave it to the template, "" for none.
         end: the control token that ends an answer.
         control_tokens: of the tokenizer; those in the frames become control ids.
     """
@@ -67,6 +67,7 @@ class ChatTemplate:
         longest_first = sorted(map(re.escape, control), key=len, reverse=True)
         self._end = re.compile(rf"\s*(?:{'|'.join(longest_first)})")
         self._frames: dict[tuple[str, ...], list[_Frame]] = {}
+        self._takes_empty: bool | None = None  # once it is known
         try:
             self.end = self._find_frames(("user", "assistant"))[0].end.strip()
         except TemplateFault as fault:
@@ -88,15 +89,14 @@ class ChatTemplate:
         Raises:
             TemplateFault: the template refuses or rewrites it.
         """
-        if self.default_system and turns[0].role != "system":
-            turns = [Turn("system", self.default_system, trained=False), *turns]
-        roles = tuple(turn.role for turn in turns)
-        if roles not in self._frames:
-            self._frames[roles] = self._find_frames(roles)
+        has_default = self.default_system or (self.default_system == "" and self.takes_empty_system())
+        if has_default and turns[0].role != "system":
+            turns = [Turn("system", self.default_system or "", trained=False), *turns]
+        frames = self._frames_of(turns)
         walk = _Walk(self._render([(turn.role, turn.text) for turn in turns]))
-        spoken = turns[1:] if roles[0] == "system" else turns
+        spoken = turns[1:] if turns[0].role == "system" else turns
         exchanges = []
-        for frame, user, answer in zip(self._frames[roles], spoken[::2], spoken[1::2], strict=True):
+        for frame, user, answer in zip(frames, spoken[::2], spoken[1::2], strict=True):
             before = [Piece(walk.over("", "", frame.before[0])[2], is_frame=True)]
             if len(frame.before) > 1:
                 _, system, tail = walk.over("", turns[0].text, frame.before[1])
@@ -106,11 +106,43 @@ class ChatTemplate:
             exchanges.append(Exchange(tuple(before), asked, after, lead, said, end, answer.trained, answer.weight))
         return exchanges
 
-    def _find_frames(self, roles: tuple[str, ...]) -> list[_Frame]:
+    def keeps_own_system(self) -> bool:
+        """Whether it writes a system prompt of its own although an empty one asks for none."""
+        try:
+            told = self._frames_of(_with_system("x"))[0].before
+            empty = "".join(self._frames_of(_with_system(""))[0].before)
+        except TemplateFault:  # it takes none
+            return False
+        if len(told) < 2 or not (empty.startswith(told[0]) and empty.endswith(told[1])):
+            return False
+        return bool(empty[len(told[0]) : len(empty) - len(told[1])].strip())
+
+    def takes_empty_system(self) -> bool:
+        """Whether an empty system message can be given; where not, a dialogue without one has no system prompt."""
+        if self._takes_empty is None:
+            try:
+                self._frames_of(_with_system(""))
+            except TemplateFault:
+                self._takes_empty = False
+            else:
+                self._takes_empty = True
+        return self._takes_empty
+
+    def _frames_of(self, turns: Sequence[Turn]) -> list[_Frame]:
+        roles = tuple(turn.role for turn in turns)
+        key = (*roles, "without system") if _asks_for_none(turns) else roles
+        if key not in self._frames:
+            self._frames[key] = self._find_frames(roles, has_empty_system=_asks_for_none(turns))
+        return self._frames[key]
+
+    def _find_frames(self, roles: tuple[str, ...], *, has_empty_system: bool = False) -> list[_Frame]:
+        """See the module; an empty system prompt has no mark, since templates treat it otherwise than a text."""
         marks = [_MARK.format(i) for i in range(len(roles))]
+        if has_empty_system:
+            marks[0] = ""
         marked = list(zip(roles, marks, strict=True))
         whole = self._render(marked)
-        if any(whole.count(mark) != 1 for mark in marks):
+        if any(mark and whole.count(mark) != 1 for mark in marks):
             raise TemplateFault("the tokenizer's chat template leaves out a turn of this row, or has it twice")
         places = [whole.index(mark) for mark in marks]
         if places != sorted(places):
@@ -127,7 +159,7 @@ class ChatTemplate:
             end = self._end.match(whole, behind_answer)
             if end is None:
                 raise TemplateFault("the tokenizer's chat template puts no control token behind an answer")
-            before = tuple(whole[at:user].split(marks[0])) if i == 1 else (whole[at:user],)
+            before = tuple(whole[at:user].split(marks[0])) if i == 1 and marks[0] else (whole[at:user],)
             frames.append(_Frame(before, whole[behind_user : len(prompt)], whole[len(prompt) : answer], end.group()))
             at = end.end()
         return frames
@@ -140,6 +172,14 @@ class ChatTemplate:
             )
         except self._faults as error:
             raise TemplateFault(f"the tokenizer's chat template refuses it: {str(error)[:120]}") from error
+
+
+def _asks_for_none(turns: Sequence[Turn]) -> bool:
+    return turns[0].role == "system" and not turns[0].text
+
+
+def _with_system(text: str) -> list[Turn]:
+    return [Turn(role, text if role == "system" else "", False) for role in ("system", "user", "assistant")]
 
 
 class _Walk:

@@ -17,6 +17,7 @@ from yangtuo.data.templates import (
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import UsageError
 
+KEEPS_OWN_SYSTEM = "the tokenizer's chat template takes an empty system prompt for none given, and writes its own"
 _CHINESE_ALPACA_2_TOKENS = 55_296  # vocabulary of Chinese-LLaMA-2 and Chinese-Alpaca-2
 
 
@@ -26,7 +27,7 @@ def choose_template(named: str, tokenizer: Tokenizer, system_prompt: str | None)
     Args:
         named: a template's name, a file, "tokenizer" or "auto".
         tokenizer: decides with "auto".
-        system_prompt: of rows without one, instead of the template's own.
+        system_prompt: of rows without one, instead of the template's own; "" for none.
 
     Raises:
         UsageError: no such template, or a tokenizer without the one asked for.
@@ -56,13 +57,18 @@ def choose_template(named: str, tokenizer: Tokenizer, system_prompt: str | None)
 
 
 def with_system(template: Template, system_prompt: str | None) -> Template:
-    """The template with another system prompt for rows without one; None for its own."""
+    """The template with another system prompt for rows without one; None for its own, "" for none."""
     if system_prompt is None:
         return template
     if isinstance(template, ChatTemplate):
         return ChatTemplate(template.source, template.names, system_prompt, template.control_tokens)
     assert isinstance(template, FrameTemplate), type(template)
     return replace(template, default_system=system_prompt)
+
+
+def keeps_own_system(template: Template) -> bool:
+    """Whether it writes a system prompt of its own even where an empty one asks for none."""
+    return isinstance(template, ChatTemplate) and template.keeps_own_system()
 
 
 def _fitting(tokenizer: Tokenizer) -> tuple[FrameTemplate | str, str]:

@@ -40,9 +40,10 @@ __all__ = [
     "prompt_ids",
 ]
 
-ENCODER_VERSION = 4  # to be raised with every change of what is encoded: stored rows of before are then not used
+ENCODER_VERSION = 5  # to be raised with every change of what is encoded: stored rows of before are then not used
 _BATCH_ROWS = 1024  # rows given to the tokenizer library at once: enough for its threads, little memory
 _SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = int(Fate.SPECIAL_TEXT), int(Fate.EMPTY_ANSWER), int(Fate.RIGHT_CUT)
+_NO_SYSTEM = int(Fate.NO_SYSTEM)
 _LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is below is no weight in the columns' type
 
 
@@ -117,7 +118,7 @@ class Encoder:
         parted: list[_Runs] = []
         for record in records:
             try:
-                exchanges = self.template.render(record.turns)
+                exchanges = self.template.render(self._taken(record.turns))
             except TemplateFault as fault:
                 rendered.append(fault)
             else:
@@ -133,6 +134,11 @@ class Encoder:
                 parts = [_parts(exchange, next(next_runs), ids) for exchange in found]
                 pieces += self._one(record, found, parts, columns)
         columns.input_ids.append(np.fromiter(chain.from_iterable(pieces), np.int32, sum(map(len, pieces))))
+
+    def _taken(self, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """The turns without a system prompt that asks for none, where the template would refuse it."""
+        is_refused = _asks_for_none(turns) and not self.template.takes_empty_system()
+        return turns[1:] if is_refused else turns
 
     # ---- an exchange as ids
 
@@ -188,6 +194,8 @@ class Encoder:
         fate = 0  # plain numbers here: a million rows pass
         if self._special.count_in(record, columns.special):
             fate |= _SPECIAL_TEXT
+        if _asks_for_none(record.turns):
+            fate |= _NO_SYSTEM
         start = self._start(parts[0])
         num_tokens = len(start)
         for exchange, part in zip(exchanges, parts, strict=True):
@@ -233,7 +241,7 @@ class Encoder:
                 return f"{TOO_LONG}: {num_tokens} tokens"
             case Truncation.RIGHT:
                 return parts, Fate.RIGHT_CUT
-        turns, fate = record.turns, Fate.WHOLE
+        turns, fate = tuple(self._taken(record.turns)), Fate.WHOLE
         while len(parts) > 1 and num_tokens > self.limit:
             # The first exchange that is left gets the opening, so that its own size is not known yet.
             first = 1
@@ -287,6 +295,10 @@ class Encoder:
     def _prompt(self, exchange: Exchange) -> list[int]:
         part = self._encoded(exchange._replace(lead="", answer=""))
         return self._start(part) + part.prompt
+
+
+def _asks_for_none(turns: Sequence[Turn]) -> bool:
+    return turns[0].role == "system" and not turns[0].text
 
 
 def _parts(exchange: Exchange, runs: "_Runs", ids: Iterator[list[int]]) -> Parts:

@@ -16,6 +16,7 @@ class Fate(IntFlag):
     """What happened to a kept row on its way; several may have.
 
     `ANSWER_CUT`: shortened at a sentence end, with its end token; `ANSWER_CUT_OPEN`: without one near, and without it.
+    `NO_SYSTEM`: its system prompt is empty, so that it asks for none.
     """
 
     WHOLE = 0
@@ -26,6 +27,7 @@ class Fate(IntFlag):
     RIGHT_CUT = 16
     EMPTY_ANSWER = 32
     SPECIAL_TEXT = 64
+    NO_SYSTEM = 128
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from yangtuo.data.opening import PACKED, encoding_of, opened
 from yangtuo.data.records import Value
 from yangtuo.data.tables import csv_values, parquet_values
 from yangtuo.errors import DataError
+from yangtuo.words import separated
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".csv")
 _PROGRESS_ROWS = 256
@@ -51,7 +52,8 @@ def find_files(
         elif os.path.exists(place):
             raise DataError(f"--{option} {place}: neither a folder nor a plain file; write the data into a file")
         else:
-            raise DataError(f"--{option} {place}: no such folder or file; give a folder with data files, or files")
+            told = "no such folder or file; give a folder with data files, or files"
+            raise DataError(f"--{option} {place}: {told}{separated(str(place))}")
     return list(dict.fromkeys(path for path in found if path.resolve() not in unwanted))
 
 

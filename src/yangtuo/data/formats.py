@@ -72,7 +72,7 @@ def turns_of(content: Any, data_format: DataFormat) -> tuple[tuple[Turn, ...], l
     weight = _weight(content)
     faults += _weight_faults(weight)
     if not faults:
-        faults += _order_faults(turns, _places(content, data_format))
+        faults += _order_faults(turns, _places(content, data_format, len(turns)))
     if faults:
         return (), faults
     if weight != 1.0:
@@ -96,11 +96,11 @@ def unused_columns(content: dict[str, Any], data_format: DataFormat) -> set[str]
     return unused
 
 
-def _places(content: dict[str, Any], data_format: DataFormat) -> list[str]:
-    """What a user calls each turn of a dialogue."""
+def _places(content: dict[str, Any], data_format: DataFormat, num_turns: int) -> list[str]:
+    """What a user calls each turn of a dialogue; the one that is not listed is the row's own system prompt."""
     listed = [key for key in _DIALOGUES if key in _COLUMNS[data_format] and isinstance(content.get(key), list)]
-    system = ["'system'"] if content.get("system") else []
-    return system + [f"{key}[{number}]" for key in listed for number in range(len(content[key]))]
+    places = [f"{key}[{number}]" for key in listed for number in range(len(content[key]))]
+    return ["'system'"] * (num_turns - len(places)) + places
 
 
 def _plain_alpaca(row: dict[str, Any]) -> tuple[Turn, ...] | None:
@@ -127,8 +127,7 @@ def _alpaca(row: dict[str, Any], turns: list[Turn]) -> Iterator[str]:
     history_faults = list(_history_faults(history))
     yield from history_faults
     if not faults and not history_faults:
-        if row.get("system"):
-            turns.append(Turn("system", row["system"], trained=False))
+        turns += _system(row)
         for question, answer in history:
             turns += [Turn("user", question, trained=False), Turn("assistant", answer, trained=True)]
         addition = row.get("input")
@@ -165,8 +164,7 @@ def _prompt_completion(row: dict[str, Any], turns: list[Turn]) -> Iterator[str]:
     ]
     yield from faults
     if not faults:
-        if row.get("system"):
-            turns.append(Turn("system", row["system"], trained=False))
+        turns += _system(row)
         turns += [Turn("user", row["prompt"], trained=False), Turn("assistant", row["completion"], trained=True)]
 
 
@@ -195,10 +193,16 @@ def _dialogue(row: dict[str, Any], key: str, turns: list[Turn]) -> Iterator[str]
         yield f"{key!r} is {_found(listed)}; expected a list of turns that is not empty"
         return
     yield from _optional_faults(row, "system")
-    if isinstance(row.get("system"), str) and row["system"]:
-        turns.append(Turn("system", row["system"], trained=False))
     for number, turn in enumerate(listed):
         yield from _turn(turn, f"{key}[{number}]", turns)
+    has_system = any(turn.role == "system" for turn in turns)
+    if isinstance(row.get("system"), str) and (row["system"] or not has_system):  # else the turn says more
+        turns[:0] = _system(row)
+
+
+def _system(row: dict[str, Any]) -> list[Turn]:
+    """The row's own system prompt; an empty one asks for none, where the template has one of its own."""
+    return [] if row.get("system") is None else [Turn("system", row["system"], trained=False)]
 
 
 def _turn(turn: Any, where: str, turns: list[Turn]) -> Iterator[str]:

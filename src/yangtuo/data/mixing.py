@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yangtuo.errors import UsageError
+from yangtuo.words import separated
 
 
 def parse(text: str, paths: Sequence[str]) -> tuple[float, ...]:
@@ -30,7 +31,7 @@ def parse(text: str, paths: Sequence[str]) -> tuple[float, ...]:
         except ValueError:
             weight = math.nan
         if not name or not (math.isfinite(weight) and weight >= 0):
-            problems.append(f"{part!r}: expected a file, a colon and a number from 0 up")
+            problems.append(f"{part!r}: expected a file, a colon and a number from 0 up{separated(part)}")
         elif len(found) != 1:
             names = ", ".join(Path(path).name for path in paths)
             why = "no training file has this name" if not found else "several training files have this name; give paths"

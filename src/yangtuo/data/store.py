@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
+from yangtuo import writing
 from yangtuo.data import files
 from yangtuo.data.building import COLUMNS, build
 from yangtuo.data.encoding import ENCODER_VERSION, Policy, examples_of
@@ -29,7 +30,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.data.reading import Dropped, Reading
 from yangtuo.data.records import Source
 from yangtuo.data.tokenizer import Tokenizer
-from yangtuo.errors import DataError
+from yangtuo.errors import DataError, WriteError
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +72,12 @@ class Store:
     """A folder of entries.
 
     Attributes:
-        folder: where; need not exist.
+        folder: where; need not exist. None where there is no place to keep any.
         refresh: encode again what is there.
         num_workers: processes (for large data) or threads that encode; None for all processors.
     """
 
-    folder: Path
+    folder: Path | None
     refresh: bool = False
     num_workers: int | None = None
 
@@ -87,6 +88,7 @@ class Store:
 
         Raises:
             DataError: see `reading.Reader` and `encoding.check_kept`.
+            WriteError: not even a temporary folder can be written.
         """
 
         def make(draft: Path) -> None:
@@ -99,6 +101,12 @@ class Store:
                 if source["sha256"] != digest:
                     raise DataError(f"{path}: has changed while it was read; start again")
 
+        if self.folder is None:
+            logger.warning(
+                "data: encoded for this process alone, since this user has no home folder (--data_cache_dir or "
+                "XDG_CACHE_HOME names a place)"
+            )
+            return _apart(make, paths)
         try:
             digests = [files.sha256_of(path) for path in paths]
             entry = self.folder / _key(paths, digests, tokenizer, policy, reading)
@@ -109,7 +117,8 @@ class Store:
             with _locked(entry.with_suffix(".lock")):
                 return self._found_or_made(entry, make_unchanged, paths)
         except (OSError, NotImplementedError) as error:  # the latter where there are no locks
-            logger.warning("data: encoded for this process alone, since %s cannot be written (%s)", self.folder, error)
+            why = writing.reason(error)
+            logger.warning("data: encoded for this process alone, since %s cannot be written (%s)", self.folder, why)
             return _apart(make, paths)
 
     def _found_or_made(self, entry: Path, make: Any, paths: Sequence[Path]) -> Stored:
@@ -140,7 +149,7 @@ class Store:
     def entries(self) -> list[Entry]:
         """All entries, the newest first."""
         found = []
-        for place in self.folder.iterdir() if self.folder.is_dir() else ():
+        for place in self._places():
             with contextlib.suppress(OSError, ValueError):
                 about = json.loads((place / "about.json").read_text(encoding="utf-8"))
                 found.append(Entry(place, about, sum(path.stat().st_size for path in place.iterdir())))
@@ -149,7 +158,7 @@ class Store:
     def clear(self) -> tuple[int, int]:
         """Remove all entries that no process is building or opening at the moment; their number and bytes."""
         num_entries = num_bytes = 0
-        for place in list(self.folder.iterdir()) if self.folder.is_dir() else ():
+        for place in self._places():
             if not place.is_dir():
                 continue
             with contextlib.suppress(Timeout), FileLock(place.with_suffix(".lock"), blocking=False):
@@ -157,6 +166,9 @@ class Store:
                 shutil.rmtree(place)
                 num_entries += 1
         return num_entries, num_bytes
+
+    def _places(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder and self.folder.is_dir() else []
 
 
 def key_of(paths: Sequence[Path], tokenizer: Tokenizer, policy: Policy, reading: Reading) -> str:
@@ -178,10 +190,16 @@ def _key(paths: Sequence[Path], digests: Sequence[str], tokenizer: Tokenizer, po
 
 def _apart(make: Any, paths: Sequence[Path]) -> Stored:
     # The maps stay valid when the files' names are gone.
-    with tempfile.TemporaryDirectory(prefix="yangtuo-") as draft:
-        make(Path(draft))
-        _seal(Path(draft))
-        return _load(Path(draft), paths)[0]
+    try:
+        with tempfile.TemporaryDirectory(prefix="yangtuo-") as draft:
+            make(Path(draft))
+            _seal(Path(draft))
+            return _load(Path(draft), paths)[0]
+    except OSError as error:
+        raise WriteError(
+            f"{tempfile.tempdir or 'a temporary folder'}: the encoded rows cannot be written: "
+            f"{writing.reason(error)}; make room, or name another place with --data_cache_dir or TMPDIR"
+        ) from error
 
 
 def _seal(entry: Path) -> None:
@@ -191,7 +209,7 @@ def _seal(entry: Path) -> None:
         "built": time.strftime("%Y-%m-%d %H:%M:%S"),
         "checks": {name: _check_of(entry / name) for name in columns},
     }
-    (entry / "about.json").write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
+    (entry / "about.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def _check_of(path: Path) -> list[Any]:

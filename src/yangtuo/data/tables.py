@@ -68,7 +68,7 @@ def _checked(names: list[str], place: str) -> list[str]:
 
 def _content(names: list[str], cells: list[str]) -> dict[str, Any]:
     content: dict[str, Any] = dict(zip(names, cells, strict=False))
-    for name in ("weight", "history"):  # these are no texts, so an empty cell is none
+    for name in ("weight", "history", "system"):  # the first two are no texts, and an empty prompt would ask for none
         if content.get(name) == "":
             content[name] = None
     if content.get("weight"):
@@ -94,7 +94,7 @@ def parquet_values(path: Path) -> Iterator[Value]:
     def rows() -> Iterator[Value]:
         row = 0
         try:
-            with parquet.ParquetFile(path) as file:
+            with path.open("rb") as source, parquet.ParquetFile(source) as file:  # pyarrow knows UTF-8 names only
                 _checked(file.schema_arrow.names, str(path))
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                     for content in batch.to_pylist():

@@ -19,6 +19,7 @@ import yaml
 
 from yangtuo.data.records import Turn
 from yangtuo.errors import DataError
+from yangtuo.keys import UniqueKeys, unique
 
 
 class Piece(NamedTuple):
@@ -74,6 +75,10 @@ class Template(Protocol):
         """Everything that decides what is rendered, as text; for keys and fingerprints."""
         ...
 
+    def takes_empty_system(self) -> bool:
+        """Whether a dialogue may begin with an empty system prompt, which asks for none."""
+        ...
+
     def render(self, turns: Sequence[Turn]) -> list[Exchange]:
         """The dialogue in the template's frames.
 
@@ -98,7 +103,7 @@ class FrameTemplate:
         after_user: between a user turn and the answer.
         between: after an answer's end, before the next user turn.
         end: control token that ends an answer; None for the tokenizer's end token.
-        default_system: system prompt of rows without one; None for none.
+        default_system: system prompt of rows without one; None or "" for none.
         control_tokens: which parts of the frames are control tokens.
     """
 
@@ -114,6 +119,10 @@ class FrameTemplate:
     def identity(self) -> str:
         """All frames."""
         return repr(asdict(self))
+
+    def takes_empty_system(self) -> bool:
+        """It does; `opening_without_system` is for it."""
+        return True
 
     def render(self, turns: Sequence[Turn]) -> list[Exchange]:
         """The dialogue in the frames."""
@@ -216,7 +225,7 @@ def read_template(path: Path) -> FrameTemplate:
     try:
         text = path.read_text(encoding="utf-8")
         # YAML reads most JSON, but no tabs, and astral characters written as two escapes wrongly.
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        content = json.loads(text, object_pairs_hook=unique) if path.suffix == ".json" else yaml.load(text, UniqueKeys)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"--template {path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict):

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from yangtuo import writing
 from yangtuo.errors import CheckpointError, YangtuoError
 
 MARK = "complete.json"  # written last, so a checkpoint that has it has everything
@@ -44,9 +47,9 @@ def written(target: Path, *, marked: bool = True) -> Iterator[Path]:
             target.rename(former)
         draft.rename(target)
         _flush(target.parent)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise CheckpointError(f"{target}: cannot be written: {' '.join(str(error).split())[:200]}") from error
+        raise CheckpointError(f"{target}: cannot be written: {writing.reason(error)}") from error
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -61,7 +64,10 @@ def recover(output_dir: Path) -> None:
         if not target.exists():
             (draft if draft.exists() else former).rename(target)
     for left_over in (*output_dir.glob(f".*{_DRAFT}"), *output_dir.glob(f".*{_FORMER}")):
-        shutil.rmtree(left_over, ignore_errors=True)
+        if left_over.is_dir():
+            shutil.rmtree(left_over, ignore_errors=True)
+        else:
+            left_over.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -1,10 +1,14 @@
 """`log.jsonl`: one JSON object a step, floats in full, and one an evaluation."""
 
+import contextlib
 import json
 import math
 import os
 from pathlib import Path
 from typing import Any
+
+from yangtuo import writing
+from yangtuo.errors import WriteError
 
 
 class Journal:
@@ -22,19 +26,31 @@ class Journal:
         self._path, self._writes = path, writes
         kept = _kept(path, last_step, num_evaluations) if last_step else []
         if writes:
-            draft = path.with_name(f".{path.name}")
-            draft.write_text("".join(_line(entry) for entry in kept), encoding="utf-8")
-            os.replace(draft, path)
+            with writing.whole_file(path) as file:
+                file.writelines(map(_line, kept))
         losses = [entry["eval_loss"] for entry in kept if entry.get("eval_loss") is not None]
         self.best_eval_loss = min(losses, default=float("inf"))
         self.losses = [entry["loss"] for entry in kept if "loss" in entry]  # of the steps before
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Add one line."""
+        """Add one line.
+
+        Raises:
+            WriteError: it cannot be written, and no part of it is.
+        """
         if not self._writes:
             return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(_line(entry))
+        size = self._path.stat().st_size if self._path.is_file() else 0
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(entry))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self._path, size)
+            raise WriteError(
+                f"{self._path}: cannot be written: {writing.reason(error)}; make room, and the same command goes on "
+                "from the last checkpoint"
+            ) from error
 
 
 def _kept(path: Path, last_step: int, num_evaluations: int | None) -> list[dict[str, Any]]:

@@ -95,8 +95,14 @@ def weighted_sum(model: nn.Module, loss: SupervisedLoss, batch: Batch) -> torch.
         loss: says whose head is used.
         batch: the micro-batch. A weightless one gives a zero that still has a gradient graph.
     """
+    total: torch.Tensor = forward(model, loss, batch).loss
+    return total
+
+
+def forward(model: nn.Module, loss: SupervisedLoss, batch: Batch) -> Any:
+    """What the model gives for a batch: `.loss` as in `weighted_sum`; `.logits` [B, K, V], without the own head."""
     tree = {} if batch.tree is None else {"tree": batch.tree}
-    total: torch.Tensor = model(
+    return model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
@@ -105,8 +111,7 @@ def weighted_sum(model: nn.Module, loss: SupervisedLoss, batch: Batch) -> torch.
         use_cache=False,
         batch=batch,
         **tree,
-    ).loss
-    return total
+    )
 
 
 def mean_loss(

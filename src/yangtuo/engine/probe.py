@@ -1,34 +1,75 @@
-"""Which shortcuts a model bears is tried on it, not looked up in a list.
+"""Which shortcuts a model bears is tried on it before the first step, in the run's own dtype, by the gradient.
 
-Two short rows with a common beginning are computed in the model's own way, padded and with its own head, and then with
-each shortcut. A shortcut is used where the losses agree. So a model with a convolution, a recurrent layer, learned
-positions or something done to its logits is right all the same; it is only slower.
+Two short rows with a common beginning are computed in the model's own way: padded, with its own head, with PEFT's own
+LoRA layers. Then each shortcut is switched on, and is used where the gradient of the trained weights stays the same
+within rounding. The loss alone does not tell: in bfloat16, recurrent layers that ran from one row into the next moved
+it by less than 2 %, and the gradient by 4 to 170 %.
+
+So a model with a convolution, a recurrent layer, learned positions or something done to its logits is right all the
+same; it is only slower.
 """
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from yangtuo.data.examples import Examples
 from yangtuo.engine.attention import PREFIX_SHARED
-from yangtuo.engine.batches import Batch
-from yangtuo.engine.layout import Layout, pad, share
-from yangtuo.engine.loss import SupervisedLoss, weighted_sum
+from yangtuo.engine.comparison import Comparison, Result, distance
+from yangtuo.engine.layer_kinds import reason_not_to_share
+from yangtuo.engine.layout import pad, share
+from yangtuo.engine.loss import SupervisedLoss
+from yangtuo.engine.processes import largest
+from yangtuo.model.lora import FusedLinear
 
 logger = logging.getLogger(__name__)
 
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}  # relative, of a sum over 40 tokens
+HEAD, LORA, SHARING, PADDING = "own head", "fused LoRA", "shared prefixes", "padded rows"
 _WEIGHTS = np.array([1.0, 0.7])  # so that rows that are mixed up do not add up to the same
+# Of models that refuse another attention, or do not hand its arguments on.
+_REFUSALS = (RuntimeError, ValueError, TypeError, ImportError, LookupError, AttributeError)
+_INSTEAD = {
+    HEAD: "the logits of all positions are computed at once",
+    LORA: "PEFT's own LoRA layers compute",
+    SHARING: "rows are padded",
+    PADDING: "rows are computed one by one",
+}
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What was tried on a model, and what is used.
+
+    Attributes:
+        shares_prefixes: rows may be laid out as a prefix tree.
+        pads_exactly: rows beside each other on padded lines have the gradient of rows computed one by one.
+        compared: "gradient", or "token losses" where an engine holds parts of the weights.
+        dtype: in which the model computes.
+        limit: the largest distance that rounding explains.
+        distances: relative, from the model's own way; None where the model refused.
+        refused: shortcuts that are not used, and why.
+    """
+
+    shares_prefixes: bool
+    pads_exactly: bool
+    compared: str
+    dtype: str
+    limit: float
+    distances: Mapping[str, float | None] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose_shortcuts(
     model: nn.Module, base: PreTrainedModel, loss: SupervisedLoss, examples: Examples, *, may_share: bool
-) -> bool:
-    """Set `loss.uses_own_head` and the base's attention; returns whether rows may share prefixes.
+) -> Shortcuts:
+    """Set `loss.uses_own_head`, the LoRA layers and the base's attention, and tell how rows may be laid out.
+
+    Called by all processes, which choose alike.
 
     Args:
         model: as the engine has wrapped it.
@@ -37,46 +78,106 @@ def choose_shortcuts(
         examples: the data set; two rows are made of its first ones.
         may_share: False where the user has named an attention code, or the run needs rows on lines of their own.
     """
-    rows = two_rows(examples)
-    device = next(base.parameters()).device
-    was_training = model.training
-    model.eval()
-
-    def value(layout: Layout) -> float:
-        with torch.no_grad():
-            return float(weighted_sum(model, loss, Batch.of(layout, device)))
-
-    loss.uses_own_head = False
-    expected = value(pad(rows, [0, 1], _WEIGHTS))
-    tolerance = _TOLERANCE.get(_computed_in(base), 2e-2) * abs(expected)
-    loss.uses_own_head = loss.knows_decoder
-    if not loss.knows_decoder:
-        logger.warning("engine: transformers does not name this model's decoder; all logits are computed at once")
-    elif not abs(value(pad(rows, [0, 1], _WEIGHTS)) - expected) <= tolerance:
-        loss.uses_own_head = False
-        logger.warning("engine: the logits of this model are more than its head's output; they are computed at once")
-    shares = may_share and _shares(base, lambda: abs(value(share(rows, [0, 1], _WEIGHTS)) - expected) <= tolerance)
-    model.train(was_training)
-    return shares
+    trial = _Trial(model, base, loss, two_rows(examples))
+    with trial.compared.on_the_model():
+        trial.try_lora()
+        trial.try_head()
+        shares = may_share and trial.try_sharing()
+        pads = not may_share or shares or trial.try_padding()
+    dtype = str(trial.compared.dtype).removeprefix("torch.")
+    found = Shortcuts(shares, pads, trial.compared.kind, dtype, trial.compared.limit, trial.distances, trial.refused)
+    _tell(found)
+    return found
 
 
-def _shares(base: PreTrainedModel, agrees: Callable[[], bool]) -> bool:
-    before = base.config._attn_implementation
-    try:
-        base.set_attn_implementation(PREFIX_SHARED)
-        if agrees():
-            return True
-        reason = "its loss would be another one"
-    except (RuntimeError, ValueError, TypeError, ImportError, LookupError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:120]
-    base.set_attn_implementation(before)
-    logger.warning("engine: rows are padded, since this model cannot share prefixes (%s)", reason)
-    return False
+class _Trial:
+    """One shortcut after the other, on two rows."""
+
+    def __init__(self, model: nn.Module, base: PreTrainedModel, loss: SupervisedLoss, rows: Examples):
+        self.compared = Comparison(model, base, loss, rows)
+        self.distances: dict[str, float | None] = {}
+        self.refused: dict[str, str] = {}
+        self._base, self._loss, self._rows = base, loss, rows
+        self._fused = [module for module in base.modules() if isinstance(module, FusedLinear)]
+        self._padded = pad(rows, [0, 1], _WEIGHTS)
+        self._expected: Result = []
+
+    def try_lora(self) -> None:
+        """The model's own way first, which sets the standard; then our LoRA layers in place of PEFT's."""
+        self._loss.uses_own_head = False
+        self._fuse(False)
+        self._expected = self.compared.result(self._padded)
+        self._fuse(True)
+        used = any(module.is_common_case() for module in self._fused)
+        if used and not self._agrees(LORA, lambda: self.compared.result(self._padded)):
+            self._fuse(False)
+
+    def _fuse(self, is_on: bool) -> None:
+        for module in self._fused:
+            module.may_fuse = is_on
+
+    def try_head(self) -> None:
+        """The head on supervised positions only, in chunks."""
+        if not self._loss.knows_decoder:
+            self.refused[HEAD] = "transformers does not name this model's decoder"
+            return
+        expected = self.compared.result_of_head(self._padded)
+        self._loss.uses_own_head = True
+        if not self._agrees(HEAD, lambda: self.compared.result_of_head(self._padded), expected):
+            self._loss.uses_own_head = False
+
+    def try_sharing(self) -> bool:
+        """Both rows on one line, in our attention."""
+        if reason := reason_not_to_share(self._base):
+            self.refused[SHARING] = reason
+            return False
+        before = self._base.config._attn_implementation
+
+        def shared() -> Result:
+            self._base.set_attn_implementation(PREFIX_SHARED)
+            return self.compared.result(share(self._rows, [0, 1], _WEIGHTS))
+
+        agrees = self._agrees(SHARING, shared)
+        if not agrees:
+            self._base.set_attn_implementation(before)
+        return agrees
+
+    def try_padding(self) -> bool:
+        """Each row by itself: what becomes of a row must not depend on the rows beside it."""
+
+        def one_by_one() -> Result:
+            first, second = (self.compared.result(pad(self._rows, [i], _WEIGHTS[i : i + 1])) for i in (0, 1))
+            is_sum = self.compared.kind == "gradient"
+            return [a + b for a, b in zip(first, second, strict=True)] if is_sum else [*first, *second]
+
+        return self._agrees(PADDING, one_by_one)
+
+    def _agrees(self, name: str, compute: Callable[[], Result], expected: Result | None = None) -> bool:
+        reason = ""
+        try:
+            off = distance(compute(), self._expected if expected is None else expected)
+        except _REFUSALS as error:
+            off, reason = math.inf, " ".join(str(error).split())[:120]
+        (off,) = largest([off], next(self._base.parameters()).device)
+        self.distances[name] = off if math.isfinite(off) else None
+        if off > self.compared.limit:
+            told = f"the {self.compared.kind} would be off by {off:.2g}, rounding explains {self.compared.limit:.2g}"
+            self.refused[name] = reason or told
+        return off <= self.compared.limit
 
 
-def _computed_in(base: PreTrainedModel) -> torch.dtype:
-    kind = next(base.parameters()).device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else base.dtype
+def _tell(found: Shortcuts) -> None:
+    for name, reason in found.refused.items():
+        logger.warning("engine: %s: %s", _INSTEAD[name], reason)
+    tried = [f"{name} {value:.2g}" for name, value in found.distances.items() if value is not None]
+    if tried:
+        logger.info(
+            "engine: shortcuts tried by the %s in %s, distance from the model's own way: %s (limit %.2g)",
+            found.compared,
+            found.dtype,
+            ", ".join(tried),
+            found.limit,
+        )
 
 
 def two_rows(examples: Examples) -> Examples:

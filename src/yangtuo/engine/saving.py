@@ -111,10 +111,7 @@ class Saver:
         return access.weights(keeps=self.writes) | kept
 
     def _write_adapter(self, folder: Path, weights: Tensors) -> None:
-        try:
-            adapter_state.save(self.adapter, folder, self.tokenizer, weights, self.provenance)
-        except SafetensorError as error:  # its words for a disk that is full
-            raise OSError(str(error)) from error
+        adapter_state.save(self.adapter, folder, self.tokenizer, weights, self.provenance)
 
     def _on_writers(self, write: Callable[[], None]) -> None:
         """All ranks fail, or none."""

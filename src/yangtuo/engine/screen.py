@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from yangtuo.streams import lasting, say
+
 
 @dataclass(frozen=True)
 class Logging:
@@ -52,7 +54,8 @@ class Screen:
         """Steps are about to run."""
         self._total, self._first_step, self._begin = total, first_step, time.monotonic()
         if self._shown and self._wants_bar:
-            self._bar = tqdm(total=total, initial=first_step, unit="step", dynamic_ncols=True)
+            with lasting():
+                self._bar = tqdm(total=total, initial=first_step, unit="step", dynamic_ncols=True)
 
     def step(self, entry: dict[str, Any]) -> None:
         """A step is done; `entry` is its line of log.jsonl."""
@@ -62,7 +65,8 @@ class Screen:
         if self._bar is not None:
             shown = f"loss {entry['loss']:.4f}, {self._tokens_per_s:,.0f} tokens/s, {_saved(entry)}"
             self._bar.set_postfix_str(shown, refresh=False)
-            self._bar.update(1)
+            with lasting():
+                self._bar.update(1)
 
     def report(self, step: int, logs: dict[str, Any]) -> None:
         """A logging step is due."""
@@ -78,12 +82,13 @@ class Screen:
     def say(self, line: str) -> None:
         """Print a line without breaking the bar."""
         if self._shown:
-            tqdm.write(line, file=sys.stderr)
+            say(line)
 
     def stop(self) -> None:
         """No more steps."""
         if self._bar is not None:
-            self._bar.close()
+            with lasting():
+                self._bar.close()
             self._bar = None
 
 

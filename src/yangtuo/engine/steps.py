@@ -156,9 +156,15 @@ class Steps(Dataset[Step]):
 
     def __getitem__(self, number: int) -> Step:
         if self._order[0] != self.epoch:
-            rows, meaning = self._rows_of(self.epoch), self._meaning
-            self._order = (self.epoch, epoch_order(rows, self.epoch, meaning.order_seed, meaning.order))
+            self._order = (self.epoch, self._ordered(self.epoch))
         return self._lay_out(step_rows(self._order[1], number, self._meaning.shape))
+
+    def first_rows(self, num_steps: int) -> Rows:
+        """The rows of the first steps, at most of one epoch, in their order."""
+        return self._ordered(0)[: min(num_steps, len(self)) * self._meaning.shape.rows_per_step]
+
+    def _ordered(self, epoch: int) -> Rows:
+        return epoch_order(self._rows_of(epoch), epoch, self._meaning.order_seed, self._meaning.order)
 
     def _rows_of(self, epoch: int) -> Rows:
         examples, meaning = self.planner.examples, self._meaning

@@ -11,7 +11,10 @@ _REPEATED_AFTER_S = 2.0  # a launcher hands a terminal's Ctrl-C on to processes 
 
 
 class StopRequest:
-    """Within `with`, SIGTERM and SIGINT ask for an end after the step; asked again, the process ends at once."""
+    """Within `with`, SIGTERM, SIGINT and SIGHUP ask for an end after the step; asked again, the process ends at once.
+
+    SIGHUP comes when the terminal is gone; under `nohup`, which has it ignored, it stays ignored.
+    """
 
     def __init__(self) -> None:
         self.signal = 0  # that came to this process
@@ -22,7 +25,11 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self  # Python gives signals to the main thread only
-        for number in (signal.SIGTERM, signal.SIGINT):
+        hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+        asks = [signal.SIGTERM, signal.SIGINT, *([hangup] if hangup else ())]
+        for number in asks:
+            if number == hangup and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             self._former[number] = signal.signal(number, self._ask)
         return self
 

@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerControl, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from yangtuo import writing
 from yangtuo.arguments import LossReduction
 from yangtuo.data.examples import Examples
 from yangtuo.data.tokenizer import Tokenizer
@@ -33,7 +35,7 @@ from yangtuo.engine.loss import SupervisedLoss, mean_loss
 from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.optimizer import loraplus
 from yangtuo.engine.outlets import Outlets
-from yangtuo.engine.probe import choose_shortcuts, two_rows
+from yangtuo.engine.probe import Shortcuts, choose_shortcuts, two_rows
 from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.runner import Place, StepRunner
 from yangtuo.engine.saving import Saver
@@ -45,6 +47,8 @@ from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
 
 logger = logging.getLogger(__name__)
+
+_PROOF_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ class StepTrainer(Trainer):
         noise = EmbeddingNoise(base, meaning.neftune_noise_alpha)
         self._runner = StepRunner(self.accelerator, self._loss, noise, self._steps.planner, outlets.watchdog)
         self._eval_planner = None if subject.eval_set is None else Planner(subject.eval_set)
-        self._is_tried = False
+        self.shortcuts: Shortcuts | None = None  # once they are tried
+        self.loss_at_start: float | None = None  # of `proof_rows`, before the first step
         journal = outlets.journal
         self._best, self._losses = from_rank_0(lambda: (journal.best_eval_loss, journal.losses))  # losses of all steps
         # At its end, transformers would delete the last checkpoint for this limit, before the adapter is saved.
@@ -111,7 +116,8 @@ class StepTrainer(Trainer):
         # The Trainer reads its own state from a folder; other machines may not have the checkpoint's.
         text = from_rank_0(lambda: (goes_on_from / checkpoint.TRAINER_STATE).read_text(encoding="utf-8"))
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / checkpoint.TRAINER_STATE).write_text(text, encoding="utf-8")
+            with writing.named(folder):
+                (Path(folder) / checkpoint.TRAINER_STATE).write_text(text, encoding="utf-8")
             return dict(super().train(resume_from_checkpoint=folder).metrics)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
@@ -122,6 +128,7 @@ class StepTrainer(Trainer):
             if self.is_deepspeed_enabled:
                 self._runner.prime(self.model_wrapped, self.optimizer, two_rows(self._subject.train_set))
             position = self._saver.put_back(self._access, self._goes_on_from)
+            self.loss_at_start = position["loss_at_start"]
             scheduler = self.lr_scheduler
             scheduler.load_state_dict(schedule_for(scheduler.state_dict(), position["scheduler"]))
             self.state.best_model_checkpoint = from_rank_0(lambda: self.state.best_model_checkpoint)
@@ -225,6 +232,8 @@ class StepTrainer(Trainer):
             NonFiniteLossError, OutOfMemoryError: see `runner.StepRunner.run`.
         """
         self._try_shortcuts(model)
+        if self.loss_at_start is None:
+            self.loss_at_start = self.loss_of(self.proof_rows())
         self._step_begin = time.monotonic()
         model.train()
         if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimizers have two modes
@@ -247,18 +256,19 @@ class StepTrainer(Trainer):
 
     def _try_shortcuts(self, model: torch.nn.Module) -> None:
         """Once, with the engine in place, since only it can run a sharded model."""
-        if self._is_tried:
+        if self.shortcuts is not None:
             return
         base, execution = self._subject.adapter.model.get_base_model(), self._steps.execution
         with self.accelerator.autocast():
-            shares = choose_shortcuts(
+            self.shortcuts = choose_shortcuts(
                 model, base, self._loss, self._subject.train_set, may_share=execution.shares_prefixes
             )
-            execution = replace(execution, shares_prefixes=shares)
+            execution = replace(execution, shares_prefixes=self.shortcuts.shares_prefixes)
+            if not self.shortcuts.pads_exactly:
+                execution = replace(execution, max_cells=1, is_auto=False)
             if execution.is_auto and not self._runner.can_redo and can_measure(self.args.device):
                 execution = calibrate(model, self._loss, self._steps.planner, execution, self.accelerator)
         self._steps.execution = execution
-        self._is_tried = True
 
     # ---- evaluation
 
@@ -298,6 +308,11 @@ class StepTrainer(Trainer):
         """Mean over the tokens of some rows, in nats, by the engine as it is."""
         return self._mean_loss(Planner(rows), replace(self._meaning, reduction=LossReduction.TOKEN))
 
+    def proof_rows(self) -> Examples:
+        """Some of the rows that the run trains on, the same at its start and its end."""
+        rows = self._steps.first_rows(self.state.max_steps)
+        return self._subject.train_set.take(rows[np.unique(np.linspace(0, len(rows) - 1, _PROOF_ROWS).astype(int))])
+
     def _alive(self, layout: Layout) -> Layout:
         self._out.watchdog.alive()
         return layout
@@ -322,6 +337,7 @@ class StepTrainer(Trainer):
             "micro_batch_tokens": self._steps.execution.max_cells,
             "world_size": self.accelerator.num_processes,
             "engine": self.accelerator.distributed_type.value,
+            "loss_at_start": self.loss_at_start,
             "scheduler": plain_values(self.lr_scheduler.state_dict()),
         }
         text = json.dumps(dataclasses.asdict(state), indent=2, sort_keys=True) + "\n"

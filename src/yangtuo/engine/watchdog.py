@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from yangtuo.engine.processes import Store, name_of_host, rank, world_size
+from yangtuo.streams import lasting
 
 
 class Watchdog:
@@ -87,10 +88,11 @@ class Watchdog:
 
     def _give_up(self, missing: list[str]) -> None:
         minutes = (time.monotonic() - self._since) / 60
-        sys.stderr.write(
-            f"error [rank {rank()} on {name_of_host()}, step {self._place[0]}]: waited {minutes:.1f} minutes for "
-            f"{'; '.join(missing)}. End that process and start the same command again; it goes on from the last "
-            "checkpoint (--watchdog_minutes sets the patience, 0 none)\n"
-        )
-        sys.stderr.flush()
+        with lasting():
+            sys.stderr.write(
+                f"error [rank {rank()} on {name_of_host()}, step {self._place[0]}]: waited {minutes:.1f} minutes for "
+                f"{'; '.join(missing)}. End that process and start the same command again; it goes on from the last "
+                "checkpoint (--watchdog_minutes sets the patience, 0 none)\n"
+            )
+            sys.stderr.flush()
         os._exit(1)

@@ -67,7 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--template",
         help="Of the training, as --template of train. Default: the one that travels with adapter or model, else auto.",
     )
-    parser.add_argument("--system_prompt", help="Of dialogues without one, instead of the template's own.")
+    parser.add_argument("--system_prompt", help='Of dialogues without one; "" for none. Default: the template\'s.')
     parser.add_argument("--gguf", choices=tuple(gguf_model.KINDS), help="Also write one file for llama.cpp and Ollama.")
     parser.add_argument(
         "--pure_lora",

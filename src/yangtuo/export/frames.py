@@ -207,12 +207,8 @@ def _prompt(template: ChatTemplate, bos: str, turns: Sequence[Turn]) -> str:
 
 def _tells_empty(template: ChatTemplate) -> bool:
     asked = (Turn("system", "", trained=False), *_turns(_MARKS[:2]))
-    return (
-        _takes(template, asked)
-        and len(template.render(asked)[0].before) == 3
-        and _opens(template, asked)
-        == _opens(template, (Turn("system", "令", trained=False), *_turns(_MARKS[:2]))).replace("令", "", 1)
-    )
+    told = (Turn("system", "令", trained=False), *_turns(_MARKS[:2]))
+    return _takes(template, asked) and _opens(template, asked) == _opens(template, told).replace("令", "", 1)
 
 
 def _opens(template: ChatTemplate, turns: Sequence[Turn]) -> str:

@@ -19,8 +19,9 @@ from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFValueType, GGUFWrit
 from gguf.quants import quantize
 from tqdm import tqdm
 
+from yangtuo import writing
 from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.errors import ModelError, ProofError, RunFailure, RunFolderError, UsageError
+from yangtuo.errors import ModelError, ProofError, RunFolderError, UsageError, WriteError
 from yangtuo.export import gguf_model, gguf_vocabulary, merge_plan
 from yangtuo.export.gguf_model import KINDS, Tensor
 from yangtuo.export.gguf_proof import prove
@@ -146,7 +147,7 @@ def _write(
         writer.close()
         _sync(draft)
     except OSError as error:
-        raise RunFailure(f"{draft}: cannot be written: {error.strerror}") from error
+        raise WriteError(f"{draft}: cannot be written: {writing.reason(error)}") from error
     finally:
         for file in writer.fout or ():
             file.close()

@@ -89,7 +89,7 @@ def make(job: Job, draft: Path, base_name: str) -> None:
         "files": dict(written.files),
         "proofs": _prove(job, draft),
     }
-    (draft / RECORD_FILE).write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    (draft / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def write_small_files(job: Job, draft: Path, chain: merge.Chain, hashes: Sequence[str]) -> None:

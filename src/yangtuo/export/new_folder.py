@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from yangtuo.errors import ProofError, RunFailure, RunFolderError
+from safetensors import SafetensorError
+
+from yangtuo import words, writing
+from yangtuo.errors import ProofError, RunFolderError, WriteError
 
 _SPARE_BYTES = 64 << 20  # tokenizer and other small files
 
@@ -14,8 +17,10 @@ def check_new(out: Path, option: str) -> None:
     """Refuse a folder that holds something.
 
     Raises:
-        RunFolderError: it does, or is a file.
+        RunFolderError: it does, or is a file, or lies where libraries cannot name it.
     """
+    if not words.is_text(str(out.absolute())):
+        raise RunFolderError(f"--{option} {out.absolute()}: its name is not UTF-8; choose a folder elsewhere")
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"--{option} {out}: a file; choose a folder that is empty or absent")
     if out.exists() and any(out.iterdir()):
@@ -44,7 +49,7 @@ def new_folder(out: Path, option: str) -> Iterator[Path]:
 
     Raises:
         RunFolderError: the draft is there already, or cannot be made.
-        RunFailure: something cannot be written.
+        WriteError: something cannot be written.
         ProofError: with the name under which it is kept.
     """
     out = out.absolute()
@@ -57,8 +62,8 @@ def new_folder(out: Path, option: str) -> Iterator[Path]:
         draft.rename(out)
     except ProofError as error:
         raise ProofError(f"{error}; do not use what was written, it is in {set_aside(draft, out)}") from error
-    except OSError as error:
-        raise RunFailure(f"{draft}: cannot be written: {error.strerror}") from error
+    except (OSError, SafetensorError) as error:
+        raise WriteError(f"{draft}: cannot be written: {writing.reason(error)}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from yangtuo import writing
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
-from yangtuo.errors import ModelError, RunFailure
+from yangtuo.errors import ModelError, RunFailure, WriteError
 from yangtuo.model.vocabulary import Growth, grow, plan_growth
 from yangtuo.model.weight_files import Spec, WeightFiles, open_weights, shards, write_index, write_shard
 
@@ -157,7 +158,7 @@ def write(plan: Plan, folder: Path, *, most_shard_bytes: int = MOST_SHARD_BYTES)
         text = json.dumps(plan.config, ensure_ascii=False, indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RunFailure(f"{folder}: cannot be written: {error.strerror}") from error
+        raise WriteError(f"{folder}: cannot be written: {writing.reason(error)}") from error
     _prove(plan, open_weights(folder))
 
 

@@ -115,7 +115,7 @@ def _own_jinja(template: ChatTemplate, tokenizer: Tokenizer) -> str:
     added = "".join(f"{{%- set {key} = {_jinja_literal(text)} %}}" for key, text in sorted(unnamed.items()))
     if _lacks_bos(template, bos_of(tokenizer)):
         added += f"{{{{- {_jinja_literal(bos_of(tokenizer))} }}}}"
-    if template.default_system:
+    if template.default_system or (template.default_system == "" and template.takes_empty_system()):
         message = f'{{"role": "system", "content": {_jinja_literal(template.default_system)}}}'
         added += (
             '{%- if not messages or messages[0]["role"] != "system" %}'

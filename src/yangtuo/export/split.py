@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from yangtuo.errors import AdapterError, RunFailure
+from yangtuo import writing
+from yangtuo.errors import AdapterError, WriteError
 from yangtuo.export.merge import Chain, LowRank, Shift
 from yangtuo.export.merge_plan import Plan, Step
 from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, WEIGHTS_FILE, to_text
@@ -83,7 +85,7 @@ def write_lora(lora: PlainLora, folder: Path, known: Mapping[str, Any]) -> None:
     """A PEFT folder with its provenance.
 
     Raises:
-        RunFailure: it cannot be written.
+        WriteError: it cannot be written.
     """
     text = to_text(known)
     try:
@@ -98,5 +100,5 @@ def write_lora(lora: PlainLora, folder: Path, known: Mapping[str, Any]) -> None:
         alpha = values["lora_alpha"]
         values["lora_alpha"] = int(alpha) if float(alpha).is_integer() else alpha
         config.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunFailure(f"{folder}: cannot be written: {error.strerror}") from error
+    except (OSError, SafetensorError) as error:
+        raise WriteError(f"{folder}: cannot be written: {writing.reason(error)}") from error

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from yangtuo.errors import AdapterError, ProofError
 from yangtuo.model.provenance import OLD_WEIGHTS_FILE, WEIGHTS_FILE, sha256_of
+from yangtuo.words import separated
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def read(peft_path: str, *, is_optional: bool = True) -> SavedAdapter:
     """
     folder = Path(peft_path)
     if not folder.is_dir():
-        hint = "; for a new LoRA, leave --peft_path out" if is_optional else ""
+        hint = "; for a new LoRA, leave --peft_path out" if is_optional else separated(peft_path)
         raise AdapterError(f"--peft_path {peft_path}: no such folder{hint}")
     if not (folder / CONFIG_FILE).is_file():
         near = [path.parent.name for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))]

@@ -1,5 +1,6 @@
 """The frozen base model: its number format, its weights, and how many rows its vocabulary has."""
 
+import copy
 import importlib.util
 import logging
 import math
@@ -94,12 +95,20 @@ def choose_precision(
             wish = "--fp16" if fp16 else "--bf16" if bf16 else f"{_name(weights)} weights"
             logger.warning("precision: float32 instead of %s (16-bit numbers are not native on this CPU)", wish)
         return Precision(torch.float32)
-    weights = _nearest(weights, hardware)
-    if compute is not asked:
-        logger.warning(
-            "precision: %s instead of %s, which this %s cannot", _name(compute), _name(asked), hardware.device
-        )
-    return Precision(weights, bf16=compute is torch.bfloat16, fp16=compute is torch.float16)
+    nearest = _nearest(weights, hardware)
+    replaced = _replaced((nearest, weights), (compute, asked))
+    if replaced:
+        kept = f"; the base stays in {_name(nearest)}" if nearest is weights and nearest is not compute else ""
+        logger.warning("precision: %s, which this %s cannot train in%s", replaced, hardware.device.upper(), kept)
+    return Precision(nearest, bf16=compute is torch.bfloat16, fp16=compute is torch.float16)
+
+
+def _replaced(weights: tuple[torch.dtype, torch.dtype], compute: tuple[torch.dtype, torch.dtype]) -> str:
+    """What is said of number formats, each a pair of the one used and the one asked for; "" where they are the same."""
+    pairs = {"weights in ": weights, "computed in ": compute} if weights != compute else {"": weights}
+    replaced = {what: pair for what, pair in pairs.items() if pair[0] is not pair[1]}
+    told = [f"{what}{_name(used)} instead of {_name(asked)}" for what, (used, asked) in replaced.items()]
+    return " and ".join(told)
 
 
 def _nearest(asked: torch.dtype, hardware: Hardware) -> torch.dtype:
@@ -110,6 +119,10 @@ def _nearest(asked: torch.dtype, hardware: Hardware) -> torch.dtype:
         if able[other]:
             return other
     return torch.float32
+
+
+def _computed_in(precision: Precision) -> torch.dtype:
+    return torch.bfloat16 if precision.bf16 else torch.float16 if precision.fp16 else precision.weights
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -145,6 +158,38 @@ def check_positions(config: PreTrainedConfig, max_seq_length: int) -> None:
                 f"{kind} rotary scaling is not supported beyond {original} tokens, since a row would depend on its "
                 f"neighbours; give --max_seq_length {original} or less (now {max_seq_length})"
             )
+
+
+# Of transformers; which of them work depends on the model and on what is installed.
+_ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
+def check_attention(config: PreTrainedConfig, arguments: ModelArguments, hardware: Hardware) -> None:
+    """Refuse an attention code that is misspelt, not installed, or cannot train this model here.
+
+    Raises:
+        UsageError: why, and which ones can.
+    """
+    name = arguments.attn_implementation
+    why = _why_not(config, arguments, hardware, name) if name else ""
+    if why:
+        able = [each for each in _ATTENTIONS if not _why_not(config, arguments, hardware, each)]
+        raise UsageError(f"--attn_implementation {name}: {why}; this model can be trained here with {', '.join(able)}")
+
+
+def _why_not(config: PreTrainedConfig, arguments: ModelArguments, hardware: Hardware, name: str) -> str:
+    """Why an attention code cannot be used, "" where it can."""
+    if "/" not in name and name not in _ATTENTIONS:
+        return "transformers has none of that name for training"
+    if name == "flex_attention" and hardware.device == "cpu":
+        return "torch has no gradient of it on a CPU"
+    trust = arguments.trust_remote_code
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation=name, trust_remote_code=trust)
+    except (ValueError, ImportError, OSError) as error:
+        return " ".join(str(error).split())[:200].rstrip(".")
+    return ""
 
 
 def check_new_tokens(config: PreTrainedConfig, num_tokens: int) -> None:
@@ -194,14 +239,13 @@ def _quantisation(arguments: ModelArguments, precision: Precision) -> dict[str, 
     bits = num_bits(arguments)
     if bits is None:
         return {}
-    compute = torch.bfloat16 if precision.bf16 else torch.float16 if precision.fp16 else precision.weights
     config = BitsAndBytesConfig(
         load_in_4bit=bits == 4,
         load_in_8bit=bits == 8,
         llm_int8_threshold=0.0,  # else a row's outlier changes how the rows beside it are computed
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_compute_dtype=_computed_in(precision),
     )
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     place = "cpu" if accelerator is None else f"{accelerator.type}:{torch.accelerator.current_device_index()}"
@@ -271,6 +315,7 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, are_trained: bool
 def describe(config: PreTrainedConfig, model: Any, precision: Precision, arguments: ModelArguments) -> str:
     """One line about the base, for the screen."""
     total = sum(math.prod(shape_of(p)) for p in model.parameters())
-    bits, width = num_bits(arguments), _name(precision.weights)
-    kind = f"{bits} bits{' (nf4)' if bits == 4 else ''}, computed in {width}" if bits else width
+    bits, width, compute = num_bits(arguments), _name(precision.weights), _name(_computed_in(precision))
+    kind = f"{bits} bits{' (nf4)' if bits == 4 else ''}" if bits else width
+    kind += f", computed in {compute}" if bits or compute != width else ""
     return f"base: {config.model_type}, {total / 1e6:,.1f} M parameters, frozen in {kind}"

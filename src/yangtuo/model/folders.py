@@ -43,7 +43,7 @@ def local_folder(
     Raises:
         ModelError: no such folder, a folder without any of `must_hold`, or a hub that does not answer.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # as it is, where there is no home
     if folder.is_dir():
         if not any((folder / file).is_file() for file in must_hold):
             found = ", ".join(sorted(os.listdir(folder))[:6]) or "nothing"
@@ -73,6 +73,10 @@ def _fetch(name: str, option: str, revision: str | None, cache_dir: str | None, 
         ) from error
 
 
-def cache_folder() -> Path:
-    """The user's cache folder of this program, by the XDG base directory specification."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yangtuo"
+def cache_folder() -> Path | None:
+    """The user's cache folder of this program, by the XDG base directory specification.
+
+    None where there is none: no HOME, and a user id without a name, as services and containers have it.
+    """
+    given = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return None if given.startswith("~") else Path(given) / "yangtuo"

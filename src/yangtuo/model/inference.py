@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -107,12 +108,12 @@ def find_adapter(target: str | None, peft_path: str | None, run_adapter: str) ->
         UsageError: named twice.
     """
     if target is None:
-        return None if peft_path is None else Path(peft_path).expanduser()
+        return None if peft_path is None else Path(os.path.expanduser(peft_path))
     if peft_path is not None:
         raise UsageError(
             f"{target} and --peft_path {peft_path}: name one of them; an adapter's base is --model_name_or_path"
         )
-    folder = Path(target).expanduser()
+    folder = Path(os.path.expanduser(target))
     if (folder / CONFIG_FILE).is_file():
         return folder
     if (folder / run_adapter / CONFIG_FILE).is_file():
@@ -137,7 +138,7 @@ def places_of_adapter(adapter: Path, model: ModelArguments) -> Places:
     if named is None:
         named = str(_read_object(adapter / CONFIG_FILE).get("base_model_name_or_path") or "")
         # A hub name is not followed: an adapter does not decide that gigabytes are fetched.
-        if not named or not Path(named).expanduser().is_dir():
+        if not named or not os.path.isdir(os.path.expanduser(named)):
             told = f"its base {named} is not a folder here" if named else f"its {CONFIG_FILE} names no base"
             raise AdapterError(f"{adapter}: {told}; name the base with --model_name_or_path")
         logger.info("base: %s, named by the adapter", named)

@@ -18,11 +18,16 @@ from torch.nn import functional
 
 
 class FusedLinear(Linear):  # type: ignore[misc]
-    """PEFT's LoRA layer with another way to compute the common case; everything else is PEFT's."""
+    """PEFT's LoRA layer with another way to compute the common case; everything else is PEFT's.
+
+    `may_fuse` is False where PEFT's way is wanted in the common case too.
+    """
+
+    may_fuse = True
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """[..., in_features] -> [..., out_features]."""
-        if args or kwargs or not self._is_common_case():
+        if args or kwargs or not (self.may_fuse and self.is_common_case()):
             return cast(torch.Tensor, super().forward(x, *args, **kwargs))
         name = self.active_adapters[0]
         dropout = self.lora_dropout[name]
@@ -40,7 +45,8 @@ class FusedLinear(Linear):  # type: ignore[misc]
         )
         return result.view(*x.shape[:-1], result.shape[-1])
 
-    def _is_common_case(self) -> bool:
+    def is_common_case(self) -> bool:
+        """Whether its weights are whole, plain, and on a CPU."""
         return (
             not self.disable_adapters
             and not self.merged

@@ -1,6 +1,5 @@
 """LoRA options: what they mean, and whether they fit the base, or the adapter that is continued."""
 
-import difflib
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel
 from yangtuo.arguments import LoraArguments
 from yangtuo.errors import AdapterError, UsageError
 from yangtuo.model.adapter_files import SavedAdapter
+from yangtuo.words import did_you_mean
 
 ALL_LINEAR = "all-linear"
 # From the base's own weights, which change by what the adapter begins with.
@@ -93,8 +93,7 @@ def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator
     ):
         for name in wanted:
             if not any(module == name or module.endswith(f".{name}") for module in modules):
-                near = difflib.get_close_matches(name, offered, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(linear))}"
+                hint = did_you_mean(name, offered, f"it has {', '.join(sorted(linear))}")
                 yield f"--{option}: the base has no module {name!r}; {hint}"
     for name in sorted(set(targets) & set(names(lora.modules_to_save))):
         yield f"{name!r} is in --trainable and in --modules_to_save; a module is trained in one way"

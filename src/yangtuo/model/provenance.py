@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from yangtuo.data.choice import choose_template, with_system
+from yangtuo.data.choice import KEEPS_OWN_SYSTEM, choose_template, keeps_own_system, with_system
 from yangtuo.data.saved_template import from_values
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
@@ -33,8 +33,9 @@ _MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 
 def to_text(provenance: Mapping[str, Any]) -> str:
-    """As it is written in both places."""
-    return json.dumps({"format": FORMAT, **provenance}, ensure_ascii=False, separators=(",", ":"))
+    """As it is written in both places; a name that is not UTF-8 is written as its escapes."""
+    text = json.dumps({"format": FORMAT, **provenance}, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -136,7 +137,7 @@ def find_template(
         folders: of adapter and model, the likelier first.
         tokenizer: decides where none travels.
         named: `--template`; None and "auto" for none.
-        system_prompt: of dialogues without one, instead of the template's own.
+        system_prompt: of dialogues without one, instead of the template's own; "" for none.
 
     Returns:
         The template, and why this one.
@@ -144,12 +145,15 @@ def find_template(
     Raises:
         UserError: a file or a template that cannot be used.
     """
-    if named in (None, "auto"):
-        for folder in folders:
-            template = template_of(folder)
-            if template:
-                return with_system(template, system_prompt), f"auto: {folder} was trained with it"
-    return choose_template(named or "auto", tokenizer, system_prompt)
+    travelling = ((folder, template_of(folder)) for folder in folders) if named in (None, "auto") else ()
+    found = next(((folder, template) for folder, template in travelling if template), None)
+    if found:
+        template, why = with_system(found[1], system_prompt), f"auto: {found[0]} was trained with it"
+    else:
+        template, why = choose_template(named or "auto", tokenizer, system_prompt)
+    if system_prompt == "" and keeps_own_system(template):
+        logger.warning('--system_prompt "": %s', KEEPS_OWN_SYSTEM)
+    return template, why
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from yangtuo.errors import ModelError, RunFailure
+from yangtuo import writing
+from yangtuo.errors import ModelError, WriteError
 
 INDEX_FILE = "model.safetensors.index.json"
 _LAYOUTS = (  # as transformers looks for them, safetensors first
@@ -195,7 +196,7 @@ def write_shard(
     again reads the disk.
 
     Raises:
-        RunFailure: it cannot be written.
+        WriteError: it cannot be written.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -224,7 +225,7 @@ def write_shard(
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     except OSError as error:
-        raise RunFailure(f"{path}: cannot be written: {error.strerror}") from error
+        raise WriteError(f"{path}: cannot be written: {writing.reason(error)}") from error
     return digest.hexdigest()
 
 

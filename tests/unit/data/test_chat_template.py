@@ -76,6 +76,64 @@ def test_the_text_with_a_system_prompt_is_that_of_transformers(source, system, t
         assert_as_transformers(source, turns(*texts, system=system), transformers_tokenizer)
 
 
+# Templates that treat an empty system prompt otherwise than a text.
+EMPTY_IS_NONE = chat_templates.QWEN25.replace(
+    "{%- if messages[0]['role'] == 'system' %}", "{%- if messages[0]['role'] == 'system' and messages[0]['content'] %}"
+)
+LEAVES_OUT = chat_templates.QWEN3.replace(
+    "{%- if messages[0].role == 'system' %}", "{%- if messages[0].role == 'system' and messages[0].content %}"
+)
+MERGED = chat_templates.LLAMA2.replace("system_message != false", "system_message")
+TAKES_EMPTY = {**chat_templates.SYSTEM_TAKEN, "empty is none": EMPTY_IS_NONE, "left out": LEAVES_OUT, "merged": MERGED}
+OWN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+
+
+@pytest.mark.parametrize("source", TAKES_EMPTY.values(), ids=TAKES_EMPTY)
+def test_an_empty_system_prompt_is_given_to_the_template_as_it_is(source, transformers_tokenizer):
+    for texts in (("q", "a"), ("q1", "a1", "q2", "a2"), ("  q ", "a\n")):
+        assert_as_transformers(source, turns(*texts, system=""), transformers_tokenizer)
+    assert template_of(source).takes_empty_system()
+    # As the default it is that of dialogues without one.
+    with_default = template_of(source, default_system="")
+    assert with_default.render(turns("q", "a")) == template_of(source).render(turns("q", "a", system=""))
+    assert with_default.identity() != template_of(source).identity()
+
+
+def test_what_a_template_writes_all_the_same_is_known():
+    keeps = {name: template_of(source).keeps_own_system() for name, source in TAKES_EMPTY.items()}
+    assert keeps == {**dict.fromkeys(TAKES_EMPTY, False), "empty is none": True}
+    assert OWN in prompts_and_whole(template_of(EMPTY_IS_NONE).render(turns("q", "a", system="")))[1]
+    assert OWN not in prompts_and_whole(template_of(chat_templates.QWEN25).render(turns("q", "a", system="")))[1]
+    assert OWN in prompts_and_whole(template_of(chat_templates.QWEN25).render(turns("q", "a")))[1]
+
+
+@pytest.mark.parametrize("source", [chat_templates.GEMMA, chat_templates.MISTRAL])
+def test_a_template_that_takes_no_system_prompt_has_none(source):
+    template, tokenizer = template_of(source, default_system=""), controlled(*chat_templates.CONTROLS)
+    assert not template.takes_empty_system()
+    assert not template.keeps_own_system()
+    assert template.render(turns("q", "a")) == template_of(source).render(turns("q", "a"))
+    with pytest.raises(TemplateFault):
+        template.render(turns("q", "a", system=""))
+    told, plain = records(turns("q", "a", system="")), records(turns("q", "a"))
+    encoded = [encode(rows, tokenizer, Policy(template, 512))[0] for rows in (told, plain)]
+    assert encoded[0].row(0)[0].tolist() == encoded[1].row(0)[0].tolist()
+    assert [rows.num_with(Fate.NO_SYSTEM) for rows in encoded] == [1, 0]
+    with pytest.raises(DataError):
+        encode(records(turns("q", "a", system="x")), tokenizer, Policy(template, 512))
+
+
+def test_an_empty_system_prompt_survives_another_process_and_a_cut():
+    template, tokenizer = template_of(LEAVES_OUT, default_system=""), controlled(*chat_templates.CONTROLS)
+    rows = records(turns("q1", "a1", "q2", "a2", system=""))
+    assert pickle.loads(pickle.dumps(template)).render(rows[0].turns) == template.render(rows[0].turns)
+    whole, _ = encode(rows, tokenizer, Policy(template, 512))
+    cut, _ = encode(rows, tokenizer, Policy(template, int(whole.lengths()[0]) - 1))
+    plain, _ = encode(records(turns("q2", "a2", system="")), tokenizer, Policy(template, 512))
+    assert cut.row(0)[0].tolist() == plain.row(0)[0].tolist()
+    assert cut.num_with(Fate.TURNS_LOST) == 1
+
+
 def test_the_comparison_sees_a_difference(transformers_tokenizer, monkeypatch):
     monkeypatch.setitem(NAMES, "bos_token", "<S>")
     with pytest.raises(AssertionError):

@@ -378,6 +378,12 @@ def test_cells_may_hold_commas_quotes_and_line_breaks_and_lines_count_from_where
     ]
 
 
+def test_an_empty_system_prompt_in_csv_is_none_given(tmp_path):
+    _, values = read(write(tmp_path / "a.csv", "instruction,output,system,input\na,b,,\na,b,s,\n"))
+    assert [value.content["system"] for value in values] == [None, "s"]
+    assert values[0].content["input"] == ""
+
+
 def test_a_weight_is_a_number_in_csv_and_an_empty_cell_none(tmp_path):
     path = write(tmp_path / "a.csv", "instruction,output,weight,history\na,b,0.5,\na,b,,\na,b,much,x\n")
     weights = [(row["weight"], row["history"]) for row in contents(path)]

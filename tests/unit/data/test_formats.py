@@ -98,7 +98,7 @@ def test_keys_that_tell_no_format_are_named(row, why):
         ({"instruction": "问", "input": " ", "output": "答"}, "问\n "),
         ({"instruction": " 问\n", "input": "材料\n", "output": "答"}, " 问\n\n材料\n"),
         ({"instruction": "问", "output": "答", "id": 7}, "问"),
-        ({"instruction": "问", "input": "材料", "output": "答", "system": "", "history": []}, "问\n材料"),
+        ({"instruction": "问", "input": "材料", "output": "答", "history": []}, "问\n材料"),
         ({"instruction": "问", "input": None, "output": "答", "system": None, "history": None, "weight": None}, "问"),
     ],
 )
@@ -231,6 +231,32 @@ def test_a_system_turn_comes_from_the_list_or_from_its_own_column():
     system = Turn("system", "短", trained=False)
     assert turns({"messages": [{"role": "system", "content": "短"}, asked(), answered()]}) == (system, USER, ANSWER)
     assert turns({"system": "短", "messages": [asked(), answered()]}) == (system, USER, ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("row", "data_format"),
+    [
+        ({"instruction": "问", "output": "答"}, ALPACA),
+        ({"instruction": "问", "output": "答", "history": []}, ALPACA),
+        ({"prompt": "问", "completion": "答"}, DataFormat.PROMPT_COMPLETION),
+        ({"prompt": [{"role": "user", "content": "问"}], "completion": [answered()]}, DataFormat.PROMPT_COMPLETION),
+        ({"messages": [asked(), answered()]}, DataFormat.MESSAGES),
+        ({"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}]}, SHAREGPT),
+    ],
+)
+def test_an_empty_system_prompt_is_one_and_null_is_none(row, data_format):
+    assert turns({**row, "system": ""}, data_format)[0] == Turn("system", "", trained=False)
+    assert turns({**row, "system": None}, data_format) == turns(row, data_format)
+    assert [turn.role for turn in turns(row, data_format)] == ["user", "assistant"]
+
+
+def test_an_empty_column_beside_a_system_turn_says_nothing():
+    told = {"messages": [{"role": "system", "content": "短"}, asked(), answered()]}
+    assert turns({**told, "system": ""}) == turns(told)
+    empty = {"messages": [{"role": "system", "content": ""}, asked(), answered()]}
+    assert turns({**empty, "system": ""}) == turns(empty) == (Turn("system", "", trained=False), USER, ANSWER)
+    fault = faults({"system": "", "messages": [asked(), asked()]}, DataFormat.MESSAGES)
+    assert fault == [f"messages[1] is a turn of the user, expected the assistant: {ORDER}"]
 
 
 def test_a_turn_may_say_that_it_is_not_trained():

@@ -116,6 +116,9 @@ def changes(files, tokenizer, tmp_path):
     for name in ("after_user", "opening", "between", "default_system"):
         changed = replace(ALPACA_ZH, **{name: getattr(ALPACA_ZH, name) + " "})
         yield f"the template's {name}", (files, tokenizer, replace(POLICY, template=changed), READING)
+    none = replace(ALPACA_ZH, default_system=None)
+    yield "no default system prompt", (files, tokenizer, replace(POLICY, template=none), READING)
+    yield "an empty one", (files, tokenizer, replace(POLICY, template=replace(none, default_system="")), READING)
     yield "the end of answers", (files, tokenizer, replace(POLICY, template=replace(ALPACA_ZH, end="</s>")), READING)
     yield "the format", (files, tokenizer, POLICY, replace(READING, data_format=DataFormat.ALPACA))
     yield "bad rows", (files, tokenizer, POLICY, replace(READING, bad_rows=BadRows.DROP))
@@ -131,7 +134,7 @@ def test_the_key_changes_when_any_input_does(files, tokenizer, tmp_path, monkeyp
     keys |= {name: key_of(*arguments) for name, arguments in changes(files, tokenizer, tmp_path)}
     monkeypatch.setattr(module, "ENCODER_VERSION", module.ENCODER_VERSION + 1)
     keys["the encoder"] = key_of(files, tokenizer, POLICY, READING)
-    assert len(set(keys.values())) == len(keys) == 19
+    assert len(set(keys.values())) == len(keys) == 21
 
 
 @pytest.mark.parametrize("field", [*(spec.name for spec in dataclasses.fields(Policy)), *vars(READING)])

@@ -1,14 +1,18 @@
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from tests.unit.engine.small import examples_of, model_of
+from yangtuo.engine import comparison, probe
 from yangtuo.engine.attention import PREFIX_SHARED
 from yangtuo.engine.batches import Batch
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
-from yangtuo.engine.probe import choose_shortcuts
+from yangtuo.engine.probe import HEAD, LORA, PADDING, choose_shortcuts
+from yangtuo.model import lora
+from yangtuo.model.lora import use_fused
 
 EXAMPLES = examples_of(
     ([1, 11, 12, 13], [14, 15, 16, 17, 2]),
@@ -48,11 +52,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def chosen(model, *, may_share=True, examples=EXAMPLES):
     """Whether rows are shared, and the loss as it was set."""
     loss = SupervisedLoss(model)
-    return choose_shortcuts(model, model, loss, examples, may_share=may_share), loss
+    return choose_shortcuts(model, model, loss, examples, may_share=may_share).shares_prefixes, loss
 
 
 def warned(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "yangtuo.engine.probe"]
+    records = [record for record in caplog.records if record.name == "yangtuo.engine.probe"]
+    return [record.getMessage() for record in records if record.levelname == "WARNING"]
 
 
 def value_and_gradients(model, loss, layout):
@@ -111,9 +116,7 @@ def test_models_that_need_rows_on_lines_of_their_own(name, caplog):
     before = model.config._attn_implementation
     shares, loss = chosen(model)
     assert (shares, loss.uses_own_head) == (False, True)
-    assert [text.split(" (")[0] for text in warned(caplog)] == [
-        "engine: rows are padded, since this model cannot share prefixes"
-    ]
+    assert [text.split(": ")[1] for text in warned(caplog)] == ["rows are padded"]
     assert model.config._attn_implementation == before
 
 
@@ -160,9 +163,8 @@ def test_logits_that_are_more_than_the_output_of_the_head(change, caplog):
     model = with_other_logits(model_of("Llama"), change)
     shares, loss = chosen(model)
     assert (shares, loss.uses_own_head) == (True, False)
-    assert warned(caplog) == [
-        "engine: the logits of this model are more than its head's output; they are computed at once"
-    ]
+    (text,) = warned(caplog)
+    assert text.startswith("engine: the logits of all positions are computed at once: the gradient would be off by")
     shared, _ = value_and_gradients(model, loss, share(EXAMPLES, range(4), WEIGHTS))
     loss.uses_own_head = True
     wrong, _ = value_and_gradients(model, loss, share(EXAMPLES, range(4), WEIGHTS))
@@ -189,6 +191,87 @@ def test_the_mode_and_the_weights_stay(name, training):
     assert model.training is training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+
+
+def with_lora(model):
+    """PEFT's model as training makes it: its B matrices begin at zero."""
+    model.requires_grad_(False)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    use_fused(config)
+    return get_peft_model(model, config)
+
+
+def test_our_lora_layers_are_tried_too_and_leave_no_trace(caplog):
+    peft_model = with_lora(model_of("Llama"))
+    base = peft_model.get_base_model()
+    before = {key: value.clone() for key, value in peft_model.state_dict().items()}
+    found = choose_shortcuts(peft_model, base, SupervisedLoss(base), EXAMPLES, may_share=True)
+    assert found.distances.keys() == {LORA, HEAD, probe.SHARING}
+    assert all(distance < 1e-5 for distance in found.distances.values())
+    assert (found.compared, found.dtype, found.refused) == ("gradient", "float32", {})
+    assert all(torch.equal(value, before[key]) for key, value in peft_model.state_dict().items())
+    assert all(p.grad is None for p in peft_model.parameters())
+    assert {name for name, p in peft_model.named_parameters() if p.requires_grad} == {
+        name for name, _ in peft_model.named_parameters() if "lora_" in name
+    }
+    assert warned(caplog) == []
+
+
+@pytest.mark.parametrize("wrong", ["forward", "backward of A", "backward of B"])
+def test_lora_layers_that_compute_something_else_are_not_used(wrong, caplog, monkeypatch):
+    """Of a LoRA that begins at zero, a plain trial would not see what becomes of A."""
+    right = lora._LoraLinear.apply
+
+    def apply(x, weight, bias, lora_A, lora_B, scaling, places, probability):
+        if wrong == "forward":
+            scaling = scaling * 1.1
+        elif wrong == "backward of A":
+            lora_A = lora_A.detach() + (lora_A - lora_A.detach()) * 0.9
+        else:
+            lora_B = lora_B.detach() + (lora_B - lora_B.detach()) * 0.9
+        return right(x, weight, bias, lora_A, lora_B, scaling, places, probability)
+
+    monkeypatch.setattr(lora._LoraLinear, "apply", apply)
+    peft_model = with_lora(model_of("Llama"))
+    base = peft_model.get_base_model()
+    found = choose_shortcuts(peft_model, base, SupervisedLoss(base), EXAMPLES, may_share=True)
+    assert found.refused.keys() == {LORA}
+    assert found.shares_prefixes
+    assert not any(module.may_fuse for module in base.modules() if isinstance(module, lora.FusedLinear))
+    (text,) = warned(caplog)
+    assert text.startswith("engine: PEFT's own LoRA layers compute: the gradient would be off by")
+
+
+@pytest.mark.parametrize("name", ["Llama", "Lfm2"])
+def test_where_no_gradient_can_be_had_the_losses_of_the_tokens_decide(name, monkeypatch):
+    monkeypatch.setattr(comparison, "is_sharded", lambda _: True)
+    monkeypatch.setattr(probe, "reason_not_to_share", lambda _: None)
+    model = model_of(name, **PADDED.get(name, {}))
+    found = choose_shortcuts(model, model, SupervisedLoss(model), EXAMPLES, may_share=True)
+    assert found.compared == "token losses"
+    assert found.shares_prefixes == (name == "Llama")
+    assert found.distances[HEAD] < 1e-6
+    assert (found.distances[probe.SHARING] < 1e-6) == (name == "Llama")
+    assert found.distances.get(PADDING, 0.0) < 1e-6
+
+
+def test_rows_that_change_beside_others_are_computed_one_by_one(caplog, monkeypatch):
+    """As those of a model that mixes the lines of a batch."""
+
+    class Mixed(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, hidden):
+            return self.inner(hidden) + hidden.mean(0, keepdim=True)
+
+    monkeypatch.setattr(probe, "reason_not_to_share", lambda _: "a test")
+    model = model_of("Llama")
+    model.model.layers[0].mlp = Mixed(model.model.layers[0].mlp)
+    found = choose_shortcuts(model, model, SupervisedLoss(model), EXAMPLES, may_share=True)
+    assert not found.pads_exactly
+    assert warned(caplog)[-1].startswith("engine: rows are computed one by one: the gradient would be off by")
 
 
 def test_nothing_is_tried_where_sharing_is_not_wanted(caplog):

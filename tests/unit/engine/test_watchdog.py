@@ -100,7 +100,7 @@ def test_it_tells_the_others_where_it_is_and_ends_with_the_run(monkeypatch):
     assert not dog._thread.is_alive()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_kept_and_the_former_handler_comes_back(number):
     former = signal.getsignal(number)
     with StopRequest() as stop:
@@ -110,6 +110,17 @@ def test_a_signal_is_kept_and_the_former_handler_comes_back(number):
         assert stop.signal == number
         assert stop.agreed == 0
     assert signal.getsignal(number) is former
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_a_signal_that_is_repeated_later_ends_the_process(monkeypatch):

@@ -53,9 +53,10 @@ def made(name, tokenizer, default=None):
 
 
 EVERY = [*TEMPLATES, "nasty", *SOURCES]
-CASES = [(name, bos, default) for name in EVERY for bos in TOKENIZERS for default in (None, OWN_DEFAULT)]
+CASES = [(name, bos, default) for name in EVERY for bos in TOKENIZERS for default in (None, OWN_DEFAULT, "")]
 CASES = [case for case in CASES if not (case[0] in SYSTEM_REFUSED and case[2])]
-CASE_IDS = [f"{name}, {bos}{', default' if default else ''}" for name, bos, default in CASES]
+WORDS = {None: "", OWN_DEFAULT: ", default", "": ", none"}
+CASE_IDS = [f"{name}, {bos}{WORDS[default]}" for name, bos, default in CASES]
 
 
 def asked(*texts, system=None):
@@ -243,7 +244,7 @@ def ollama(tmp_path_factory):
 
 
 WRITABLE = [case for case in CASES if case[0] != "own mistral_v3"]
-WRITABLE_IDS = [f"{name}, {bos}{', default' if default else ''}" for name, bos, default in WRITABLE]
+WRITABLE_IDS = [f"{name}, {bos}{WORDS[default]}" for name, bos, default in WRITABLE]
 
 
 def assert_ollama_as_training(ollama, template, tokenizer, turns):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from transformers import LlamaConfig
+from transformers.utils import is_flash_attn_2_available
 
 from tests import tiny
 from yangtuo.arguments import ModelArguments
@@ -8,8 +9,10 @@ from yangtuo.errors import ModelError, UsageError
 from yangtuo.model.base import (
     Hardware,
     Precision,
+    check_attention,
     check_positions,
     choose_precision,
+    describe,
     fit_vocabulary,
     load,
     modules_of,
@@ -22,6 +25,11 @@ CPU_BF16 = Hardware("cpu", bfloat16=True, float16=False)
 V100 = Hardware("cuda", bfloat16=False, float16=True)
 H100 = Hardware("cuda", bfloat16=True, float16=True)
 MPS = Hardware("mps", bfloat16=False, float16=False)
+
+
+OF_COMPUTING = (
+    "precision: computed in bfloat16 instead of float16, which this CPU cannot train in; the base stays in float32"
+)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +52,10 @@ MPS = Hardware("mps", bfloat16=False, float16=False)
         (H100, "float32", {"bf16": True}, FP16, Precision(FP32, bf16=True), None),
         (V100, "float32", {"bf16": True}, FP16, Precision(FP32, fp16=True), "float16 instead of bfloat16"),
         (CPU, "torch.float32", {"bf16": True}, FP32, Precision(FP32), "float32 instead of --bf16"),
+        (CPU_BF16, None, {"fp16": True}, FP32, Precision(FP32, bf16=True), OF_COMPUTING),
+        (CPU_BF16, None, {"bf16": True}, FP32, Precision(FP32, bf16=True), None),
+        (CPU_BF16, "float16", {"bf16": True}, FP32, Precision(BF16, bf16=True), "weights in bfloat16 instead of float"),
+        (CPU_BF16, None, {"fp16": True}, BF16, Precision(BF16, bf16=True), "computed in bfloat16 instead of float16,"),
         # the base in one 16-bit format, the forward in another, both possible
         (H100, "float16", {"bf16": True}, FP32, Precision(FP16, bf16=True), None),
     ],
@@ -55,6 +67,49 @@ def test_precision(hardware, torch_dtype, flags, stored, expected, said, caplog)
     assert len(messages) == (1 if said else 0)
     if said:
         assert said in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        (Precision(FP32), "frozen in float32"),
+        (Precision(FP32, bf16=True), "frozen in float32, computed in bfloat16"),
+        (Precision(BF16, bf16=True), "frozen in bfloat16"),
+        (Precision(FP16, bf16=True), "frozen in float16, computed in bfloat16"),
+    ],
+)
+def test_the_line_about_the_base_says_the_same(precision, said, tmp_path):
+    folder = tiny.tiny_llama(tmp_path)
+    model = load(folder, precision, ModelArguments())
+    line = describe(read_config(folder), model, precision, ModelArguments())
+    assert line == f"base: llama, 0.0 M parameters, {said}"
+
+
+def test_attention_code_that_cannot_train_here(tmp_path):
+    config = read_config(tiny.tiny_llama(tmp_path))
+    for name in (None, "eager", "sdpa"):
+        check_attention(config, ModelArguments(attn_implementation=name), CPU)
+    for name, why in (
+        ("sdap", "transformers has none of that name for training"),
+        ("paged|eager", "transformers has none of that name for training"),
+        ("prefix_shared", "transformers has none of that name for training"),
+        ("flex_attention", "torch has no gradient of it on a CPU"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            check_attention(config, ModelArguments(attn_implementation=name), CPU)
+        assert str(caught.value).startswith(
+            f"--attn_implementation {name}: {why}; this model can be trained here with "
+        )
+        assert "eager, sdpa" in str(caught.value)
+    assert config._attn_implementation != "eager"
+
+
+def test_attention_code_that_is_not_installed(tmp_path):
+    if is_flash_attn_2_available():
+        pytest.skip("flash-attn is installed")
+    config = read_config(tiny.tiny_llama(tmp_path))
+    with pytest.raises(UsageError, match=r"--attn_implementation flash_attention_2: .*; this model can be trained"):
+        check_attention(config, ModelArguments(attn_implementation="flash_attention_2"), CPU)
 
 
 def test_precision_that_makes_no_sense():

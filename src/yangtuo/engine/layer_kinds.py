@@ -1,0 +1,40 @@
+"""Layers that cannot share prefixes, told by their names before anything is tried.
+
+A prefix that several rows share stands once, and the rows stand one behind the other on one line. Attention is told
+who may see whom. A layer that carries a state along the line (recurrent, convolutional), or whose attention does more
+than a masked softmax (sinks, indexers), is not.
+"""
+
+import re
+from collections.abc import Iterator
+
+from torch import nn
+from transformers import PreTrainedModel
+
+# Of transformers 5.23's ALLOWED_LAYER_TYPES, those that `attention.prefix_shared_attention` computes, and those that
+# look at one token at a time.
+_SHARE = {"full_attention", "sliding_attention", "chunked_attention", "attention", "moe", "sparse", "dense"}
+_CARRY_STATE = re.compile(
+    "Mamba|SSM|Rwkv|RWKV|LSTM|Recurrent|Rglru|Retention|DeltaNet|DeltaRule|LinearAttention|LightningAttention|ShortConv"
+)
+_CONVOLUTIONS = (nn.Conv1d, nn.RNNBase)
+
+
+def reason_not_to_share(model: PreTrainedModel) -> str | None:
+    """Why rows of this causal language model cannot share prefixes, as far as its layers' names tell; None if they may.
+
+    Source: `layer_types` of transformers' configurations; the classes of its models of 2024 to 2026.
+    """
+    return next(_reasons(model), None)
+
+
+def _reasons(model: PreTrainedModel) -> Iterator[str]:
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - _SHARE
+    if kinds:
+        yield f"it has layers of the kind {', '.join(sorted(map(str, kinds)))}"
+    for module in (model.get_decoder() or model).modules():
+        name = type(module).__name__
+        if isinstance(module, _CONVOLUTIONS) or _CARRY_STATE.search(name):
+            yield f"its {name} carries a state from token to token"
+        if isinstance(getattr(module, "sinks", None), nn.Parameter):
+            yield f"its {name} has attention sinks"

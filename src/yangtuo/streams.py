@@ -1,0 +1,84 @@
+"""Standard output and standard error, of which nothing may end a run: neither their encoding nor their end."""
+
+import contextlib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def prepare() -> None:
+    """Call before anything is printed: what the encoding (GBK, ASCII) does not have is replaced, not an error."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # for the whole process
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
+
+
+def can_print(text: str) -> bool:
+    """Whether standard output has a sign for every character."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def can_write() -> bool:
+    """Whether standard output still takes a line."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        return False
+    return True
+
+
+def sign(wanted: str, plain: str) -> str:
+    """A sign for standard output; the plain one where its encoding does not have the wanted one."""
+    return wanted if can_print(wanted) else plain
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print JSON that loses nothing: what the encoding does not have is written as its escape."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    sys.stdout.write((text if can_print(text) else json.dumps(value, indent=indent)) + "\n")
+    sys.stdout.flush()
+
+
+def console(width: int | None = None) -> "Console":
+    """Rich's, for standard output: what looks like its markup in a name is text."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
+
+
+def say(line: str) -> None:
+    """Write a line to standard error, beside a progress bar, not into it."""
+    with lasting():
+        tqdm.write(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def lasting() -> Iterator[None]:
+    """Go on when standard error is a terminal that is gone, or a pipe that nobody reads: from then on it is mute."""
+    try:
+        yield
+    except OSError:
+        mute(sys.stderr)
+
+
+def mute(stream: Any) -> None:
+    """Send a stream nowhere, also what it still holds and would write at the end of the process."""
+    with contextlib.suppress(OSError, ValueError):  # it has no descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -1,0 +1,195 @@
+"""The words of a command line: what stands twice, what was probably meant, and what is no text.
+
+Chats, web pages and Chinese input methods turn `--` into a dash, and `=` and `,` into full-width signs.
+"""
+
+import argparse
+import difflib
+import re
+import sys
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from yangtuo.errors import UsageError
+
+_DASHES = "‐‑‒–—―−"
+_AS_ASCII = str.maketrans({**dict.fromkeys(_DASHES, "-"), "、": ","})
+_NEAR = 0.85  # as difflib counts; one letter in seven
+_LEAST_PREFIX = 3
+_MOST_NAMED = 4
+
+
+def plain(word: str) -> str:
+    """The word with ASCII in place of dashes and full-width signs."""
+    return unicodedata.normalize("NFKC", word.translate(_AS_ASCII))
+
+
+def nearest(word: str, known: Collection[str]) -> list[str]:
+    """The known words that this is a slip or the begin of; none where there is nothing near.
+
+    Dashes in front do not count, and `-` is as good as `_`.
+    """
+    bare: dict[str, str] = {}
+    for one in known:
+        bare.setdefault(_bare(one), one)
+    meant = _bare(plain(word))
+    if meant in bare:
+        return [bare[meant]]
+    longer = [one for one in bare if len(meant) >= _LEAST_PREFIX and one.startswith(meant)]
+    if longer:
+        return [bare[one] for one in longer] if len(longer) <= _MOST_NAMED else []
+    swapped = [one for one in bare if sorted(one) == sorted(meant)]
+    return [bare[one] for one in swapped or difflib.get_close_matches(meant, bare, n=1, cutoff=_NEAR)]
+
+
+def did_you_mean(word: str, known: Collection[str], otherwise: str) -> str:
+    """`did you mean ...?` where there is something near, else what is said in its place."""
+    near = nearest(word, known)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else otherwise
+
+
+def separated(value: str) -> str:
+    """What is said of a list in which nothing was found, with another comma or colon than ASCII's in it; else ""."""
+    odd = "".join(sign for sign in "，、：" if sign in value)
+    return f"; {odd} is no ASCII: parts are separated by ',' and ':'" if odd else ""
+
+
+def value_meant(value: str) -> str | None:
+    """A value that has full-width signs or a dash where ASCII was probably meant, in ASCII; None for others."""
+    meant = plain(value)
+    return meant if meant != value and meant.isascii() else None
+
+
+def is_text(word: str) -> bool:
+    """Whether it can be written as UTF-8; names of files need not."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in word)
+
+
+def not_text(given: Mapping[str, Any]) -> Iterator[str]:
+    """What is said of options whose values are no text in the encoding of this machine."""
+    encoding = sys.getfilesystemencoding().upper()
+    advice = "rename what has this name" if encoding == "UTF-8" else "set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+    for name, value in given.items():
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str) and not is_text(word):
+                yield f"--{name} {word!r}: not {encoding}; {advice}"
+
+
+def _bare(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises our error, one line, instead of printing how it is used.
+
+    Attributes:
+        is_short: whether its help is, so that a wrong value is answered with it.
+        doubled: what is wrong with options that were given twice, of the last command line.
+    """
+
+    is_short = True
+
+    def __init__(self, prog: str, **options: Any):
+        super().__init__(prog, allow_abbrev=False, **options)
+        self.register("action", None, _Once)
+        self.register("action", "store_false", _OnceFalse)
+        self.doubled: list[str] = []
+        self._given: dict[str, tuple[str, Any]] = {}
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it, with what was probably meant."""
+        quoted = re.search(r": '([^']+)'", message)
+        meant = value_meant(quoted[1]) if quoted else None
+        help_ = f"; {self.prog} --help lists the options" if self.is_short else ""
+        raise UsageError(f"{self.prog}: {message}{f'; did you mean {meant!r}?' if meant else help_}")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See argparse; words that look like an option and are none are refused first.
+
+        Raises:
+            UsageError: all of those.
+        """
+        self.doubled, self._given = [], {}
+        wrong = [problem for word in args if (problem := _not_ascii(word, self.known_options()))]
+        if wrong:
+            raise UsageError.of_problems(self.prog, wrong)
+        return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See argparse.
+
+        Raises:
+            UsageError: everything that is unknown, given twice or no text.
+        """
+        # Before anything else: its value may have gone to a positional argument, which would be blamed.
+        known = self.known_options()
+        wrong = [word for word in args if word.startswith("--") and word != "--" and word.split("=")[0] not in known]
+        if wrong and not any(_not_ascii(word, known) for word in wrong):
+            raise UsageError.of_problems(self.prog, list(self.unknown(wrong)))
+        found, unknown = self.parse_known_args(args, namespace)
+        problems = [*self.unknown(unknown), *(problem for one in self._family() for problem in one.doubled)]
+        problems += not_text(vars(found))
+        if problems:
+            raise UsageError.of_problems(self.prog, problems)
+        return found
+
+    def unknown(self, words: Sequence[str]) -> Iterator[str]:
+        """What is said of words that no option takes."""
+        for before, word in zip(["", *words], words, strict=False):
+            if word.startswith("-"):
+                name = word.split("=")[0]
+                hint = did_you_mean(name, self.known_options(), f"{self.prog} --help lists the options")
+                yield f"unknown option {name!r}; {hint}"
+            elif not before.startswith("-") or "=" in before:  # else it is the value of that one
+                yield (
+                    f"{word!r} belongs to no option; in a shell script, a comment or a space behind a line's closing "
+                    "backslash cuts the command there"
+                )
+
+    def known_options(self) -> list[str]:
+        """Every option, of sub-commands too."""
+        return [option for one in self._family() for action in one._actions for option in action.option_strings]
+
+    def note(self, dest: str, option: str, value: Any) -> None:
+        """Keep what was given, and what contradicts it."""
+        if dest in self._given and self._given[dest][1] != value:
+            first, former = self._given[dest]
+            self.doubled.append(f"{first} {_shown(former)} and {option} {_shown(value)}: give one of them")
+        self._given[dest] = option, value
+
+    def _family(self) -> Iterator["Parser"]:
+        yield self
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                yield from action.choices.values()
+
+
+class _Once(argparse.Action):
+    """Stores a value, as argparse does by itself, and notes one that contradicts an earlier one."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        value = self.const if self.nargs == 0 else values
+        if option_string:
+            parser.note(self.dest, option_string, value)
+        setattr(namespace, self.dest, value)
+
+
+class _OnceFalse(_Once):
+    def __init__(self, **how: Any):
+        super().__init__(nargs=0, const=False, **how)
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _not_ascii(word: str, known: Collection[str]) -> str | None:
+    """What is said of a word that would be an option, were it written in ASCII."""
+    name = f"--{plain(word).lstrip('-').partition('=')[0]}"
+    written = word.partition("=")[0]
+    if written == name or not re.match(rf"[-{_DASHES}－﹣]", word) or not re.fullmatch(r"--\w[\w-]*", name, re.ASCII):
+        return None
+    odd = "".join(dict.fromkeys(letter for letter in written if letter != plain(letter)))
+    hint = did_you_mean(name, known, "")
+    return f"unknown option {written!r}, which is not all ASCII ({odd}); {hint}" if odd and hint else None

@@ -1,0 +1,227 @@
+"""Near and far words, options given twice, look-alikes of ASCII."""
+
+import argparse
+
+import pytest
+
+from yangtuo.cli import _LIKE_TRAIN, _OF_THEIR_OWN
+from yangtuo.data import mixing
+from yangtuo.data.files import find_files
+from yangtuo.errors import DataError, UsageError
+from yangtuo.parsing import build_parser, parse
+from yangtuo.words import Parser, nearest, plain, value_meant
+
+VERBS = [*_LIKE_TRAIN, *_OF_THEIR_OWN]
+OPTIONS = ["--lora_rank", "--lora-rank", "--top_p", "--max_seq_length", "--peft_path", "--per_device_train_batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        *(("trian", "train"), ("tran", "train"), ("trai", "train"), ("tarin", "train"), ("Train", None)),
+        *(("chekc", "check"), ("cht", "chat"), ("exprot", "export"), ("previw", "preview"), ("check_deploy", None)),
+        *(("serve", None), ("tune", None), ("eval", None), ("tr", None), ("merging", None), ("xyz", None)),
+    ],
+)
+def test_verbs_near_and_far(word, meant):
+    expected = {"Train": "train", "check_deploy": "check-deploy"}.get(word, meant)
+    assert nearest(word, VERBS) == ([] if expected is None or word == "Train" else [expected])
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        *(("--lora_rnak", "--lora_rank"), ("-lora_rank", "--lora_rank"), ("--lora-rnk", "--lora_rank")),
+        *(("--max_seq_len", "--max_seq_length"), ("--max", "--max_seq_length"), ("--peft_pat", "--peft_path")),
+        *(("--top_k", None), ("--temperature", None), ("--qqq", None), ("--ma", None), ("--lr", None)),
+        *(("--batch_size", None), ("--model", None)),
+    ],
+)
+def test_options_near_and_far(word, meant):
+    assert nearest(word, OPTIONS) == ([] if meant is None else [meant])
+
+
+def test_a_begin_of_several_names_them_or_none():
+    assert nearest("--per", ["--per_a", "--per_b"]) == ["--per_a", "--per_b"]
+    assert nearest("--per", [f"--per_{i}" for i in range(5)]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("q_proj，v_proj", "q_proj,v_proj"), ("q_proj、v_proj", "q_proj,v_proj"), ("1．5", "1.5"), ("1e–4", "1e-4")],
+)
+def test_values_in_other_signs(given, meant):
+    assert value_meant(given) == meant
+
+
+@pytest.mark.parametrize("given", ["你好，世界", "——你好", "1e-4", "", "é"])
+def test_values_that_are_meant(given):
+    assert value_meant(given) is None
+
+
+def test_lists_with_other_separators_are_told_of(tmp_path):
+    with pytest.raises(DataError, match=r"no such folder or file; .*; ， is no ASCII: parts are separated by ','"):
+        find_files("a.json，b.json")
+    with pytest.raises(UsageError, match="a number from 0 up; ，： is no ASCII"):
+        mixing.parse("a.json：2，b.json：1", ["a.json", "b.json"])
+    (tmp_path / "甲，乙.json").write_text("[]")  # a name may have one
+    assert find_files(str(tmp_path / "甲，乙.json")) == [tmp_path / "甲，乙.json"]
+
+
+def test_plain():
+    assert plain("－－ｌｏｒａ＿ｒａｎｋ＝８") == "--lora_rank=8"
+
+
+# ---- parsers
+
+
+@pytest.fixture
+def own():
+    parser = Parser("yangtuo x")
+    parser.add_argument("--rank", type=int)
+    parser.add_argument("--ask", action="append")
+    parser.add_argument("--many", nargs="+")
+    parser.add_argument("--off", action="store_false")
+    parser.add_argument("--json", action="store_true")
+    actions = parser.add_subparsers(dest="action")
+    actions.add_parser("inner").add_argument("--deep")
+    return parser
+
+
+def refused(parser, *words):
+    with pytest.raises(UsageError) as caught:
+        parser.parse_args(words)
+    return str(caught.value)
+
+
+def test_twice_with_the_same_value_is_fine_and_what_may_be_repeated_is_kept(own):
+    found = own.parse_args(
+        ["--rank", "8", "--rank=08", "--ask", "a", "--ask", "b", "--json", "--json", "--off", "--off"]
+    )
+    assert (found.rank, found.ask, found.json, found.off) == (8, ["a", "b"], True, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rank", "8", "--rank", "4"], "--rank 8 and --rank 4: give one of them"),
+        (["--many", "a", "b", "--many", "c"], "--many a b and --many c: give one of them"),
+        (["inner", "--deep", "a", "--deep", "b"], "--deep a and --deep b: give one of them"),
+        (["--rakn", "8"], "unknown option '--rakn'; did you mean '--rank'?"),
+        (["inner", "--depe", "a"], "unknown option '--depe'; did you mean '--deep'?"),
+        (["--zzz"], "unknown option '--zzz'; yangtuo x --help lists the options"),
+        (["—rank", "8"], "unknown option '—rank', which is not all ASCII (—); did you mean '--rank'?"),
+        (["inner", "–deep", "8"], "unknown option '–deep', which is not all ASCII (–); did you mean '--deep'?"),
+        (["--rank＝8"], "unknown option '--rank＝8', which is not all ASCII (＝); did you mean '--rank'?"),
+    ],
+)
+def test_what_is_wrong_with_words(own, words, said):
+    assert refused(own, *words) == f"yangtuo x: {said}"
+
+
+def test_all_of_it_at_once(own):
+    assert refused(own, "--rank", "8", "--zzz", "--rnak", "3").splitlines() == [
+        "yangtuo x (2 problems):",
+        "  unknown option '--zzz'; yangtuo x --help lists the options",
+        "  unknown option '--rnak'; did you mean '--rank'?",
+    ]
+
+
+def test_a_parser_forgets_the_words_of_before(own):
+    refused(own, "--rank", "8", "--rank", "4")
+    assert own.parse_args(["--rank", "4"]).rank == 4
+
+
+def test_a_value_may_begin_with_a_dash_of_text(own):
+    assert own.parse_args(["--ask", "——你好", "--ask", "—— what"]).ask == ["——你好", "—— what"]
+
+
+def test_a_value_in_other_signs_is_named(own):
+    assert refused(own, "--rank", "1．5").endswith("invalid int value: '1．5'; did you mean '1.5'?")
+
+
+# ---- the options of a run, and files of them
+
+
+def refused_run(*words):
+    with pytest.raises(UsageError) as caught:
+        parse([str(word) for word in words], build_parser("yangtuo train"))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--lora_rank", 8, "--lora-rank", 4], "--lora_rank 8 and --lora-rank 4: give one of them"),
+        (["--dtype", "auto", "--torch_dtype", "float32"], "--dtype auto and --torch_dtype float32: give one of them"),
+        (["--fp16", "--fp16", "False"], "--fp16 True and --fp16 False: give one of them"),
+        (
+            ["--gradient_checkpointing", "auto", "--gradient_checkpointing"],
+            "--gradient_checkpointing auto and --gradient_checkpointing True: give",
+        ),
+        (["--trainable", "q_proj，v_proj"], "--trainable q_proj，v_proj: not all ASCII; did you mean 'q_proj,v_proj'?"),
+        (["--rank_pattern", "q_proj：4"], "--rank_pattern q_proj：4: not all ASCII; did you mean 'q_proj:4'?"),
+    ],
+)
+def test_options_of_a_run(words, said):
+    assert said in refused_run(*words)
+
+
+def test_a_flag_may_override_the_file_and_full_width_digits_are_digits(tmp_path):
+    (tmp_path / "run.yaml").write_text("lora_rank: 8\n")
+    settings, _ = parse([str(tmp_path / "run.yaml"), "--lora_rank", "４"], build_parser("yangtuo train"))
+    assert settings.lora.lora_rank == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.yaml", "lora_rank: 8\nlora_rank: 4\n", "line 2: the key 'lora_rank' stands twice, as 8 and 4; keep one"),
+        ("a.yaml", "lora_rank: 8\nlora_rank: 8\n", "line 2: the key 'lora_rank' stands twice, as 8 and 8; keep one"),
+        ("a.json", '{"lora_rank": 8, "lora_rank": 4}', "the key 'lora_rank' stands twice, as 8 and 4; keep one"),
+        ("a.yaml", "lora_rank: 8\nlora-rank: 4\n", "--lora_rank 8 and --lora-rank 4: give one of them"),
+        ("a.yaml", "fsdp_config: {a: 1, a: 2}\n", "line 1: the key 'a' stands twice, as 1 and 2; keep one of them"),
+        ("a.yaml", "—lora_rank: 8\n", "unknown option '—lora_rank', which is not all ASCII; did you mean 'lora_rank'?"),
+        (
+            "a.yaml",
+            "max_steps: 1\nlora_rank：8\n",
+            "line 2: 'lora_rank：8' has a full-width colon; write 'lora_rank: '",
+        ),
+        ("a.yaml", "lora_rank：8\n", "line 1: 'lora_rank：8' has a full-width colon; write 'lora_rank: '"),
+        ("a.yaml", "trainable: q_proj，v_proj\n", "--trainable q_proj，v_proj: not all ASCII; did you mean"),
+    ],
+)
+def test_files_of_options(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert said in refused_run(tmp_path / name)
+
+
+def test_auto_on_the_command_line_overrides_the_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("gradient_checkpointing: true\n")
+    settings, _ = parse([str(tmp_path / "run.yaml"), "--gradient_checkpointing", "auto"], build_parser("yangtuo train"))
+    assert not settings.given("gradient_checkpointing")
+
+
+def test_a_merge_key_of_yaml_may_stand_beside_what_it_brings(tmp_path):
+    (tmp_path / "a.yaml").write_text("lr_scheduler_kwargs: {<<: {a: 1}, a: 2}\n")
+    settings, _ = parse([str(tmp_path / "a.yaml")], build_parser("yangtuo train"))
+    assert settings.training["lr_scheduler_kwargs"] == '{"a": 2}'
+
+
+@pytest.mark.parametrize("verb", [*_OF_THEIR_OWN])
+def test_every_verb_names_dashes_and_near_options(verb):
+    import importlib
+
+    module = importlib.import_module(_OF_THEIR_OWN[verb])
+    parser = Parser(f"yangtuo {verb}")
+    module.add_options(parser)
+    option = next(one for one in parser.known_options() if one.startswith("--") and len(one) > 7 and one != "--help")
+    assert f"did you mean '{option}'?" in refused(parser, f"—{option[2:]}", "x")
+    assert f"did you mean '{option}'?" in refused(parser, f"－－{option[2:]}＝x")
+
+
+def test_plain_argparse_takes_the_last_value():
+    """The control: what is refused here passes there."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rank", type=int)
+    assert parser.parse_args(["--rank", "8", "--rank", "4"]).rank == 4
