@@ -40,6 +40,13 @@ CONFIGURATIONS = {
     "epochs": Configuration(
         "an evaluation before the first step and after each epoch, whose last checkpoint comes before it", EPOCHS
     ),
+    "epoch-saves": Configuration(
+        "evaluated and saved at the end of each epoch, the best weights at the end, one checkpoint kept",
+        {
+            **{**EVALUATES, **KEEPS_BEST, "save_strategy": "epoch", "eval_strategy": "epoch"},
+            **{"max_rows": 8, "save_total_limit": 1},
+        },
+    ),
     "resumed": Configuration(
         "a run that was killed before its second checkpoint, killed once more while it goes on",
         {**SAVES, **EVALUATES, **KEEPS_BEST},

@@ -71,9 +71,10 @@ def test_what_a_run_leaves_that_was_killed_before_it_said_what_it_is(out, overwr
     (out / ".lock").touch()
     (out / ".run.json.writing").write_text('{"yangtuo": "0.')
     assert decide(out, overwrite=overwrite) == Decision(Start.FRESH)
-    (out / "data_audit.json").write_text("{}")  # of `yangtuo check`
-    assert decide(out, overwrite=overwrite) == Decision(Start.FRESH)
-    (out / ".run.json.bak").write_text("mine")
+    for name in ("data_audit.json", ".data_audit.json.writing", ".dropped_rows.jsonl.writing"):  # of `yangtuo check`
+        (out / name).write_text("{")
+        assert decide(out, overwrite=overwrite) == Decision(Start.FRESH)
+    (out / ".thesis.tex.writing").write_text("mine")
     if overwrite:
         assert decide(out, overwrite=True) == Decision(Start.MOVE_ASIDE)
     else:
