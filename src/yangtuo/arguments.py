@@ -140,7 +140,7 @@ class DataArguments:
     bad_rows: BadRows = _option(
         BadRows.ERROR,
         "error: name all rows that cannot be used and stop; drop: leave them out, and list them with their reasons in "
-        "dropped_rows.jsonl.",
+        "the output folder's dropped_rows.jsonl (check: in that of --out).",
     )
     max_rows: int | None = _option(None, "Read at most this many rows of each training file, its first. Default: all.")
     template: str = _option(

@@ -22,7 +22,7 @@ from yangtuo.errors import RunFolderError
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
-_OF_CHECK = ("data_audit.json", "dropped_rows.jsonl")  # what `yangtuo check` leaves there beforehand is no run
+_OF_CHECK = ("data_audit.json", "dropped_rows.jsonl")  # what `yangtuo check --out` leaves beforehand is no run
 ADAPTER_FOLDER = "sft_lora_model"
 
 

@@ -258,7 +258,7 @@ _LISTS = ("trainable", "modules_to_save", "rank_pattern", "alpha_pattern", "laye
 
 
 # A file's name may be any bytes; all others go to libraries that want text.
-_ANY_NAME = ("dataset_dir", "train_file", "validation_file", "mix", "data_cache_dir", "out", "html", "report")
+_ANY_NAME = ("dataset_dir", "train_file", "validation_file", "mix", "data_cache_dir", "out", "html")
 
 
 def _look_alikes(given: Mapping[str, Any]) -> Iterator[str]:
