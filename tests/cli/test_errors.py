@@ -143,7 +143,7 @@ def test_an_output_folder_that_cannot_be_made(fails):
 
 
 def test_new_rows_alone_under_zero3_on_a_cpu(fails, tmp_path):
-    pytest.importorskip("deepspeed")
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (extra deepspeed)")
     base = tiny.tiny_llama(tmp_path / "base", num_rows=400)
     tokenizer = tiny.tiny_sentencepiece(tmp_path / "tokenizer")
     options = {"model_name_or_path": base, "tokenizer_name_or_path": tokenizer, "train_new_tokens_only": True}
