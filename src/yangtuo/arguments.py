@@ -79,6 +79,10 @@ def _option(default: Any, help: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
 
 
+# Of transformers, beside kernels of the hub ("owner/name"); which work depends on the model and on what is installed.
+ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
 @dataclass(frozen=True)
 class ModelArguments:
     """Base model and tokenizer."""
