@@ -143,7 +143,7 @@ def _numbers(text: str) -> list[int]:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The options; UsageError for one that cannot be."""
     parser = _Parser("benchmarks/balance.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--dataset_dir", type=Path, default=DATA, help="Alpaca rows. Default: examples/data.")
+    parser.add_argument("--dataset_dir", type=Path, default=DATA, help="Alpaca rows. Default: the demo's.")
     parser.add_argument("--model", type=Path, help="Folder with a tokenizer. Default: the demo's, if it is there.")
     parser.add_argument("--json", type=Path, help="File to write everything to.")
     parser.add_argument("--ranks", type=_numbers, default=list(RANKS), help="Default: %(default)s.")

@@ -49,7 +49,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """
     parser = _Parser("benchmarks/throughput.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", type=Path, help="Hugging Face folder. Default: the demo's model.")
-    parser.add_argument("--dataset_dir", type=Path, default=DATA, help="Alpaca rows. Default: examples/data.")
+    parser.add_argument("--dataset_dir", type=Path, default=DATA, help="Alpaca rows. Default: the demo's.")
     parser.add_argument("--rows", type=_positive, default=16, help="The first N rows. Default: %(default)s.")
     parser.add_argument("--contenders", help=f"Of {','.join(CONTENDERS)}. Default: all whose packages are there.")
     parser.add_argument("--json", type=Path, help="File to write everything to.")

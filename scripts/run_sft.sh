@@ -37,7 +37,7 @@ scripts="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$scripts/setup.sh"
 
 if [ -z "$pretrained_model" ]; then
-    echo "pretrained_model is empty, so the demo runs: SmolLM2-135M on examples/data. Edit the block at the top of $0 for your own model."
+    echo "pretrained_model is empty, so the demo runs: SmolLM2-135M on src/yangtuo/demo_data. Edit the block at the top of $0 for your own model."
     exec yangtuo demo --output_dir "$output_dir"
 fi
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All checks, with their own set-up on a fresh machine: style, types, tests. Arguments go to pytest:
-#   bash scripts/test.sh              everything (the demo's real run included), two processes at a time
+#   bash scripts/test.sh                 everything (the demo's real run included), two processes at a time
 #   bash scripts/test.sh -m 'not demo'   without the minutes of the demo
+#   bash scripts/test.sh tests/unit -x   what is named, as pytest runs it by itself; the same with -n, --lf or --pdb
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
@@ -11,7 +12,29 @@ python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("
 ruff check .
 ruff format --check .
 mypy
-[ $# -eq 0 ] || exec python -m pytest "$@"
+
+# Whether the arguments name tests, or say themselves how they are run.
+decides_itself() {
+    local word is_value=
+    for word in "$@"; do
+        if [ -n "$is_value" ]; then is_value=; continue; fi
+        case "$word" in
+            -n* | --numprocesses* | --dist* | no:xdist | --pdb* | --trace | --co | --collect* | --lf | --last* | --ff | --fail* | --sw* | --stepwise* | -h | --help | --version) return 0 ;;
+            -p) is_value=; continue ;;
+            -m | -k | -c | -o | -W | -r | --maxfail | --deselect | --ignore | --ignore-glob | --durations | --tb | --basetemp | --junit*xml | --rootdir | --confcutdir | --color | --log-level | --hypothesis-seed | --hypothesis-profile) is_value=1 ;;
+            -*) ;;
+            *) if [ -e "${word%%::*}" ]; then return 0; fi ;;
+        esac
+    done
+    return 1
+}
+
+if decides_itself "$@"; then exec python -m pytest "$@"; fi
 # Two at a time, tiny models with one thread each; runs of several processes by themselves, since they watch the clock.
-OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/distributed
-exec python -m pytest tests/distributed
+# Code 5: no test of that part was chosen, which is a failure where none of the other was either.
+first=0 second=0
+OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/distributed "$@" || first=$?
+if [ "$first" -ne 0 ] && [ "$first" -ne 5 ]; then exit "$first"; fi
+python -m pytest tests/distributed "$@" || second=$?
+if [ "$second" -eq 5 ]; then exit "$first"; fi
+exit "$second"

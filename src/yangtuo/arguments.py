@@ -92,6 +92,10 @@ def _option(default: Any, help: str, *, decides: Decides, **metadata: Any) -> An
     return field(default=default, metadata={"help": help, "decides": decides, **metadata})
 
 
+# Of transformers, beside kernels of the hub ("owner/name"); which work depends on the model and on what is installed.
+ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
 @dataclass(frozen=True)
 class ModelArguments:
     """Base model and tokenizer."""
@@ -175,7 +179,7 @@ class DataArguments:
     bad_rows: BadRows = _option(
         BadRows.ERROR,
         "error: name all rows that cannot be used and stop; drop: leave them out, and list them with their reasons in "
-        "dropped_rows.jsonl.",
+        "the output folder's dropped_rows.jsonl (check: in that of --out).",
         decides=Decides.RESULT,
     )
     max_rows: int | None = _option(

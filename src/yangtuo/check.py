@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from yangtuo import streams
+from yangtuo import streams, writing
 from yangtuo.corpus import (
+    AUDIT_FILE,
+    DROPPED_FILE,
     Corpus,
     Encoded,
     divide,
@@ -28,7 +30,8 @@ from yangtuo.data.examples import Examples
 from yangtuo.engine import planning
 from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.planning import StepShape
-from yangtuo.errors import DataError
+from yangtuo.errors import DataError, RunFolderError
+from yangtuo.folder import RUN_FILE
 from yangtuo.parsing import Settings
 
 logger = logging.getLogger(__name__)
@@ -55,16 +58,24 @@ class Finding:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The verb's own options beside those of a training run."""
     parser.add_argument("--json", action="store_true", help="Print the audit as JSON instead.")
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help=f"Also write the audit there, as {AUDIT_FILE}, and the rows that are dropped with their reasons, as "
+        f"{DROPPED_FILE}. Default: nothing is written.",
+    )
 
 
-def run(settings: Settings, *, as_json: bool) -> None:
-    """Print what a run with these settings would train on, and write `data_audit.json`.
-
-    The file goes to `--output_dir` where one is given, else to the current folder.
+def run(settings: Settings, *, as_json: bool, out: str | None) -> None:
+    """Print what a run with these settings would train on; `out` is a folder for it, and nothing else is written.
 
     Raises:
         DataError: the data cannot be used, or should not be trained on; the report is printed before the latter.
+        RunFolderError: the folder holds a run, or is a file.
+        WriteError: it cannot be written.
     """
+    if out:
+        _check_out(Path(out))
     if not wants_evaluation(settings):
         unused = ("validation_split_percentage",)
         tell_without_effect(settings, unused, "neither --do_eval nor --eval_strategy is given")
@@ -87,7 +98,8 @@ def run(settings: Settings, *, as_json: bool) -> None:
         "savings": _savings(settings, corpus.train, seed),
         "near_repeated_rows": _near_repeats(corpus.train),
     }
-    findings = list(_findings(settings, report))
+    place = f"{out}/{DROPPED_FILE} has them" if out else f"--out FOLDER lists them in {DROPPED_FILE}"
+    findings = list(_findings(settings, report, place))
     report["findings"] = [asdict(finding) for finding in findings]
     report["verdict"] = "bad" if any(f.is_bad for f in findings) else "look" if findings else "good"
     if as_json:
@@ -96,19 +108,21 @@ def run(settings: Settings, *, as_json: bool) -> None:
         from yangtuo import check_screen
 
         check_screen.show(report)
-    tell_of_files(_write(settings, report, corpus))
+    if out:
+        with writing.named(out):
+            Path(out).mkdir(parents=True, exist_ok=True)
+        tell_of_files(write_audit(Path(out), report, corpus.dropped))
+    elif corpus.dropped and not any(place in finding.text for finding in findings):
+        logger.info("check: rows are dropped; %s", place)
     if report["verdict"] == "bad":
         raise DataError(f"check: not to be trained on yet: {'; '.join(f.text for f in findings if f.is_bad)}")
 
 
-def _write(settings: Settings, report: dict[str, Any], corpus: Corpus) -> list[Path]:
-    folder = Path(settings.training.get("output_dir") or ".")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return write_audit(folder, report, corpus.dropped)
-    except OSError as error:
-        logger.warning("check: no data_audit.json written: %s: %s", folder, error.strerror)
-        return []
+def _check_out(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"--out {folder}: a file; give a folder")
+    if (folder / RUN_FILE).exists():
+        raise RunFolderError(f"--out {folder}: it holds a run, whose {AUDIT_FILE} is its own; give another folder")
 
 
 def _steps(settings: Settings, corpus: Corpus) -> dict[str, Any]:
@@ -159,12 +173,12 @@ def _near_repeats(examples: Examples) -> dict[str, int]:
     return {"rows_compared": len(part), "repeats": int(likeness.near_repeats(part).sum())}
 
 
-def _findings(settings: Settings, report: dict[str, Any]) -> Iterator[Finding]:
+def _findings(settings: Settings, report: dict[str, Any], place: str) -> Iterator[Finding]:
     train, fit, steps = report["train"], report["fit"], report["steps"]
     kept, read = train["rows_kept"], train["rows_read"]
     lost = train["rows_that_cannot_be_used"] + sum(train["rows_dropped"].values())
     if lost > _MOST_LOST * read:
-        yield Finding(True, f"{lost:,} of {read:,} rows are lost ({lost / read:.0%}); see dropped_rows.jsonl")
+        yield Finding(True, f"{lost:,} of {read:,} rows are lost ({lost / read:.0%}); {place}")
     ends = train["rows_with_trained_end_token"]
     if ends < _LEAST_ENDS * kept:
         yield Finding(

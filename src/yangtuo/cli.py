@@ -138,7 +138,7 @@ def _check(argv: list[str]) -> None:
     from yangtuo.parsing import build_parser, parse
 
     settings, own = parse(argv, build_parser("yangtuo check", check.add_options, explains_training=False))
-    check.run(settings, as_json=own.json)
+    check.run(settings, as_json=own.json, out=own.out)
 
 
 def _preview(argv: list[str]) -> None:

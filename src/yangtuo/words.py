@@ -111,7 +111,8 @@ class Parser(argparse.ArgumentParser):
             UsageError: all of those.
         """
         self.doubled, self._given = [], {}
-        wrong = [problem for word in args if (problem := _not_ascii(word, self.known_options()))]
+        known = self.known_options()
+        wrong = [problem for word in args if (problem := _not_ascii(word, known))]
         if wrong:
             raise UsageError.of_problems(self.prog, wrong)
         return super().parse_known_args(args, namespace)
@@ -124,7 +125,8 @@ class Parser(argparse.ArgumentParser):
         """
         # Before anything else: its value may have gone to a positional argument, which would be blamed.
         known = self.known_options()
-        wrong = [word for word in args if word.startswith("--") and word != "--" and word.split("=")[0] not in known]
+        words = args[: args.index("--")] if "--" in args else args
+        wrong = [word for word in words if word.startswith("--") and word.split("=")[0] not in known]
         if wrong and not any(_not_ascii(word, known) for word in wrong):
             raise UsageError.of_problems(self.prog, list(self.unknown(wrong)))
         found, unknown = self.parse_known_args(args, namespace)

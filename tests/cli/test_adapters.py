@@ -172,6 +172,8 @@ def test_loraplus_gives_b_the_higher_rate(train, tmp_path):
     ],
 )
 def test_options_that_cannot_be_are_refused_in_a_line(train, options, words):
+    if "load_in_4bit" in options and "load_in_8bit" not in options:
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra qlora)")
     assert words in train(**options, expect=2)
 
 
@@ -554,7 +556,7 @@ def test_without_memory_for_a_second_base_the_one_in_memory_serves(train, monkey
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_an_adapter_of_a_quantised_base_merges_into_the_whole_one(train, run, inputs, tmp_path, bits):
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra qlora)")
     said = train(**{f"load_in_{bits}bit": True}, **FULL)
     assert f"frozen in {bits} bits" in said
     assert proof_of(tmp_path / "out")["passed"]

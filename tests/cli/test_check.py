@@ -48,19 +48,56 @@ def test_the_report_in_a_pipe_is_plain_text(verb):
         assert word in out
 
 
-def test_the_audit_is_written_to_the_output_folder_and_training_then_starts_there(verb, inputs, tmp_path, capfd):
-    verb("check", output_dir=tmp_path / "out")
-    written = json.loads((tmp_path / "out" / "data_audit.json").read_text(encoding="utf-8"))
+def everything_in(folder):
+    """Names, bytes and times of all that lies there."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.mark.parametrize("words", [["check"], ["check", "--json"], ["preview"]])
+def test_what_only_looks_writes_nothing(words, verb, tmp_path):
+    data = rows_file(tmp_path, [*tiny.rows(40), {"instruction": "问", "output": None}])
+    before = everything_in(tmp_path)
+    verb(*words, dataset_dir=data, bad_rows="drop", output_dir=tmp_path / "out")
+    assert {name for name in everything_in(tmp_path) if not name.startswith("encoded")} == set(before)
+
+
+@pytest.mark.parametrize("words", [["check"], ["preview"], ["encode", "--out", "-"]])
+def test_a_run_is_as_it_was_after_a_look_at_it(words, verb, inputs, tmp_path, capfd):
+    out, data = tmp_path / "out", rows_file(tmp_path, [*tiny.rows(40), {"instruction": "问", "output": None}])
+    options = inputs.options(out, max_steps=1, dataset_dir=data, bad_rows="drop")
+    assert main(["train", *options]) == 0
+    capfd.readouterr()
+    before = everything_in(out)
+    assert "dropped_rows.jsonl" in before
+    assert main([*words, *options, "--max_seq_length", "384"]) == 0
+    assert everything_in(out) == before
+    said = verb("check", "--out", str(out), dataset_dir=data, bad_rows="drop", expect=2)[1]
+    assert f"--out {out}: it holds a run, whose data_audit.json is its own; give another folder" in said
+    assert everything_in(out) == before
+
+
+def test_the_audit_is_written_where_it_is_asked_for_and_training_may_start_there(verb, inputs, tmp_path, capfd):
+    _, said = verb("check", "--out", str(tmp_path / "a" / "out"))
+    assert f"written: {tmp_path}/a/out/data_audit.json" in said
+    written = json.loads((tmp_path / "a" / "out" / "data_audit.json").read_text(encoding="utf-8"))
     assert written["train"]["rows_kept"] == 24
     assert written["verdict"] == "look"
-    assert main(["train", *inputs.options(tmp_path / "out", max_steps=1)]) == 0
+    assert os.listdir(tmp_path / "a" / "out") == ["data_audit.json"]
+    assert main(["train", *inputs.options(tmp_path / "a" / "out", max_steps=1)]) == 0
     capfd.readouterr()
+    (tmp_path / "file").write_text("x")
+    assert (
+        f"--out {tmp_path}/file: a file; give a folder" in verb("check", "--out", str(tmp_path / "file"), expect=2)[1]
+    )
 
 
 def test_json_on_standard_output_is_the_written_audit(verb, tmp_path):
-    out, _ = verb("check", "--json", validation_file=None)
+    out, _ = verb("check", "--json", "--out", "audit", validation_file=None)
     report = json.loads(out)
-    assert report == json.loads((tmp_path / "data_audit.json").read_text(encoding="utf-8"))
+    assert report == json.loads((tmp_path / "audit" / "data_audit.json").read_text(encoding="utf-8"))
     assert report["steps"]["an_epoch"] == 3
     assert report["savings"].keys() == {"padding", "shared_prefixes", "all", "head"}
     assert sum(one["rows"] for one in report["train"]["histogram"]) == 24
@@ -97,9 +134,12 @@ def test_rows_that_lose_their_end_are_a_bad_verdict(verb):
 
 def test_dropped_rows_are_listed_in_a_file(verb, tmp_path):
     data = rows_file(tmp_path, [*tiny.rows(40), {"instruction": "问", "output": None}])
-    out, _ = verb("check", dataset_dir=data, bad_rows="drop")
+    out, err = verb("check", dataset_dir=data, bad_rows="drop")
     assert "1 rows cannot be used and are dropped" in out
-    (listed,) = [json.loads(line) for line in (tmp_path / "dropped_rows.jsonl").read_text().splitlines()]
+    assert "check: rows are dropped; --out FOLDER lists them in dropped_rows.jsonl" in err
+    _, err = verb("check", "--out", "audit", dataset_dir=data, bad_rows="drop")
+    assert "check: rows are dropped" not in err
+    (listed,) = [json.loads(line) for line in (tmp_path / "audit" / "dropped_rows.jsonl").read_text().splitlines()]
     assert listed["row"] == 40
     assert listed["line"] == 202
     assert "'output' is null" in listed["reason"]
@@ -118,7 +158,7 @@ def test_rows_that_the_template_cannot_render_are_bad_rows(verb, tmp_path):
     _, err = verb("check", **chosen, expect=2)
     assert said in err
     assert "rows.json row 40: the tokenizer's chat template refuses it: no" in err
-    out, _ = verb("check", **chosen, bad_rows="drop")
+    out, _ = verb("check", "--out", ".", **chosen, bad_rows="drop")
     assert "1 rows dropped: the tokenizer's chat template refuses it: no" in out
     assert len((tmp_path / "dropped_rows.jsonl").read_text().splitlines()) == 1
 
@@ -126,7 +166,10 @@ def test_rows_that_the_template_cannot_render_are_bad_rows(verb, tmp_path):
 def test_many_lost_rows_are_a_bad_verdict(verb, tmp_path):
     data = rows_file(tmp_path, [*tiny.rows(9), {"instruction": "问", "output": None}])
     _, err = verb("check", dataset_dir=data, bad_rows="drop", expect=2)
-    assert "1 of 10 rows are lost (10%); see dropped_rows.jsonl" in err
+    assert "1 of 10 rows are lost (10%); --out FOLDER lists them in dropped_rows.jsonl" in err
+    assert "check: rows are dropped" not in err
+    _, err = verb("check", "--out", "audit", dataset_dir=data, bad_rows="drop", expect=2)
+    assert "1 of 10 rows are lost (10%); audit/dropped_rows.jsonl has them" in err
 
 
 def test_bad_rows_stop_it_as_they_stop_training(verb, tmp_path):

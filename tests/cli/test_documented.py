@@ -81,7 +81,7 @@ def test_every_command_of_the_readme_works(place, capfd):
 
 
 def test_every_command_of_the_page_on_adapters_works(place, capfd):
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra qlora)")
     run_all("docs/adapters.md", capfd)
     both, third = (load_file(place / name / "model.safetensors") for name in ("merged_both", "merged_too"))
     assert all(torch.equal(both[name], third[name]) for name in both)

@@ -232,3 +232,77 @@ def test_setup_says_how_much_disk_is_needed(tmp_path):
     assert done.code == 2
     assert "1 GiB free" in done.err
     assert "YANGTUO_VENV=/path" in done.err
+
+
+# ---- scripts/test.sh
+
+
+@pytest.fixture
+def checks(tmp_path):
+    """Run `scripts/test.sh` where python, ruff and mypy only note how they are called; returns code and calls."""
+    environment, calls = tmp_path / "venv", tmp_path / "calls"
+    (environment / "bin").mkdir(parents=True)
+    note = f'#!/bin/sh\n[ "$1" = -c ] && exit 0\necho "${{OMP_NUM_THREADS:-}} $*" >> {calls}\n'
+    code = 'case "$*" in *--ignore\\ tests/distributed*) exit $FIRST ;; *) exit $SECOND ;; esac\n'
+    for name, text in (("python", note + code), ("ruff", "#!/bin/sh\n"), ("mypy", "#!/bin/sh\n")):
+        (environment / "bin" / name).write_text(text)
+        (environment / "bin" / name).chmod(0o755)
+    made = 'echo "$(cat pyproject.toml requirements.lock | cksum) $PWD"'
+    stamp = subprocess.run(["bash", "-c", made], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    (environment / ".yangtuo-setup").write_text(stamp)
+
+    def call(*words, first=0, second=0):
+        calls.write_text("")
+        env = {**os.environ, "YANGTUO_VENV": str(environment), "FIRST": str(first), "SECOND": str(second)}
+        env.pop("OMP_NUM_THREADS", None)
+        command = ["bash", SCRIPTS / "test.sh", *words]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        return done.returncode, calls.read_text().splitlines()
+
+    return call
+
+
+TWO = "1 -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/distributed"
+ALONE = " -m pytest tests/distributed"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["-m", "not demo"],
+        ["-k", "docs", "-q"],  # a folder has this name too
+        ["-x", "--maxfail", "2", "--deselect", "tests/docs/test_docs.py::test_both", "-p", "no:cacheprovider"],
+        ["--hypothesis-seed=7"],
+    ],
+)
+def test_tests_run_two_at_a_time_and_those_of_several_processes_alone(words, checks):
+    given = "".join(f" {word}" for word in words)
+    assert checks(*words) == (0, [f"{TWO}{given}", f"{ALONE}{given}"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tests/unit"],
+        ["-x", "tests/unit/test_words.py::test_plain", "-q"],
+        ["-m", "not demo", "tests/cli"],
+        ["-n", "4"],
+        ["-n0"],
+        ["-p", "no:xdist"],
+        ["--lf"],
+        ["--pdb"],
+        ["--collect-only"],
+    ],
+)
+def test_what_is_named_or_asked_for_runs_as_it_is(words, checks):
+    assert checks(*words, second=3) == (3, [f" -m pytest {' '.join(words)}"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code", "num_parts"),
+    [(0, 0, 0, 2), (5, 0, 0, 2), (0, 5, 0, 2), (5, 5, 5, 2), (1, 0, 1, 1), (2, 0, 2, 1), (0, 1, 1, 2), (5, 1, 1, 2)],
+)
+def test_a_part_without_a_chosen_test_fails_only_where_the_other_has_none(first, second, code, num_parts, checks):
+    found, calls = checks("-m", "demo", first=first, second=second)
+    assert (found, len(calls)) == (code, num_parts)

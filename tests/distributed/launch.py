@@ -1,6 +1,7 @@
 """Real torchrun processes: two on this machine unless a test says otherwise."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import socket
@@ -66,6 +67,13 @@ def engine_files(folder: Path) -> dict[str, Engine]:
     }
 
 
+def needs(engine: Engine | str) -> None:
+    """Skip the test where what the engine is made of is not installed."""
+    kind = engine if isinstance(engine, str) else engine.kind
+    if kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed (extra deepspeed)")
+
+
 def command(inputs, out, *options, num_processes=2, rows=8, launcher=("--standalone",), **changes) -> list[str]:
     """A run of `rows` rows a step, whatever the number of processes."""
     values = {**RUN, "per_device_train_batch_size": rows // num_processes, **changes}
@@ -78,6 +86,7 @@ def command(inputs, out, *options, num_processes=2, rows=8, launcher=("--standal
 
 def train(inputs, out, engine: Engine, *, expect=0, env=None, timeout=150, launcher=None, **changes) -> Finished:
     """Two ranks: by fork, or by torchrun where `launcher` has its options."""
+    needs(engine)
     environment = {"OMP_NUM_THREADS": "1", **dict(engine.env), **(env or {})}
     words = command(inputs, out, *engine.options, launcher=launcher or (), **changes)
     if launcher is None:

@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.command import REPOSITORY, log_of, run, yangtuo
-from tests.distributed.launch import LAUNCHED, RUN, adapter, assert_same, train
+from tests.distributed.launch import LAUNCHED, RUN, adapter, assert_same, needs, train
 
 SHARDED = "the base in memory"
 EVALUATE = {"do_train": True, "do_eval": True, "eval_strategy": "steps", "eval_steps": 4}
@@ -79,7 +79,7 @@ def test_new_rows_alone(name, engines, inputs, tmp_path):
 
 @pytest.mark.parametrize("name", ["ddp", "zero2"])
 def test_a_quantised_base_under_an_engine(name, engines, inputs, tmp_path):
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra qlora)")
     options = {"load_in_4bit": True}
     train(inputs, tmp_path / "out", engines[name], **options)
     done = yangtuo("train", *inputs.options(tmp_path / "one", **{**RUN, **options, "per_device_train_batch_size": 8}))
@@ -107,7 +107,8 @@ def test_two_learning_rates_under_an_engine(name, engines, inputs, tmp_path):
     ],
 )
 def test_what_needs_a_whole_base_is_refused_under_zero3(options, words, engines, inputs, tmp_path):
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra qlora)")
+    needs(engines["zero3"])
     done = yangtuo("train", *inputs.options(tmp_path / "out", **options), *engines["zero3"].options)
     assert done.code == 2
     assert words in done.said
@@ -115,6 +116,7 @@ def test_what_needs_a_whole_base_is_refused_under_zero3(options, words, engines,
 
 def test_deepspeed_without_a_launcher(engines, inputs, tmp_path):
     """DeepSpeed by itself would look for MPI."""
+    needs("DEEPSPEED")
     done = yangtuo("train", *inputs.options(tmp_path / "out", max_steps=2), *engines["zero2"].options)
     assert done.code == 0, done.said
     assert len(log_of(tmp_path / "out")) == 2
@@ -136,6 +138,7 @@ def test_bfloat16_trains_float32_masters(name, engines, inputs, tmp_path):
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_the_seed_pages_command_with_its_deepspeed_file(num_processes, inputs, tmp_path):
     """--fp16 and an old min_loss_scale included; no compiler is asked for."""
+    needs("DEEPSPEED")
     file = REPOSITORY / "scripts" / "ds_zero2_no_offload.json"
     old = json.loads(file.read_text())
     old["fp16"]["min_loss_scale"] = 1e-10

@@ -10,7 +10,7 @@ import pytest
 
 from tests import tiny
 from tests.command import log_of
-from tests.distributed.launch import Running, assert_bit_identical, assert_same, command, free_port
+from tests.distributed.launch import Running, assert_bit_identical, assert_same, command, free_port, needs
 from yangtuo.engine import checkpoint
 
 
@@ -29,6 +29,7 @@ def both(words, env=None, prefixes=((), ())):
 @pytest.mark.parametrize(("name", "layout"), [("ddp", "one each"), ("zero2", "one each"), ("zero2", "shared")])
 def test_two_machines_train_die_and_go_on(name, layout, engines, inputs, tmp_path, whole):
     """Killed at step 5 on the second machine; each machine has the seed that its own script has drawn."""
+    needs(engines[name])
     folders = [tmp_path / "a", tmp_path / ("a" if layout == "shared" else "b")]
     options = engines[name].options
 

@@ -93,7 +93,7 @@ def test_memory_that_runs_out_halves_the_micro_batch(inputs, base, tmp_path):
 
 @pytest.mark.parametrize("name", ["zero2", "zero3", "fsdp2"])
 def test_memory_is_measured_where_a_step_cannot_be_redone(name, inputs, base, tmp_path):
-    pytest.importorskip("deepspeed")
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (extra deepspeed)")
     engine = engine_files(tmp_path)[name]
     options = inputs.options(tmp_path / "out", **{**RUN, "model_name_or_path": base})
     done = forked("train", *options, *map(str, engine.options), num_processes=1)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests import chat_templates, tiny
 from tests.dialogues import controlled, records, turns
 from yangtuo.arguments import Truncation
+from yangtuo.data.backends import SentencePiece
 from yangtuo.data.choice import choose_template
 from yangtuo.data.encoding import Policy, count_reasons, encode, end_id
 from yangtuo.data.examples import Fate
@@ -144,7 +145,7 @@ TURN = FrameTemplate(
 NAMES = ("turns", "llama2", "alpaca_zh", "alpaca_zh_2", "chatml", "qwen3", "generation")
 SHORT = st.text(st.sampled_from("ab 。\n长</s>"), max_size=12) | st.sampled_from(["<e>", "[PAD]x", "<|im_end|>", "龘"])
 ANSWERS = st.tuples(SHORT, SHORT, st.booleans(), st.sampled_from([1.0, 0.5, 2.0]))
-DIALOGUES = st.tuples(st.none() | SHORT, st.lists(ANSWERS, min_size=1, max_size=5)).filter(
+DIALOGUES = st.tuples(st.none() | SHORT | SHORT.map("<s>{}".format), st.lists(ANSWERS, min_size=1, max_size=5)).filter(
     lambda dialogue: any(trained for *_, trained, _ in dialogue[1])
 )
 
@@ -271,13 +272,22 @@ def test_a_dialogue_is_encoded_as_it_is_alone(pair, dialogues, limit):
 @settings(deadline=None, max_examples=30)
 @given(dialogue=DIALOGUES)
 def test_the_ids_of_a_dialogue_decode_to_its_text(pair, dialogue):
+    """To the letter; a text that spells a control token is text, also at the very begin."""
     tokenizer, template = pair
     (record,) = made([dialogue])
     ids = whole_of(record, tokenizer, template)[0]
-    text = "".join(
-        "".join(piece.text for piece in one.before) + one.user + one.after + one.lead + one.answer + (one.end or "")
-        for one in template.render(record.turns)
-    )
+    # sentencepiece puts a blank before each text: of an answer it is seen, behind a control token decoding drops it.
+    blank = " " if isinstance(tokenizer.backend, SentencePiece) else ""
+    text, exchanges = "", template.render(record.turns)
+    for one in exchanges:
+        said = one.lead + one.answer
+        text += "".join(piece.text for piece in one.before) + one.user + one.after + (blank + said if said else "")
+        text += one.end or ""
+    if ids[0] == tokenizer.bos_id:
+        ids = ids[1:]
+        first = exchanges[0].before[0]
+        if first.is_frame and first.text.startswith("<s>"):  # a chat template's own, which is not doubled
+            text = text.removeprefix("<s>")
     names = {i: name for name, i in tokenizer.controls.items()} | {tokenizer.eos_id: template.end or ""}
     shown, waiting = "", []
     for i in [*ids, None]:
@@ -285,10 +295,4 @@ def test_the_ids_of_a_dialogue_decode_to_its_text(pair, dialogue):
             shown, waiting = shown + tokenizer.decode(waiting) + names.get(i, ""), []
         else:
             waiting.append(i)
-    if "sentencepiece" in str(type(tokenizer.backend)).lower():  # which puts a blank before each text
-        shown, text = shown.replace(" ", ""), text.replace(" ", "")
-    if ids[0] == tokenizer.bos_id:
-        shown = shown.removeprefix("<s>")
-    if template.render(record.turns)[0].before[0].is_frame:  # a chat template's own, which is not doubled
-        text = text.removeprefix("<s>")
     assert shown == text

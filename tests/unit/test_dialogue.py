@@ -1,4 +1,5 @@
 import json
+import resource
 
 import pytest
 
@@ -8,7 +9,7 @@ from yangtuo.data.chat_template import ChatTemplate
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.dialogue import Dialogue, Partner, Said, save_row
-from yangtuo.errors import DataError, UsageError
+from yangtuo.errors import DataError, UsageError, WriteError
 from yangtuo.evaluation.generation import Answer
 
 
@@ -171,3 +172,17 @@ def test_a_file_that_holds_something_else_is_left_alone(tmp_path):
             save_row(tmp_path / name, row)
     assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
     assert (tmp_path / "broken.json").read_text() == "[1"
+
+
+def test_a_full_disk_leaves_the_file_of_before(tmp_path):
+    path = tmp_path / "a.json"
+    assert save_row(path, talked(("一", "壹", True)).row()) == 1
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
+    try:
+        with pytest.raises(WriteError, match=r"a\.json: cannot be written: File too large"):
+            save_row(path, talked(("二", "贰", True)).row())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(json.loads(path.read_text(encoding="utf-8"))) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

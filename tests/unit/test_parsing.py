@@ -355,6 +355,12 @@ def test_dashes_and_aliases():
         (["--lora_dropout=-0.1"], "--lora_dropout -0.1: from 0 to below 1"),
         (["--max_seq_length", "1"], "--max_seq_length 1: at least 2"),
         (["--lora_rank", "0"], "--lora_rank 0: at least 1"),
+        (["--attn_implementation", "sdap"], "--attn_implementation sdap: did you mean 'sdpa'?"),
+        (
+            ["--attn_implementation", "prefix_shared"],
+            "--attn_implementation prefix_shared: expected one of eager, sdpa, flex_attention, flash_attention_2, "
+            "flash_attention_3, flash_attention_4",
+        ),
         (["--preprocessing_num_workers=-1"], "--preprocessing_num_workers -1: at least 1"),
         (["--max_rows", "0"], "--max_rows 0: at least 1"),
         (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size 0: at least 1"),

@@ -136,6 +136,12 @@ def test_a_value_may_begin_with_a_dash_of_text(own):
     assert own.parse_args(["--ask", "——你好", "--ask", "—— what"]).ask == ["——你好", "—— what"]
 
 
+def test_behind_two_dashes_all_words_are_values():
+    parser = Parser("yangtuo x")
+    parser.add_argument("target")
+    assert parser.parse_args(["--", "--rnak"]).target == "--rnak"
+
+
 def test_a_value_in_other_signs_is_named(own):
     assert refused(own, "--rank", "1．5").endswith("invalid int value: '1．5'; did you mean '1.5'?")
 

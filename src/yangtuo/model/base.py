@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
-from yangtuo.arguments import ModelArguments
+from yangtuo.arguments import ATTENTIONS, ModelArguments
 from yangtuo.errors import MissingDependencyError, ModelError, UsageError
 from yangtuo.model.sharding import gathered, shape_of
 
@@ -160,12 +160,8 @@ def check_positions(config: PreTrainedConfig, max_seq_length: int) -> None:
             )
 
 
-# Of transformers; which of them work depends on the model and on what is installed.
-_ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
-
-
 def check_attention(config: PreTrainedConfig, arguments: ModelArguments, hardware: Hardware) -> None:
-    """Refuse an attention code that is misspelt, not installed, or cannot train this model here.
+    """Refuse an attention code that is not installed, or cannot train this model here.
 
     Raises:
         UsageError: why, and which ones can.
@@ -173,14 +169,12 @@ def check_attention(config: PreTrainedConfig, arguments: ModelArguments, hardwar
     name = arguments.attn_implementation
     why = _why_not(config, arguments, hardware, name) if name else ""
     if why:
-        able = [each for each in _ATTENTIONS if not _why_not(config, arguments, hardware, each)]
+        able = [each for each in ATTENTIONS if not _why_not(config, arguments, hardware, each)]
         raise UsageError(f"--attn_implementation {name}: {why}; this model can be trained here with {', '.join(able)}")
 
 
 def _why_not(config: PreTrainedConfig, arguments: ModelArguments, hardware: Hardware, name: str) -> str:
     """Why an attention code cannot be used, "" where it can."""
-    if "/" not in name and name not in _ATTENTIONS:
-        return "transformers has none of that name for training"
     if name == "flex_attention" and hardware.device == "cpu":
         return "torch has no gradient of it on a CPU"
     trust = arguments.trust_remote_code

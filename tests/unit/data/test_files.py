@@ -279,7 +279,7 @@ def test_gbk_is_gbk_however_its_text_begins(tmp_path, seed):
         ),
         ('["a"]'.encode("utf-32"), "a.json: this is UTF-32 text; save it as UTF-8"),
         (b"PK\x03\x04x", "a.json: this is a ZIP archive or an Excel file; unpack it, or save the table as .csv"),
-        (gzip.compress(b"[]"), "a.json: this is packed with gzip; add .gz to its name"),
+        (gzip.compress(b"[]", mtime=0), "a.json: this is packed with gzip; add .gz to its name"),
         (b"\x28\xb5\x2f\xfdx", "a.json: this is packed with zstd; add .zst to its name"),
         (b"PAR1\x15\x04", "a.json: this is a Parquet file; let its name end with .parquet"),
         (b"<!DOCTYPE html>", "a.json: this is a web page and not the data; download the file itself"),
