@@ -39,7 +39,7 @@ def nearest(word: str, known: Collection[str]) -> list[str]:
     longer = [one for one in bare if len(meant) >= _LEAST_PREFIX and one.startswith(meant)]
     if longer:
         return [bare[one] for one in longer] if len(longer) <= _MOST_NAMED else []
-    swapped = [one for one in bare if sorted(one) == sorted(meant)]
+    swapped = [one for i in range(len(meant) - 1) if (one := _swapped(meant, i)) in bare]
     return [bare[one] for one in swapped or difflib.get_close_matches(meant, bare, n=1, cutoff=_NEAR)]
 
 
@@ -74,6 +74,10 @@ def not_text(given: Mapping[str, Any]) -> Iterator[str]:
         for word in value if isinstance(value, list) else [value]:
             if isinstance(word, str) and not is_text(word):
                 yield f"{name} {word!r}: not {encoding}; {advice}"
+
+
+def _swapped(word: str, i: int) -> str:
+    return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
 
 
 def _bare(option: str) -> str:

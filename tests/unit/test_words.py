@@ -20,7 +20,15 @@ OPTIONS = ["--lora_rank", "--lora-rank", "--top_p", "--max_seq_length", "--peft_
     [
         *(("trian", "train"), ("tran", "train"), ("trai", "train"), ("tarin", "train"), ("Train", None)),
         *(("chekc", "check"), ("cht", "chat"), ("exprot", "export"), ("previw", "preview"), ("check_deploy", None)),
-        *(("serve", None), ("tune", None), ("eval", None), ("tr", None), ("merging", None), ("xyz", None)),
+        *(
+            ("serve", None),
+            ("tune", None),
+            ("eval", None),
+            ("tr", None),
+            ("mode", None),
+            ("merging", None),
+            ("xyz", None),
+        ),
     ],
 )
 def test_verbs_near_and_far(word, meant):
