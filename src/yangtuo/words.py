@@ -28,7 +28,7 @@ def plain(word: str) -> str:
 def nearest(word: str, known: Collection[str]) -> list[str]:
     """The known words that this is a slip or the begin of; none where there is nothing near.
 
-    Dashes in front do not count, and `-` is as good as `_`.
+    Dashes in front and capitals do not count, and `-` is as good as `_`.
     """
     bare: dict[str, str] = {}
     for one in known:
@@ -81,7 +81,7 @@ def _swapped(word: str, i: int) -> str:
 
 
 def _bare(option: str) -> str:
-    return option.lstrip("-").replace("-", "_")
+    return option.lstrip("-").replace("-", "_").lower()
 
 
 class Parser(argparse.ArgumentParser):
