@@ -146,7 +146,7 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
     given = {name: value for name, value in {**from_file, **flags}.items() if value is not _AUTO}
     origins = {name: "command line" if name in flags else "configuration file" for name in given}
     problems += [*_refused(given), *_look_alikes(given)]
-    problems += not_text({name: value for name, value in given.items() if name not in _ANY_NAME})
+    problems += not_text({f"--{name}": value for name, value in given.items() if name not in _ANY_NAME})
     if problems:
         raise UsageError.of_problems("options", problems)
     for name in given.keys() & TRAINING_ARGUMENTS.keys():

@@ -28,7 +28,7 @@ def plain(word: str) -> str:
 def nearest(word: str, known: Collection[str]) -> list[str]:
     """The known words that this is a slip or the begin of; none where there is nothing near.
 
-    Dashes in front do not count, and `-` is as good as `_`.
+    Dashes in front and capitals do not count, and `-` is as good as `_`.
     """
     bare: dict[str, str] = {}
     for one in known:
@@ -39,7 +39,7 @@ def nearest(word: str, known: Collection[str]) -> list[str]:
     longer = [one for one in bare if len(meant) >= _LEAST_PREFIX and one.startswith(meant)]
     if longer:
         return [bare[one] for one in longer] if len(longer) <= _MOST_NAMED else []
-    swapped = [one for one in bare if sorted(one) == sorted(meant)]
+    swapped = [one for i in range(len(meant) - 1) if (one := _swapped(meant, i)) in bare]
     return [bare[one] for one in swapped or difflib.get_close_matches(meant, bare, n=1, cutoff=_NEAR)]
 
 
@@ -67,17 +67,21 @@ def is_text(word: str) -> bool:
 
 
 def not_text(given: Mapping[str, Any]) -> Iterator[str]:
-    """What is said of options whose values are no text in the encoding of this machine."""
+    """What is said of options, each with its value, that are no text in the encoding of this machine."""
     encoding = sys.getfilesystemencoding().upper()
     advice = "rename what has this name" if encoding == "UTF-8" else "set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
     for name, value in given.items():
         for word in value if isinstance(value, list) else [value]:
             if isinstance(word, str) and not is_text(word):
-                yield f"--{name} {word!r}: not {encoding}; {advice}"
+                yield f"{name} {word!r}: not {encoding}; {advice}"
+
+
+def _swapped(word: str, i: int) -> str:
+    return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
 
 
 def _bare(option: str) -> str:
-    return option.lstrip("-").replace("-", "_")
+    return option.lstrip("-").replace("-", "_").lower()
 
 
 class Parser(argparse.ArgumentParser):
@@ -131,7 +135,8 @@ class Parser(argparse.ArgumentParser):
             raise UsageError.of_problems(self.prog, list(self.unknown(wrong)))
         found, unknown = self.parse_known_args(args, namespace)
         problems = [*self.unknown(unknown), *(problem for one in self._family() for problem in one.doubled)]
-        problems += not_text(vars(found))
+        names = {action.dest: _name(action) for one in self._family() for action in one._actions}
+        problems += not_text({names.get(dest, dest): value for dest, value in vars(found).items()})
         if problems:
             raise UsageError.of_problems(self.prog, problems)
         return found
@@ -180,6 +185,10 @@ class _Once(argparse.Action):
 class _OnceFalse(_Once):
     def __init__(self, **how: Any):
         super().__init__(nargs=0, const=False, **how)
+
+
+def _name(action: argparse.Action) -> str:
+    return action.option_strings[0] if action.option_strings else str(action.metavar or action.dest)
 
 
 def _shown(value: Any) -> str:

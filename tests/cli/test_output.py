@@ -204,13 +204,15 @@ def test_a_run_on_such_a_file_goes_on_and_is_recognised(strange, inputs, tmp_pat
         ["merge", "--peft_path", "a", "--output_dir", "b", "--model_name_or_path"],
         ["export", "--output_dir", "b", "--model_name_or_path"],
         ["vocab", "stats", "a", "--tokenizer"],
+        ["vocab", "stats", "--tokenizer", "a", "TEXT"],
         ["cache", "list", "--data_cache_dir"],
         ["demo", "--output_dir"],
         ["check-deploy", "--url", "http://127.0.0.1:1", "--model_dir"],
     ],
 )
 def test_other_words_that_are_no_text_are_named(words):
-    done = forked(*words, "\udcca\udcfd")
+    given = words[:-1] if words[-1] == "TEXT" else words
+    done = forked(*given, "\udcca\udcfd")
     assert done.code == 2
     (line,) = done.err.splitlines()
     assert line.endswith(f"{words[-1]} '\\udcca\\udcfd': not UTF-8; rename what has this name")
