@@ -32,6 +32,7 @@ from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.planning import StepShape
 from yangtuo.errors import DataError, RunFolderError
 from yangtuo.folder import RUN_FILE
+from yangtuo.model.weight_names import check_described
 from yangtuo.parsing import Settings
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def run(settings: Settings, *, as_json: bool, out: str | None) -> None:
 
     Raises:
         DataError: the data cannot be used, or should not be trained on; the report is printed before the latter.
+        ModelError: the base's files are not what its config.json describes.
         RunFolderError: the folder holds a run, or is a file.
         WriteError: it cannot be written.
     """
@@ -80,6 +82,8 @@ def run(settings: Settings, *, as_json: bool, out: str | None) -> None:
         unused = ("validation_split_percentage",)
         tell_without_effect(settings, unused, "neither --do_eval nor --eval_strategy is given")
     opened = open_data(settings)
+    if opened.base:
+        check_described(opened.base)
     train = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
     validation = None
     if opened.validation_files is not None:

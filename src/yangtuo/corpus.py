@@ -44,8 +44,9 @@ def find_tokenizer(settings: Settings, base_folder: Path | None, adapter_folder:
 
 @dataclass(frozen=True)
 class Opened:
-    """What the verbs that only look at data open."""
+    """What the verbs that only look at data open; `base` where one was named."""
 
+    base: Path | None
     tokenizer: Tokenizer
     template: Template
     train_files: list[Path]
@@ -71,7 +72,7 @@ def open_data(settings: Settings) -> Opened:
     if adapter and not (adapter / "adapter_config.json").is_file():
         raise AdapterError(f"--peft_path {adapter}: no adapter_config.json in it; give the folder of an adapter")
     tokenizer = find_tokenizer(settings, base, adapter)
-    return Opened(tokenizer, find_template(settings, tokenizer, adapter), *find_data(settings))
+    return Opened(base, tokenizer, find_template(settings, tokenizer, adapter), *find_data(settings))
 
 
 def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:

@@ -433,43 +433,62 @@ def test_merging_in_another_order_is_refused(train, run, inputs, tmp_path):
 # ---- what is missing, and what the proofs find
 
 
+def rewritten(folder, tensors):
+    """The adapter with other tensors, and the record of what it was trained on."""
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata)
+
+
 def test_a_dropped_key_is_refused_and_can_be_allowed(train, run, inputs, tmp_path):
+    """Half of a pair may be missing, and LoRA of parts that the base has not may be left over: it does nothing."""
     train(tmp_path / "first")
     folder = adapter_of(tmp_path / "first")
     tensors = tensors_of(folder)
     lost = next(key for key in tensors if "q_proj.lora_B" in key)
-    del tensors[lost]
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-        metadata = file.metadata()
-    save_file({**tensors, "base_model.model.extra": torch.ones(2)}, folder / "adapter_model.safetensors", metadata)
-    said = train(tmp_path / "second", peft_path=folder, expect=2)
-    assert f"{lost} is missing" in said
-    assert "base_model.model.extra belongs to nothing in this base" in said
-    said = train(tmp_path / "second", peft_path=folder, allow_partial_adapter=True)
-    assert "taken nevertheless (--allow_partial_adapter)" in said
+    tower = "base_model.model.vision.blocks.0.qkv"
+    more = {f"{tower}.lora_A.weight": torch.ones(8, 4), f"{tower}.lora_B.weight": torch.ones(4, 8)}
+    rewritten(folder, {key: value for key, value in tensors.items() if key != lost} | more)
+    odd = [f"{lost} is missing", f"{tower}.lora_A.weight belongs to nothing in this base"]
     words = ["--model_name_or_path", inputs.base, "--peft_path", folder, "--output_dir", tmp_path / "merged"]
-    assert f"{lost} is missing" in run("merge", *words, expect=2)
-    assert "merged nevertheless (--allow_partial_adapter)" in run("merge", *words, "--allow_partial_adapter")
+    for said in (train(tmp_path / "second", peft_path=folder, expect=2), run("merge", *words, expect=2)):
+        assert all(part in said for part in odd)
+        assert "--allow_partial_adapter" not in said
+    allowed = train(tmp_path / "second", peft_path=folder, allow_partial_adapter=True)
+    for said in (allowed, run("merge", *words, "--allow_partial_adapter")):
+        assert "taken nevertheless (--allow_partial_adapter)" in said
+        assert all(part in said for part in odd)
 
 
-@pytest.mark.parametrize(
-    ("options", "what"), [({"use_dora": True}, "lora_magnitude_vector"), (FULL, "lm_head.weight")], ids=["dora", "full"]
-)
-def test_what_cannot_be_done_without_is_refused_even_where_parts_are_allowed(
-    train, run, inputs, tmp_path, options, what
-):
+DECIDING = {
+    "a length of DoRA's": ({"use_dora": True}, lambda key: "lora_magnitude_vector" in key, None),
+    "a full module": (FULL, lambda key: "lm_head.weight" in key, None),
+    "half of the adapter under other names": (
+        {},
+        lambda key: ".layers.1." in key,
+        lambda key: key.replace(".layers.1.", ".layers.7."),
+    ),
+    "all of it under other names": ({}, lambda key: True, lambda key: key.replace(".model.layers.", ".blocks.")),
+    "something unknown": ({}, lambda key: key.endswith("layers.0.self_attn.q_proj.lora_A.weight"), lambda key: "extra"),
+}
+
+
+@pytest.mark.parametrize("kind", DECIDING)
+def test_what_decides_the_result_is_refused_even_where_parts_are_allowed(train, run, inputs, tmp_path, kind):
+    options, is_hit, renamed = DECIDING[kind]
     train(tmp_path / "first", **options)
     folder = adapter_of(tmp_path / "first")
     tensors = tensors_of(folder)
-    lost = next(key for key in tensors if what in key)
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-        metadata = file.metadata()
-    del tensors[lost]
-    save_file(tensors, folder / "adapter_model.safetensors", metadata)
-    said = train(tmp_path / "second", peft_path=folder, allow_partial_adapter=True, expect=2)
-    assert f"{lost} is missing, and cannot be done without" in said
+    hit = [key for key in sorted(tensors) if is_hit(key)][: None if renamed else 1]
+    kept = {key: value for key, value in tensors.items() if key not in hit}
+    rewritten(folder, kept | ({renamed(key): tensors[key] for key in hit} if renamed else {}))
     words = ["--model_name_or_path", inputs.base, "--peft_path", folder, "--output_dir", tmp_path / "merged"]
-    assert f"{lost} cannot be done without" in run("merge", *words, "--allow_partial_adapter", expect=2)
+    told = "none of its tensors fits" if not kept else "and decides the result"
+    refused = train(tmp_path / "second", peft_path=folder, allow_partial_adapter=True, expect=2)
+    for said in (refused, run("merge", *words, "--allow_partial_adapter", expect=2)):
+        assert told in said
+        assert renamed or f"{hit[0]} is missing, and decides the result" in said
+    assert not (tmp_path / "merged").exists()
 
 
 def failing(train, monkeypatch, name, replacement, out):
@@ -496,7 +515,7 @@ def test_a_reload_with_another_loss_fails_the_run(train, monkeypatch, tmp_path):
 
     out = tmp_path / "out"
     said = failing(train, monkeypatch, "PeftModel", Zeroed, out)
-    assert "proof failed: reloaded from the disk into a fresh base, the loss on 8 rows is " in said
+    assert "proof failed: reloaded from the disk into a fresh base, the loss on 16 rows is " in said
     assert (out / "sft_lora_model.failed-proof").is_dir()
     assert proof_of(out)["passed"] is False
     monkeypatch.setattr(proof, "PeftModel", PeftModel)

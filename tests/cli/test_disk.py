@@ -128,9 +128,12 @@ def test_a_vocabulary_leaves_nothing(inputs, tmp_path):
 
 
 def test_a_disk_that_is_full_where_a_library_writes_is_one_line(inputs, tmp_path):
-    """`trainer_state.json` and the like are written by transformers."""
-    full = "; import transformers, errno; from transformers import Trainer\n"
-    full += "def fail(self, *more): raise OSError(errno.ENOSPC, 'No space left on device')\nTrainer.save_state = fail"
+    """`adapter_config.json` is written by PEFT, for one."""
+    full = "; import errno; from peft import LoraConfig\n"
+    full += "def fail(*more): raise OSError(errno.ENOSPC, 'No space left on device')\nLoraConfig.save_pretrained = fail"
     done = forked("train", *inputs.options(tmp_path / "out", max_steps=1), first=f"import os{full}")
     assert done.code == 1
-    assert done.err.splitlines()[-1] == f"error: {tmp_path / 'out'}: cannot be written: No space left on device"
+    assert (
+        done.err.splitlines()[-1]
+        == f"error: {tmp_path / 'out' / 'sft_lora_model'}: cannot be written: No space left on device"
+    )

@@ -143,7 +143,7 @@ def test_another_meaning_is_refused_with_what_differs(out):
     assert refused(out, meaning=changed) == f"{title}: learning_rate: 0.0001 there, 0.0002 here"
     assert refused(out, meaning={**MEANING, "max_steps": 200, "data": [["龙.json", "0" * 80]]}).splitlines() == [
         f"{title} (3 problems):",
-        f'  data: [["a.json", "0123"]] there, [["龙.json", "{"0" * 21}...{"0" * 30}"]] here',
+        f'  data: [["a.json", "0123"]] there, [["龙.json", "{"0" * 21}...{"0" * 31}"]] here',
         "  gone: 1 there, null here",
         "  max_steps: 100 there, 200 here",
     ]

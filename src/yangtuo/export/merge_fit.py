@@ -8,10 +8,10 @@ from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError
 from yangtuo.export.merge import Chain, is_finite
 from yangtuo.model.adapter_files import SavedAdapter, check_beginning
+from yangtuo.model.adapter_names import PREFIX
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "base_model.model."  # of every name in an adapter's file
 _LLAMA_ROWS, _CHINESE_LLAMA_ROWS, _CHINESE_ALPACA_ROWS = 32_000, 49_953, 49_954  # as published in 2023
 _MOST_NEW_ROWS = 1024  # a tokenizer that was given some control tokens, not another tokenizer
 _REFUSED = (  # kinds of LoRA whose weight is no W + scale * B A, or that change the base when they start

@@ -21,8 +21,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from yangtuo.errors import AdapterError, ModelError
 from yangtuo.export.merge import Chain, Edit, Grow, LowRank, Rows, Shift, Whole
-from yangtuo.export.merge_fit import PREFIX, Allowed, check_kind, rows_after
-from yangtuo.model.adapter_files import SavedAdapter, can_be_missing
+from yangtuo.export.merge_fit import Allowed, check_kind, rows_after
+from yangtuo.model.adapter_files import SavedAdapter, check_fit
+from yangtuo.model.adapter_names import PREFIX, name_in_use
 from yangtuo.model.adapter_state import Adapter, names_of_keys
 from yangtuo.model.weight_files import WeightFiles
 
@@ -127,8 +128,8 @@ def _step(saved: SavedAdapter, chain: Chain, config: PreTrainedConfig, num_rows:
         {**config.to_dict(), "vocab_size": num_rows, "tie_word_embeddings": chain.is_tied, "pad_token_id": None}
     )
     model = _with_peft(saved, config)
-    keys = {name: key for key, name in names_of_keys(Adapter(model)).items()}
-    saved = replace(saved, tensors=_named_as_today(saved, chain))
+    keys = {name: name_in_use(key) or key for key, name in names_of_keys(Adapter(model)).items()}
+    saved = replace(saved, tensors=_under_both_names(saved, chain))
     odd = _compare(saved, model, keys, chain, num_rows, is_partial=is_partial)
     if odd:
         saved = replace(saved, tensors=_completed(saved, model, keys, odd))
@@ -143,7 +144,7 @@ def _step(saved: SavedAdapter, chain: Chain, config: PreTrainedConfig, num_rows:
 
 def _edits(saved: SavedAdapter, model: PeftModel, chain: Chain) -> dict[str, tuple[Edit, ...]]:
     edits: dict[str, tuple[Edit, ...]] = {}
-    for key in saved.tensors:
+    for key in sorted(saved.tensors, key=lambda key: ".lora_" in key):  # a whole weight first, a LoRA on top of it
         module, kind = _split(key.removeprefix(PREFIX))
         if kind.startswith(("lora_B", "lora_embedding_B")):
             for name, edit in _low_rank(saved, model, module, kind):
@@ -183,11 +184,8 @@ def _with_peft(saved: SavedAdapter, config: PreTrainedConfig) -> PeftModel:
     return model
 
 
-def _named_as_today(saved: SavedAdapter, chain: Chain) -> dict[str, torch.Tensor]:
-    tensors = {
-        key.replace("lora_magnitude_vector.weight", "lora_magnitude_vector"): value
-        for key, value in saved.tensors.items()
-    }
+def _under_both_names(saved: SavedAdapter, chain: Chain) -> dict[str, torch.Tensor]:
+    tensors = dict(saved.tensors)
     keys = [PREFIX + chain.embedding, PREFIX + chain.head]
     present = [key for key in keys if key in tensors]
     if chain.is_tied and saved.config.ensure_weight_tying and len(present) == 1:
@@ -199,38 +197,21 @@ def _compare(
     saved: SavedAdapter, model: PeftModel, keys: Mapping[str, str], chain: Chain, num_rows: int, *, is_partial: bool
 ) -> set[str]:
     """Returns keys that are missing or left over, where that is allowed."""
-    expected = {key: tuple(model.get_parameter(name).shape) for name, key in keys.items()}
-    base = {
+    last = max((max(rows, default=-1) for rows in _token_rows(saved)), default=-1)
+    if last >= num_rows:
+        raise AdapterError(
+            f"{saved.folder}: it has a row for token {last}, base and tokenizer have {num_rows:,} rows; give the "
+            "tokenizer that it was trained with"
+        )
+    needed = {key: tuple(model.get_parameter(name).shape) for name, key in keys.items()}
+    others = {
         PREFIX + name: tuple(model.get_parameter(_wrapped(model, name)).shape)
         for name in chain.sources
         if not name.endswith("inv_freq")
     }
-    base[PREFIX + chain.head] = base[PREFIX + chain.embedding]
+    others[PREFIX + chain.head] = others[PREFIX + chain.embedding]
     found = {key: tuple(value.shape) for key, value in saved.tensors.items()}
-    missing, left_over = expected.keys() - found.keys(), found.keys() - expected.keys() - base.keys()
-    odd = [f"{key} is missing" for key in sorted(missing)]
-    odd += [f"{key} belongs to nothing in this base" for key in sorted(left_over)]
-    problems = [] if is_partial else list(odd)
-    wanted = base | expected
-    problems += [
-        f"{key} has shape {list(found[key])}, this base ({num_rows:,} rows) needs {list(wanted[key])}"
-        for key in sorted(found.keys() & wanted.keys())
-        if found[key] != wanted[key]
-    ]
-    last = max((max(rows, default=-1) for rows in _token_rows(saved)), default=-1)
-    if last >= num_rows:
-        problems.append(f"it has a row for token {last}, base and tokenizer have {num_rows:,} rows")
-    if problems:
-        hint = "; --allow_partial_adapter takes what fits" if problems == odd else ""
-        raise AdapterError.of_problems(f"{saved.folder} does not fit the base{hint}", problems, shown=6)
-    if odd:
-        logger.warning(
-            "%s does not fit the base; merged nevertheless (--allow_partial_adapter): %s%s",
-            saved.folder,
-            "; ".join(odd[:6]),
-            f"; and {len(odd) - 6} more" if len(odd) > 6 else "",
-        )
-    return set(missing | left_over)
+    return check_fit(saved, found, needed, others, is_partial=is_partial)
 
 
 def _completed(
@@ -238,9 +219,6 @@ def _completed(
 ) -> dict[str, torch.Tensor]:
     """What is left over taken out; of a LoRA matrix that is missing, zeros, so that its pair does nothing."""
     tensors = {key: value for key, value in saved.tensors.items() if key not in odd}
-    needed = sorted(key for key in odd & set(keys.values()) if not can_be_missing(key))
-    if needed:
-        raise AdapterError(f"{saved.folder}: {', '.join(needed[:4])} cannot be done without; give the whole adapter")
     shapes = {key: model.get_parameter(name).shape for name, key in keys.items()}
     return tensors | {key: torch.zeros(shapes[key]) for key in odd & shapes.keys()}
 

@@ -4,6 +4,7 @@ The first takes the arithmetic at its word and checks every value on the disk. T
 compares logits with PEFT's own layers on the base. Both read one tensor, or one layer, at a time.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from transformers import PreTrainedConfig
 
 from yangtuo.errors import ModelError, ProofError
 from yangtuo.export.merge import Chain, Grow
-from yangtuo.export.merge_fit import PREFIX
 from yangtuo.export.merge_plan import Plan, empty_model
+from yangtuo.model.adapter_names import PREFIX
 from yangtuo.model.weight_files import WeightFiles
 
 _ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # largest relative error
@@ -272,11 +273,19 @@ def _shake(weight: torch.Tensor, size: float, generator: torch.Generator) -> tor
     return weight
 
 
-@torch.no_grad()
 def _logits(model: nn.Module, value: Value, ids: torch.Tensor, title: str) -> torch.Tensor:
-    """float32 [prompts, tokens, vocabulary]; the weights of one part of the model are there at a time."""
+    """float32 [prompts, tokens, vocabulary]; the weights of one part of the model are there at a time.
+
+    Of a model that uses a weight outside of its own part, all of them at once.
+    """
+    _put_placeholders(model)
+    logits = _run(model, list(_parts(model)), value, ids, title)
+    return logits if torch.isfinite(logits).all() else _run(model, [model], value, ids, title)
+
+
+@torch.no_grad()
+def _run(model: nn.Module, parts: list[nn.Module], value: Value, ids: torch.Tensor, title: str) -> torch.Tensor:
     names = {id(module): name for name, module in model.named_modules()}
-    parts = list(_parts(model))
     bar = tqdm(total=len(parts), desc=title, unit="part", leave=False, disable=None, file=sys.stderr)
     taken: list[tuple[nn.Module, str, nn.Parameter | None]] = []
 
@@ -304,6 +313,19 @@ def _logits(model: nn.Module, value: Value, ids: torch.Tensor, title: str) -> to
         bar.close()
         for hook in hooks:
             hook.remove()
+
+
+def _put_placeholders(model: nn.Module) -> None:
+    """Put weights without memory on the processor in place of those on the meta device.
+
+    Some models ask a weight that is not there yet for its device, and would send their input to that. Not a number,
+    so that one which is computed with does not go unseen.
+    """
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None and weight.is_meta:
+                nothing = torch.full((), math.nan, dtype=weight.dtype).expand(weight.shape)
+                module._parameters[name] = nn.Parameter(nothing, requires_grad=False)
 
 
 def _parts(model: nn.Module) -> Iterator[nn.Module]:

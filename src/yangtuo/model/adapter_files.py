@@ -5,7 +5,7 @@ import logging
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from yangtuo.errors import AdapterError, ProofError
+from yangtuo.model.adapter_names import as_used
 from yangtuo.model.provenance import OLD_WEIGHTS_FILE, WEIGHTS_FILE, sha256_of
 from yangtuo.words import separated
 
@@ -26,7 +27,7 @@ CONFIG_FILE = "adapter_config.json"
 
 @dataclass(frozen=True)
 class SavedAdapter:
-    """An adapter folder as read from disk: PEFT's configuration, and the tensors by their names in the file."""
+    """An adapter folder as read from disk: PEFT's configuration, and the tensors by the names of `adapter_names`."""
 
     folder: Path
     config: LoraConfig
@@ -59,7 +60,7 @@ def read(peft_path: str, *, is_optional: bool = True) -> SavedAdapter:
         near = [path.parent.name for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))]
         hint = f"; did you mean its sub-folder {near[0]!r}?" if near else ""
         raise AdapterError(f"--peft_path {peft_path}: no {CONFIG_FILE} in that folder, so it is no adapter{hint}")
-    return SavedAdapter(folder, _read_config(folder), _read_tensors(folder))
+    return SavedAdapter(folder, _read_config(folder), as_used(_read_tensors(folder)))
 
 
 # Kinds of beginning that take the LoRA out of the base's weights.
@@ -80,11 +81,61 @@ def check_beginning(saved: SavedAdapter) -> None:
         )
 
 
-def can_be_missing(key: str) -> bool:
-    """Whether an adapter may lack this tensor where that is allowed: half of a low-rank pair, which then does nothing.
+Shapes = Mapping[str, Sequence[int]]
 
-    A whole module has nothing in its place, and DoRA's lengths decide all of a weight.
+
+def check_fit(saved: SavedAdapter, found: Shapes, needed: Shapes, others: Shapes, *, is_partial: bool) -> set[str]:
+    """Compare an adapter's tensors with what a base has a place for.
+
+    Args:
+        saved: the adapter, for messages.
+        found: shapes of its tensors.
+        needed: shapes of what has to be in it.
+        others: shapes of what may be in it.
+        is_partial: `--allow_partial_adapter`: half of a low-rank pair may be missing, which then does nothing, and
+            LoRA of parts that the base does not have at all (a vision tower) may be left over.
+
+    Returns:
+        What is missing or left over, where that is allowed.
+
+    Raises:
+        AdapterError: all that does not fit is named.
     """
+    missing, left_over = needed.keys() - found.keys(), found.keys() - needed.keys() - others.keys()
+    odd = {key: f"{key} is missing" for key in sorted(missing)}
+    odd |= {key: f"{key} belongs to nothing in this base" for key in sorted(left_over)}
+    shapes = [
+        f"{key} has shape {list(found[key])}, this base needs {list(wanted)}"
+        for key, wanted in sorted({**others, **needed}.items())
+        if key in found and tuple(found[key]) != tuple(wanted)
+    ]
+    title = f"{saved.folder} does not fit this base and tokenizer"
+    if is_partial:
+        kinds = {_numberless(key) for key in needed}
+        fits_nothing = not needed.keys() & found.keys()
+        decides = {key for key in odd if not _is_low_rank(key) or (key in left_over and _numberless(key) in kinds)}
+        reasons = [f"{odd[key]}, and decides the result" for key in odd if key in decides]
+        problems = [*(["none of its tensors fits"] if fits_nothing else reasons), *shapes]
+    else:
+        problems = [*odd.values(), *shapes]
+    if problems:
+        raise AdapterError.of_problems(
+            f"{title}; give the base that it was trained on, with its tokenizer, and the whole adapter",
+            problems,
+            shown=6,
+        )
+    if odd:
+        told = "; ".join(list(odd.values())[:6]) + (f"; and {len(odd) - 6} more" if len(odd) > 6 else "")
+        logger.warning("%s; taken nevertheless (--allow_partial_adapter): %s", title, told)
+    return set(odd)
+
+
+def _numberless(key: str) -> str:
+    return re.sub(r"\d+", "#", key)
+
+
+def _is_low_rank(key: str) -> bool:
+    """Whether a tensor is one of a low-rank pair: DoRA's lengths and whole modules have nothing in their place."""
     return re.search(r"\.lora_(embedding_)?[AB](\.|$)", key) is not None
 
 

@@ -8,7 +8,7 @@ base's dtype, beside float32 masters of DeepSpeed's.
 import copy
 import logging
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,11 +18,12 @@ from transformers import PreTrainedModel
 from yangtuo.arguments import LoraArguments, ModulesToSavePolicy
 from yangtuo.errors import AdapterError
 from yangtuo.model import adapter_state
-from yangtuo.model.adapter_files import SavedAdapter, can_be_missing, check_beginning
+from yangtuo.model.adapter_files import SavedAdapter, check_beginning, check_fit
+from yangtuo.model.adapter_names import name_in_use
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.lora import use_fused
 from yangtuo.model.lora_options import begins_from_the_base, embedding_names, is_tied, names, new_config, ties
-from yangtuo.model.sharding import gathered, shape_of
+from yangtuo.model.sharding import gathered, is_sharded, shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +66,9 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
 
     bare = Adapter(peft_model)
     trained = adapter_state.trained_parameters(bare)
-    places: dict[str, torch.Tensor] = {key: trained[name] for key, name in adapter_state.names_of_keys(bare).items()}
-    loose = {
-        key: parameter
-        for key, parameter in peft_model.named_parameters()
-        if key in saved.tensors and key not in places and _is_of(key, _embeddings(peft_model))
-    }
+    named = adapter_state.names_of_keys(bare)
+    places: dict[str, torch.Tensor] = {name_in_use(key) or key: trained[name] for key, name in named.items()}
+    loose = _loose(peft_model, saved, places)
     tensors = dict(saved.tensors)
     fresh = {module for module in added if not any(_is_of(key, {module}) for key in tensors)}
     if leaves:
@@ -78,7 +76,10 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
         fresh |= full
         loose = {}
     places = {key: place for key, place in (places | loose).items() if not _is_of(key, fresh)}
-    _compare(saved, tensors, {key: shape_of(p) for key, p in places.items()}, is_partial=lora.allow_partial_adapter)
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    needed = {key: shape_of(place) for key, place in places.items()}
+    check_fit(saved, found, needed, {}, is_partial=lora.allow_partial_adapter)
+    loose = {key: place for key, place in loose.items() if not _holds(place, tensors[key])}
     with torch.no_grad():
         for key, place in places.items():
             with gathered([place], writes=True):
@@ -86,7 +87,7 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
                     place.copy_(tensors[key])
                 else:  # allowed to be missing: its pair then does nothing, as when it is merged
                     place.zero_()
-    kept = frozenset(loose)
+    kept = frozenset(name for name, p in peft_model.named_parameters() if any(p is place for place in loose.values()))
     if policy is ModulesToSavePolicy.FREEZE:
         frozen = {name for name in trained if ".modules_to_save." in name and _is_of(name, full)}
         for name in frozen:
@@ -94,6 +95,31 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
         kept |= frozen
     _tell(policy, full, fresh & added, loose)
     return _checked(Adapter(peft_model, kept))
+
+
+def _loose(model: PeftModel, saved: SavedAdapter, places: Collection[str]) -> dict[str, torch.Tensor]:
+    """Frozen embedding and head whose values are in the file, by their names there; a tied matrix has two.
+
+    Raises:
+        AdapterError: two different matrices for one.
+    """
+    embeddings, found = _embeddings(model), dict[str, torch.Tensor]()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        key = name_in_use(name) or ""
+        if key in saved.tensors and key not in places and _is_of(key, embeddings):
+            for other, same in found.items():
+                if same is parameter and not torch.equal(saved.tensors[other], saved.tensors[key]):
+                    raise AdapterError(
+                        f"{saved.folder}: {other} and {key} differ, and are one matrix in this base (tied); give the "
+                        "base that it was trained on"
+                    )
+            found[key] = parameter
+    return found
+
+
+def _holds(place: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether it has these values already; not looked at where only a part is here."""
+    return not is_sharded(place) and torch.equal(place, value.to(place))
 
 
 def _config_of(saved: SavedAdapter, model: PreTrainedModel, lora: LoraArguments, given: Collection[str]) -> LoraConfig:
@@ -184,31 +210,6 @@ def _check_rows(saved: SavedAdapter, num_rows: int) -> None:
             f"{saved.folder}: it has a row for token {last}, this base and tokenizer have {num_rows} rows; use the "
             "tokenizer that it was trained with"
         )
-
-
-def _compare(
-    saved: SavedAdapter,
-    tensors: Mapping[str, torch.Tensor],
-    expected: Mapping[str, Sequence[int]],
-    *,
-    is_partial: bool,
-) -> None:
-    found = {key: tuple(value.shape) for key, value in tensors.items()}
-    missing = sorted(expected.keys() - found.keys())
-    odd = [f"{key} is missing" for key in missing]
-    odd += [f"{key} belongs to nothing in this base" for key in sorted(found.keys() - expected.keys())]
-    needed = [f"{key} is missing, and cannot be done without" for key in missing if not can_be_missing(key)]
-    shapes = [
-        f"{key} has shape {list(found[key])}, this base needs {list(expected[key])}"
-        for key in sorted(found.keys() & expected.keys())
-        if found[key] != tuple(expected[key])
-    ]
-    title = f"{saved.folder} does not fit this base and tokenizer"
-    if problems := [*(needed if is_partial else odd), *shapes]:
-        hint = "; --allow_partial_adapter takes what fits" if problems == odd else ""
-        raise AdapterError.of_problems(f"{title}{hint}", problems, shown=6)
-    if odd:
-        logger.warning("%s; taken nevertheless (--allow_partial_adapter): %s", title, "; ".join(odd[:6]))
 
 
 def _checked(adapter: Adapter) -> Adapter:

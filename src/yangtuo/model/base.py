@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from yangtuo.arguments import ATTENTIONS, ModelArguments
 from yangtuo.errors import MissingDependencyError, ModelError, UsageError
 from yangtuo.model.sharding import gathered, shape_of
+from yangtuo.model.weight_names import not_used
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +251,7 @@ def load(folder: Path, precision: Precision, arguments: ModelArguments) -> PreTr
     """The base model with all of its weights; a quantised one on the device already.
 
     Raises:
-        ModelError: weights that cannot be read, or that are missing (they would be random).
+        ModelError: weights that cannot be read, that are missing (they would be random), or that are not used.
     """
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -268,6 +269,8 @@ def load(folder: Path, precision: Precision, arguments: ModelArguments) -> PreTr
     if missing:
         shown = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
         raise ModelError(f"{folder}: {len(missing)} weights are not in the files and would be random: {shown}")
+    if report["unexpected_keys"]:
+        raise not_used(folder, sorted(report["unexpected_keys"]))
     for module in model.modules():
         # On a CPU with AVX-512 for bfloat16, bitsandbytes 0.50 turns 4-bit weights into another layout at the first
         # evaluation, rounds their scales, and knows no gradient from there on, without a word.

@@ -17,6 +17,7 @@ from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError
 from yangtuo.model.folders import local_folder
+from yangtuo.model.weight_names import header
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ _PARTS: dict[str, dict[str, type]] = {
     "tokenizer": {"sha256": str},
     "template": {},
 }
-_MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 
 def to_text(provenance: Mapping[str, Any]) -> str:
@@ -44,7 +44,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     Raises:
         AdapterError: it is broken, of a later version, or of other weights.
     """
-    inside = _header(folder / WEIGHTS_FILE).get("__metadata__", {}).get(METADATA_KEY)
+    inside = header(folder / WEIGHTS_FILE).get("__metadata__", {}).get(METADATA_KEY)
     known = _of_adapter(inside, f"{folder / WEIGHTS_FILE}, its metadata") if inside else None
     if not (folder / PROVENANCE_FILE).is_file():
         return known
@@ -184,14 +184,3 @@ def _of_adapter(text: str, where: str) -> dict[str, Any]:
     if wrong:
         raise AdapterError(f"{where}: without {', '.join(wrong)}; copy the adapter's folder again, or remove the file")
     return known
-
-
-def _header(file: Path) -> dict[str, Any]:
-    """The JSON at the beginning of a safetensors file; empty where there is none, which others complain of."""
-    try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(length)) if length <= _MOST_HEADER_BYTES else {}
-    except (OSError, ValueError):
-        return {}
-    return header if isinstance(header, dict) else {}
