@@ -28,7 +28,7 @@ from yangtuo.errors import UsageError
 from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.options import TRAINING_OPTIONS, add, options_of, training_default
 from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
-from yangtuo.words import Parser, did_you_mean, not_text, value_meant
+from yangtuo.words import Parser, did_you_mean, not_text, tell_doubled, value_meant
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
         if not problems:  # else it is the value of an unknown option
             problems += parser.unknown([config])
         config = None
-    from_file, more = _parse_known(parser, configfile.as_flags(config, parser)) if config else ({}, [])
+    from_file, more = _parse_known(parser, configfile.as_flags(config, parser), of_file=True) if config else ({}, [])
     problems += more
     for part in (from_file, flags):
         _drop_empty(part)
@@ -184,15 +184,19 @@ def _without_autos(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return words, autos
 
 
-def _parse_known(parser: _Parser, argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """What was given, and a message for each word that no option takes, or that contradicts another."""
+def _parse_known(parser: _Parser, argv: Sequence[str], *, of_file: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """What was given, and a message for each word that no option takes; a file has no reason to say a thing twice."""
     words, autos = _without_autos(argv)
     # A namespace that already has every name: argparse then fills in no default, so what was given can be told.
     unset = object()
     blank = argparse.Namespace(**{action.dest: unset for action in parser._actions})
     namespace, unknown = parser.parse_known_args(words, blank)
     given = {name: value for name, value in vars(namespace).items() if value is not unset and value is not None}
-    problems = [*parser.unknown(unknown), *parser.doubled]
+    problems = list(parser.unknown(unknown))
+    if of_file:
+        problems += [f"{told}: give one of them" for told in parser.doubled]
+    else:
+        tell_doubled(parser.doubled)
     for option in autos:
         other = given.setdefault(option[2:], _AUTO)
         problems += [f"{option} auto and {option} {other}: give one of them"] if other is not _AUTO else []

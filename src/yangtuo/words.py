@@ -5,13 +5,16 @@ Chats, web pages and Chinese input methods turn `--` into a dash, and `=` and `,
 
 import argparse
 import difflib
+import logging
 import re
 import sys
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from yangtuo.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 _DASHES = "‐‑‒–—―−"
 _AS_ASCII = str.maketrans({**dict.fromkeys(_DASHES, "-"), "、": ","})
@@ -89,7 +92,7 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         is_short: whether its help is, so that a wrong value is answered with it.
-        doubled: what is wrong with options that were given twice, of the last command line.
+        doubled: options that were given twice with different values, of the last command line.
     """
 
     is_short = True
@@ -125,7 +128,7 @@ class Parser(argparse.ArgumentParser):
         """See argparse.
 
         Raises:
-            UsageError: everything that is unknown, given twice or no text.
+            UsageError: everything that is unknown or no text.
         """
         # Before anything else: its value may have gone to a positional argument, which would be blamed.
         known = self.known_options()
@@ -134,7 +137,8 @@ class Parser(argparse.ArgumentParser):
         if wrong and not any(_not_ascii(word, known) for word in wrong):
             raise UsageError.of_problems(self.prog, list(self.unknown(wrong)))
         found, unknown = self.parse_known_args(args, namespace)
-        problems = [*self.unknown(unknown), *(problem for one in self._family() for problem in one.doubled)]
+        tell_doubled(told for one in self._family() for told in one.doubled)
+        problems = list(self.unknown(unknown))
         names = {action.dest: _name(action) for one in self._family() for action in one._actions}
         problems += not_text({names.get(dest, dest): value for dest, value in vars(found).items()})
         if problems:
@@ -159,10 +163,10 @@ class Parser(argparse.ArgumentParser):
         return [option for one in self._family() for action in one._actions for option in action.option_strings]
 
     def note(self, dest: str, option: str, value: Any) -> None:
-        """Keep what was given, and what contradicts it."""
+        """Keep what was given, and what it overrides."""
         if dest in self._given and self._given[dest][1] != value:
             first, former = self._given[dest]
-            self.doubled.append(f"{first} {_shown(former)} and {option} {_shown(value)}: give one of them")
+            self.doubled.append(f"{first} {_shown(former)} and {option} {_shown(value)}")
         self._given[dest] = option, value
 
     def _family(self) -> Iterator["Parser"]:
@@ -172,8 +176,14 @@ class Parser(argparse.ArgumentParser):
                 yield from action.choices.values()
 
 
+def tell_doubled(doubled: Iterable[str]) -> None:
+    """Say which value counts. A script's options are often followed by those of whoever calls it, as in `"$@"`."""
+    for told in doubled:
+        logger.warning("%s: the last one counts", told)
+
+
 class _Once(argparse.Action):
-    """Stores a value, as argparse does by itself, and notes one that contradicts an earlier one."""
+    """Stores a value, as argparse does by itself, and notes one that overrides an earlier one."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         value = self.const if self.nargs == 0 else values
