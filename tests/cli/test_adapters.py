@@ -524,7 +524,7 @@ def test_a_reload_with_another_loss_fails_the_run(train, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["lora_B", "lm_head"])
-def test_what_peft_would_leave_out_of_the_file_fails_the_run(train, monkeypatch, tmp_path, what):
+def test_what_peft_would_leave_out_of_the_file_is_refused_before_the_first_step(train, monkeypatch, tmp_path, what):
     """As PEFT of 2023 did under a replaced `state_dict`: the file is whole for itself, and lacks what was trained."""
     from yangtuo.model import adapter_state
 
@@ -536,9 +536,24 @@ def test_what_peft_would_leave_out_of_the_file_fails_the_run(train, monkeypatch,
 
     monkeypatch.setattr(adapter_state, "without_a_place", lambda adapter: [])
     monkeypatch.setattr(adapter_state, "names_of_keys", fewer)
+    said = train(tmp_path / "out", **FULL, expect=2)
+    assert "error: this adapter could not be saved whole; train other modules: " in said
+    assert f"{what}.weight is missing" in said
+    assert not (tmp_path / "out" / "log.jsonl").exists()
+
+
+def test_what_is_left_out_when_it_is_saved_fails_the_run(train, monkeypatch, tmp_path):
+    from yangtuo.model import adapter_state
+
+    real = adapter_state.to_file
+
+    def fewer(adapter, weights):
+        return {key: value for key, value in real(adapter, weights).items() if "lm_head" not in key}
+
+    monkeypatch.setattr(adapter_state, "to_file", fewer)
     said = train(tmp_path / "out", **FULL, expect=1)
     assert "proof failed: the adapter to be saved is not whole: " in said
-    assert f"{what}.weight is missing" in said
+    assert "lm_head.weight is missing" in said
     assert not adapter_of(tmp_path / "out").exists()
 
 

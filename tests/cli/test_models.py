@@ -1,10 +1,15 @@
 """The LLaMA family: every kind of base trains, saves, and loads in plain PEFT, with and without checkpointing."""
 
+import json
+import os
+import shutil
+
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from tests import tiny
 from tests.command import evaluations_of, log_of
@@ -79,3 +84,139 @@ def mean_nll(model, validation, tokenizer_folder):
             logits = model(ids).logits
         losses.append(functional.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="none")[labels[0, 1:] >= 0])
     return torch.cat(losses).mean().item()
+
+
+# ---- bases that are not of the LLaMA family, and those that cannot be trained
+
+SEVERAL = {**SMALL, "head_dim": 8, "pad_token_id": 0}
+TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TOWER |= {"image_size": 28, "patch_size": 14}
+
+
+def several_towers(folder, kind, of_text):
+    text = {**SEVERAL, "model_type": of_text, "tie_word_embeddings": True}
+    config = AutoConfig.for_model(kind, text_config=text, vision_config={**TOWER, "head_dim": 8})
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    tiny.tiny_json_tokenizer(folder)
+    return folder
+
+
+def of_kind(folder, kind, **values):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SEVERAL, **values}), dtype=torch.float32)
+    model.save_pretrained(folder)
+    tiny.tiny_json_tokenizer(folder)
+    return folder
+
+
+@pytest.mark.parametrize("trainable", [None, "q_proj", "all-linear"])
+def test_of_several_towers_the_one_of_text_is_trained(trainable, train, tmp_path):
+    """A vision tower has modules of the same names, whose LoRA would never have a gradient."""
+    base = several_towers(tmp_path / "base", "gemma3", "gemma3_text")
+    train(model_name_or_path=base, trainable=trainable)
+    saved = tmp_path / "out" / "sft_lora_model"
+    keys = load_file(saved / "adapter_model.safetensors").keys()
+    assert {key.split(".")[3] for key in keys} == {"language_model"}
+    ids = torch.arange(3, 60)[None]
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    before = model(ids).logits.detach()
+    tuned = PeftModel.from_pretrained(model, saved)
+    assert not torch.allclose(tuned(ids).logits, before, atol=1e-3)
+    assert {key.split(".")[3] for key, p in tuned.named_parameters() if "lora_" in key} == {"language_model"}
+
+
+def test_modules_without_a_gradient_are_named_before_the_first_step(train, tmp_path):
+    base = several_towers(tmp_path / "base", "gemma3", "gemma3_text")
+    said = train(model_name_or_path=base, modules_to_save="fc1", expect=2)
+    assert "error: 2 trained modules have no gradient, since the loss of text does not depend on them: " in said
+    assert "vision_tower.encoder.layers.0.mlp.fc1, " in said
+    assert "log.jsonl" not in os.listdir(tmp_path / "out") or not log_of(tmp_path / "out")
+
+
+def test_a_model_that_is_no_causal_language_model_is_one_line(train, tmp_path):
+    base = several_towers(tmp_path / "base", "mistral3", "mistral")
+    said = train(model_name_or_path=base, expect=2)
+    told = "transformers makes no causal language model of this config.json (model_type 'mistral3')"
+    assert f"error: {base}: {told}" in said
+
+
+SIZES_OF_LAYERS = {
+    "gemma4_text": {"vocab_size_per_layer_input": 500, "hidden_size_per_layer_input": 8, "sliding_window": 24},
+    "gemma3n_text": {
+        **{"sliding_window": 24, "query_pre_attn_scalar": 16, "num_hidden_layers": 5, "num_kv_shared_layers": 2},
+        **{"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 500, "laurel_rank": 4},
+        **{"altup_num_inputs": 2, "activation_sparsity_pattern": None, "intermediate_size": [48, 64, 64, 64, 64]},
+        "layer_types": [*("sliding_attention", "full_attention"), *("sliding_attention",) * 2, "full_attention"],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SIZES_OF_LAYERS)
+def test_layers_may_have_sizes_of_their_own(kind, train, tmp_path):
+    train(model_name_or_path=of_kind(tmp_path / "base", kind, **SIZES_OF_LAYERS[kind]))
+    assert log_of(tmp_path / "out")[-1]["loss"] < log_of(tmp_path / "out")[0]["loss"]
+
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": [0]}
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys")  # that PEFT itself has put there
+def test_experts_are_trained_and_loaded_by_plain_peft(train, tmp_path):
+    """transformers 5 keeps all experts of a layer in one tensor, so that PEFT's LoRA on them has another shape."""
+    base = of_kind(tmp_path / "base", "qwen3_moe", **EXPERTS)
+    train(model_name_or_path=base)
+    saved = tmp_path / "out" / "sft_lora_model"
+    assert any(".experts." in key for key in load_file(saved / "adapter_model.safetensors"))
+    proof = json.loads((tmp_path / "out" / "proof.json").read_text(encoding="utf-8"))
+    assert proof["reload"]["reloaded"] == pytest.approx(proof["reload"]["in_memory"], abs=1e-5)
+    ids = torch.arange(3, 60)[None]
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    before = model(ids).logits.detach()
+    assert not torch.allclose(PeftModel.from_pretrained(model, saved)(ids).logits, before, atol=1e-3)
+
+
+def test_dropout_on_experts_is_refused_with_what_to_give(train, tmp_path):
+    base = of_kind(tmp_path / "base", "qwen3_moe", **EXPERTS)
+    said = train(model_name_or_path=base, lora_dropout=0.05, expect=2)
+    assert said.splitlines()[-1].startswith("error: this LoRA does not fit this qwen3_moe base: ")
+    assert said.splitlines()[-1].endswith("; give --lora_dropout 0")
+
+
+NOT_FITTING = {
+    "names of another family": {"target_modules": ["c_attn", "c_proj"]},
+    "a pattern for the model of several towers": {"target_modules": r".*language_model.*\.(q_proj|v_proj)"},
+    "a beginning that changes the base": {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}},
+    "a number as text": {"r": "4"},
+}
+
+
+@pytest.mark.parametrize("kind", NOT_FITTING)
+def test_an_adapter_that_does_not_fit_is_one_line_in_each_verb(kind, train, run, inputs, tmp_path):
+    folder = tiny.tiny_adapter(tmp_path / "adapter", inputs.base)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | NOT_FITTING[kind]))
+    words = ["--model_name_or_path", inputs.base, "--peft_path", folder]
+    for said in (
+        train(peft_path=folder, expect=2),
+        run("merge", *words, "--output_dir", tmp_path / "merged", expect=2),
+        run("chat", *words, "--ask", "你好", expect=2),
+    ):
+        assert said.splitlines()[-1].startswith(f"error: {folder}")
+
+
+def test_a_base_with_weights_that_it_does_not_use_is_refused_by_each_verb(train, run, inputs, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(inputs.base, base)
+    bias = "model.layers.0.self_attn.q_proj.bias"
+    file = base / "model.safetensors"
+    save_file({**load_file(file), bias: torch.ones(32)}, file, {"format": "pt"})
+    words = ["--model_name_or_path", base]
+    adapter = tiny.tiny_adapter(tmp_path / "adapter", inputs.base)
+    for said in (
+        train(model_name_or_path=base, expect=2),
+        run("check", *words, "--dataset_dir", inputs.data, expect=2),
+        run("chat", *words, "--ask", "你好", expect=2),
+        run("merge", *words, "--peft_path", adapter, "--output_dir", tmp_path / "out2", "--force_base", expect=2),
+    ):
+        assert bias in said.splitlines()[-1] or bias in said.splitlines()[-2]

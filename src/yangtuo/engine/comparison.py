@@ -31,12 +31,14 @@ class Comparison:
         kind: "gradient" or "token losses".
         dtype: in which the model computes.
         limit: the largest distance that rounding explains.
+        unreached: names of compared weights that had no gradient in the last result: nothing depends on them.
     """
 
     def __init__(self, model: nn.Module, base: PreTrainedModel, loss: SupervisedLoss, rows: Examples):
         """`model` as the engine has wrapped it, `base` the causal language model inside, `loss` its loss function."""
         sharded = any(map(is_sharded, model.parameters()))
         self._weights = [] if sharded else _weights(base)
+        self.unreached: list[str] = []
         # Sharding engines hook into the whole; elsewhere a wrapper would count a forward without its backward.
         self._model = model if sharded else base
         self._base, self._loss, self._rows = base, loss, rows
@@ -74,6 +76,8 @@ class Comparison:
             with torch.enable_grad():
                 total = weighted_sum(self._model, self._loss, batch)
                 found = torch.autograd.grad(total, self._weights, allow_unused=True)
+            lost = {id(w) for w, grad in zip(self._weights, found, strict=True) if grad is None}
+            self.unreached = [name for name, p in self._base.named_parameters() if id(p) in lost]
             pairs = zip(self._weights, found, strict=True)
             return [torch.zeros_like(w, dtype=torch.float32) if grad is None else grad.float() for w, grad in pairs]
         uses_own_head, self._loss.uses_own_head = self._loss.uses_own_head, False  # it gives no logits

@@ -64,9 +64,8 @@ class SupervisedLoss:
             return _chunk_loss(logits_NV, batch.targets, batch.weights, smoothing)[0]
         hidden_NH = hidden[:, batch.keep].flatten(0, 1).index_select(0, batch.positions)
         head = Head(self.model)
-        chunk_rows = self.chunk_rows or max(
-            16, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"]) // (4 * self.model.config.vocab_size)
-        )
+        chunk_bytes = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
+        chunk_rows = self.chunk_rows or max(16, chunk_bytes // (4 * self.model.config.get_text_config().vocab_size))
 
         # A sharded head is gathered at each call, so all ranks have to call it equally often.
         num_chunks = max(1, math.ceil(max(batch.most_predictions, len(batch.targets)) / chunk_rows))

@@ -8,6 +8,8 @@ from typing import Any
 import psutil
 import torch
 
+from yangtuo.model.layer_values import value_of
+
 # On a CPU larger ones are no faster (docs/log.md); on a GPU a guess, since none was there to measure on.
 MOST_CELLS = {"cpu": 1024, "cuda": 16384}
 _USED = 0.6  # part of the free memory that activations may take: the estimate is one
@@ -15,7 +17,7 @@ _USED = 0.6  # part of the free memory that activations may take: the estimate i
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a model that decide its activations; `width` is bytes of a number in the forward."""
+    """Sizes of a model that decide its activations: of its largest MLP, and `width` bytes a number in the forward."""
 
     num_layers: int
     hidden: int
@@ -26,9 +28,10 @@ class ModelShape:
     def of(cls, config: Any, width: int) -> "ModelShape":
         """Read from transformers' configuration; of a model with other names, a guess on the large side."""
         text = config.get_text_config()
-        hidden = getattr(text, "hidden_size", 4096)
-        layers = getattr(text, "num_hidden_layers", 32)
-        return cls(layers, hidden, getattr(text, "intermediate_size", None) or 4 * hidden, width)
+        hidden = value_of(text, "hidden_size") or 4096
+        layers = value_of(text, "num_hidden_layers") or 32
+        of_mlp = value_of(text, "intermediate_size") or 4 * hidden
+        return cls(layers, hidden, max(of_mlp) if isinstance(of_mlp, list | tuple) else of_mlp, width)
 
     def bytes_per_cell(self, *, checkpointing: bool) -> int:
         """Bytes that the backward of one cell needs: what 24 hidden-sized and 6 MLP-sized tensors a layer take.

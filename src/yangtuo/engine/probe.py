@@ -11,7 +11,8 @@ same; it is only slower.
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +26,7 @@ from yangtuo.engine.layer_kinds import reason_not_to_share
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss
 from yangtuo.engine.processes import largest
+from yangtuo.errors import AdapterError
 from yangtuo.model.lora import FusedLinear
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,8 @@ HEAD, LORA, SHARING, PADDING = "own head", "fused LoRA", "shared prefixes", "pad
 _WEIGHTS = np.array([1.0, 0.7])  # so that rows that are mixed up do not add up to the same
 # Of models that refuse another attention, or do not hand its arguments on.
 _REFUSALS = (RuntimeError, ValueError, TypeError, ImportError, LookupError, AttributeError)
+_MOST_NAMED = 4
+_OWN = re.compile(r"\.lora_|\.modules_to_save\.|\.token_adapter\.")  # behind a module's name
 _INSTEAD = {
     HEAD: "the logits of all positions are computed at once",
     LORA: "PEFT's own LoRA layers compute",
@@ -77,6 +81,9 @@ def choose_shortcuts(
         loss: its loss function.
         examples: the data set; two rows are made of its first ones.
         may_share: False where the user has named an attention code, or the run needs rows on lines of their own.
+
+    Raises:
+        AdapterError: trained modules on which the loss does not depend; they are named.
     """
     trial = _Trial(model, base, loss, two_rows(examples))
     with trial.compared.on_the_model():
@@ -88,6 +95,17 @@ def choose_shortcuts(
     found = Shortcuts(shares, pads, trial.compared.kind, dtype, trial.compared.limit, trial.distances, trial.refused)
     _tell(found)
     return found
+
+
+def _check_reached(unreached: Sequence[str]) -> None:
+    """Of a mixture of experts, some may have seen none of the few tokens that are tried."""
+    modules = sorted({_OWN.split(name)[0] for name in unreached if "experts" not in name})
+    if modules:
+        raise AdapterError(
+            f"{len(modules)} trained modules have no gradient, since the loss of text does not depend on them: "
+            f"{', '.join(modules[:_MOST_NAMED])}{', ...' if len(modules) > _MOST_NAMED else ''}; leave them out of "
+            "--trainable and --modules_to_save"
+        )
 
 
 class _Trial:
@@ -107,6 +125,7 @@ class _Trial:
         self._loss.uses_own_head = False
         self._fuse(False)
         self._expected = self.compared.result(self._padded)
+        _check_reached(self.compared.unreached)
         self._fuse(True)
         used = any(module.is_common_case() for module in self._fused)
         if used and not self._agrees(LORA, lambda: self.compared.result(self._padded)):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from yangtuo.engine.layout import Layout
+from yangtuo.model.layer_values import values_of_layers
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Work:
     Attributes:
         linear_weights: weights of the linear layers of all blocks.
         head_weights: hidden size x vocabulary.
-        attention_width: layers x heads x head size.
+        attention_width: heads x head size, of all layers together.
     """
 
     linear_weights: int
@@ -31,9 +32,9 @@ class Work:
         text = model.config.get_text_config()
         blocks = model.get_decoder().named_parameters()
         linear = sum(p.numel() for name, p in blocks if p.dim() == 2 and not any(part in name for part in _NOT_LINEAR))
-        heads = getattr(text, "num_attention_heads", 0)
-        head_dim = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0)
-        return cls(linear, text.hidden_size * text.vocab_size, text.num_hidden_layers * heads * head_dim)
+        heads, sizes = values_of_layers(text, "num_attention_heads"), values_of_layers(text, "head_dim")
+        width = sum(n * (size or text.hidden_size // n) for n, size in zip(heads, sizes, strict=True) if n)
+        return cls(linear, text.hidden_size * text.vocab_size, width)
 
     def flop(self, layouts: Iterable[Layout]) -> int:
         """Floating-point operations: 4 a weight and cell (forward, and the gradient of the activations).

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError
 from yangtuo.export.merge import Chain, is_finite
-from yangtuo.model.adapter_files import SavedAdapter, check_beginning
+from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.adapter_names import PREFIX
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,6 @@ def check_kind(saved: SavedAdapter) -> None:
     refused = [name for name in _REFUSED if getattr(config, name, None)]
     if refused:
         raise AdapterError(f"{saved.folder}: an adapter with {', '.join(refused)} cannot be merged")
-    check_beginning(saved)
     broken = [key for key, value in saved.tensors.items() if not is_finite(value)]
     if broken:
         raise AdapterError(f"{saved.folder}: not finite: {', '.join(broken[:4])}")

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from yangtuo.errors import AdapterError, ModelError
 from yangtuo.export.merge import Chain, Edit, Grow, LowRank, Rows, Shift, Whole
 from yangtuo.export.merge_fit import Allowed, check_kind, rows_after
+from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal
 from yangtuo.model.adapter_files import SavedAdapter, check_fit
 from yangtuo.model.adapter_names import PREFIX, name_in_use
 from yangtuo.model.adapter_state import Adapter, names_of_keys
@@ -171,9 +172,8 @@ def _with_peft(saved: SavedAdapter, config: PreTrainedConfig) -> PeftModel:
             model = get_peft_model(
                 empty_model(config), lora, low_cpu_mem_usage=True, autocast_adapter_dtype=False
             ).eval()
-    except (ValueError, KeyError, IndexError, RuntimeError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise AdapterError(f"{saved.folder} does not fit this {config.model_type} base: {text}") from error
+    except PEFT_REFUSALS as error:
+        raise refusal(str(saved.folder), config.model_type, error) from error
     for name, module in model.named_modules():
         if hasattr(module, "lora_A") and not isinstance(module, LoraLinear | LoraEmbedding):
             raise AdapterError(f"{saved.folder}: LoRA on {name} ({type(module).__name__}) cannot be merged")

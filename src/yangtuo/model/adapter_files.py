@@ -1,12 +1,10 @@
 """Adapter folders as they lie on disk: of today's PEFT, or of 2023's."""
 
-import json
 import logging
 import pickle
 import re
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,13 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from yangtuo.errors import AdapterError, ProofError
+from yangtuo.model.adapter_config import CONFIG_FILE, read_config
 from yangtuo.model.adapter_names import as_used
 from yangtuo.model.provenance import OLD_WEIGHTS_FILE, WEIGHTS_FILE, sha256_of
 from yangtuo.words import separated
 
 logger = logging.getLogger(__name__)
-
-CONFIG_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -60,25 +57,7 @@ def read(peft_path: str, *, is_optional: bool = True) -> SavedAdapter:
         near = [path.parent.name for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))]
         hint = f"; did you mean its sub-folder {near[0]!r}?" if near else ""
         raise AdapterError(f"--peft_path {peft_path}: no {CONFIG_FILE} in that folder, so it is no adapter{hint}")
-    return SavedAdapter(folder, _read_config(folder), as_used(_read_tensors(folder)))
-
-
-# Kinds of beginning that take the LoRA out of the base's weights.
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-
-
-def check_beginning(saved: SavedAdapter) -> None:
-    """Refuse an adapter that belongs to a base which its training had changed before it began.
-
-    Raises:
-        AdapterError: how it can be converted.
-    """
-    begin = str(saved.config.init_lora_weights).lower()
-    if begin.startswith(_CHANGES_BASE):
-        raise AdapterError(
-            f"{saved.folder}: init_lora_weights {begin!r} belongs to a base that it changed at its start; convert the "
-            "adapter first (PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...))"
-        )
+    return SavedAdapter(folder, read_config(folder), as_used(_read_tensors(folder)))
 
 
 Shapes = Mapping[str, Sequence[int]]
@@ -166,26 +145,6 @@ def check_written(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:
     if problems:
         shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
         raise ProofError(f"{folder}: the adapter on disk is not the one in memory: {shown}")
-
-
-def _read_config(folder: Path) -> LoraConfig:
-    try:
-        raw = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AdapterError(f"{folder}/{CONFIG_FILE}: broken JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise AdapterError(f"{folder}/{CONFIG_FILE}: expected an object of JSON")
-    if raw.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder}/{CONFIG_FILE}: peft_type is {raw.get('peft_type')!r}; only 'LORA' is supported")
-    if raw.get("enable_lora"):
-        raise AdapterError(f"{folder}/{CONFIG_FILE}: enable_lora (merged projections of 2023) is not supported")
-    known = {spec.name for spec in fields(LoraConfig)}
-    unknown = sorted(set(raw) - known - {"enable_lora", "merge_weights", "peft_version"})
-    if unknown:
-        logger.warning("%s/%s: this PEFT does not know and leaves out: %s", folder, CONFIG_FILE, ", ".join(unknown))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # said above, with names
-        return LoraConfig.from_pretrained(str(folder))
 
 
 def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -107,18 +107,21 @@ def expected_shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of LoRA matrices and full modules in the file, by formula: not by PEFT's code that writes them.
 
     A layer of in x out with rank r has A [r, in] and B [out, r] (an embedding of rows x width: A [r, rows] and
-    B [width, r]), with DoRA a length for each of its out rows; a full module has all of its own weights.
+    B [width, r]), with DoRA a length for each of its out rows, with a trained bias one for B; the experts of a layer
+    have theirs side by side, r for each; a full module has all of its own weights.
     """
     times = 2 if adapter.start else 1
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in adapter.model.named_modules():
         key = _plain(name)
         if isinstance(module, LoraLayer) and "default" in module.r:
-            rank = times * module.r["default"]
+            rank = times * module.r["default"] * getattr(module, "num_experts", 1)
             kind = "lora_embedding_" if "default" in module.lora_embedding_A else "lora_"
             end = "" if kind == "lora_embedding_" else ".weight"
             shapes[f"{key}.{kind}A{end}"] = (rank, module.in_features)
             shapes[f"{key}.{kind}B{end}"] = (module.out_features, rank)
+            if module.lora_bias.get("default"):
+                shapes[f"{key}.lora_B.bias"] = (module.out_features,)
             if module.use_dora.get("default"):
                 shapes[f"{key}.lora_magnitude_vector"] = (module.out_features,)
         elif isinstance(module, ModulesToSaveWrapper) and "default" in module.modules_to_save:
@@ -127,14 +130,9 @@ def expected_shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check_formula(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Compare what is to be written with the formula.
-
-    Raises:
-        ProofError: a key too many or too few, or another shape; all of them are named.
-    """
+def against_formula(adapter: Adapter, found: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What differs between the shapes of an adapter's file and the formula: keys too many or too few, other shapes."""
     expected = expected_shapes(adapter)
-    found = {key: tuple(value.shape) for key, value in tensors.items()}
     problems = [f"{key} is missing" for key in sorted(expected.keys() - found.keys())]
     problems += [f"{key} fits no layer" for key in sorted(found.keys() - expected.keys()) if ".lora_" in key]
     problems += [
@@ -142,8 +140,19 @@ def check_formula(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None
         for key in sorted(expected.keys() & found.keys())
         if found[key] != expected[key]
     ]
-    if problems:
-        raise ProofError(f"proof failed: the adapter to be saved is not whole: {'; '.join(problems[:6])}")
+    return problems
+
+
+def file_shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of the file that this adapter will be saved in."""
+    parameters = trained_parameters(adapter) | kept_parameters(adapter)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key, name in names_of_keys(adapter).items():
+        rows, *rest = shape_of(parameters[name])
+        if name in adapter.start:  # see `to_file`
+            rows, rest = (2 * rows, rest) if ".lora_A." in name else (rows, [2 * rest[0]])
+        shapes[key] = (rows, *rest)
+    return shapes
 
 
 def without_a_place(adapter: Adapter) -> list[str]:
@@ -216,11 +225,13 @@ def save(
     `provenance` is what the adapter was trained on.
 
     Raises:
-        ProofError: it is not, see `adapter_files.check_written`.
+        ProofError: it is not, see `against_formula` and `adapter_files.check_written`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = to_file(adapter, weights)
-    check_formula(adapter, tensors)
+    problems = against_formula(adapter, {key: tuple(value.shape) for key, value in tensors.items()})
+    if problems:
+        raise ProofError(f"proof failed: the adapter to be saved is not whole: {'; '.join(problems[:6])}")
     text = to_text(provenance)
     save_file(_unshared(tensors), folder / WEIGHTS_FILE, metadata={"format": "pt", METADATA_KEY: text})
     (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8")

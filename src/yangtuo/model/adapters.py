@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from yangtuo.arguments import LoraArguments, ModulesToSavePolicy
 from yangtuo.errors import AdapterError
 from yangtuo.model import adapter_state
-from yangtuo.model.adapter_files import SavedAdapter, check_beginning, check_fit
+from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal
+from yangtuo.model.adapter_files import SavedAdapter, check_fit
 from yangtuo.model.adapter_names import name_in_use
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.lora import use_fused
@@ -33,7 +34,7 @@ def attach_new(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence
 
     `new_tokens` are rows of embedding and head that are trained too, all others of theirs being frozen.
     """
-    peft_model = _with_lora(model, new_config(model, lora, new_tokens))
+    peft_model = _with_lora(model, new_config(model, lora, new_tokens), "this LoRA")
     adapter = _checked(Adapter(peft_model))
     if not begins_from_the_base(lora):
         return adapter
@@ -62,7 +63,7 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
     if wanted != set(saved.config.modules_to_save or ()):
         config.modules_to_save = sorted(wanted) or None
         config.ensure_weight_tying = ties(model, wanted)
-    peft_model = _with_lora(model, config)
+    peft_model = _with_lora(model, config, str(saved.folder))
 
     bare = Adapter(peft_model)
     trained = adapter_state.trained_parameters(bare)
@@ -123,7 +124,6 @@ def _holds(place: torch.Tensor, value: torch.Tensor) -> bool:
 
 
 def _config_of(saved: SavedAdapter, model: PreTrainedModel, lora: LoraArguments, given: Collection[str]) -> LoraConfig:
-    check_beginning(saved)
     _check_rows(saved, num_rows=shape_of(model.get_input_embeddings().weight)[0])
     config = copy.deepcopy(saved.config)
     config.inference_mode = False
@@ -193,12 +193,17 @@ def _tell(policy: ModulesToSavePolicy, full: set[str], added: set[str], loose: C
         )
 
 
-def _with_lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+def _with_lora(model: PreTrainedModel, config: LoraConfig, whose: str) -> PeftModel:
     if not getattr(model, "is_quantized", False):  # PEFT has layers of its own for those
         use_fused(config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on tied weights, and on what is converted when it is saved
-        return get_peft_model(model, config)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on tied weights, and on what is converted when it is saved
+            return get_peft_model(model, config)
+    except torch.OutOfMemoryError:
+        raise
+    except PEFT_REFUSALS as error:
+        raise refusal(whose, model.config.model_type, error) from error
 
 
 def _check_rows(saved: SavedAdapter, num_rows: int) -> None:
@@ -224,4 +229,7 @@ def _checked(adapter: Adapter) -> Adapter:
     lost = adapter_state.without_a_place(adapter)
     if lost:
         raise AdapterError(f"this PEFT would train but not save {', '.join(lost[:4])}; train other modules")
+    odd = adapter_state.against_formula(adapter, adapter_state.file_shapes(adapter))
+    if odd:
+        raise AdapterError.of_problems("this adapter could not be saved whole; train other modules", odd, shown=6)
     return adapter

@@ -201,10 +201,24 @@ def check_new_tokens(config: PreTrainedConfig, num_tokens: int) -> None:
         )
 
 
+# What the code of a family may raise for a configuration that it does not expect.
+_OF_MODELS = (ValueError, ImportError, OSError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
+
+
 def modules_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> dict[str, nn.Module]:
-    """All modules of the model by name, without its weights (on torch's meta device)."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    """All modules of the model by name, without its weights (on torch's meta device).
+
+    Raises:
+        ModelError: transformers has no causal language model for this config.json.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except _OF_MODELS as error:
+        raise ModelError(
+            f"{config.name_or_path}: transformers makes no causal language model of this config.json (model_type "
+            f"{config.model_type!r}): {str(error).splitlines()[0][:200]}"
+        ) from error
     return dict(model.named_modules())
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, ModelError
 from yangtuo.model import provenance
+from yangtuo.model.layer_values import value_of
 from yangtuo.model.weight_files import WeightFiles, open_weights
 
 logger = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ def _sample(weights: WeightFiles, name: str, shape: Sequence[int]) -> list[float
 
 def _of_config(config: PreTrainedConfig) -> dict[str, Any]:
     text = config.get_text_config()
-    values = {name: getattr(text, name, None) for name in _CONFIG_FIELDS}
+    values = {name: value_of(text, name) for name in _CONFIG_FIELDS}
     rope = getattr(text, "rope_parameters", None) or {}
     values["rope_theta"] = values["rope_theta"] or rope.get("rope_theta")
     values["rope_type"] = rope.get("rope_type")

@@ -26,7 +26,7 @@ from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, UsageError
 from yangtuo.model import adapter_files, base, fingerprint, provenance
-from yangtuo.model.adapter_files import CONFIG_FILE
+from yangtuo.model.adapter_config import CONFIG_FILE
 from yangtuo.model.adapters import attach_saved, merge_in
 from yangtuo.model.base import Hardware
 from yangtuo.model.folders import local_folder

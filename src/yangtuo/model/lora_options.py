@@ -251,6 +251,7 @@ def new_config(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence
             lora_alpha=lora.lora_alpha,
             lora_dropout=lora.lora_dropout,
             target_modules=_targets(model, lora, chosen),
+            exclude_modules=_beside_the_decoder(model, lora),
             layers_to_transform=chosen,
             rank_pattern=ranks,
             alpha_pattern=pattern("alpha_pattern", lora.alpha_pattern),
@@ -282,6 +283,26 @@ def _targets(model: PreTrainedModel, lora: LoraArguments, chosen: Sequence[int] 
     head = model.get_output_embeddings()
     found = {n.rsplit(".", 1)[-1] for n, module in model.named_modules() if isinstance(module, nn.Linear)}
     return sorted(found - {n.rsplit(".", 1)[-1] for n, module in model.named_modules() if module is head})
+
+
+def _beside_the_decoder(model: PreTrainedModel, lora: LoraArguments) -> str | None:
+    """A pattern of the modules that have the names of `--trainable` and see no text (a vision tower); None without."""
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    if decoder is None or decoder is model:
+        return None
+    inside = {id(module) for module in (*decoder.modules(), *(head.modules() if head else ()))}
+    asked = names(lora.trainable)
+    beside = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and id(module) not in inside
+        and (lora.trainable == ALL_LINEAR or any(name == one or name.endswith(f".{one}") for one in asked))
+    ]
+    path = next(name for name, module in model.named_modules() if module is decoder)
+    above = path.rpartition(".")[0]  # where the towers stand side by side
+    towers = sorted({name.removeprefix(f"{above}.").split(".")[0] for name in beside})
+    return rf"(?:.*\.)?(?:{'|'.join(map(re.escape, towers))})(?:\..*)?" if towers else None
 
 
 def _rows_of(model: PreTrainedModel, tokens: Sequence[int], *, tied: bool) -> dict[str, list[int]]:
