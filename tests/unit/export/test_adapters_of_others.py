@@ -14,8 +14,10 @@ from tests.unit.export.test_merge import load, logits, run
 from yangtuo.arguments import LoraArguments
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError
+from yangtuo.export import merge_plan, merge_proof
 from yangtuo.model import adapter_files, adapter_state
 from yangtuo.model.adapters import attach_saved
+from yangtuo.model.base import read_config
 
 ROWS = tiny.SENTENCEPIECE_VOCABULARY
 PREFIX = "base_model.model."
@@ -161,3 +163,55 @@ def test_a_lora_whose_file_is_not_foreseen_is_refused_before_training(tmp_path, 
     monkeypatch.setattr(adapter_state, "expected_shapes", lambda adapter: {k: (1, 1) for k in real(adapter)})
     with pytest.raises(AdapterError, match=r"could not be saved whole; .*"):
         continued(base, folder)
+
+
+# ---- the second proof of a merge runs a model layer by layer
+
+KINDS_OF_MODEL = {
+    "asks a weight for its device": (
+        "llama4_text",
+        {"num_local_experts": 4, "intermediate_size_mlp": 48, "attention_chunk_size": 24, "no_rope_layers": [1, 0]},
+    ),
+    "uses a weight outside of its own part": ("zaya", {}),
+    "keeps to its own": ("qwen3", {}),
+}
+
+
+@torch.no_grad()
+def real_and_by_layers(kind, tmp_path):
+    model_type, more = KINDS_OF_MODEL[kind]
+    config = AutoConfig.for_model(
+        model_type,
+        **{"vocab_size": ROWS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 0},
+        **more,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model.save_pretrained(tmp_path / "base")
+    ids = torch.arange(3, 33)[None]
+    names = dict(model.named_parameters(remove_duplicate=False))
+    empty = merge_plan.empty_model(read_config(tmp_path / "base"))
+    return model(input_ids=ids, use_cache=False).logits, merge_proof._logits(empty, names.__getitem__, ids, "")
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+def test_logits_layer_by_layer_are_those_of_the_whole_model(kind, tmp_path):
+    expected, found = real_and_by_layers(kind, tmp_path)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "without"),
+    [("asks a weight for its device", "_put_placeholders"), ("uses a weight outside of its own part", None)],
+)
+def test_they_would_not_be_without_what_is_done_for_such_models(kind, without, tmp_path, monkeypatch):
+    if without:
+        monkeypatch.setattr(merge_proof, without, lambda model: None)
+    else:
+        monkeypatch.setattr(torch, "isfinite", lambda value: torch.ones_like(value, dtype=torch.bool))
+    try:
+        expected, found = real_and_by_layers(kind, tmp_path)
+    except (RuntimeError, NotImplementedError):
+        return  # it cannot even be computed
+    assert not torch.allclose(found, expected, atol=1e-3)
