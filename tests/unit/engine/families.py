@@ -6,8 +6,10 @@ For each family and dtype: how far the gradient of the trained LoRA weights is o
 a part of its size. The trial before a run draws its limit between the two groups.
 """
 
+import logging
 import math
 import sys
+import warnings
 
 import numpy as np
 import torch
@@ -117,4 +119,6 @@ def table() -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # why each one is padded
+    warnings.simplefilter("ignore")
     table()
