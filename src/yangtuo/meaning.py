@@ -198,6 +198,8 @@ def training_arguments(
     values.setdefault("ddp_broadcast_buffers", False)
     # Only a mixture of experts leaves trained weights out of a step; looking for them walks the graph each time.
     values.setdefault("ddp_find_unused_parameters", any("experts" in name for name in config.to_dict()))
+    if values.get("save_strategy") == "best":
+        values.setdefault("metric_for_best_model", "loss")
     values |= {
         "output_dir": str(output_dir),
         "per_device_train_batch_size": settings.training_value("per_device_train_batch_size"),
@@ -209,6 +211,7 @@ def training_arguments(
         "logging_strategy": "steps",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
+        "greater_is_better": False,  # of loss and perplexity; by itself, transformers would look for the largest one
         "disable_tqdm": True,
         "deepspeed": copy.deepcopy(_deepspeed(settings.training.get("deepspeed"))),
         "remove_unused_columns": False,

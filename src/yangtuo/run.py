@@ -32,6 +32,7 @@ from yangtuo.data.saved_template import to_values
 from yangtuo.engine import checkpoint, memory, planning
 from yangtuo.engine.journal import Journal
 from yangtuo.engine.memory import ModelShape
+from yangtuo.engine.optimizer import rehearse
 from yangtuo.engine.outlets import Outlets
 from yangtuo.engine.processes import (
     Store,
@@ -153,7 +154,9 @@ def _meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precisi
         timeout_seconds=settings.training_value("ddp_timeout"),
         deepspeed=bool(settings.training.get("deepspeed")),
     )
-    return precision, training_arguments(settings, precision, hardware, inputs.config, output_dir), store
+    args = training_arguments(settings, precision, hardware, inputs.config, output_dir)
+    rehearse(StepTrainer.get_optimizer_cls_and_kwargs, args)
+    return precision, args, store
 
 
 def _tell_finished(settings: Settings, output_dir: Path) -> None:
