@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, TrainingArguments
 from yangtuo.arguments import OUR_GROUPS, Decides
 from yangtuo.corpus import Encoded, wants_evaluation
 from yangtuo.engine.planning import StepShape
-from yangtuo.engine.processes import world_size
+from yangtuo.engine.processes import rank, world_size
 from yangtuo.engine.screen import Logging
 from yangtuo.engine.steps import Meaning
 from yangtuo.errors import MissingDependencyError, UsageError
@@ -28,6 +28,7 @@ from yangtuo.model.lora_options import begins_from_the_base, names
 from yangtuo.options import options_of
 from yangtuo.parsing import Settings, as_dict
 from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
+from yangtuo.trainer_values import TRACKERS, tracker_names
 
 logger = logging.getLogger(__name__)
 
@@ -198,6 +199,8 @@ def training_arguments(
     values.setdefault("ddp_broadcast_buffers", False)
     # Only a mixture of experts leaves trained weights out of a step; looking for them walks the graph each time.
     values.setdefault("ddp_find_unused_parameters", any("experts" in name for name in config.to_dict()))
+    if values.get("save_strategy") == "best":
+        values.setdefault("metric_for_best_model", "loss")
     values |= {
         "output_dir": str(output_dir),
         "per_device_train_batch_size": settings.training_value("per_device_train_batch_size"),
@@ -209,13 +212,14 @@ def training_arguments(
         "logging_strategy": "steps",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
+        "greater_is_better": False,  # of loss and perplexity; by itself, transformers would look for the largest one
         "disable_tqdm": True,
+        "report_to": "none",  # see `engine.trackers`
         "deepspeed": copy.deepcopy(_deepspeed(settings.training.get("deepspeed"))),
         "remove_unused_columns": False,
         "do_train": bool(settings.training.get("do_train")),
         "do_eval": bool(settings.training.get("do_eval")),
     }
-    _check_optional(settings)
     try:
         return TrainingArguments(**values)
     except (ValueError, TypeError) as error:
@@ -266,25 +270,39 @@ def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> No
         )
 
 
-# Option, what its value contains, and the module that this needs; transformers finds out after loading the weights.
-_TRACKERS = ("tensorboard", "wandb", "swanlab", "mlflow", "comet_ml", "trackio", "clearml")
-_NEEDS = (
-    *(("optim", part, "bitsandbytes") for part in ("bnb", "paged", "lion", "ademamix", "adamw_8bit")),
-    *(("optim", part, "torchao") for part in ("adamw_torch_4bit", "adamw_torch_8bit")),
-    ("optim", "schedule_free", "schedulefree"),
-    ("optim", "grokadamw", "grokadamw"),
-    ("optim", "stable_adamw", "optimi"),
-    ("optim", "anyprecision", "torchdistx"),
-    *(("report_to", name, name) for name in _TRACKERS),
+# Part of an optimizer's name and the module that this needs; transformers finds out after loading the weights.
+_OPTIMIZERS = (
+    *((part, "bitsandbytes") for part in ("bnb", "paged", "lion", "ademamix", "adamw_8bit")),
+    *((part, "torchao") for part in ("adamw_torch_4bit", "adamw_torch_8bit")),
+    ("schedule_free", "schedulefree"),
+    ("grokadamw", "grokadamw"),
+    ("stable_adamw", "optimi"),
+    ("anyprecision", "torchdistx"),
 )
+_TO_INSTALL = {
+    "azureml": "azureml-core",
+    "optimi": "torch-optimi",
+    "torchdistx": "git+https://github.com/pytorch/torchdistx",
+}
 
 
-def _check_optional(settings: Settings) -> None:
-    missing = [
-        f"--{option} {value}: the package {module} is not installed; pip install {module}"
-        for option, part, module in _NEEDS
-        if part in (value := str(settings.training_value(option))) and importlib.util.find_spec(module) is None
-    ]
+def check_packages(settings: Settings) -> None:
+    """Look for what the options need, before anything is read.
+
+    Raises:
+        MissingDependencyError: all packages that are missing.
+    """
+    optim = str(settings.training_value("optim"))
+    needs = [(f"--optim {optim}", module) for part, module in _OPTIMIZERS if part in optim]
+    if rank() == 0:  # the others start no tracker
+        for name in tracker_names(str(settings.training_value("report_to"))):
+            needs += [(f"--report_to {name}", modules) for modules in TRACKERS.get(name, "").split()]
+    missing = []
+    for option, modules in needs:
+        first, *others = modules.split("|")
+        if all(importlib.util.find_spec(module) is None for module in (first, *others)):
+            install = _TO_INSTALL.get(first, first)
+            missing.append(f"{option}: the package {first} is not installed; pip install {install}")
     if missing:
         raise MissingDependencyError.of_problems("optional packages", missing)
 

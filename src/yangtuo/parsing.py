@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
-from yangtuo import configfile
+from yangtuo import configfile, trainer_values
 from yangtuo.arguments import (
     ATTENTIONS,
     OUR_GROUPS,
@@ -295,6 +295,8 @@ def _settle(settings: Settings) -> Settings:
     training = dict(settings.training)
     if not training.get("do_train") and not training.get("do_eval"):
         training["do_train"] = True
+    if training.get("eval_strategy") == "steps" and not training.get("eval_steps"):
+        training["eval_steps"] = settings.training_value("logging_steps")  # as transformers; ours logs every step
     data = settings.data
     if training.pop("train_sampling_strategy", None) == "sequential":
         data = replace(data, data_order=DataOrder.SEQUENTIAL)
@@ -332,6 +334,7 @@ def _problems(settings: Settings) -> Iterator[str]:
     for name, (value, least) in counts.items():
         if value < least:
             yield f"--{name} {value}: at least {least}"
+    yield from trainer_values.problems({name: settings.training_value(name) for name in TRAINING_OPTIONS})
 
 
 def _attention(named: str | None) -> Iterator[str]:

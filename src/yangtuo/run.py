@@ -29,9 +29,10 @@ from yangtuo.corpus import divide, tell, write_audit
 from yangtuo.data.encoding import end_id
 from yangtuo.data.examples import Examples
 from yangtuo.data.saved_template import to_values
-from yangtuo.engine import checkpoint, memory, planning
+from yangtuo.engine import checkpoint, memory, planning, trackers
 from yangtuo.engine.journal import Journal
 from yangtuo.engine.memory import ModelShape
+from yangtuo.engine.optimizer import rehearse
 from yangtuo.engine.outlets import Outlets
 from yangtuo.engine.processes import (
     Store,
@@ -53,6 +54,7 @@ from yangtuo.errors import StoppedError, UsageError
 from yangtuo.inputs import Inputs, encode_inputs, open_inputs
 from yangtuo.meaning import (
     check_engines,
+    check_packages,
     checkpointing_asked,
     logging_of,
     meaning_of,
@@ -67,6 +69,7 @@ from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.base import Precision
 from yangtuo.parsing import Settings, as_dict
 from yangtuo.reporting import notes_so_far
+from yangtuo.trainer_values import tracker_names
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ logger = logging.getLogger(__name__)
 def train(settings: Settings) -> None:
     """Run what the settings ask for; a finished or resumed run is recognised by its folder."""
     began = time.time()
+    check_packages(settings)
     inputs = open_inputs(settings)
     encoded = encode_inputs(settings, inputs)
 
@@ -114,6 +118,7 @@ def train(settings: Settings) -> None:
             memory.keep_freed_memory()
         trainer = StepTrainer(subject, meaning_of(settings, args.seed, corpus.mix), execution, outlets, args)
         check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
+        from_rank_0(lambda: trackers.start(tracker_names(settings.training_value("report_to")), trainer))
 
         with outlets.screen:
             if args.do_train:
@@ -153,7 +158,9 @@ def _meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precisi
         timeout_seconds=settings.training_value("ddp_timeout"),
         deepspeed=bool(settings.training.get("deepspeed")),
     )
-    return precision, training_arguments(settings, precision, hardware, inputs.config, output_dir), store
+    args = training_arguments(settings, precision, hardware, inputs.config, output_dir)
+    rehearse(StepTrainer.get_optimizer_cls_and_kwargs, args)
+    return precision, args, store
 
 
 def _tell_finished(settings: Settings, output_dir: Path) -> None:

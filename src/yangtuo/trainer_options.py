@@ -58,7 +58,7 @@ TRAINING_ARGUMENTS: dict[str, Treatment] = {
     **_passed(
         "output_dir tf32 full_determinism activation_checkpointing activation_checkpointing_kwargs "
         "gradient_checkpointing gradient_checkpointing_kwargs use_cache logging_first_step log_on_each_node log_level "
-        "log_level_replica report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id "
+        "log_level_replica run_name project trackio_space_id trackio_bucket_id trackio_static_space_id "
         "save_only_model save_on_each_node save_total_limit push_to_hub hub_token hub_private_repo hub_model_id "
         "hub_strategy hub_always_push hub_revision skip_memory_metrics ddp_find_unused_parameters ddp_bucket_cap_mb "
         "ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug",
@@ -83,6 +83,11 @@ TRAINING_ARGUMENTS: dict[str, Treatment] = {
     **_ours("bf16 fp16", "replaced, and said, where the hardware cannot", Decides.RESULT),
     **_ours("use_cpu", "set by itself where no accelerator is visible", Decides.NOTHING),
     **_ours("logging_strategy logging_steps", "screen and trackers; log.jsonl always has every step", Decides.NOTHING),
+    **_ours(
+        "report_to",
+        "several separated by commas; started on the first process alone, before the first step",
+        Decides.NOTHING,
+    ),
     **_fixed("logging_nan_inf_filter", "always off: a loss that is not finite stops the run"),
     **_ours("disable_tqdm", "off: one line a logging step instead of a bar", Decides.NOTHING),
     **_fixed("include_num_input_tokens_seen", "log.jsonl always has the tokens of each step"),

@@ -17,6 +17,7 @@ from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
+from yangtuo.export.split import vllm_rank
 
 FULL = {"modules_to_save": "embed_tokens,lm_head"}
 QUESTION = "请介绍一下长城。"
@@ -92,7 +93,7 @@ KINDS = {
 def test_pure_lora_is_one_rank_and_scale_for_a_base_with_the_rest_inside(train, run, inputs, tmp_path, kind):
     train(tmp_path / "out", **KINDS[kind])
     said = export(run, inputs.base, tmp_path / "pure", "--pure_lora", adapters=[adapter_of(tmp_path / "out")])
-    assert "--enable-lora --lora-modules" in said
+    assert f"{tmp_path}/pure/base --enable-lora --max-lora-rank 8 --lora-modules tuned={tmp_path}/pure/adapter" in said
     adapter = tmp_path / "pure" / "adapter"
     tensors = load_file(adapter / "adapter_model.safetensors")
     assert all(".lora_A." in key or ".lora_B." in key for key in tensors)
@@ -116,6 +117,26 @@ def test_pure_lora_is_one_rank_and_scale_for_a_base_with_the_rest_inside(train, 
     torch.testing.assert_close(logits(merged), live, atol=2e-5, rtol=1e-5)
     words = ["--model_name_or_path", inputs.base, "--peft_path", adapter, "--output_dir", tmp_path / "x"]
     assert "was trained on" in run("merge", *words, expect=2)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "says"),
+    [
+        ({"lora_rank": 16}, "--max-lora-rank 16 "),
+        ({"lora_rank": 8, "rank_pattern": "q_proj:48"}, "--max-lora-rank 64 "),
+        ({"lora_rank": 513}, "rank 513: vLLM takes adapters up to 512 only; export without --pure_lora, merged"),
+    ],
+)
+def test_the_command_for_vllm_takes_the_largest_rank(train, run, inputs, tmp_path, ranks, says):
+    train(tmp_path / "out", **ranks, trainable="q_proj,v_proj")
+    said = export(run, inputs.base, tmp_path / "pure", "--pure_lora", adapters=[adapter_of(tmp_path / "out")])
+    assert says in said
+    assert ("vllm serve" in said) == ("--max-lora-rank" in says)
+
+
+def test_a_rank_that_vllm_knows():
+    ranks = {1: 8, 8: 8, 9: 16, 64: 64, 65: 128, 257: 320, 321: 512, 512: 512, 513: None}
+    assert {rank: vllm_rank(rank) for rank in ranks} == ranks
 
 
 def test_pure_lora_keeps_a_tied_matrix_one(train, run, tmp_path):

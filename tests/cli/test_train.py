@@ -512,22 +512,58 @@ def test_another_adapter_or_base_of_the_same_size_is_another_meaning(train, inpu
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_lowest_loss_is_kept_apart_and_the_metric_asked_for_decides_the_final_adapter(train, inputs, tmp_path, limit):
+@pytest.mark.parametrize("metric", [None, "perplexity", "eval_loss"])
+def test_the_lowest_is_the_best_and_decides_the_final_adapter(train, tmp_path, limit, metric):
     """The last checkpoint stays, whatever the limit: until the run has ended it may be killed."""
-    evaluate = {"validation_file": inputs.validation, "do_train": True, "do_eval": True, "max_steps": 8}
-    evaluate |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
-    # The loss falls all the way; by the wrong metric, the first evaluation is the best.
-    train(**evaluate, load_best_model_at_end=True, greater_is_better=True, save_total_limit=limit)
+    from tests import tiny
+
+    # Answers of other letters, which the training rows soon make less likely.
+    rows = [{"instruction": row["instruction"], "input": "", "output": "XQ&% ZJ#@" * 4} for row in tiny.rows(29)[24:]]
+    evaluate = {"validation_file": tiny.write_rows(tmp_path / "others.json", rows), "do_train": True, "do_eval": True}
+    evaluate |= {"max_steps": 8, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    train(**evaluate, load_best_model_at_end=True, metric_for_best_model=metric, save_total_limit=limit)
     losses = [entry["eval_loss"] for entry in evaluations_of(tmp_path / "out")]
     *while_training, at_the_end = losses
-    assert while_training == sorted(while_training, reverse=True)
+    assert while_training[0] < min(while_training[1:])
     assert at_the_end == pytest.approx(while_training[0])  # of the weights that are saved, not of the last step's
     kept = {path.name: adapter(path) for path in (tmp_path / "out").glob("checkpoint-*")}
     assert kept.keys() == {"checkpoint-2", "checkpoint-8"}
     final, best = adapter(tmp_path / "out" / "sft_lora_model"), adapter(tmp_path / "out" / "best")
     for name in final:
         assert torch.equal(final[name], kept["checkpoint-2"][name])
-        assert torch.equal(best[name], kept["checkpoint-8"][name])
+        assert torch.equal(best[name], kept["checkpoint-2"][name])
+
+
+def test_what_is_saved_by_the_best_alone_is_the_best(train, inputs, tmp_path):
+    evaluate = {"validation_file": inputs.validation, "eval_strategy": "steps", "eval_steps": 2}
+    train(**evaluate, save_strategy="best", max_steps=6)
+    losses = {entry["step"]: entry["eval_loss"] for entry in evaluations_of(tmp_path / "out")}
+    assert losses[2] > losses[4] > losses[6]
+    names = {path.name for path in (tmp_path / "out").glob("checkpoint-*")}
+    assert names == {"checkpoint-2", "checkpoint-4", "checkpoint-6"}
+
+
+def test_evaluations_are_as_far_apart_as_the_screens_lines(train, inputs, tmp_path):
+    train(validation_file=inputs.validation, eval_strategy="steps", logging_steps=2)
+    assert [entry["step"] for entry in evaluations_of(tmp_path / "out")] == [2, 4]
+
+
+@pytest.mark.parametrize("verb", ["train", "check"])
+def test_values_that_are_looked_at_late_are_refused_before_anything_is_read(run, inputs, tmp_path, verb):
+    changes = {"metric_for_best_model": "eval_accuracy", "report_to": "tensorbord", "dataset_dir": "no/such/folder"}
+    said = run(verb, *inputs.options(tmp_path / "out", **changes), expect=2)
+    assert [line.split(":")[0].strip() for line in said.splitlines()] == [
+        "error",
+        "--metric_for_best_model eval_accuracy",
+        "--report_to tensorbord",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_schedule_that_cannot_be_made_is_refused_before_the_weights_are_loaded(train, tmp_path):
+    said = train(lr_scheduler_type="polynomial", lr_scheduler_kwargs='{"lr_end": 1}', expect=2)
+    assert "--lr_scheduler_type polynomial cannot be made: lr_end (1) must be smaller" in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ RULES = {
     "engine.checkpoint": ["torch", "transformers", "peft", "accelerate"],
     "arguments": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
     "trainer_options": ["torch", "transformers", "peft", "accelerate", *others("arguments")],
+    "trainer_values": ["torch", "transformers", "peft", "accelerate", *others("words")],
     "errors": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
     "configfile": ["torch", "transformers", "peft", "accelerate", *others("errors", "keys", "words")],
     **{part: ["torch", "transformers", "peft", "accelerate", *others("errors")] for part in BELOW},
@@ -72,7 +73,8 @@ RULES = {
     "parsing": [
         *("torch", "transformers", "peft", "accelerate"),
         *others(
-            "configfile", "options", "old_options", "training_help", "arguments", "trainer_options", "errors", "words"
+            *("configfile", "options", "old_options", "training_help", "arguments", "trainer_options"),
+            *("trainer_values", "errors", "words"),
         ),
     ],
     "training_help": others(),
@@ -145,7 +147,7 @@ def parsed(*words, prints="", **how):
 
 def test_a_command_line_is_parsed_without_torch(tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text("lr_scheduler_kwargs: {min_lr: 0.25}\nlabel_smoothing_factor: 0.1\ntrainable: [q_proj]\n")
+    file.write_text("lr_scheduler_kwargs: {num_cycles: 0.25}\nlabel_smoothing_factor: 0.1\ntrainable: [q_proj]\n")
     assert loaded_by("yangtuo.parsing") == set()
     assert parsed(str(file), *SEED_PAGE.split()) == set()
 

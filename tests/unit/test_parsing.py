@@ -399,18 +399,21 @@ learning_rate: 1e-4        # a text to YAML 1.1
 fp16: true
 peft_path: null
 warmup_ratio: 0.03
+lr_scheduler_type: cosine_with_min_lr
 lr_scheduler_kwargs: {min_lr: 0.25}
 truncation: drop
 """
 JSON = """{"lora_rank": 16, "trainable": "q_proj,v_proj", "learning_rate": 1e-4, "fp16": true, "peft_path": null,
-"warmup_ratio": 0.03, "lr_scheduler_kwargs": {"min_lr": 0.25}, "truncation": "drop"}"""
+"warmup_ratio": 0.03, "lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 0.25},
+"truncation": "drop"}"""
 
 
 @pytest.mark.parametrize(("text", "name"), [(YAML, "run.yaml"), (YAML, "run.YML"), (JSON, "run.json")])
 def test_a_file_says_the_same_as_flags(config, text, name):
     by_flags = settings_of(
         *("--lora_rank", "16", "--trainable", "q_proj,v_proj", "--learning_rate", "1e-4", "--fp16"),
-        *("--warmup_ratio", "0.03", "--lr_scheduler_kwargs", '{"min_lr": 0.25}', "--truncation", "drop"),
+        *("--warmup_ratio", "0.03", "--lr_scheduler_type", "cosine_with_min_lr", "--truncation", "drop"),
+        *("--lr_scheduler_kwargs", '{"min_lr": 0.25}'),
     )
     by_file = settings_of(config(text, name))
     assert set(by_file.origins.values()) == {"configuration file"}
@@ -421,6 +424,7 @@ def test_a_file_says_the_same_as_flags(config, text, name):
         "learning_rate": 1e-4,
         "fp16": True,
         "warmup_steps": 0.03,
+        "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": '{"min_lr": 0.25}',  # transformers reads it
         "do_train": True,
     }
@@ -503,7 +507,8 @@ def test_numbers_inside_a_value_stay_numbers(config):
         ("lr_scheduler_kwargs: {min_lr: 1e-5}", "a.yaml"),
         ('{"lr_scheduler_kwargs": {"min_lr": 1e-5}}', "a.json"),
     ):
-        assert settings_of(config(text, name)).training["lr_scheduler_kwargs"] == '{"min_lr": 1e-05}'
+        words = (config(text, name), "--lr_scheduler_type", "cosine_with_min_lr")
+        assert settings_of(*words).training["lr_scheduler_kwargs"] == '{"min_lr": 1e-05}'
 
 
 def test_a_json_file_with_tabs(config):

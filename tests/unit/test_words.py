@@ -240,9 +240,10 @@ def test_auto_on_the_command_line_overrides_the_file(tmp_path):
 
 
 def test_a_merge_key_of_yaml_may_stand_beside_what_it_brings(tmp_path):
-    (tmp_path / "a.yaml").write_text("lr_scheduler_kwargs: {<<: {a: 1}, a: 2}\n")
+    text = "lr_scheduler_type: cosine\nlr_scheduler_kwargs: {<<: {num_cycles: 1}, num_cycles: 2}\n"
+    (tmp_path / "a.yaml").write_text(text)
     settings, _ = parse([str(tmp_path / "a.yaml")], build_parser("yangtuo train"))
-    assert settings.training["lr_scheduler_kwargs"] == '{"a": 2}'
+    assert settings.training["lr_scheduler_kwargs"] == '{"num_cycles": 2}'
 
 
 @pytest.mark.parametrize("verb", [*_OF_THEIR_OWN])

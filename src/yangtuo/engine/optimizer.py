@@ -1,9 +1,15 @@
-"""LoRA+: the B matrices learn faster than everything else."""
+"""Optimizer and learning rate: LoRA+, where the B matrices learn faster than everything else, and a rehearsal."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainingArguments, get_scheduler
+
+from yangtuo.errors import UsageError
+
+_REHEARSED_STEPS = 100
 
 
 def loraplus(model: nn.Module, kind: Any, options: dict[str, Any], ratio: float, decay: float) -> torch.optim.Optimizer:
@@ -32,3 +38,24 @@ def loraplus(model: nn.Module, kind: Any, options: dict[str, Any], ratio: float,
     ]
     optimizer: torch.optim.Optimizer = kind(listed, **options)
     return optimizer
+
+
+def rehearse(choose: Callable[[TrainingArguments], tuple[Any, dict[str, Any]]], args: TrainingArguments) -> None:
+    """Make the optimizer and the schedule for a single weight, since transformers makes them after all else is ready.
+
+    Args:
+        choose: the optimizer's class and options from the arguments, as the Trainer does.
+        args: of the run.
+
+    Raises:
+        UsageError: a value that the optimizer or the schedule refuses.
+    """
+    option = f"--optim {args.optim.value}"
+    try:
+        kind, options = choose(args)
+        optimizer = kind([nn.Parameter(torch.zeros(1))], **options)
+        option = f"--lr_scheduler_type {args.lr_scheduler_type.value}"
+        num_warmup = args.get_warmup_steps(_REHEARSED_STEPS)
+        get_scheduler(args.lr_scheduler_type, optimizer, num_warmup, _REHEARSED_STEPS, args.lr_scheduler_kwargs)
+    except Exception as error:  # of any package
+        raise UsageError(f"{option} cannot be made: {' '.join(str(error).split())}") from error

@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -241,8 +242,7 @@ def _prove(job: Job, chain: merge.Chain, draft: Path) -> None:
 def _tell(out: Path, options: argparse.Namespace, file: str | None) -> None:
     logger.info("exported: %s", out)
     if options.pure_lora:
-        lora = f"tuned={out / ADAPTER_FOLDER}"
-        logger.info("  vllm serve %s --enable-lora --lora-modules %s", out / BASE_FOLDER, lora)
+        _tell_vllm(out)
         return
     if (out / "Modelfile").is_file():
         logger.info("  ollama create NAME -f %s", out / "Modelfile")
@@ -250,3 +250,15 @@ def _tell(out: Path, options: argparse.Namespace, file: str | None) -> None:
         logger.info("  llama-server -m %s --jinja", out / file)
     logger.info("  vllm serve %s", out)
     logger.info("  then: yangtuo check-deploy --url http://127.0.0.1:8000 --model_dir %s", out)
+
+
+def _tell_vllm(out: Path) -> None:
+    """Tell the command. Without a rank, vLLM is started for 16 at most, and refuses a larger adapter."""
+    rank = int(json.loads((out / ADAPTER_FOLDER / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    size = split.vllm_rank(rank)
+    if size is None:
+        most = split.VLLM_RANKS[-1]
+        logger.warning("rank %d: vLLM takes adapters up to %d only; export without --pure_lora, merged", rank, most)
+        return
+    words = [str(out / BASE_FOLDER), "--enable-lora", "--max-lora-rank", str(size)]
+    logger.info("  vllm serve %s", shlex.join([*words, "--lora-modules", f"tuned={out / ADAPTER_FOLDER}"]))

@@ -23,6 +23,9 @@ from yangtuo.export.merge import Chain, LowRank, Shift
 from yangtuo.export.merge_plan import Plan, Step
 from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, WEIGHTS_FILE, to_text
 
+# What vLLM takes as --max-lora-rank, beside 1. Source: `MaxLoRARanks` in its vllm/config/lora.py.
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
 
 @dataclass(frozen=True)
 class PlainLora:
@@ -79,6 +82,11 @@ def lora_of(step: Step, base: str) -> PlainLora:
     config.modules_to_save, config.trainable_token_indices, config.ensure_weight_tying = None, None, False
     config.base_model_name_or_path, config.inference_mode = base, True
     return PlainLora(config, tensors)
+
+
+def vllm_rank(rank: int) -> int | None:
+    """The least that vLLM has to be started for; None where the rank is larger than it knows."""
+    return next((size for size in VLLM_RANKS if rank <= size), None)
 
 
 def write_lora(lora: PlainLora, folder: Path, known: Mapping[str, Any]) -> None:
