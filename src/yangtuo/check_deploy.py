@@ -256,7 +256,7 @@ def _notes(
     if prompts.count(Fate.SAME_NUMBER) and server.kind == "openai":
         yield "the server tells how many tokens a prompt has, not which"
     if Fate.DIFFERS in prompts and isinstance(server, Ollama) and (given := server.template()) is not None:
-        from yangtuo.export.serving import modelfile_of
+        from yangtuo.model.serving import modelfile_of
 
         try:
             is_ours = f'TEMPLATE """{given}"""' in modelfile_of(template, tokenizer, "m")

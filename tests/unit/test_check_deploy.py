@@ -26,8 +26,8 @@ from yangtuo.data.special import split_at_controls
 from yangtuo.data.templates import ALPACA_ZH, CHATML, LLAMA3, TemplateFault
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, DataError, RunFailure, TokenizerError, UsageError
-from yangtuo.export.serving import jinja_of, modelfile_of
 from yangtuo.model import provenance
+from yangtuo.model.serving import jinja_of, modelfile_of
 from yangtuo.servers import Reply
 
 NUM_NEW = 4

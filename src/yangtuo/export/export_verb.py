@@ -35,12 +35,11 @@ from yangtuo.export import (
     merge_plan,
     merge_proof,
     merge_verb,
-    serving,
     split,
 )
 from yangtuo.export.merge_job import Job
 from yangtuo.export.new_folder import check_space, new_folder
-from yangtuo.model import adapter_files, fingerprint, provenance
+from yangtuo.model import adapter_files, fingerprint, provenance, serving
 from yangtuo.model.base import read_config
 from yangtuo.model.weight_files import open_weights
 

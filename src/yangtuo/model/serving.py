@@ -16,7 +16,7 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template, TemplateFault
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
-from yangtuo.export.frames import Frames, bos_of, end_of, frames_of, without_bos
+from yangtuo.model.frames import Frames, bos_of, end_of, frames_of, without_bos
 
 _PLACE = "{instruction}"
 # What decides whether transformers takes the others; they are looked at first.
