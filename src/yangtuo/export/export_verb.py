@@ -39,7 +39,7 @@ from yangtuo.export import (
 )
 from yangtuo.export.merge_job import Job
 from yangtuo.export.new_folder import check_space, new_folder
-from yangtuo.model import adapter_files, fingerprint, provenance, serving
+from yangtuo.model import adapter_files, fingerprint, generation_config, provenance, serving
 from yangtuo.model.base import read_config
 from yangtuo.model.weight_files import open_weights
 
@@ -57,6 +57,7 @@ class Texts:
     files: Mapping[str, str]
     template: Template
     tokenizer: Tokenizer
+    choosing: Mapping[str, float]  # of the tokens of an answer
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -130,28 +131,17 @@ def _texts(options: argparse.Namespace, job: Job | None, folder: Path) -> Texts:
     logger.info("template: %s (%s)", template.name, why)
     if job and options.template is None and not any(provenance.template_of(saved.folder) for saved in job.adapters):
         logger.warning("template: none travels with the adapter; name the one of its training with --template")
-    values = serving.generation_config_of(_generation_config(folder), tokenizer, template)
+    values = generation_config.of_training(generation_config.read(folder), tokenizer, template)
     files = {
         "chat_template.jinja": serving.jinja_of(template, tokenizer),
-        "generation_config.json": json.dumps(values, ensure_ascii=False, indent=2) + "\n",
+        generation_config.GENERATION_CONFIG: generation_config.to_text(values),
         provenance.PROVENANCE_FILE: provenance.to_text({"yangtuo": __version__, "template": to_values(template)}),
     }
     try:
         files["prompt.txt"] = serving.prompt_text_of(template, tokenizer)
     except DataError as error:
         logger.warning("prompt.txt is not written: %s", error)
-    return Texts(files, template, tokenizer)
-
-
-def _generation_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "generation_config.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:
-        raise ModelError(f"{path}: broken JSON: {error}") from error
-    if not isinstance(value, dict | None):
-        raise ModelError(f"{path}: expected an object of JSON; mend it, or remove it")
-    return value
+    return Texts(files, template, tokenizer, generation_config.choosing(values, folder)[0])
 
 
 def _write_texts(texts: Texts, place: Path) -> None:
@@ -161,7 +151,7 @@ def _write_texts(texts: Texts, place: Path) -> None:
 
 def _write_modelfile(texts: Texts, place: Path, file: str | None) -> None:
     try:
-        text = serving.modelfile_of(texts.template, texts.tokenizer, f"./{file}" if file else ".")
+        text = serving.modelfile_of(texts.template, texts.tokenizer, f"./{file}" if file else ".", texts.choosing)
     except DataError as error:
         logger.warning("Modelfile is not written: %s", error)
         return
