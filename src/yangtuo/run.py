@@ -62,7 +62,7 @@ from yangtuo.meaning import (
     wants_prefix_sharing,
     without_effect,
 )
-from yangtuo.model import adapter_state, adapters, base, fingerprint
+from yangtuo.model import adapter_state, adapters, base, fingerprint, provenance
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.base import Precision
 from yangtuo.parsing import Settings, as_dict
@@ -336,11 +336,21 @@ def _provenance(settings: Settings, inputs: Inputs, meaning: dict[str, Any]) -> 
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
         "base": fingerprint.of_base(str(settings.model.model_name_or_path), inputs.base, inputs.config),
         "stack": [{"sha256": each.sha256, "folder": str(each.folder.resolve())} for each in inputs.merged_in],
+        "continued": _continued(settings, inputs),
         "num_bits": base.num_bits(settings.model),
         "tokenizer": {"sha256": inputs.tokenizer.sha256(), "num_tokens": inputs.tokenizer.num_tokens},
         "template": to_values(inputs.template),
         "data": meaning["data"],
     }
+
+
+def _continued(settings: Settings, inputs: Inputs) -> list[dict[str, str]]:
+    """The adapters that the trained one has in it, oldest first: the one that it continues, and those before that."""
+    saved = inputs.adapter
+    if saved is None or settings.lora.new_adapter:
+        return []
+    before = (provenance.read(saved.folder) or {}).get("continued", [])
+    return [*before, {"sha256": saved.sha256, "folder": str(saved.folder.resolve())}]
 
 
 def _versions() -> dict[str, str]:

@@ -198,6 +198,12 @@ def test_faults_are_one_line(words, told, base, adapter, chat):
     assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 1
 
 
+def test_a_run_without_its_adapter_names_its_best(adapter, chat, tmp_path):
+    shutil.copytree(adapter, tmp_path / "run" / "best")
+    shutil.copytree(adapter, tmp_path / "run" / "a")
+    assert "(found: a, best); did you mean its sub-folder 'best'?" in chat(tmp_path / "run", "--ask", "?", code=2)
+
+
 def test_an_adapter_whose_base_is_gone_names_the_option(adapter, chat, tmp_path):
     folder = shutil.copytree(adapter, tmp_path / "adapter")
     config = json.loads((folder / "adapter_config.json").read_text())

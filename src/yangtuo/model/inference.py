@@ -121,7 +121,10 @@ def find_adapter(target: str | None, peft_path: str | None, run_adapter: str) ->
         return folder / run_adapter
     if folder.is_dir() and not (folder / "config.json").is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
-        raise UsageError(f"{target}: neither {CONFIG_FILE} nor config.json in that folder (found: {found})")
+        raise UsageError(
+            f"{target}: neither {CONFIG_FILE} nor config.json in that folder (found: {found})"
+            f"{adapter_files.meant(folder)}"
+        )
     return None
 
 

@@ -98,6 +98,11 @@ def below(adapter: Path, present: Collection[str]) -> list[Path]:
     ]
 
 
+def continued(known: Mapping[str, Any] | None, hashes: Collection[str]) -> list[dict[str, str]]:
+    """Which of these adapters, by their SHA-256, an adapter continues: what they learned is in it."""
+    return [one for one in (known or {}).get("continued", ()) if one["sha256"] in hashes]
+
+
 def sha256_of(folder: Path) -> str:
     """Hash of an adapter's weights file, by which it is known.
 
@@ -176,11 +181,14 @@ def _of_adapter(text: str, where: str) -> dict[str, Any]:
             wrong.append(part)
         else:
             wrong += [f"{part}.{key}" for key, kind in wanted.items() if not isinstance(value.get(key), kind)]
-    stack = known.get("stack", [])
-    if not (
-        isinstance(stack, list) and all(isinstance(one, dict) and {"folder", "sha256"} <= one.keys() for one in stack)
-    ):
-        wrong.append("stack")
+    wrong += [part for part in ("stack", "continued") if not _is_list_of_adapters(known.get(part, []))]
     if wrong:
         raise AdapterError(f"{where}: without {', '.join(wrong)}; copy the adapter's folder again, or remove the file")
     return known
+
+
+def _is_list_of_adapters(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and isinstance(one.get("folder"), str) and isinstance(one.get("sha256"), str)
+        for one in value
+    )
