@@ -62,8 +62,9 @@ from yangtuo.meaning import (
     wants_prefix_sharing,
     without_effect,
 )
-from yangtuo.model import adapter_state, adapters, base, fingerprint, provenance
+from yangtuo.model import adapter_state, adapters, base, fingerprint, generation_config, provenance
 from yangtuo.model.adapter_state import Adapter
+from yangtuo.model.asking import Asking, asking_of
 from yangtuo.model.base import Precision
 from yangtuo.parsing import Settings, as_dict
 from yangtuo.reporting import notes_so_far
@@ -94,6 +95,7 @@ def train(settings: Settings) -> None:
         _prepare_folder(output_dir, decision, lock, args)
         is_main = args.process_index == 0
 
+        asking = _asking(inputs, tries=args.should_save)
         adapter = _load(settings, inputs, precision, args.seed)
         execution = _choose_execution(settings, inputs, args, corpus.train, decision)
         run = _run_record(settings, meaning, args.seed, began) | {"plan": plan}
@@ -108,8 +110,8 @@ def train(settings: Settings) -> None:
             StopRequest(),
             watchdog,
         )
-        provenance, saved = _provenance(settings, inputs, meaning), output_dir / folder.ADAPTER_FOLDER
-        subject = Subject(adapter, inputs.tokenizer, provenance, corpus.train, corpus.validation)
+        known, saved = _provenance(settings, inputs, meaning), output_dir / folder.ADAPTER_FOLDER
+        subject = Subject(adapter, asking, known, corpus.train, corpus.validation)
         if args.device.type == "cpu":
             memory.keep_freed_memory()
         trainer = StepTrainer(subject, meaning_of(settings, args.seed, corpus.mix), execution, outlets, args)
@@ -122,7 +124,8 @@ def train(settings: Settings) -> None:
                 trainer.save_model(str(saved))
                 load_base = functools.partial(_load_base, settings, inputs, precision)
                 proof.prove(trainer, adapter, at_start, saved, load_base, is_continued=inputs.adapter is not None)
-                logger.info("the adapter is in %s; to merge it: %s", saved, _how_to_merge(provenance, saved))
+                logger.info("the adapter is in %s; to merge it: %s", saved, _how_to_merge(known, saved))
+                asking.tell()
             if args.do_eval:
                 metrics = trainer.final_evaluation()
                 if is_main:
@@ -269,11 +272,19 @@ def _train(trainer: StepTrainer, decision: folder.Decision, stop: StopRequest, o
         folder.write_json(output_dir / checkpoint.TRAINER_STATE, dataclasses.asdict(trainer.state))
 
 
-def _how_to_merge(provenance: dict[str, Any], saved: Path) -> str:
-    order = [*(one["folder"] for one in provenance["stack"]), str(saved)]
+def _asking(inputs: Inputs, *, tries: bool) -> Asking:
+    """What is saved beside the weights for other programs; tried by the processes that save."""
+    folders = [inputs.adapter.folder] if inputs.adapter else []
+    found = generation_config.first_of([*folders, inputs.base])
+    asking = asking_of(inputs.template, inputs.tokenizer, found[1] if found else None)
+    return asking.tried() if tries else asking
+
+
+def _how_to_merge(known: dict[str, Any], saved: Path) -> str:
+    order = [*(one["folder"] for one in known["stack"]), str(saved)]
     words = [
         "--model_name_or_path",
-        provenance["base"]["name"],
+        known["base"]["name"],
         "--peft_path",
         ",".join(order),
         "--output_dir",

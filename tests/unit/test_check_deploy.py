@@ -17,9 +17,9 @@ import pytest
 
 from tests import chat_templates, tiny
 from tests.dialogues import controlled
-from yangtuo import check_deploy, golden
+from yangtuo import check_deploy
 from yangtuo.check_deploy import Fate, compare_prompt, compare_text
-from yangtuo.data import saved_template
+from yangtuo.data import golden, saved_template
 from yangtuo.data.choice import choose_template
 from yangtuo.data.records import Turn
 from yangtuo.data.special import split_at_controls

@@ -209,6 +209,8 @@ def open_model(
     chosen, why = provenance.find_template([places.travelling], tokenizer, template, None)
     prompt_ids(tokenizer, chosen, _PROBE)  # it fits the tokenizer, or the error comes before the weights
     logger.info("template: %s (%s)", chosen.name, why)
+    if template is not None:
+        provenance.tell_other([places.travelling], chosen)
     if saved and template is None and provenance.template_of(saved.folder) is None:
         logger.warning("template: none travels with the adapter; name the one of its training with --template")
     loaded, dtype, num_new = _load(places.base, config, model, tokenizer, hardware)
