@@ -48,7 +48,9 @@ def test_a_merged_folder_has_all_that_a_server_asks_for(train, run, inputs, tmp_
         *("chat_template.jinja", "generation_config.json", "prompt.txt", "model-f16.gguf", "README.md"),
     }
     assert "ollama create NAME -f" in said
-    told = "makes other token ids than training from 8 of 8 dialogues (the same text in other tokens of tokenizer.model"
+    told = (
+        "makes other token ids than training from 13 of 13 dialogues (the same text in other tokens of tokenizer.model"
+    )
     assert f"prompts: transformers {version('transformers')} {told}" in said
     assert told in (folder / "README.md").read_text(encoding="utf-8")
     tokenizer = open_tokenizer(folder)

@@ -16,6 +16,7 @@ from typing import Any
 from yangtuo.data import golden
 from yangtuo.data.chat_template import ChatTemplate
 from yangtuo.data.golden import Prompt
+from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 CHAT_TEMPLATE, CARD = "chat_template.jinja", "README.md"
 OTHER_WAYS = "`yangtuo chat` asks as training did"
+# Of past answers, whose beginning decides whether it melts into one token with what stands before it.
+_PAST_ANSWERS = ("I am an assistant.", "42", "Sure! Here is a list:", "```python\nprint(1)\n```", "“长城”在北方。")
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def _difference(folder: Path, template: Template, tokenizer: Tokenizer) -> str:
     from transformers import AutoTokenizer
 
     try:
-        prompts, _ = golden.encoded(golden.built_in(), tokenizer, template)
+        prompts, _ = golden.encoded(_dialogues(), tokenizer, template)
     except DataError as error:
         return f"what transformers makes of it was not tried ({error})"
     try:
@@ -134,6 +137,13 @@ def _difference(folder: Path, template: Template, tokenizer: Tokenizer) -> str:
     except Exception as error:  # whatever a tokenizer's own code may raise: the run is not to end by it
         return f"transformers {_version()} cannot ask from this folder ({' '.join(str(error).split())[:120]})"
     return _told(prompts, found, texts, tokenizer)
+
+
+def _dialogues() -> list[tuple[Turn, ...]]:
+    turns = [
+        (Turn("assistant", text, trained=False), Turn("user", "为什么？", trained=False)) for text in _PAST_ANSWERS
+    ]
+    return [*golden.built_in(), *((Turn("user", "你好！", trained=False), *later) for later in turns)]
 
 
 def _told(prompts: Sequence[Prompt], found: Sequence[list[int]], texts: Sequence[str], tokenizer: Tokenizer) -> str:
