@@ -155,9 +155,11 @@ def tiny_adapter(
     from transformers import AutoModelForCausalLM
 
     from yangtuo.arguments import LoraArguments
+    from yangtuo.data.saved_template import from_values
     from yangtuo.data.tokenizer import open_tokenizer
     from yangtuo.model.adapter_state import save, trained_parameters
     from yangtuo.model.adapters import attach_new
+    from yangtuo.model.asking import asking_of
     from yangtuo.model.base import fit_vocabulary
 
     opened = open_tokenizer(tokenizer or base)
@@ -169,5 +171,6 @@ def tiny_adapter(
         draws = torch.Generator().manual_seed(1)
         for _, weight in sorted(weights.items()):
             weight.copy_(torch.randn(weight.shape, generator=draws) * 0.2)
-    save(adapter, folder, opened, weights, provenance_of(base, opened, **provenance))
+    known = provenance_of(base, opened, **provenance)
+    save(adapter, folder, asking_of(from_values(known["template"]), opened, None), weights, known)
     return folder

@@ -18,11 +18,15 @@ from yangtuo.errors import DataError, OutOfMemoryError, StoppedError, UsageError
 
 if TYPE_CHECKING:
     from yangtuo.dialogue import Partner
+    from yangtuo.evaluation.generation import Sampling
+    from yangtuo.model.inference import Places
 
 logger = logging.getLogger(__name__)
 
 _MAX_NEW_TOKENS = 512
 _LEAST_TEMPERATURE = 0.01
+_SEED = 42
+_DRAWING = ("top_p", "seed")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,11 +48,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         help=f"Longest answer. Default: {_MAX_NEW_TOKENS}, or half of what the model has room for.",
     )
-    # Temperature and top_p as in scripts/inference/inference_hf.py of ymcui/Chinese-LLaMA-Alpaca; its penalty is 1.3.
-    add("--temperature", type=float, default=0.2, help="0: always the likeliest token. Default: %(default)s.")
-    add("--top_p", type=float, default=0.9, help="Share of the likeliest tokens to draw from. Default: %(default)s.")
-    add("--repetition_penalty", type=float, default=1.1, help="Above 1: fewer repetitions. Default: %(default)s.")
-    add("--seed", type=int, default=42, help="Of the draws. Default: %(default)s.")
+    as_served = "Default: as generation_config.json of adapter or model says, else"
+    add("--temperature", type=float, help=f"0: always the likeliest token. {as_served} 0.")
+    add("--top_p", type=float, help=f"Share of the likeliest tokens to draw from. {as_served} 1.")
+    add("--repetition_penalty", type=float, help=f"Above 1: fewer repetitions. {as_served} 1, none.")
+    add("--seed", type=int, help=f"Of the draws. Default: {_SEED}.")
     add("--compare", action="store_true", help="Ask the base too, and show both. A merged model: name its base.")
     add("--ask", action="append", metavar="QUESTION", help="Ask this and end; may be given several times.")
     add("--multi_turn", action="store_true", help="Questions of --ask or a pipe follow each other in one dialogue.")
@@ -86,14 +90,14 @@ def run(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     limits: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "max_new_tokens": (lambda value: value is None or value >= 1, "at least 1"),
+        "max_new_tokens": (lambda value: value >= 1, "at least 1"),
         "temperature": (lambda value: value == 0 or value >= _LEAST_TEMPERATURE, f"0, or from {_LEAST_TEMPERATURE} up"),
         "top_p": (lambda value: 0 < value <= 1, "above 0, at most 1"),
         "repetition_penalty": (lambda value: value > 0, "above 0; 1 for none"),
     }
     for name, (fits, allowed) in limits.items():
-        if not fits(getattr(options, name)):
-            raise UsageError(f"--{name} {getattr(options, name)}: expected {allowed}")
+        if (value := getattr(options, name)) is not None and not fits(value):
+            raise UsageError(f"--{name} {value}: expected {allowed}")
     if any(not question.strip() for question in options.ask or ()):
         raise UsageError("--ask: the question is empty")
     if options.target is None and options.peft_path is None and options.model_name_or_path is None:
@@ -114,7 +118,7 @@ def _open(options: argparse.Namespace) -> list["Partner"]:
 def _opened(options: argparse.Namespace) -> list["Partner"]:
     from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
     from yangtuo.dialogue import Partner
-    from yangtuo.evaluation.generation import Sampling, Speaker
+    from yangtuo.evaluation.generation import Speaker
     from yangtuo.folder import ADAPTER_FOLDER
     from yangtuo.model import inference
     from yangtuo.model.base import detect_hardware
@@ -146,14 +150,25 @@ def _opened(options: argparse.Namespace) -> list["Partner"]:
         logger.warning('--system_prompt "": %s', KEEPS_OWN_SYSTEM)
     num_positions = opened.num_positions
     max_new_tokens = _max_new_tokens(options.max_new_tokens, num_positions)
-    sampling = Sampling(
-        max_new_tokens, options.temperature, options.top_p, options.repetition_penalty, seed=options.seed
-    )
+    sampling = _sampling(options, places, max_new_tokens)
     room = None if num_positions is None else num_positions - max_new_tokens
     return [
         Partner(name, Speaker(voice, opened.template, sampling), opened.template, room, options.system_prompt)
         for name, voice in voices.items()
     ]
+
+
+def _sampling(options: argparse.Namespace, places: "Places", max_new_tokens: int) -> "Sampling":
+    from yangtuo.evaluation.generation import sampling_of
+
+    asked = {name: getattr(options, name) for name in ("temperature", "top_p", "repetition_penalty")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    folders = [folder for folder in (places.adapter, places.base) if folder]
+    sampling = sampling_of(folders, max_new_tokens, given, seed=_SEED if options.seed is None else options.seed)
+    for name in _DRAWING if sampling.temperature == 0 else ():
+        if getattr(options, name) is not None:
+            logger.warning("--%s has no effect: nothing is drawn, see --temperature", name)
+    return sampling
 
 
 def _base_to_compare(options: argparse.Namespace, model: ModelArguments) -> Any:

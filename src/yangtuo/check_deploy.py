@@ -15,10 +15,10 @@ from typing import Any
 
 from yangtuo import check_deploy_screen, reporting, streams
 from yangtuo.data.encoding import end_id
+from yangtuo.data.golden import Prompt, built_in, encoded, of_file
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, open_tokenizer
 from yangtuo.errors import DataError, RunFailure, UsageError
-from yangtuo.golden import Prompt, built_in, encoded, of_file
 from yangtuo.model import provenance
 from yangtuo.model.provenance import PROVENANCE_FILE
 from yangtuo.servers import Ollama, Reply, Server, Web, connect
@@ -91,6 +91,8 @@ def run(options: argparse.Namespace) -> None:
         raise UsageError(f"--model_dir {options.model_dir}: no such folder")
     tokenizer = open_tokenizer(folder)
     template, why = provenance.find_template([folder], tokenizer, options.template, None)
+    if options.template is not None:
+        provenance.tell_other([folder], template)
     dialogues = [*built_in(), *(of_file(Path(options.prompts)) if options.prompts else ())]
     prompts, left_out = encoded(dialogues, tokenizer, template)
     server = connect(
@@ -256,7 +258,7 @@ def _notes(
     if prompts.count(Fate.SAME_NUMBER) and server.kind == "openai":
         yield "the server tells how many tokens a prompt has, not which"
     if Fate.DIFFERS in prompts and isinstance(server, Ollama) and (given := server.template()) is not None:
-        from yangtuo.export.serving import modelfile_of
+        from yangtuo.model.serving import modelfile_of
 
         try:
             is_ours = f'TEMPLATE """{given}"""' in modelfile_of(template, tokenizer, "m")

@@ -16,11 +16,14 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yangtuo import streams, writing
 from yangtuo.errors import RunFailure, UsageError
 from yangtuo.model.folders import cache_folder
+
+if TYPE_CHECKING:
+    from yangtuo.evaluation.generation import Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ DATA = Path(__file__).with_name("demo_data")
 IDENTITY_QUESTIONS = ("你好，请问你是哪位？", "请问你的名字是什么？", "请告诉我你是谁。", "您好，怎么称呼您？")
 OTHER_QUESTIONS = ("2加3等于几？",)
 NAME = "羊驼"
+_MAX_NEW_TOKENS = 48
 TRAINING = (
     *("--template", "alpaca_zh"),
     *("--lora_rank", "8", "--lora_alpha", "32", "--lora_dropout", "0.05", "--max_seq_length", "512"),
@@ -134,18 +138,16 @@ def _show(base: Path, output_dir: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from yangtuo.data.templates import ALPACA_ZH
-    from yangtuo.data.tokenizer import open_tokenizer
-    from yangtuo.evaluation.generation import answer
+    from yangtuo.evaluation.generation import sampling_of
     from yangtuo.folder import ADAPTER_FOLDER
 
     torch.manual_seed(0)
-    questions = [*IDENTITY_QUESTIONS, *OTHER_QUESTIONS]
-    tokenizer = open_tokenizer(output_dir / ADAPTER_FOLDER)
+    adapter, questions = output_dir / ADAPTER_FOLDER, [*IDENTITY_QUESTIONS, *OTHER_QUESTIONS]
+    sampling = sampling_of([adapter, base], _MAX_NEW_TOKENS)
     untuned = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    before = answer(untuned, tokenizer, ALPACA_ZH, questions, max_new_tokens=48)
-    tuned: Any = PeftModel.from_pretrained(untuned, output_dir / ADAPTER_FOLDER)
-    after = answer(tuned, tokenizer, ALPACA_ZH, questions, max_new_tokens=48)
+    before = answers(untuned, adapter, questions, sampling)
+    tuned: Any = PeftModel.from_pretrained(untuned, adapter)
+    after = answers(tuned, adapter, questions, sampling)
     print(side_by_side(questions, before, after))  # noqa: T201  # the demo's result belongs on standard output
     learned = sum(NAME in text for text in after[: len(IDENTITY_QUESTIONS)])
     knew = sum(NAME in text for text in before[: len(IDENTITY_QUESTIONS)])
@@ -155,6 +157,18 @@ def _show(base: Path, output_dir: Path) -> None:
     )
     if learned <= max(knew, len(IDENTITY_QUESTIONS) // 2):
         raise RunFailure("the tuned model does not say its name; the run has taught it nothing")
+
+
+def answers(model: Any, folder: Path, questions: Sequence[str], sampling: "Sampling") -> list[str]:
+    """What a model says to each question, asked with the tokenizer of a folder."""
+    from yangtuo.data.templates import ALPACA_ZH
+    from yangtuo.data.tokenizer import open_tokenizer
+    from yangtuo.evaluation.generation import Speaker
+    from yangtuo.model.inference import Voice
+
+    tokenizer = open_tokenizer(folder)
+    speaker = Speaker(Voice(model.eval(), tokenizer, tokenizer.num_tokens), ALPACA_ZH, sampling)
+    return [speaker.answer_question(question) for question in questions]
 
 
 def side_by_side(questions: Sequence[str], before: Sequence[str], after: Sequence[str]) -> str:

@@ -64,8 +64,9 @@ from yangtuo.meaning import (
     wants_prefix_sharing,
     without_effect,
 )
-from yangtuo.model import adapter_state, adapters, base, fingerprint
+from yangtuo.model import adapter_state, adapters, base, fingerprint, generation_config, provenance
 from yangtuo.model.adapter_state import Adapter
+from yangtuo.model.asking import Asking, asking_of
 from yangtuo.model.base import Precision
 from yangtuo.parsing import Settings, as_dict
 from yangtuo.reporting import notes_so_far
@@ -98,6 +99,7 @@ def train(settings: Settings) -> None:
         _prepare_folder(output_dir, decision, lock, args)
         is_main = args.process_index == 0
 
+        asking = _asking(inputs, tries=args.should_save)
         adapter = _load(settings, inputs, precision, args.seed)
         execution = _choose_execution(settings, inputs, args, corpus.train, decision)
         run = _run_record(settings, meaning, args.seed, began) | {"plan": plan}
@@ -112,8 +114,8 @@ def train(settings: Settings) -> None:
             StopRequest(),
             watchdog,
         )
-        provenance, saved = _provenance(settings, inputs, meaning), output_dir / folder.ADAPTER_FOLDER
-        subject = Subject(adapter, inputs.tokenizer, provenance, corpus.train, corpus.validation)
+        known, saved = _provenance(settings, inputs, meaning), output_dir / folder.ADAPTER_FOLDER
+        subject = Subject(adapter, asking, known, corpus.train, corpus.validation)
         if args.device.type == "cpu":
             memory.keep_freed_memory()
         trainer = StepTrainer(subject, meaning_of(settings, args.seed, corpus.mix), execution, outlets, args)
@@ -127,11 +129,10 @@ def train(settings: Settings) -> None:
                 trainer.save_model(str(saved))
                 load_base = functools.partial(_load_base, settings, inputs, precision)
                 proof.prove(trainer, adapter, at_start, saved, load_base, is_continued=inputs.adapter is not None)
-                logger.info("the adapter is in %s; to merge it: %s", saved, _how_to_merge(provenance, saved))
+                logger.info("the adapter is in %s; to merge it: %s", saved, _how_to_merge(known, saved))
+                asking.tell()
             if args.do_eval:
-                metrics = trainer.final_evaluation()
-                if is_main:
-                    folder.write_metrics(output_dir, "eval", metrics)
+                _evaluate(trainer, output_dir)
         if is_main:
             run |= {"shortcuts": trainer.shortcuts and asdict(trainer.shortcuts)}
             run |= {"state": "finished", "seconds": time.time() - began, "notes": notes_so_far()}
@@ -276,11 +277,25 @@ def _train(trainer: StepTrainer, decision: folder.Decision, stop: StopRequest, o
         folder.write_json(output_dir / checkpoint.TRAINER_STATE, dataclasses.asdict(trainer.state))
 
 
-def _how_to_merge(provenance: dict[str, Any], saved: Path) -> str:
-    order = [*(one["folder"] for one in provenance["stack"]), str(saved)]
+def _asking(inputs: Inputs, *, tries: bool) -> Asking:
+    """What is saved beside the weights for other programs; tried by the processes that save."""
+    folders = [inputs.adapter.folder] if inputs.adapter else []
+    found = generation_config.first_of([*folders, inputs.base])
+    asking = asking_of(inputs.template, inputs.tokenizer, found[1] if found else None)
+    return asking.tried() if tries else asking
+
+
+def _evaluate(trainer: StepTrainer, output_dir: Path) -> None:
+    metrics = trainer.final_evaluation()
+    if trainer.is_world_process_zero():
+        folder.write_metrics(output_dir, "eval", metrics)
+
+
+def _how_to_merge(known: dict[str, Any], saved: Path) -> str:
+    order = [*(one["folder"] for one in known["stack"]), str(saved)]
     words = [
         "--model_name_or_path",
-        provenance["base"]["name"],
+        known["base"]["name"],
         "--peft_path",
         ",".join(order),
         "--output_dir",
@@ -343,11 +358,21 @@ def _provenance(settings: Settings, inputs: Inputs, meaning: dict[str, Any]) -> 
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
         "base": fingerprint.of_base(str(settings.model.model_name_or_path), inputs.base, inputs.config),
         "stack": [{"sha256": each.sha256, "folder": str(each.folder.resolve())} for each in inputs.merged_in],
+        "continued": _continued(settings, inputs),
         "num_bits": base.num_bits(settings.model),
         "tokenizer": {"sha256": inputs.tokenizer.sha256(), "num_tokens": inputs.tokenizer.num_tokens},
         "template": to_values(inputs.template),
         "data": meaning["data"],
     }
+
+
+def _continued(settings: Settings, inputs: Inputs) -> list[dict[str, str]]:
+    """The adapters that the trained one has in it, oldest first: the one that it continues, and those before that."""
+    saved = inputs.adapter
+    if saved is None or settings.lora.new_adapter:
+        return []
+    before = (provenance.read(saved.folder) or {}).get("continued", [])
+    return [*before, {"sha256": saved.sha256, "folder": str(saved.folder.resolve())}]
 
 
 def _versions() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What becomes of adapters: continued, stacked, changed, refused; every kind of LoRA; and what the proofs find."""
 
+import hashlib
 import json
 import shutil
 
@@ -276,6 +277,39 @@ def test_a_base_with_something_merged_in_is_another_base(train, run, inputs, tmp
     assert "was trained on" in said
     assert not (tmp_path / "x").exists()
     assert "taken nevertheless" in run("merge", *words, "--output_dir", tmp_path / "x", "--force_base")
+
+
+def test_an_adapter_that_continues_another_is_merged_alone(train, run, inputs, tmp_path):
+    first, second, third = (adapter_of(tmp_path / name) for name in ("first", "second", "third"))
+    train(tmp_path / "first")
+    train(tmp_path / "second", peft_path=first, lora_dropout=None)
+    train(tmp_path / "third", peft_path=second, lora_dropout=None)
+    record = json.loads((third / "yangtuo.json").read_text(encoding="utf-8"))
+    weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in (first, second)]
+    assert record["continued"] == [
+        {"sha256": hashlib.sha256(weights[0]).hexdigest(), "folder": str(first)},
+        {"sha256": hashlib.sha256(weights[1]).hexdigest(), "folder": str(second)},
+    ]
+    for given in ([first, third], [third, first], [second, third]):
+        words = ["--model_name_or_path", inputs.base, "--peft_path", ",".join(map(str, given))]
+        said = run("merge", *words, "--output_dir", tmp_path / "x", expect=2)
+        other = next(folder for folder in given if folder != third)
+        assert said.splitlines()[-1] == (
+            f"error: --peft_path: {third} continues {other} and holds what that one learned; merge it alone: "
+            f"yangtuo merge --model_name_or_path {inputs.base} --peft_path {third} --output_dir merged"
+        )
+        assert not (tmp_path / "x").exists()
+    merged_logits(run, inputs.base, [first], tmp_path / "merged")
+    words = ["--model_name_or_path", tmp_path / "merged", "--peft_path", second, "--output_dir", tmp_path / "x"]
+    assert f"{first} is merged into it, which this adapter continues" in run("merge", *words, expect=2)
+    train(tmp_path / "above", peft_path=second, new_adapter=True)
+    above = adapter_of(tmp_path / "above")
+    assert json.loads((above / "yangtuo.json").read_text(encoding="utf-8"))["continued"] == []
+    merged_logits(run, inputs.base, [second, above], tmp_path / "stacked")  # what lies below it is no double
+    words = ["--model_name_or_path", inputs.base, "--peft_path", f"{first},{above}", "--output_dir", tmp_path / "x"]
+    said = run("merge", *words, expect=2)
+    assert f"merge it without that one: yangtuo merge --model_name_or_path {inputs.base} --peft_path " in said
+    assert f"--peft_path {second},{above} --output_dir merged" in said
 
 
 # ---- full modules when continuing

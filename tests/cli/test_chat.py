@@ -26,7 +26,7 @@ from yangtuo.data.templates import ALPACA_ZH, ALPACA_ZH_2
 from yangtuo.data.tokenizer import open_tokenizer
 
 QUESTION = "请介绍长城。"
-SHORT = ("--max_new_tokens", "8", "--temperature", "0", "--repetition_penalty", "1")
+SHORT = ("--max_new_tokens", "8")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,25 @@ def test_draws_do_not_depend_on_the_other_questions(base, chat):
     )
 
 
+def test_the_folders_own_way_to_answer_is_taken_and_told(base, chat, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 2.0, "top_p": 0.9}))
+    drawn = chat(folder, "--ask", QUESTION, *SHORT)
+    told = f"answers: temperature 2, top_p 0.9, as {folder / 'generation_config.json'} says"
+    assert chat.err.count(told) == 1
+    assert drawn == chat(base, "--ask", QUESTION, *SHORT, "--temperature", "2", "--top_p", "0.9", "--seed", "42")
+    assert drawn != chat(folder, "--ask", QUESTION, *SHORT, "--temperature", "0") == greedy(base) + "\n"
+    assert "answers:" not in chat.err
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": "hot"}))
+    assert "generation_config.json: temperature is 'hot'; expected a number" in chat(folder, "--ask", "?", code=2)
+
+
+def test_options_that_only_draws_need_are_told_to_be_without_effect(base, chat):
+    assert chat(base, "--ask", QUESTION, *SHORT, "--top_p", "0.5", "--seed", "7") == greedy(base) + "\n"
+    for name in ("top_p", "seed"):
+        assert chat.err.count(f"--{name} has no effect: nothing is drawn, see --temperature") == 1
+
+
 # ---- adapters
 
 
@@ -177,6 +196,12 @@ def test_faults_are_one_line(words, told, base, adapter, chat):
     said = chat(*({"BASE": base, "ADAPTER": adapter}.get(word, word) for word in words), code=2)
     assert told in said
     assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_a_run_without_its_adapter_names_its_best(adapter, chat, tmp_path):
+    shutil.copytree(adapter, tmp_path / "run" / "best")
+    shutil.copytree(adapter, tmp_path / "run" / "a")
+    assert "(found: a, best); did you mean its sub-folder 'best'?" in chat(tmp_path / "run", "--ask", "?", code=2)
 
 
 def test_an_adapter_whose_base_is_gone_names_the_option(adapter, chat, tmp_path):
@@ -291,7 +316,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path, terminal):
     long = tiny.tiny_sentencepiece(tiny.tiny_llama(tmp_path / "base"))
     config = json.loads((long / "config.json").read_text())
     (long / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 200_000, "eos_token_id": 2}))
-    it = terminal(long, "--max_new_tokens", "100000", "--repetition_penalty", "1", "--temperature", "0")
+    it = terminal(long, "--max_new_tokens", "100000")
     it.until("you ❯ ")
     time.sleep(0.5)  # Python's readline misses a signal that comes between its prompt and its waiting for a key
     it.type("\x03")  # at the prompt, it ends nothing
@@ -323,7 +348,7 @@ def test_side_by_side_at_a_terminal(adapter, terminal):
 def test_ctrl_c_leaves_no_part_of_a_table_behind(tmp_path, terminal):
     base = tiny.tiny_sentencepiece(tiny.tiny_llama(tmp_path / "base"))
     adapter = tiny.tiny_adapter(tmp_path / "adapter", base)
-    it = terminal(adapter, "--compare", "--max_new_tokens", "400", "--repetition_penalty", "1", "--temperature", "0")
+    it = terminal(adapter, "--compare", "--max_new_tokens", "400")
     it.until("you ❯ ")
     it.type(QUESTION + "\n")
     it.until("base")

@@ -9,9 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.command import run
 from yangtuo import demo
-from yangtuo.data.templates import ALPACA_ZH
-from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.evaluation.generation import answer
+from yangtuo.evaluation.generation import Sampling
 
 from .test_scripts import SCRIPTS, environment  # noqa: F401  # the fixture
 
@@ -27,10 +25,9 @@ def test_main_command_teaches_the_model_its_name(environment, tmp_path):  # noqa
 
     base = demo.fetch_model(demo.cache_folder())
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    tokenizer = open_tokenizer(base)
     questions = ["能做个简单的自我介绍吗？", "请问你的名字是什么？"]  # the first is not among the demo's own questions
-    before = answer(model, tokenizer, ALPACA_ZH, questions, max_new_tokens=24)
+    before = demo.answers(model, base, questions, Sampling(24))
     tuned = PeftModel.from_pretrained(model, tmp_path / "out" / "sft_lora_model")
-    after = answer(tuned, tokenizer, ALPACA_ZH, questions, max_new_tokens=24)
+    after = demo.answers(tuned, base, questions, Sampling(24))
     assert not any(demo.NAME in text for text in before), before
     assert all(demo.NAME in text for text in after), after

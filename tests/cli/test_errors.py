@@ -51,11 +51,13 @@ def test_wrong_peft_path(fails, tmp_path):
 
 
 def test_peft_path_without_an_adapter_names_the_folder_that_has_one(fails, tmp_path):
-    (tmp_path / "run" / "sft_lora_model").mkdir(parents=True)
-    (tmp_path / "run" / "sft_lora_model" / "adapter_config.json").write_text("{}")
-    said = fails(peft_path=tmp_path / "run")
-    assert "no adapter_config.json in that folder" in said
-    assert "did you mean its sub-folder 'sft_lora_model'?" in said
+    # In the order in which they are taken; each makes those before it the lesser choice.
+    for name in ("another", "checkpoint-9", "checkpoint-10", "best", "sft_lora_model"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "run" / name / "adapter_config.json").write_text("{}")
+        said = fails(peft_path=tmp_path / "run")
+        assert "no adapter_config.json in that folder" in said
+        assert f"did you mean its sub-folder {name!r}?" in said
 
 
 @pytest.mark.parametrize("size", [0, 5000])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -45,9 +46,14 @@ def test_a_merged_folder_has_all_that_a_server_asks_for(train, run, inputs, tmp_
     folder = tmp_path / "exported"
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "model.safetensors", "tokenizer.model", "merge.json", "yangtuo.json", "Modelfile"),
-        *("chat_template.jinja", "generation_config.json", "prompt.txt", "model-f16.gguf"),
+        *("chat_template.jinja", "generation_config.json", "prompt.txt", "model-f16.gguf", "README.md"),
     }
     assert "ollama create NAME -f" in said
+    told = (
+        "makes other token ids than training from 13 of 13 dialogues (the same text in other tokens of tokenizer.model"
+    )
+    assert f"prompts: transformers {version('transformers')} {told}" in said
+    assert told in (folder / "README.md").read_text(encoding="utf-8")
     tokenizer = open_tokenizer(folder)
     expected = prompt_ids(tokenizer, ALPACA_ZH, [Turn("user", QUESTION, trained=False)])
     assert asked_by(folder) == expected

@@ -17,17 +17,17 @@ import pytest
 
 from tests import chat_templates, tiny
 from tests.dialogues import controlled
-from yangtuo import check_deploy, golden
+from yangtuo import check_deploy
 from yangtuo.check_deploy import Fate, compare_prompt, compare_text
-from yangtuo.data import saved_template
+from yangtuo.data import golden, saved_template
 from yangtuo.data.choice import choose_template
 from yangtuo.data.records import Turn
 from yangtuo.data.special import split_at_controls
 from yangtuo.data.templates import ALPACA_ZH, CHATML, LLAMA3, TemplateFault
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, DataError, RunFailure, TokenizerError, UsageError
-from yangtuo.export.serving import jinja_of, modelfile_of
 from yangtuo.model import provenance
+from yangtuo.model.serving import jinja_of, modelfile_of
 from yangtuo.servers import Reply
 
 NUM_NEW = 4

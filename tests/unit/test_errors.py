@@ -1,7 +1,10 @@
+import ast
 import re
+from pathlib import Path
 
 import pytest
 
+import yangtuo
 from yangtuo import errors
 from yangtuo.errors import DataError, RunFailure, UserError, YangtuoError
 
@@ -37,3 +40,51 @@ def test_many_problems_are_counted_and_the_first_twenty_shown(num, last):
     assert lines[1:21] == [f"  p{i}" for i in range(20)]
     assert lines[-1] == last
     assert len(lines) == 21 + (num > 20)
+
+
+# ---- what is recommended
+
+_SWITCHES = re.compile(r"--(force|allow|ignore|skip)_\w+")  # each of them can give another model than was meant
+_EXPLAINED = ("add", "add_argument", "_option")  # an option's own help may tell what it does
+
+
+def recommended(source):
+    """Switches that a text of a source file names: not docstrings, not options, not that a switch was obeyed."""
+    tree = ast.parse(source)
+    left_out = {id(node) for call in ast.walk(tree) if _is_option(call) for node in ast.walk(call)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            left_out.add(id(node.value))
+    texts = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out
+    ]
+    return [found[0] for text in texts if "taken nevertheless (--" not in text for found in _SWITCHES.finditer(text)]
+
+
+def _is_option(node):
+    name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+    return name in _EXPLAINED
+
+
+def test_no_message_names_a_switch_that_gives_a_wrong_model_as_the_way_out():
+    folder = Path(yangtuo.__file__).parent
+    found = {path: recommended(path.read_text(encoding="utf-8")) for path in folder.rglob("*.py")}
+    assert len(found) > 100
+    assert {path.name: switches for path, switches in found.items() if switches} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('raise AdapterError(f"{text}; --force_base takes it nevertheless")', ["--force_base"]),
+        ('hint = "add --allow_partial_adapter"', ["--allow_partial_adapter"]),
+        ('logger.warning("%s; try --allow_new_vocabulary", folder)', ["--allow_new_vocabulary"]),
+        ('"""`--force_base`: taken."""', []),
+        ('add("--force_base", help="Take it though --allow_partial_adapter was not given.")', []),
+        ('logger.warning("%s; taken nevertheless (--force_base)", text)', []),
+    ],
+)
+def test_the_search_finds_a_recommendation_and_nothing_else(source, expected):
+    assert recommended(source) == expected

@@ -10,13 +10,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine import checkpoint
 from yangtuo.engine.processes import from_rank_0, largest, share_tensors
 from yangtuo.engine.training_state import Access, OptimizerState, Tensors, gather_weights
 from yangtuo.errors import CheckpointError, YangtuoError
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
+from yangtuo.model.asking import Asking
 from yangtuo.model.provenance import WEIGHTS_FILE
 from yangtuo.model.sharding import reshard, shape_of
 
@@ -29,14 +29,14 @@ class Saver:
 
     Attributes:
         adapter: the trained model.
-        tokenizer: saved with it.
+        asking: saved with it.
         provenance: what the adapter is trained on, see `model.provenance`; saved with it.
         writes: whether this process writes; one does, or one a machine (`--save_on_each_node`).
         device: where tensors are exchanged.
     """
 
     adapter: Adapter
-    tokenizer: Tokenizer
+    asking: Asking
     provenance: Mapping[str, Any]
     writes: bool
     device: torch.device
@@ -71,7 +71,7 @@ class Saver:
 
         def write() -> None:
             sizes = [tensor.nbytes for tensors in (weights, state.tensors) for tensor in tensors.values()]
-            checkpoint.check_room(folder, sum(sizes) + self.tokenizer.num_bytes() + _ROOM)
+            checkpoint.check_room(folder, sum(sizes) + self.asking.num_bytes() + _ROOM)
             with checkpoint.written(folder) as draft:
                 self._write_adapter(draft, weights)
                 (draft / checkpoint.TRAINER_STATE).write_text(trainer_state, encoding="utf-8")
@@ -111,7 +111,7 @@ class Saver:
         return access.weights(keeps=self.writes) | kept
 
     def _write_adapter(self, folder: Path, weights: Tensors) -> None:
-        adapter_state.save(self.adapter, folder, self.tokenizer, weights, self.provenance)
+        adapter_state.save(self.adapter, folder, self.asking, weights, self.provenance)
 
     def _on_writers(self, write: Callable[[], None]) -> None:
         """All ranks fail, or none."""

@@ -26,7 +26,6 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from yangtuo import writing
 from yangtuo.arguments import LossReduction
 from yangtuo.data.examples import Examples
-from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine import checkpoint
 from yangtuo.engine.calibration import calibrate, can_measure
 from yangtuo.engine.hooks import Hooks
@@ -45,6 +44,7 @@ from yangtuo.engine.work import Work, matmul_rate
 from yangtuo.errors import UsageError
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
+from yangtuo.model.asking import Asking
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Subject:
     """What is trained, and on what."""
 
     adapter: Adapter
-    tokenizer: Tokenizer
+    asking: Asking
     provenance: Mapping[str, Any]
     train_set: Examples
     eval_set: Examples | None
@@ -93,7 +93,7 @@ class StepTrainer(Trainer):
         self._best, self._losses = from_rank_0(lambda: (journal.best_eval_loss, journal.losses))  # losses of all steps
         # At its end, transformers would delete the last checkpoint for this limit, before the adapter is saved.
         self._save_total_limit, args.save_total_limit = args.save_total_limit, None
-        self._saver = Saver(subject.adapter, subject.tokenizer, subject.provenance, args.should_save, args.device)
+        self._saver = Saver(subject.adapter, subject.asking, subject.provenance, args.should_save, args.device)
         self._access: Access | None = None  # once there is an engine
         self._goes_on_from: Path | None = None
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
@@ -353,7 +353,7 @@ class StepTrainer(Trainer):
             checkpoint.prune(Path(self.args.output_dir), self._save_total_limit, newest=newest, best=best)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The adapter as a PEFT folder with the tokenizer, whatever the engine; called by all ranks."""
+        """The adapter as a PEFT folder with what asks it, whatever the engine; called by all ranks."""
         self._saver.write_adapter(self._access or self._new_access(), Path(output_dir or self.args.output_dir))
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)

@@ -1,16 +1,18 @@
 """Answers, with the prompt of training: to single questions at once, or in a dialogue as they are being written."""
 
 import inspect
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
-    PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
+    TopKLogitsWarper,
     TopPLogitsWarper,
 )
 from transformers.cache_utils import DynamicLayer
@@ -19,44 +21,24 @@ from yangtuo.data.encoding import end_id, prompt_ids
 from yangtuo.data.growing import GrowingText
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
-from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import RunFailure
+from yangtuo.model import generation_config
 from yangtuo.model.inference import Voice
+
+logger = logging.getLogger(__name__)
 
 MAX_NEW_TOKENS, INTERRUPTED = "max_new_tokens", "Ctrl-C"
 
 
-def answer(
-    model: PreTrainedModel, tokenizer: Tokenizer, template: Template, questions: Sequence[str], *, max_new_tokens: int
-) -> list[str]:
-    """One answer a question, cut at the end token or after `max_new_tokens`."""
-    model.eval()
-    answers = []
-    end = end_id(tokenizer, template)
-    for question in questions:
-        prompt = prompt_ids(tokenizer, template, [Turn("user", question, trained=False)])
-        ids = torch.tensor([prompt], device=model.device)
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            use_cache=True,
-            eos_token_id=end,
-            pad_token_id=end,
-        )
-        answers.append(tokenizer.decode([i for i in output[0, ids.shape[1] :].tolist() if i != end]).strip())
-    return answers
-
-
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen.
+    """How a token is chosen; the likeliest, without a penalty, unless something else is asked for.
 
     Attributes:
         max_new_tokens: of an answer, its end token included.
         temperature: 0 for the likeliest token.
         top_p: draw from the likeliest tokens that have this share together; 1 for all.
+        top_k: draw from this many of the likeliest tokens; 0 for all.
         repetition_penalty: above 1, tokens of prompt and answer are less likely to come again; 1 for none.
         seed: of the draws.
     """
@@ -64,8 +46,40 @@ class Sampling:
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
     repetition_penalty: float = 1.0
     seed: int = 0
+
+
+def sampling_of(
+    folders: Iterable[Path], max_new_tokens: int, given: Mapping[str, float] | None = None, *, seed: int = 0
+) -> Sampling:
+    """How the model of these folders answers: as was asked for, else as the first `generation_config.json` says.
+
+    Args:
+        folders: of adapter and base, in this order.
+        max_new_tokens: of an answer.
+        given: values of `Sampling` that were asked for.
+        seed: of the draws.
+
+    Raises:
+        ModelError: the file is broken.
+    """
+    given = dict(given or {})
+    found = generation_config.first_of(folders)
+    if found is None:
+        return Sampling(max_new_tokens, seed=seed, **given)  # type: ignore[arg-type]
+    folder, values = found
+    of_folder, unknown = generation_config.choosing(values, folder)
+    file = folder / generation_config.GENERATION_CONFIG
+    taken = {key: value for key, value in of_folder.items() if key not in given}
+    if given.get("temperature") == 0:  # then nothing of it decides
+        taken = {key: value for key, value in taken.items() if key == "repetition_penalty"}
+    if taken:
+        logger.info("answers: %s, as %s says", ", ".join(f"{key} {value:g}" for key, value in taken.items()), file)
+    if unknown:
+        logger.warning("answers: %s of %s not followed here", ", ".join(unknown), file)
+    return Sampling(max_new_tokens, seed=seed, **taken, **given)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -119,6 +133,10 @@ class Speaker:
             DataError: the template cannot render the dialogue.
         """
         return prompt_ids(self._voice.tokenizer, self._template, turns)
+
+    def answer_question(self, question: str) -> str:
+        """The answer to a question of its own, blanks at its ends cut off."""
+        return self.answer(self.prompt([Turn("user", question, trained=False)])).text.strip()
 
     def answer(
         self, prompt: Sequence[int], tell: Callable[[str], None] = lambda _: None, *, keeps_interrupted: bool = False
@@ -191,6 +209,8 @@ class Speaker:
             return int(scores.argmax())
         nothing = torch.empty(1, 0, dtype=torch.int64, device=scores.device)
         scores = TemperatureLogitsWarper(how.temperature)(nothing, scores)
+        if how.top_k:
+            scores = TopKLogitsWarper(how.top_k)(nothing, scores)
         if how.top_p < 1:
             scores = TopPLogitsWarper(how.top_p)(nothing, scores)
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self._draws))

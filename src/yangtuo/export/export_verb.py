@@ -23,8 +23,6 @@ from yangtuo import __version__
 from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
 from yangtuo.data.saved_template import to_values
-from yangtuo.data.templates import Template
-from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import AdapterError, DataError, ModelError, ProofError, UsageError
 from yangtuo.export import (
     gguf,
@@ -36,12 +34,12 @@ from yangtuo.export import (
     merge_plan,
     merge_proof,
     merge_verb,
-    serving,
     split,
 )
 from yangtuo.export.merge_job import Job
 from yangtuo.export.new_folder import check_space, new_folder
-from yangtuo.model import adapter_files, fingerprint, provenance
+from yangtuo.model import adapter_files, fingerprint, generation_config, provenance, serving
+from yangtuo.model.asking import CHAT_TEMPLATE, Asking, asking_of
 from yangtuo.model.base import read_config
 from yangtuo.model.weight_files import open_weights
 
@@ -56,9 +54,9 @@ _LINKED_BYTES = 1 << 20  # files of weights are linked, texts are written anew
 class Texts:
     """What asks the model, by file name; made before anything is written."""
 
-    files: Mapping[str, str]
-    template: Template
-    tokenizer: Tokenizer
+    asking: Asking
+    files: Mapping[str, str]  # beside those of `asking`
+    choosing: Mapping[str, float]  # of the tokens of an answer
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -92,25 +90,28 @@ def run(options: argparse.Namespace) -> None:
     if options.gguf:  # what llama.cpp does not know is refused before hours of merging
         num_rows = job.plan.chain.num_rows if job else read_config(folder).get_text_config().vocab_size
         gguf_model.architecture(folder, read_config(folder))
-        gguf_vocabulary.fields(texts.tokenizer, num_rows)
+        gguf_vocabulary.fields(texts.asking.tokenizer, num_rows)
     if job:
         merge_job.check_room(job, out)
     file = f"model-{options.gguf}.gguf" if options.gguf else None
     with new_folder(out, "output_dir") as draft:
         if job and options.pure_lora:
             _divide(job, draft, out, texts)
+            merge_verb.save_asking(texts.asking, draft / BASE_FOLDER)
             _write_texts(texts, draft / BASE_FOLDER)
         else:
             if job:
-                merge_verb.make(job, draft, options.model_name_or_path)
+                merge_verb.make(job, draft, options.model_name_or_path, texts.asking)
             else:
                 _copy(folder, draft, out)
+                merge_verb.save_asking(texts.asking, draft)
             _write_texts(texts, draft)
             if file:
-                chat_template = texts.files["chat_template.jinja"]
+                chat_template = texts.asking.files[CHAT_TEMPLATE]
                 gguf.write(draft, draft / file, options.gguf, chat_template, option="output_dir")
             _write_modelfile(texts, draft, file)
     _tell(out, options, file)
+    texts.asking.tell()
 
 
 def _check_combination(options: argparse.Namespace) -> None:
@@ -130,30 +131,19 @@ def _texts(options: argparse.Namespace, job: Job | None, folder: Path) -> Texts:
     template, why = provenance.find_template(folders, tokenizer, options.template, options.system_prompt)
     prompt_ids(tokenizer, template, _PROBE)  # it fits the tokenizer, or the error comes before the weights
     logger.info("template: %s (%s)", template.name, why)
+    if options.template is not None or options.system_prompt is not None:
+        provenance.tell_other(folders, template)
     if job and options.template is None and not any(provenance.template_of(saved.folder) for saved in job.adapters):
         logger.warning("template: none travels with the adapter; name the one of its training with --template")
-    values = serving.generation_config_of(_generation_config(folder), tokenizer, template)
-    files = {
-        "chat_template.jinja": serving.jinja_of(template, tokenizer),
-        "generation_config.json": json.dumps(values, ensure_ascii=False, indent=2) + "\n",
-        provenance.PROVENANCE_FILE: provenance.to_text({"yangtuo": __version__, "template": to_values(template)}),
-    }
+    existing = generation_config.first_of(folders)
+    asking = asking_of(template, tokenizer, existing[1] if existing else None, is_strict=True)
+    values = json.loads(asking.files[generation_config.GENERATION_CONFIG])
     try:
-        files["prompt.txt"] = serving.prompt_text_of(template, tokenizer)
+        files = {"prompt.txt": serving.prompt_text_of(template, tokenizer)}
     except DataError as error:
         logger.warning("prompt.txt is not written: %s", error)
-    return Texts(files, template, tokenizer)
-
-
-def _generation_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "generation_config.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:
-        raise ModelError(f"{path}: broken JSON: {error}") from error
-    if not isinstance(value, dict | None):
-        raise ModelError(f"{path}: expected an object of JSON; mend it, or remove it")
-    return value
+        files = {}
+    return Texts(asking.tried(folder / "config.json"), files, generation_config.choosing(values, folder)[0])
 
 
 def _write_texts(texts: Texts, place: Path) -> None:
@@ -163,7 +153,9 @@ def _write_texts(texts: Texts, place: Path) -> None:
 
 def _write_modelfile(texts: Texts, place: Path, file: str | None) -> None:
     try:
-        text = serving.modelfile_of(texts.template, texts.tokenizer, f"./{file}" if file else ".")
+        text = serving.modelfile_of(
+            texts.asking.template, texts.asking.tokenizer, f"./{file}" if file else ".", texts.choosing
+        )
     except DataError as error:
         logger.warning("Modelfile is not written: %s", error)
         return
@@ -200,20 +192,20 @@ def _divide(job: Job, draft: Path, out: Path, texts: Texts) -> None:
     *below, last = (saved.sha256 for saved in job.adapters)
     merge_verb.write_small_files(job, base, chain, [*job.merged_before, *below, f"{last} (full modules)"])
     config = read_config(base)
-    split.write_lora(lora, adapter, _provenance_of(job, base, out / BASE_FOLDER, config, texts))
-    texts.tokenizer.save(adapter)
+    split.write_lora(lora, adapter, _provenance_of(job, base, out / BASE_FOLDER, config, texts.asking))
+    texts.asking.save(adapter)
     _prove(job, chain, draft)
 
 
-def _provenance_of(job: Job, base: Path, name: Path, config: PreTrainedConfig, texts: Texts) -> dict[str, Any]:
+def _provenance_of(job: Job, base: Path, name: Path, config: PreTrainedConfig, asking: Asking) -> dict[str, Any]:
     """The plain LoRA's, for its new base."""
     return {
         **(job.known[-1] or {}),
         "yangtuo": __version__,
         "base": fingerprint.of_base(str(name), base, config),
         "stack": [],
-        "tokenizer": {"sha256": texts.tokenizer.sha256(), "num_tokens": texts.tokenizer.num_tokens},
-        "template": to_values(texts.template),
+        "tokenizer": {"sha256": asking.tokenizer.sha256(), "num_tokens": asking.tokenizer.num_tokens},
+        "template": to_values(asking.template),
     }
 
 

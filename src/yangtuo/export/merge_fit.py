@@ -60,8 +60,8 @@ def rows_after(saved: SavedAdapter, chain: Chain, allowed: Allowed) -> int:
         if num_rows == _CHINESE_ALPACA_ROWS:
             hint = "; is its base Chinese-LLaMA? Alpaca-Plus needs LLaMA-Plus before it: --peft_path LLAMA,ALPACA"
         raise AdapterError(
-            f"{saved.folder}: the adapter {what}, the base {here:,}{hint}; where it was trained on this very base, "
-            "add --allow_new_vocabulary"
+            f"{saved.folder}: the adapter {what}, the base {here:,}{hint}; give the base that it was trained on "
+            "(for one that brought a vocabulary of its own to this very base, see yangtuo merge --help)"
         )
     if num_rows > here:
         logger.warning("vocabulary: %d -> %d rows with %s", here, num_rows, saved.folder)

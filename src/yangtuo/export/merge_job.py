@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Job:
     merged_before = fingerprint.merged_into(folder)
     adapters = _with_those_below(names(options.peft_path), merged_before)
     _check_not_merged_yet(adapters, merged_before, folder)
+    _check_not_continued(adapters, options.model_name_or_path)
     hashes = [saved.sha256 for saved in adapters]
     known = [
         fingerprint.check(saved.folder, folder, config, merged=hashes[:i], force=options.force_base)
@@ -150,6 +152,23 @@ def _check_not_merged_yet(adapters: Sequence[SavedAdapter], merged_before: Seque
         if saved.sha256 in seen:
             raise AdapterError(f"--peft_path: {saved.folder} is the same adapter as {seen[saved.sha256]}")
         seen[saved.sha256] = saved.folder
+
+
+def _check_not_continued(adapters: Sequence[SavedAdapter], base: str) -> None:
+    """An adapter that continues another one is not put on top of it: what that one learned would be in twice."""
+    for saved in adapters:
+        held = provenance.continued(provenance.read(saved.folder), [other.sha256 for other in adapters])
+        if not held:
+            continue
+        hashes = [one["sha256"] for one in held]
+        double = next(other.folder for other in adapters if other.sha256 in hashes)
+        left = [str(other.folder) for other in adapters if other.sha256 not in hashes]
+        words = ["--model_name_or_path", base, "--peft_path", ",".join(left), "--output_dir", "merged"]
+        raise AdapterError(
+            f"--peft_path: {saved.folder} continues {double} and holds what that one learned; merge it "
+            f"{'alone' if len(left) == 1 else 'without that one'}: "
+            f"yangtuo merge {shlex.join(words)}"
+        )
 
 
 def _tokenizer(folders: Sequence[Path], num_rows: int) -> Tokenizer | None:

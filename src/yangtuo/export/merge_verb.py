@@ -14,12 +14,14 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from yangtuo import __version__
+from yangtuo.data.saved_template import from_values, to_values
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import ModelError, ProofError
 from yangtuo.export import merge, merge_job, merge_proof
 from yangtuo.export.merge_job import Job
 from yangtuo.export.new_folder import new_folder
-from yangtuo.model import fingerprint, provenance
+from yangtuo.model import fingerprint, generation_config, provenance
+from yangtuo.model.asking import CARD, Asking, asking_of
 from yangtuo.model.base import read_config
 from yangtuo.model.weight_files import WeightFiles, open_weights
 
@@ -51,12 +53,27 @@ def run(options: argparse.Namespace) -> None:
     out = Path(options.output_dir)
     job = merge_job.prepare(options, merge_job.base_folder(options))
     merge_job.check_room(job, out)
+    asking = _asking(job)
     with new_folder(out, "output_dir") as draft:
-        make(job, draft, options.model_name_or_path)
+        make(job, draft, options.model_name_or_path, asking)
     logger.info("merged and proven: %s", out)
+    if asking:
+        asking.tell()
 
 
-def make(job: Job, draft: Path, base_name: str) -> None:
+def _asking(job: Job) -> Asking | None:
+    """How the merged model is asked: as the last adapter that tells it; None where none does."""
+    values = next((each["template"] for each in reversed(job.known) if each), None)
+    if not values or not job.tokenizer:
+        if job.tokenizer:
+            logger.warning("prompts: no adapter tells the template of its training; the tokenizer's own is kept")
+        return None
+    existing = generation_config.first_of([*(saved.folder for saved in reversed(job.adapters)), job.folder])
+    made = asking_of(from_values(values), job.tokenizer, existing[1] if existing else None)
+    return made.tried(job.folder / "config.json")
+
+
+def make(job: Job, draft: Path, base_name: str, asking: Asking | None) -> None:
     """Write a merged folder, prove it, and tell in it what was merged; `base_name` is how the base was named.
 
     Raises:
@@ -67,10 +84,9 @@ def make(job: Job, draft: Path, base_name: str) -> None:
     chain, hashes = job.plan.chain, [saved.sha256 for saved in job.adapters]
     written = merge.write(job.base, chain, draft, job.dtype)
     write_small_files(job, draft, chain, [*job.merged_before, *hashes])
-    template = next((each["template"] for each in reversed(job.known) if each), None)
-    if template:  # how the model is asked goes with it
-        text = provenance.to_text({"yangtuo": __version__, "template": template})
-        (draft / provenance.PROVENANCE_FILE).write_text(text, encoding="utf-8")
+    (draft / CARD).write_text(_card(job, base_name), encoding="utf-8")
+    if asking:  # in place of the base's own
+        save_asking(asking, draft)
     num_bytes = sum(spec.num_bytes for spec in chain.specs(job.base, job.dtype).values())
     logger.info("written: %.2f GB in %.0f s", num_bytes / 1e9, time.monotonic() - started)
     record = {
@@ -90,6 +106,21 @@ def make(job: Job, draft: Path, base_name: str) -> None:
         "proofs": _prove(job, draft),
     }
     (draft / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def save_asking(asking: Asking, folder: Path) -> None:
+    """How a model without adapters is asked, also by this program."""
+    asking.save_prompt(folder)
+    text = provenance.to_text({"yangtuo": __version__, "template": to_values(asking.template)})
+    (folder / provenance.PROVENANCE_FILE).write_text(text, encoding="utf-8")
+
+
+def _card(job: Job, base_name: str) -> str:
+    adapters = "".join(f"- `{saved.folder}`\n" for saved in job.adapters)
+    text = f"# {Path(base_name).name}, with adapters merged in\n\nBase: `{base_name}`. Adapters, in their order:\n\n"
+    return f"{text}{adapters}\n`{RECORD_FILE}` tells the proofs of the merge.\n".encode(
+        errors="backslashreplace"
+    ).decode()
 
 
 def write_small_files(job: Job, draft: Path, chain: merge.Chain, hashes: Sequence[str]) -> None:

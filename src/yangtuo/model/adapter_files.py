@@ -21,6 +21,8 @@ from yangtuo.words import separated
 
 logger = logging.getLogger(__name__)
 
+_OF_RUN, _BEST = "sft_lora_model", "best"  # as a run names them
+
 
 @dataclass(frozen=True)
 class SavedAdapter:
@@ -54,10 +56,18 @@ def read(peft_path: str, *, is_optional: bool = True) -> SavedAdapter:
         hint = "; for a new LoRA, leave --peft_path out" if is_optional else separated(peft_path)
         raise AdapterError(f"--peft_path {peft_path}: no such folder{hint}")
     if not (folder / CONFIG_FILE).is_file():
-        near = [path.parent.name for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))]
-        hint = f"; did you mean its sub-folder {near[0]!r}?" if near else ""
-        raise AdapterError(f"--peft_path {peft_path}: no {CONFIG_FILE} in that folder, so it is no adapter{hint}")
+        raise AdapterError(
+            f"--peft_path {peft_path}: no {CONFIG_FILE} in that folder, so it is no adapter{meant(folder)}"
+        )
     return SavedAdapter(folder, read_config(folder), as_used(_read_tensors(folder)))
+
+
+def meant(folder: Path) -> str:
+    """For messages, which sub-folder was probably meant: a run's adapter, its best, its last checkpoint, another."""
+    names = [path.parent.name for path in sorted(folder.glob(f"[!.]*/{CONFIG_FILE}"))]
+    step = {name: int(found[1]) for name in names if (found := re.fullmatch(r"checkpoint-(\d+)", name))}
+    names.sort(key=lambda name: (name != _OF_RUN, name != _BEST, -step.get(name, -1)))
+    return f"; did you mean its sub-folder {names[0]!r}?" if names else ""
 
 
 Shapes = Mapping[str, Sequence[int]]

@@ -17,9 +17,9 @@ from peft.utils.other import ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import nn
 
-from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import CheckpointError, ProofError
 from yangtuo.model.adapter_files import check_written
+from yangtuo.model.asking import Asking
 from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, WEIGHTS_FILE, to_text
 from yangtuo.model.sharding import shape_of, whole
 
@@ -215,11 +215,11 @@ def file_config(adapter: Adapter) -> LoraConfig:
 def save(
     adapter: Adapter,
     folder: Path,
-    tokenizer: Tokenizer,
+    asking: Asking,
     weights: Mapping[str, torch.Tensor],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write a PEFT folder and the tokenizer into `folder`, and read it again to see that it is what it should be.
+    """Write a PEFT folder and how it is asked into `folder`, and read it again to see that it is what it should be.
 
     `weights` has the values of `trained_parameters` and `kept_parameters`, since the engine may hold parts of them;
     `provenance` is what the adapter was trained on.
@@ -240,7 +240,7 @@ def save(
         file_config(adapter).save_pretrained(str(folder))
         adapter.model.create_or_update_model_card(str(folder))
     check_written(folder, tensors)
-    tokenizer.save(folder)
+    asking.save(folder)
 
 
 def _unshared(tensors: Tensors) -> Tensors:

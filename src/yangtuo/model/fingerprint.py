@@ -106,7 +106,7 @@ def check(
         + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
     )
     if not force:
-        raise AdapterError(f"{text}. Give the base that it was trained on; --force_base takes this one nevertheless")
+        raise AdapterError(f"{text}. Give the base that it was trained on")
     logger.warning("%s; taken nevertheless (--force_base)", text)
     return known
 
@@ -121,7 +121,7 @@ def check_tokenizer(known: Mapping[str, Any] | None, adapter: Path, tokenizer: T
         return
     text = f"{adapter} was trained with another tokenizer than the one in {tokenizer.folder}"
     if not force:
-        raise AdapterError(f"{text}. Give the tokenizer of its training; --force_base takes this one nevertheless")
+        raise AdapterError(f"{text}. Give the tokenizer of its training")
     logger.warning("%s; taken nevertheless (--force_base)", text)
 
 
@@ -142,9 +142,13 @@ def _of_order(known: Mapping[str, Any], base: Path, merged: Sequence[str]) -> li
     if missing:
         listed = ", ".join(f"{folders.get(sha, 'adapter')} (SHA-256 {sha[:8]})" for sha in missing)
         return [f"it was trained on top of {listed}, which has to be merged first: yangtuo merge --peft_path THAT,THIS"]
-    extra = ", ".join(sha[:8] for sha in found if sha not in wanted)
+    extra = [sha for sha in found if sha not in wanted]
+    if held := provenance.continued(known, extra):
+        folder = held[0]["folder"]
+        return [f"{folder} is merged into it, which this adapter continues: what it learned would be in twice"]
     if extra:
-        return [f"adapters are merged into it that were not there in training (SHA-256 {extra})"]
+        listed = ", ".join(sha[:8] for sha in extra)
+        return [f"adapters are merged into it that were not there in training (SHA-256 {listed})"]
     return ["the same adapters are merged into it in another order"]
 
 

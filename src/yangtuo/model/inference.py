@@ -121,7 +121,10 @@ def find_adapter(target: str | None, peft_path: str | None, run_adapter: str) ->
         return folder / run_adapter
     if folder.is_dir() and not (folder / "config.json").is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
-        raise UsageError(f"{target}: neither {CONFIG_FILE} nor config.json in that folder (found: {found})")
+        raise UsageError(
+            f"{target}: neither {CONFIG_FILE} nor config.json in that folder (found: {found})"
+            f"{adapter_files.meant(folder)}"
+        )
     return None
 
 
@@ -206,6 +209,8 @@ def open_model(
     chosen, why = provenance.find_template([places.travelling], tokenizer, template, None)
     prompt_ids(tokenizer, chosen, _PROBE)  # it fits the tokenizer, or the error comes before the weights
     logger.info("template: %s (%s)", chosen.name, why)
+    if template is not None:
+        provenance.tell_other([places.travelling], chosen)
     if saved and template is None and provenance.template_of(saved.folder) is None:
         logger.warning("template: none travels with the adapter; name the one of its training with --template")
     loaded, dtype, num_new = _load(places.base, config, model, tokenizer, hardware)

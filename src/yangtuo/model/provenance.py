@@ -15,8 +15,9 @@ from yangtuo.data.choice import KEEPS_OWN_SYSTEM, choose_template, keeps_own_sys
 from yangtuo.data.saved_template import from_values
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
-from yangtuo.errors import AdapterError
+from yangtuo.errors import AdapterError, DataError
 from yangtuo.model.folders import local_folder
+from yangtuo.model.serving import jinja_of
 from yangtuo.model.weight_names import header
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,11 @@ def below(adapter: Path, present: Collection[str]) -> list[Path]:
     ]
 
 
+def continued(known: Mapping[str, Any] | None, hashes: Collection[str]) -> list[dict[str, str]]:
+    """Which of these adapters, by their SHA-256, an adapter continues: what they learned is in it."""
+    return [one for one in (known or {}).get("continued", ()) if one["sha256"] in hashes]
+
+
 def sha256_of(folder: Path) -> str:
     """Hash of an adapter's weights file, by which it is known.
 
@@ -145,15 +151,36 @@ def find_template(
     Raises:
         UserError: a file or a template that cannot be used.
     """
-    travelling = ((folder, template_of(folder)) for folder in folders) if named in (None, "auto") else ()
+    # In a folder of ours, the tokenizer's chat template is that of the training, written by `serving.jinja_of`.
+    travelling = ((folder, template_of(folder)) for folder in folders) if named in (None, "auto", "tokenizer") else ()
     found = next(((folder, template) for folder, template in travelling if template), None)
-    if found:
+    if found and (named != "tokenizer" or _is_written(found[1], tokenizer)):
         template, why = with_system(found[1], system_prompt), f"auto: {found[0]} was trained with it"
     else:
         template, why = choose_template(named or "auto", tokenizer, system_prompt)
     if system_prompt == "" and keeps_own_system(template):
         logger.warning('--system_prompt "": %s', KEEPS_OWN_SYSTEM)
     return template, why
+
+
+def tell_other(folders: Iterable[Path], template: Template) -> None:
+    """Say so where the first folder that tells its template was trained with another one.
+
+    Raises:
+        AdapterError: see `read`.
+    """
+    found = next(((folder, own) for folder in folders if (own := template_of(folder))), None)
+    if found and found[1].identity() != template.identity():
+        told = "template: %s as asked for; %s was trained with %s, or another system prompt"
+        logger.warning(told, template.name, found[0], found[1].name)
+
+
+def _is_written(template: Template, tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer's chat template is this template, as it is written for other programs."""
+    try:
+        return jinja_of(template, tokenizer) == tokenizer.chat_template
+    except DataError:
+        return False
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
@@ -176,11 +203,14 @@ def _of_adapter(text: str, where: str) -> dict[str, Any]:
             wrong.append(part)
         else:
             wrong += [f"{part}.{key}" for key, kind in wanted.items() if not isinstance(value.get(key), kind)]
-    stack = known.get("stack", [])
-    if not (
-        isinstance(stack, list) and all(isinstance(one, dict) and {"folder", "sha256"} <= one.keys() for one in stack)
-    ):
-        wrong.append("stack")
+    wrong += [part for part in ("stack", "continued") if not _is_list_of_adapters(known.get(part, []))]
     if wrong:
         raise AdapterError(f"{where}: without {', '.join(wrong)}; copy the adapter's folder again, or remove the file")
     return known
+
+
+def _is_list_of_adapters(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and isinstance(one.get("folder"), str) and isinstance(one.get("sha256"), str)
+        for one in value
+    )

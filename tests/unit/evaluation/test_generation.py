@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import ALPACA_ZH, CHATML
 from yangtuo.errors import RunFailure
-from yangtuo.evaluation.generation import Sampling, Speaker
+from yangtuo.evaluation.generation import Sampling, Speaker, sampling_of
 from yangtuo.model.inference import Voice
 
 GREEDY = Sampling(max_new_tokens=12)
@@ -228,3 +229,55 @@ def test_a_model_that_computes_no_numbers_is_told(sentencepiece_tokenizer):
 
     with pytest.raises(RunFailure, match="try --torch_dtype float32"):
         Speaker(Voice(Broken([]), sentencepiece_tokenizer, 480), ALPACA_ZH, GREEDY).answer([5])
+
+
+def test_top_k_leaves_all_but_the_likeliest_out(voice):
+    prompt = prompt_ids(voice.tokenizer, ALPACA_ZH, QUESTION)
+    greedy = Speaker(voice, ALPACA_ZH, GREEDY).answer(prompt)
+    assert Speaker(voice, ALPACA_ZH, replace(DRAWN, top_k=1, top_p=1.0)).answer(prompt).text == greedy.text
+    assert Speaker(voice, ALPACA_ZH, replace(DRAWN, top_k=400, top_p=1.0)).answer(prompt).text != greedy.text
+
+
+# ---- how answers are chosen, where nothing was asked for
+
+
+@pytest.fixture
+def folders(tmp_path):
+    def write(adapter=None, base=None):
+        found = []
+        for name, values in (("adapter", adapter), ("base", base)):
+            found.append(tmp_path / name)
+            found[-1].mkdir()
+            if values is not None:
+                (found[-1] / "generation_config.json").write_text(json.dumps(values))
+        return found
+
+    return write
+
+
+def test_answers_are_greedy_without_a_penalty(folders, caplog):
+    caplog.set_level("INFO")
+    assert sampling_of(folders(), 12) == GREEDY == Sampling(12, temperature=0, top_p=1, top_k=0, repetition_penalty=1)
+    assert sampling_of([], 12, {"top_p": 0.5}, seed=3) == replace(GREEDY, top_p=0.5, seed=3)
+    assert caplog.text == ""
+
+
+def test_what_the_folder_says_is_taken_and_told_in_one_line(folders, caplog):
+    caplog.set_level("INFO")
+    found = folders(adapter={"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0.1})
+    assert sampling_of(found, 12) == replace(GREEDY, temperature=0.7, top_p=0.8, top_k=20)
+    told, left_out = caplog.messages
+    assert told == f"answers: temperature 0.7, top_p 0.8, top_k 20, as {found[0] / 'generation_config.json'} says"
+    assert left_out == f"answers: min_p of {found[0] / 'generation_config.json'} not followed here"
+
+
+def test_the_adapters_file_comes_before_the_bases_and_options_before_both(folders, caplog):
+    caplog.set_level("INFO")
+    found = folders(adapter={"repetition_penalty": 1.2}, base={"do_sample": True, "top_p": 0.5})
+    assert sampling_of(found, 12) == replace(GREEDY, repetition_penalty=1.2)
+    assert sampling_of(found[1:], 12) == replace(GREEDY, temperature=1, top_p=0.5)
+    assert sampling_of(found[1:], 12, {"top_p": 0.6}) == replace(GREEDY, temperature=1, top_p=0.6)
+    caplog.clear()
+    assert sampling_of(found[1:], 12, {"temperature": 0.0}) == GREEDY
+    assert sampling_of(found, 12, {"repetition_penalty": 1.0}) == GREEDY
+    assert caplog.text == ""

@@ -16,12 +16,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from tests import tiny
 from yangtuo.arguments import LoraArguments
 from yangtuo.cli import main
+from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, ModelError, RunFailure, RunFolderError
 from yangtuo.export import merge, merge_fit, merge_plan, merge_proof, merge_verb
 from yangtuo.model import adapter_files
 from yangtuo.model.adapter_state import save, trained_parameters
 from yangtuo.model.adapters import attach_new
+from yangtuo.model.asking import asking_of
 from yangtuo.model.base import fit_vocabulary, read_config
 from yangtuo.model.weight_files import Spec, open_weights, shards
 
@@ -206,7 +208,7 @@ def test_what_yangtuo_saves_on_a_grown_vocabulary_is_merged(tmp_path, which, tie
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         weights, provenance = trained_parameters(adapter), tiny.provenance_of(folder, tokenizer)
-        save(adapter, tmp_path / "adapter", tokenizer, weights, provenance)
+        save(adapter, tmp_path / "adapter", asking_of(ALPACA_ZH, tokenizer, None), weights, provenance)
     out = run(folder, [tmp_path / "adapter"], tmp_path / "out")
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is tie
     torch.testing.assert_close(logits(load(out)), logits(adapter.model.eval()), atol=2e-5, rtol=1e-5)

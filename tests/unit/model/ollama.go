@@ -66,10 +66,13 @@ func answered(asked question) answer {
 			source = unquoted(value)
 		case "PARAMETER":
 			key, one, _ := strings.Cut(value, " ")
-			if key != "stop" {
+			switch key {
+			case "stop":
+				given.Stops = append(given.Stops, unquoted(one))
+			case "temperature", "repeat_penalty", "top_p", "top_k": // what an answer is, not how it is asked
+			default:
 				given.Fault = "parameter " + key
 			}
-			given.Stops = append(given.Stops, unquoted(one))
 		default:
 			given.Fault = "command " + name
 		}

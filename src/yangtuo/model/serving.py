@@ -8,7 +8,6 @@ token for token; `yangtuo check-deploy` compares on a running server.
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from yangtuo.data.chat_template import ChatTemplate
 from yangtuo.data.encoding import end_id
@@ -16,13 +15,10 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template, TemplateFault
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
-from yangtuo.export.frames import Frames, bos_of, end_of, frames_of, without_bos
+from yangtuo.model.frames import Frames, bos_of, end_of, frames_of, without_bos
 
 _PLACE = "{instruction}"
-# What decides whether transformers takes the others; they are looked at first.
-_DECIDING = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate")
-# Source: section 2.1 of `GenerationConfig.validate`, transformers 5.23.
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_OLLAMA_NAMES = {"repetition_penalty": "repeat_penalty"}
 
 # Every line begins with {%- or {{-, so that no blank of this text reaches the prompt, whatever trims the engine does.
 _JINJA = """\
@@ -148,7 +144,9 @@ def _jinja_literal(text: str) -> str:
     return f'"{text.translate(_JINJA_ESCAPES)}"'
 
 
-def modelfile_of(template: Template, tokenizer: Tokenizer, model: str) -> str:
+def modelfile_of(
+    template: Template, tokenizer: Tokenizer, model: str, choosing: Mapping[str, float] | None = None
+) -> str:
     """An Ollama Modelfile.
 
     It has no BOS: Ollama adds it where the GGUF file says so, which is where the tokenizer's own rule does, and does
@@ -159,6 +157,7 @@ def modelfile_of(template: Template, tokenizer: Tokenizer, model: str) -> str:
         template: of the training.
         tokenizer: of the training.
         model: what it is made from: a GGUF file or a folder, as seen from the Modelfile's own.
+        choosing: of the tokens, see `generation_config.choosing`. Ollama's own defaults draw, with a penalty.
 
     Raises:
         DataError: a model name that a Modelfile cannot hold, or a chat template that cannot be written for Ollama.
@@ -175,6 +174,10 @@ def modelfile_of(template: Template, tokenizer: Tokenizer, model: str) -> str:
     # The tokenizer's own ends an answer by its id. One like </s> is also HTML, where a stop text would end an answer.
     if not (is_own and re.fullmatch(r"</?\w+>", end)):
         lines.append(f'PARAMETER stop "{end}"')
+    values = {"temperature": 0.0, "repetition_penalty": 1.0, **(choosing or {})}
+    if values["temperature"]:
+        values = {"top_k": 0, "top_p": 1.0, **values}
+    lines += [f"PARAMETER {_OLLAMA_NAMES.get(key, key)} {values[key]:g}" for key in sorted(values)]
     return "\n".join(lines) + "\n"
 
 
@@ -228,41 +231,3 @@ def _single(template: Template, tokenizer: Tokenizer, question: str) -> str:
     (exchange,) = template.render(asked)
     text = "".join(piece.text for piece in exchange.before) + exchange.user + exchange.after
     return without_bos(text, bos_of(tokenizer), template.control_tokens)
-
-
-def generation_config_of(
-    existing: Mapping[str, Any] | None, tokenizer: Tokenizer, template: Template
-) -> dict[str, Any]:
-    """The values of `generation_config.json`: the base's, with the end tokens of training.
-
-    `eos_token_id` is the id that ended the trained answers, and the tokenizer's end token where that is another one.
-    What transformers would refuse is left out, by its own judgement; values for sampling without `do_sample` get it,
-    since a base that has them means them (LLaMA 2's does). transformers loads others with a warning, and
-    refuses to save them again once anything in them was changed.
-
-    Args:
-        existing: the base's, as read; None where it has none.
-        tokenizer: of the training.
-        template: of the training.
-    """
-    from transformers import GenerationConfig
-
-    given = dict(existing or {})
-    if given.get("do_sample") is None and any(given.get(key) is not None for key in _SAMPLING):
-        given["do_sample"] = True
-    config = GenerationConfig()
-    kept: dict[str, Any] = {}
-    for key in sorted(given, key=lambda key: key not in _DECIDING):
-        before = getattr(config, key, None)
-        try:
-            setattr(config, key, given[key])
-            config.validate(strict=True)
-        except (ValueError, TypeError, AttributeError):
-            setattr(config, key, before)
-        else:
-            kept[key] = given[key]
-    ends = list(dict.fromkeys((end_id(tokenizer, template), tokenizer.eos_id)))
-    kept["eos_token_id"] = ends[0] if len(ends) == 1 else ends
-    pad = tokenizer.id_of(tokenizer.names.get("pad_token", ""))
-    kept |= {key: i for key, i in (("bos_token_id", tokenizer.bos_id), ("pad_token_id", pad)) if i is not None}
-    return kept

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from tests import chat_templates, tiny
 from tests.dialogues import controlled
 from yangtuo.data.choice import choose_template
-from yangtuo.data.encoding import end_id, prompt_ids
+from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
-from yangtuo.data.templates import ALPACA_ZH, CHATML, TEMPLATES, FrameTemplate, TemplateFault
+from yangtuo.data.templates import ALPACA_ZH, TEMPLATES, FrameTemplate, TemplateFault
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import DataError
-from yangtuo.export.frames import frames_of
-from yangtuo.export.serving import generation_config_of, jinja_of, modelfile_of, prompt_text_of
+from yangtuo.model.frames import frames_of
+from yangtuo.model.serving import jinja_of, modelfile_of, prompt_text_of
 
 NASTY = FrameTemplate(
     name="nasty",
@@ -397,58 +397,16 @@ def test_the_prompt_text_has_the_ids_of_training_when_it_is_tokenised_in_one_pie
     assert [1, *tokenizer.encode([text.rstrip()])[0]] != prompt_ids(tokenizer, ALPACA_ZH, asked("请介绍一下长城。"))
 
 
-EXISTING = {
-    "none": (None, {}),
-    "plain": ({"max_length": 4096, "transformers_version": "4.30.0"}, {"max_length": 4096}),
-    "llama 2": (
-        {"temperature": 0.9, "top_p": 0.6, "eos_token_id": 9, "pad_token_id": 0},
-        {"temperature": 0.9, "top_p": 0.6, "do_sample": True, "pad_token_id": 0},
-    ),
-    "qwen": (
-        {"do_sample": True, "temperature": 0.7, "top_k": 20, "repetition_penalty": 1.05},
-        {"do_sample": True, "temperature": 0.7, "top_k": 20, "repetition_penalty": 1.05},
-    ),
-    "greedy with a temperature": ({"do_sample": False, "temperature": 0.7, "top_k": 9}, {"do_sample": False}),
-    "broken": (
-        {"max_new_tokens": 0, "early_stopping": "often", "num_return_sequences": 3, "pad_token_id": -1, "streamer": 1},
-        {},
-    ),
-    "beams": ({"length_penalty": 2.0, "num_beams": 4}, {"length_penalty": 2.0, "num_beams": 4}),
-}
-
-
-@pytest.mark.parametrize(("existing", "kept"), EXISTING.values(), ids=EXISTING)
-def test_the_generation_config_keeps_what_transformers_takes(tmp_path, existing, kept):
-    from transformers import GenerationConfig
-
-    tokenizer = TOKENIZERS["bos"]
-    made = generation_config_of(existing, tokenizer, ALPACA_ZH)
-    version = {"transformers_version": "4.30.0"} if existing and "transformers_version" in existing else {}
-    assert made == {**kept, **version, "bos_token_id": 1, "eos_token_id": 2}
-    (tmp_path / "generation_config.json").write_text(json.dumps(made))
-    config = GenerationConfig.from_pretrained(tmp_path)
-    config.save_pretrained(tmp_path / "again")
-    assert (config.eos_token_id, config.bos_token_id) == (2, 1)
-    for key, value in kept.items():
-        assert getattr(config, key) == value
-
-
-def test_the_comparison_sees_a_config_that_transformers_cannot_save(tmp_path):
-    from transformers import GenerationConfig
-
-    (tmp_path / "generation_config.json").write_text(json.dumps(EXISTING["llama 2"][0]))
-    config = GenerationConfig.from_pretrained(tmp_path)
-    config.max_new_tokens = 7
-    with pytest.raises(ValueError, match="do_sample"):
-        config.save_pretrained(tmp_path)
-    (tmp_path / "generation_config.json").write_text(json.dumps(EXISTING["broken"][0]))
-    with pytest.raises(ValueError, match="early_stopping"):
-        GenerationConfig.from_pretrained(tmp_path)
-
-
-def test_the_end_of_training_comes_first_and_the_tokenizers_own_stays():
-    tokenizer = TOKENIZERS["no bos"]
-    made = generation_config_of({"eos_token_id": [7, 8], "bos_token_id": 5}, tokenizer, CHATML)
-    assert made == {"eos_token_id": [end_id(tokenizer, CHATML), 2], "bos_token_id": 5}
-    own = replace(tokenizer, eos_id=end_id(tokenizer, CHATML), names={"pad_token": "</s>"})
-    assert generation_config_of(None, own, CHATML) == {"eos_token_id": end_id(own, CHATML), "pad_token_id": 2}
+@pytest.mark.parametrize(
+    ("choosing", "expected"),
+    [
+        ({}, ["repeat_penalty 1", "temperature 0"]),
+        ({"repetition_penalty": 1.05}, ["repeat_penalty 1.05", "temperature 0"]),
+        ({"temperature": 0.7, "top_k": 20}, ["repeat_penalty 1", "temperature 0.7", "top_k 20", "top_p 1"]),
+    ],
+)
+def test_a_modelfile_says_how_tokens_are_chosen(choosing, expected):
+    lines = modelfile_of(ALPACA_ZH, TOKENIZERS["bos"], "m", choosing).splitlines()
+    assert [line for line in lines if "PARAMETER" in line and "stop" not in line] == [
+        f"PARAMETER {line}" for line in expected
+    ]
