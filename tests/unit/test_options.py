@@ -247,5 +247,6 @@ def test_the_short_help_has_our_options_and_the_verbs_own():
 def test_what_the_short_help_leaves_out_is_taken():
     parser = build_parser("yangtuo check", own, explains_training=False)
     settings, options = parse(["--learning_rate", "1e-3", "--evaluation_strategy", "steps", "--out", "x"], parser)
-    assert settings.training == {"learning_rate": 1e-3, "eval_strategy": "steps", "do_train": True}
+    evaluates = {"eval_strategy": "steps", "eval_steps": 500, "do_train": True}
+    assert settings.training == {"learning_rate": 1e-3, **evaluates}
     assert options.out == "x"
