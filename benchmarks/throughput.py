@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from throughput_parts import record
 from throughput_parts.bench import Bench, ChildFailure
 from throughput_parts.runs import Comparison, Run, different_losses
-from throughput_parts.settings import CONTENDERS, GIB
+from throughput_parts.settings import CONTENDERS, FORMATS, GIB
 from throughput_parts.summary import slow_between_steps, summarise, table
 
 from yangtuo.demo import DATA, cache_folder, fetch_model
@@ -58,6 +58,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "--steps", type=_positive, help="Of each run, the warm-up included. Default: one more than an epoch has."
     )
     parser.add_argument("--batch", type=_positive, default=8, help="Rows of a step. Default: %(default)s.")
+    parser.add_argument(
+        "--dtype", choices=FORMATS, help="Default: bfloat16 where the processor multiplies it natively, else float32."
+    )
     parser.add_argument("--max_seq_length", type=_positive, default=512, help="Default: %(default)s.")
     options = parser.parse_args(words)
     if options.model and not (options.model / "config.json").is_file():
@@ -92,8 +95,8 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def compare(words: Sequence[str]) -> None:
-    """Run all rounds and print the table.
+def compare(words: Sequence[str]) -> int:
+    """Run all rounds and print the table; returns the exit code, 1 where a contender failed.
 
     Raises:
         YangtuoError: what was given cannot be used.
@@ -117,12 +120,13 @@ def compare(words: Sequence[str]) -> None:
     print(table(summary))
     for line in dict.fromkeys([*comparison.notes, *slow_between_steps(summary)]):
         print(f"note: {line}")
+    return 1 if any(entry["failures"] for entry in summary.values()) else 0
 
 
 def _ask(bench: Bench, verb: str) -> dict[str, Any]:
     """Ask for something without which nothing can be compared."""
     try:
-        return bench.ask(verb, {})[0]
+        return bench.ask(verb, {"dtype": bench.options.dtype})[0]
     except ChildFailure as failure:
         raise UsageError(failure.reason) from failure
 
@@ -173,7 +177,7 @@ def main(words: Sequence[str]) -> int:
             job = json.loads(Path(words[1]).read_text(encoding="utf-8"))
             Path(job["answer"]).write_text(json.dumps(answer(words[0], job)), encoding="utf-8")
         else:
-            compare(words)
+            return compare(words)
     except YangtuoError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from throughput_parts.work import ModelShape
+from yangtuo.errors import UsageError
 from yangtuo.model.base import detect_hardware, read_config
 
 MATMUL_TOKENS = (1024, 2048, 2816)
@@ -20,9 +21,14 @@ def measure_machine(job: dict[str, Any]) -> dict[str, Any]:
 
     Each linear layer's forward product and that of its input's gradient, at several numbers of tokens. The best of
     all of them is the bound: lower than the data sheet's, but nothing measured here went faster.
+
+    Raises:
+        UsageError: a number format that the machine has not.
     """
     hardware = detect_hardware(use_cpu=False)
-    dtype = "bfloat16" if hardware.bfloat16 else "float32"
+    dtype = job["dtype"] or ("bfloat16" if hardware.bfloat16 else "float32")
+    if dtype == "bfloat16" and not hardware.bfloat16:
+        raise UsageError("--dtype bfloat16: this processor would emulate it; give float32, or leave it out")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(read_config(Path(job["model"])))
     head = model.get_output_embeddings()

@@ -93,7 +93,8 @@ def _base_and_lora(job: dict[str, Any]) -> tuple[Any, Any]:
     return base, lora
 
 
-def _training_arguments(job: dict[str, Any]) -> dict[str, Any]:
+def training_arguments(job: dict[str, Any]) -> dict[str, Any]:
+    """What the seed and TRL are given alike."""
     return {
         "output_dir": job["output_dir"],
         "max_steps": job["num_steps"],
@@ -105,6 +106,7 @@ def _training_arguments(job: dict[str, Any]) -> dict[str, Any]:
         "save_strategy": "no",
         "report_to": "none",
         "logging_steps": 1,
+        "use_cpu": not torch.accelerator.is_available(),  # without it, transformers refuses bfloat16 on a CPU
         # TRL turns it on by itself, also on a CPU that has to emulate it.
         "bf16": job["dtype"] == "bfloat16",
         "disable_tqdm": True,
@@ -123,7 +125,7 @@ def _seed_trainer(job: dict[str, Any], rows: list[dict[str, list[int]]]) -> Any:
         }
 
     base, lora = _base_and_lora(job)
-    arguments = TrainingArguments(**_training_arguments(job), remove_unused_columns=False)
+    arguments = TrainingArguments(**training_arguments(job), remove_unused_columns=False)
     return Trainer(model=get_peft_model(base, lora), args=arguments, train_dataset=rows, data_collator=collate)
 
 
@@ -133,7 +135,7 @@ def _trl_trainer(job: dict[str, Any], rows: list[dict[str, list[int]]]) -> Any:
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer, pack_dataset
 
-    arguments = _training_arguments(job) | {"max_length": job["max_seq_length"]}
+    arguments = training_arguments(job) | {"max_length": job["max_seq_length"]}
     dataset = Dataset.from_list(rows)
     if is_packed(job["contender"]):
         num_packs = len(pack_dataset(dataset, job["max_seq_length"], "bfd"))

@@ -5,13 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from yangtuo.errors import MissingDependencyError, UsageError
+from yangtuo.model.base import Hardware
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))  # no package: as `python FILE` does
 
 import throughput
-from throughput_parts import peers, record, runs, settings, work
+from throughput_parts import machine, peers, record, runs, settings, work
 from throughput_parts.bench import Bench, ChildFailure
 from throughput_parts.summary import slow_between_steps, summarise, table
 
@@ -124,10 +126,46 @@ def test_the_collator_counts_what_it_is_given():
 
 
 def comparison(rounds, matmul_flop_per_s, contenders=("ours", "seed", "trl_packed")):
-    machine = {"shape": vars(SHAPE), "dtype": "float32"}
-    made = runs.Comparison(list(contenders), ROWS, 2, 3, machine)
+    made = runs.Comparison(list(contenders), ROWS, 2, 3, {"shape": vars(SHAPE), "dtype": "float32"})
     made.rounds, made.matmul_flop_per_s = rounds, matmul_flop_per_s
     return made
+
+
+@pytest.mark.parametrize("dtype", settings.FORMATS)
+@pytest.mark.parametrize("package", ["transformers", "trl"])
+def test_what_the_peers_are_given_is_taken_in_each_number_format(package, dtype, tmp_path):
+    kind = {"transformers": "TrainingArguments", "trl": "SFTConfig"}[package]
+    job = {"output_dir": str(tmp_path), "num_steps": 2, "batch": 1, "dtype": dtype}
+    args = getattr(pytest.importorskip(package), kind)(**peers.training_arguments(job))
+    assert args.bf16 == (dtype == "bfloat16")
+    assert args.use_cpu != torch.accelerator.is_available()
+
+
+def test_a_number_format_that_the_machine_has_not(monkeypatch):
+    monkeypatch.setattr(machine, "detect_hardware", lambda use_cpu: Hardware("cpu", bfloat16=False, float16=False))
+    with pytest.raises(UsageError, match="--dtype bfloat16: this processor would emulate it; give float32"):
+        machine.measure_machine({"dtype": "bfloat16"})
+
+
+@pytest.mark.parametrize(("failing", "code"), [((), 0), (("seed",), 1), (("ours",), 1)])
+def test_a_contender_that_fails_is_told_and_the_exit_code_says_it(failing, code, tmp_path, monkeypatch, capsys):
+    def train(bench, name, comparison):
+        if name in failing:
+            raise ChildFailure(1, "error: no room")
+        return run([2, 2, 2], [9, 1.0, 1.0])
+
+    def ask(bench, verb, job):
+        assert (verb, job) == ("_machine", {"dtype": "float32"})
+        return {"shape": vars(SHAPE), "dtype": "float32", "matmul_flop_per_s": 1e9}, 0
+
+    monkeypatch.setattr(Bench, "encode", lambda bench: ROWS)
+    monkeypatch.setattr(Bench, "ask", ask)
+    monkeypatch.setattr(Bench, "train", train)
+    (tmp_path / "config.json").write_text("{}")
+    words = ["--model", str(tmp_path), "--contenders", "ours,seed", "--rounds", "1", "--dtype", "float32"]
+    assert throughput.main(words) == code
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if "failed: " in line] == [f"{name} failed: no room" for name in failing]
 
 
 def test_ratios_are_taken_within_a_round():
@@ -228,6 +266,7 @@ def test_a_child_is_measured_and_its_end_told(tmp_path):
         ["--rows", "0"],
         ["--rounds", "x"],
         ["--nonsense"],
+        ["--dtype", "float8"],
         ["--contenders", "other"],
         ["--model", "no/such/folder"],
         ["--json", "no/such/folder/out.json"],
