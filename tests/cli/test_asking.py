@@ -115,8 +115,11 @@ def test_the_end_token_of_training_is_in_the_generation_config(train, run, input
 
 def test_a_checkpoint_lists_what_asks_it(train, inputs, chatml_base, tmp_path):
     train(model_name_or_path=chatml_base, validation_file=inputs.validation, **SAVES)
-    names = {path.name for path in (tmp_path / "out" / "checkpoint-4").iterdir()}
-    assert {"chat_template.jinja", "generation_config.json", "README.md", "complete.json"} <= names
+    checkpoint, adapter = tmp_path / "out" / "checkpoint-4", tmp_path / "out" / "sft_lora_model"
+    sizes = json.loads((checkpoint / "complete.json").read_text(encoding="utf-8"))["files"]
+    for name in ("chat_template.jinja", "generation_config.json", "README.md"):
+        assert sizes[name] == (adapter / name).stat().st_size
+    assert sizes["chat_template.jinja"] != len(CHATML.encode())
 
 
 def test_the_tokenizer_of_an_adapter_is_known_again(train, run, inputs, chatml_base, tmp_path):

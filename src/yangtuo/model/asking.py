@@ -83,15 +83,15 @@ class Asking:
 
     def tried(self, config: Path | None = None) -> "Asking":
         """With `difference` as it is found in a folder of these files; `config` is the model's, which decides too."""
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            try:
+        try:
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
                 self.save(folder)
                 if config:
                     shutil.copyfile(config, folder / "config.json")
-            except OSError as error:
-                return replace(self, difference=f"what transformers makes of it was not tried ({error})")
-            return replace(self, difference=_difference(folder, self.template, self.tokenizer))
+                return replace(self, difference=_difference(folder, self.template, self.tokenizer))
+        except OSError as error:  # no room for it, or no place
+            return replace(self, difference=f"what transformers makes of it was not tried ({error})")
 
 
 def asking_of(
