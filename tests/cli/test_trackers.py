@@ -103,6 +103,23 @@ def test_a_tracker_that_cannot_start_is_one_line_before_the_first_step(inputs, t
     assert len(log_of(tmp_path / "out")) == 4
 
 
+TOLD = "        tell(**{name: value})\n"
+FAILS = LIVE.replace(TOLD, f"{TOLD}        raise OSError('its server\\n is gone')\n")
+
+
+def test_a_tracker_that_fails_in_a_run_is_left_out_and_the_run_goes_on(inputs, tmp_path, works):
+    (works / "dvclive" / "__init__.py").write_text(FAILS)
+    words = inputs.options(tmp_path / "out", report_to="dvclive", logging_steps=1)
+    prepare = f"import sys; sys.path.insert(0, {str(works)!r})"
+    done = yangtuo("train", *words, env={"TOLD": str(tmp_path / "told")}, first=prepare)
+    assert done.code == 0, done.said
+    assert done.err.count("--report_to dvclive: it failed, and is told no more in this run") == 1
+    assert "its server is gone" in done.err
+    assert "Traceback" not in done.err
+    assert len([entry for entry in told(tmp_path) if "loss" in entry]) == 1
+    assert len(log_of(tmp_path / "out")) == 4
+
+
 def test_packages_that_are_missing_are_told_before_anything_is_read(inputs, tmp_path):
     changes = {"report_to": "flyte,dvclive,none", "optim": "stable_adamw", "model_name_or_path": "no/such/folder"}
     done = yangtuo("train", *inputs.options(tmp_path / "out", **changes))

@@ -1,11 +1,14 @@
 """Trackers (`--report_to`): callbacks of transformers, started before the first step and on rank 0 alone.
 
 transformers itself makes them on every rank, and starts them inside the training loop, where an error is a traceback.
+Once they have started, one that fails (its server is gone) is left out, and the run goes on without it.
 """
 
+import functools
 import importlib
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments
@@ -13,7 +16,33 @@ from transformers.integrations import get_available_reporting_integrations, get_
 
 from yangtuo.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
 _SHOWN = 300  # letters of what a tracker says
+
+
+class Trackers:
+    """A callback of transformers that hands every event on."""
+
+    def __init__(self, trackers: Mapping[str, TrainerCallback]):
+        self._trackers = dict(trackers)
+
+    def __getattr__(self, event: str) -> Callable[..., None]:
+        if not event.startswith("on_"):
+            raise AttributeError(event)
+        return functools.partial(self._tell, event)
+
+    def _tell(self, event: str, *known: Any, **more: Any) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                getattr(tracker, event)(*known, **more)
+            except Exception as error:  # of any package
+                del self._trackers[name]
+                logger.warning(
+                    "--report_to %s: it failed, and is told no more in this run; log.jsonl has everything: %s",
+                    name,
+                    _said(error),
+                )
 
 
 def start(names: Sequence[str], trainer: Any) -> None:
@@ -22,15 +51,20 @@ def start(names: Sequence[str], trainer: Any) -> None:
     Raises:
         UsageError: all that cannot start.
     """
-    problems = []
+    problems, started = [], {}
     for name in get_available_reporting_integrations() if "all" in names else names:
         try:
-            trainer.add_callback(_started(name, trainer))
+            started[name] = _started(name, trainer)
         except Exception as error:  # of any package
-            said = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
-            problems.append(f"--report_to {name}: it cannot start: {said}; mend that, or leave {name} out")
+            problems.append(f"--report_to {name}: it cannot start: {_said(error)}; mend that, or leave {name} out")
     if problems:
         raise UsageError.of_problems("trackers", problems)
+    if started:
+        trainer.add_callback(Trackers(started))
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
 
 
 def _started(name: str, trainer: Any) -> TrainerCallback:
