@@ -8,6 +8,7 @@ same rules and a flag overrides the file. Nothing here looks at the hardware, th
 import argparse
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -310,6 +311,11 @@ def _problems(settings: Settings) -> Iterator[str]:
         yield f"--validation_split_percentage {part}: above 0 and below 100"
     if not 0 <= lora.lora_dropout < 1:
         yield f"--lora_dropout {lora.lora_dropout}: from 0 to below 1"
+    if not 0 < lora.lora_alpha < math.inf:
+        yield f"--lora_alpha {lora.lora_alpha:g}: above 0"
+    for name in ("save_minutes", "watchdog_minutes"):
+        if not getattr(settings.run, name) >= 0:
+            yield f"--{name} {getattr(settings.run, name):g}: at least 0"
     if data.dataset_dir and data.train_file:
         yield "--dataset_dir and --train_file: give one of them"
     if settings.training.get("do_train") is False and not settings.training.get("do_eval"):

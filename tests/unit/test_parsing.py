@@ -367,6 +367,10 @@ def test_dashes_and_aliases():
         (["--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size 0: at least 1"),
         (["--gradient_accumulation_steps", "0"], "--gradient_accumulation_steps 0: at least 1"),
         (["--dataset_dir", "a", "--train_file", "b"], "--dataset_dir and --train_file: give one of them"),
+        (["--lora_alpha", "0"], "--lora_alpha 0: above 0"),
+        (["--lora_alpha", "nan"], "--lora_alpha nan: above 0"),
+        (["--save_minutes", "-1"], "--save_minutes -1: at least 0"),
+        (["--watchdog_minutes", "nan"], "--watchdog_minutes nan: at least 0"),
     ],
 )
 def test_bounds(words, message):
