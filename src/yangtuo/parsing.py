@@ -304,7 +304,7 @@ def _settle(settings: Settings) -> Settings:
     return replace(settings, data=data, training=training)
 
 
-def _problems(settings: Settings) -> Iterator[str]:
+def _ranges(settings: Settings) -> Iterator[str]:
     data, lora = settings.data, settings.lora
     part = data.validation_split_percentage
     if part is not None and not 0 < part < 100:
@@ -316,6 +316,11 @@ def _problems(settings: Settings) -> Iterator[str]:
     for name in ("save_minutes", "watchdog_minutes"):
         if not getattr(settings.run, name) >= 0:
             yield f"--{name} {getattr(settings.run, name):g}: at least 0"
+
+
+def _problems(settings: Settings) -> Iterator[str]:
+    data, lora = settings.data, settings.lora
+    yield from _ranges(settings)
     if data.dataset_dir and data.train_file:
         yield "--dataset_dir and --train_file: give one of them"
     if settings.training.get("do_train") is False and not settings.training.get("do_eval"):
