@@ -1,5 +1,6 @@
 """Inputs that many tests share, built once a session."""
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pytest
 
 from tests import tiny
 from tests.command import end_forker
+
+# Processes inherit what is ignored: nohup ignores SIGHUP, and a shell SIGINT for what it starts with `&`.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

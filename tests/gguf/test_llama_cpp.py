@@ -29,7 +29,7 @@ from yangtuo import demo
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.texts import texts_of
 from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.evaluation.generation import answer
+from yangtuo.evaluation.generation import Sampling
 from yangtuo.export import gguf, gguf_model, gguf_vocabulary
 
 from .reading import ids_of, logits_of, opened
@@ -118,7 +118,7 @@ def test_ids_of_a_real_model(llama, merged):
 @pytest.mark.demo
 def test_greedy_answers_of_a_real_model(llama, merged):
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
-    wanted = answer(model, open_tokenizer(merged), ALPACA_ZH, QUESTIONS, max_new_tokens=32)
+    wanted = [text.strip() for text in demo.answers(model, merged, QUESTIONS, Sampling(max_new_tokens=32))]
     found = []
     for question in QUESTIONS:
         prompt = ALPACA_ZH.prompt(question)
