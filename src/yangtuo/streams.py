@@ -76,6 +76,15 @@ def lasting() -> Iterator[None]:
         mute(sys.stderr)
 
 
+def end() -> None:
+    """Call last, where the exit code has told everything: Python's is 120 if a stream does not take what it holds."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            mute(stream)
+
+
 def mute(stream: Any) -> None:
     """Send a stream nowhere, also what it still holds and would write at the end of the process."""
     with contextlib.suppress(OSError, ValueError):  # it has no descriptor

@@ -57,4 +57,6 @@ def _why(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    streams.end()
+    sys.exit(code)
