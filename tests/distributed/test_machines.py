@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests import tiny
-from tests.command import log_of
+from tests.command import log_of, yangtuo
 from tests.distributed.launch import Running, assert_bit_identical, assert_same, command, free_port, needs
 from yangtuo.engine import checkpoint
 
@@ -64,53 +64,55 @@ def test_two_machines_train_die_and_go_on(name, layout, engines, inputs, tmp_pat
 )
 def test_machines_with_other_files_are_refused_before_the_first_step(what, change, inputs, tmp_path):
     """Nothing but the name of a file is alike: with as many rows, they would train on two data sets."""
-    port, words = free_port(), []
-    for rank, name in enumerate("ab"):
-        place = tmp_path / name
-        shutil.copytree(inputs.base, place / "base")
-        shutil.copytree(inputs.data, place / "data")
-        here = {"model_name_or_path": place / "base", "dataset_dir": place / "data"}
-        words.append(node(inputs, place / "out", rank, "127.0.0.1", port, **here, data_cache_dir=place / "cache"))
+    for name in "ab":
+        shutil.copytree(inputs.base, tmp_path / name / "base")
+        shutil.copytree(inputs.data, tmp_path / name / "data")
     change(tmp_path / "b")
-    done = both(words)
+    here = tmp_path / "a"
+    own = {"model_name_or_path": here / "base", "dataset_dir": here / "data", "data_cache_dir": here / "cache"}
+    done = on_each(tmp_path, inputs.options(here / "out", **ALONE, **own))
     if what is None:
-        assert [each.code for each in done] == [0, 0], [each.said for each in done]
+        assert done.code == 0, done.said
         return
-    assert all(each.code != 0 for each in done)
-    for each in done:
-        assert "processes have read different inputs; copy the same files to every machine" in each.said
-        assert f" {what}: " in each.said
+    assert done.code != 0
+    assert "processes have read different inputs; copy the same files to every machine" in done.said
+    assert f" {what}: " in done.said
     for name in "ab":
         assert not (tmp_path / name / "out").exists() or log_of(tmp_path / name / "out") == []
 
 
-def test_save_on_each_node_writes_on_both(engines, inputs, tmp_path):
-    port = free_port()
-    done = both(
-        [
-            node(inputs, tmp_path / name, rank, "127.0.0.1", port, save_on_each_node=True)
-            for rank, name in enumerate("ab")
-        ]
-    )
-    assert [each.code for each in done] == [0, 0], [each.said for each in done]
+ALONE = {"per_device_train_batch_size": 4, "max_steps": 2}
+
+
+def on_each(folder, words):
+    """Two processes that take each other for another machine's: what one has in `folder/a` the other has in `folder/b`.
+
+    Without launchers, which cost ten seconds each; those are in the tests above.
+    """
+    first = "import os, sys; os.environ.update(LOCAL_RANK='0', LOCAL_WORLD_SIZE='1')\n"
+    first += f"a, here = {str(folder / 'a')!r}, {str(folder)!r} + '/' + 'ab'[int(os.environ['RANK'])]\n"
+    first += "sys.argv = [word.replace(a, here) for word in sys.argv]"
+    return yangtuo("train", *words, first=first, num_processes=2)
+
+
+def test_save_on_each_node_writes_on_both(inputs, tmp_path):
+    options = {**ALONE, "save_strategy": "steps", "save_steps": 1}
+    done = on_each(tmp_path, inputs.options(tmp_path / "a" / "out", save_on_each_node=True, **options))
+    assert done.code == 0, done.said
     for name in "ab":
-        assert checkpoint.latest_complete(tmp_path / name).name == "checkpoint-8"
+        assert checkpoint.latest_complete(tmp_path / name / "out").name == "checkpoint-2"
 
 
-def test_a_failed_proof_renames_the_adapter_on_both(engines, inputs, tmp_path):
+def test_a_failed_proof_renames_the_adapter_on_both(inputs, tmp_path):
     """With one step, a warm-up makes that step's learning rate 0."""
-    port, nothing = free_port(), {"max_steps": 1, "warmup_steps": 1, "lr_scheduler_type": "cosine"}
-    done = both(
-        [
-            node(inputs, tmp_path / name, rank, "127.0.0.1", port, save_on_each_node=True, **nothing)
-            for rank, name in enumerate("ab")
-        ]
-    )
-    assert "proof failed: no trained weight has changed" in done[0].said
-    assert all(each.code != 0 for each in done)
+    nothing = {**ALONE, "max_steps": 1, "warmup_steps": 1, "lr_scheduler_type": "cosine"}
+    done = on_each(tmp_path, inputs.options(tmp_path / "a" / "out", save_on_each_node=True, **nothing))
+    assert "proof failed: no trained weight has changed" in done.said
+    assert done.code == 1
     for name in "ab":
-        assert (tmp_path / name / "sft_lora_model.failed-proof" / "adapter_model.safetensors").is_file()
-        assert not (tmp_path / name / "sft_lora_model").exists()
+        out = tmp_path / name / "out"
+        assert (out / "sft_lora_model.failed-proof" / "adapter_model.safetensors").is_file()
+        assert not (out / "sft_lora_model").exists()
 
 
 @pytest.fixture
