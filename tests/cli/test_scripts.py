@@ -263,7 +263,8 @@ def checks(tmp_path):
 
 
 TWO = "1 -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/distributed"
-ALONE = " -m pytest tests/distributed"
+TWO += " --ignore tests/cli/test_demo.py"
+ALONE = " -m pytest tests/distributed tests/cli/test_demo.py"
 
 
 @pytest.mark.parametrize(
