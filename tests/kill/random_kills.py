@@ -58,14 +58,14 @@ def _steps(out: Path) -> int:
         return 0
 
 
-def play(folder: Path, inputs, engine, num_kills: int, seed: int, say=print) -> None:
+def play(folder: Path, inputs, engine, num_kills: int, seed: int, say=print, num_steps: int = STEPS) -> None:
     """Kill `num_kills` times, let the run end, compare.
 
     Raises:
         AssertionError: the curves or the adapters differ.
     """
     times = random.Random(seed)
-    options = {"max_steps": STEPS, "save_steps": 1, "save_total_limit": 2, "lora_dropout": 0.1, "seed": 7}
+    options = {"max_steps": num_steps, "save_steps": 1, "save_total_limit": 2, "lora_dropout": 0.1, "seed": 7}
     env = {"STEP_SECONDS": "0.1", **dict(engine.env)}
     out, num_done = folder / "killed", 0
     words = command(inputs, out, *engine.options, **options)
@@ -79,9 +79,9 @@ def play(folder: Path, inputs, engine, num_kills: int, seed: int, say=print) -> 
         with Running(words_of, env={**dict(engine.env), **env_of, "STEP_SECONDS": "0"}) as running:
             done = running.end(timeout=300)
         assert done.code == 0, done.said
-    assert len(log_of(out)) == STEPS
+    assert len(log_of(out)) == num_steps
     assert_bit_identical(out, folder / "whole")
-    say(f"{engine.name}: {num_kills} kills (seed {seed}), {STEPS} steps, curve and adapter bit for bit")
+    say(f"{engine.name}: {num_kills} kills (seed {seed}), {num_steps} steps, curve and adapter bit for bit")
 
 
 def main() -> None:
