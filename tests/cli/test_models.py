@@ -114,7 +114,8 @@ def of_kind(folder, kind, **values):
 def test_of_several_towers_the_one_of_text_is_trained(trainable, train, tmp_path):
     """A vision tower has modules of the same names, whose LoRA would never have a gradient."""
     base = several_towers(tmp_path / "base", "gemma3", "gemma3_text")
-    train(model_name_or_path=base, trainable=trainable)
+    said = train(model_name_or_path=base, trainable=trainable)
+    assert said.count("adapter: no LoRA in vision_tower, which the loss of text does not depend on") == 1
     saved = tmp_path / "out" / "sft_lora_model"
     keys = load_file(saved / "adapter_model.safetensors").keys()
     assert {key.split(".")[3] for key in keys} == {"language_model"}

@@ -104,7 +104,7 @@ def _check_reached(unreached: Sequence[str]) -> None:
         raise AdapterError(
             f"{len(modules)} trained modules have no gradient, since the loss of text does not depend on them: "
             f"{', '.join(modules[:_MOST_NAMED])}{', ...' if len(modules) > _MOST_NAMED else ''}; leave them out of "
-            "--trainable and --modules_to_save"
+            "--trainable and --modules_to_save, or continue an adapter without them"
         )
 
 

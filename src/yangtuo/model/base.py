@@ -217,7 +217,7 @@ def modules_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> 
     except _OF_MODELS as error:
         raise ModelError(
             f"{config.name_or_path}: transformers makes no causal language model of this config.json (model_type "
-            f"{config.model_type!r}): {str(error).splitlines()[0][:200]}"
+            f"{config.model_type!r}): {' '.join(str(error).split())[:200]}"
         ) from error
     return dict(model.named_modules())
 

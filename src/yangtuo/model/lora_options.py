@@ -1,5 +1,6 @@
 """LoRA options: what they mean, and whether they fit the base, or the adapter that is continued."""
 
+import logging
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,6 +14,8 @@ from yangtuo.arguments import LoraArguments
 from yangtuo.errors import AdapterError, UsageError
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.words import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 ALL_LINEAR = "all-linear"
 # From the base's own weights, which change by what the adapter begins with.
@@ -251,7 +254,7 @@ def new_config(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence
             lora_alpha=lora.lora_alpha,
             lora_dropout=lora.lora_dropout,
             target_modules=_targets(model, lora, chosen),
-            exclude_modules=_beside_the_decoder(model, lora),
+            exclude_modules=_pattern_of(_parts_without_text(model, lora)),
             layers_to_transform=chosen,
             rank_pattern=ranks,
             alpha_pattern=pattern("alpha_pattern", lora.alpha_pattern),
@@ -285,11 +288,11 @@ def _targets(model: PreTrainedModel, lora: LoraArguments, chosen: Sequence[int] 
     return sorted(found - {n.rsplit(".", 1)[-1] for n, module in model.named_modules() if module is head})
 
 
-def _beside_the_decoder(model: PreTrainedModel, lora: LoraArguments) -> str | None:
-    """A pattern of the modules that have the names of `--trainable` and see no text (a vision tower); None without."""
+def _parts_without_text(model: PreTrainedModel, lora: LoraArguments) -> list[str]:
+    """Names of the parts beside the decoder that have modules which `--trainable` names: a vision tower."""
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     if decoder is None or decoder is model:
-        return None
+        return []
     inside = {id(module) for module in (*decoder.modules(), *(head.modules() if head else ()))}
     asked = names(lora.trainable)
     beside = [
@@ -300,9 +303,16 @@ def _beside_the_decoder(model: PreTrainedModel, lora: LoraArguments) -> str | No
         and (lora.trainable == ALL_LINEAR or any(name == one or name.endswith(f".{one}") for one in asked))
     ]
     path = next(name for name, module in model.named_modules() if module is decoder)
-    above = path.rpartition(".")[0]  # where the towers stand side by side
-    towers = sorted({name.removeprefix(f"{above}.").split(".")[0] for name in beside})
-    return rf"(?:.*\.)?(?:{'|'.join(map(re.escape, towers))})(?:\..*)?" if towers else None
+    above = path.rpartition(".")[0]  # where the parts stand side by side
+    parts = sorted({name.removeprefix(f"{above}.").split(".")[0] for name in beside})
+    if parts:
+        logger.warning("adapter: no LoRA in %s, which the loss of text does not depend on", ", ".join(parts))
+    return parts
+
+
+def _pattern_of(parts: Sequence[str]) -> str | None:
+    """PEFT's `exclude_modules` for these parts of the model, wherever they stand."""
+    return rf"(?:.*\.)?(?:{'|'.join(map(re.escape, parts))})(?:\..*)?" if parts else None
 
 
 def _rows_of(model: PreTrainedModel, tokens: Sequence[int], *, tied: bool) -> dict[str, list[int]]:

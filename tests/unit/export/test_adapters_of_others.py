@@ -177,41 +177,47 @@ KINDS_OF_MODEL = {
 }
 
 
-@torch.no_grad()
-def real_and_by_layers(kind, tmp_path):
-    model_type, more = KINDS_OF_MODEL[kind]
-    config = AutoConfig.for_model(
-        model_type,
-        **{"vocab_size": ROWS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 0},
-        **more,
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    model.save_pretrained(tmp_path / "base")
-    ids = torch.arange(3, 33)[None]
-    names = dict(model.named_parameters(remove_duplicate=False))
-    empty = merge_plan.empty_model(read_config(tmp_path / "base"))
-    return model(input_ids=ids, use_cache=False).logits, merge_proof._logits(empty, names.__getitem__, ids, "")
+@pytest.fixture
+def model_of(tmp_path):
+    """The logits of a whole model, the same model without weights, and its weights by name."""
+
+    @torch.no_grad()
+    def make(kind):
+        model_type, more = KINDS_OF_MODEL[kind]
+        config = AutoConfig.for_model(
+            model_type,
+            **{"vocab_size": ROWS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8},
+            **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 0},
+            **more,
+        )
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        model.save_pretrained(tmp_path / "base")
+        weights = dict(model.named_parameters(remove_duplicate=False))
+        empty = merge_plan.empty_model(read_config(tmp_path / "base"))
+        return model(input_ids=PROMPT, use_cache=False).logits, empty, weights.__getitem__
+
+    return make
+
+
+PROMPT = torch.arange(3, 33)[None]
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_MODEL)
-def test_logits_layer_by_layer_are_those_of_the_whole_model(kind, tmp_path):
-    expected, found = real_and_by_layers(kind, tmp_path)
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+def test_logits_layer_by_layer_are_those_of_the_whole_model(kind, model_of):
+    expected, empty, weights = model_of(kind)
+    torch.testing.assert_close(merge_proof._logits(empty, weights, PROMPT, ""), expected, atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "without"),
-    [("asks a weight for its device", "_put_placeholders"), ("uses a weight outside of its own part", None)],
-)
-def test_they_would_not_be_without_what_is_done_for_such_models(kind, without, tmp_path, monkeypatch):
-    if without:
-        monkeypatch.setattr(merge_proof, without, lambda model: None)
-    else:
-        monkeypatch.setattr(torch, "isfinite", lambda value: torch.ones_like(value, dtype=torch.bool))
-    try:
-        expected, found = real_and_by_layers(kind, tmp_path)
-    except (RuntimeError, NotImplementedError):
-        return  # it cannot even be computed
-    assert not torch.allclose(found, expected, atol=1e-3)
+def test_a_weight_used_outside_of_its_own_part_is_noticed(model_of):
+    """It is no number there, so that the whole model is run in place of its layers."""
+    _, empty, weights = model_of("uses a weight outside of its own part")
+    merge_proof._put_placeholders(empty)
+    by_layers = merge_proof._run(empty, list(merge_proof._parts(empty)), weights, PROMPT, "")
+    assert not torch.isfinite(by_layers).all()
+
+
+def test_weights_on_the_meta_device_would_send_the_input_there(model_of):
+    expected, empty, weights = model_of("asks a weight for its device")
+    by_layers = merge_proof._run(empty, list(merge_proof._parts(empty)), weights, PROMPT, "")
+    assert not torch.allclose(by_layers, expected, atol=1e-3)
