@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from circumstances import commit, computer, versions, without_folders
 
-from yangtuo.arguments import DataOrder, LossReduction
+from yangtuo.config.schema import DataOrder, LossReduction
 from yangtuo.data import files, reading
 from yangtuo.data.encoding import Policy, encode
 from yangtuo.data.examples import Examples

@@ -154,7 +154,7 @@ def tiny_adapter(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from yangtuo.arguments import LoraArguments
+    from yangtuo.config.schema import LoraArguments
     from yangtuo.data.saved_template import from_values
     from yangtuo.data.tokenizer import open_tokenizer
     from yangtuo.model.adapter_state import save, trained_parameters

@@ -1,7 +1,7 @@
 """The fields of transformers' `TrainingArguments` as `training_fields.json` has them.
 
 `python -m tests.training_fields` writes the file anew; do so when transformers is updated, and give each new field a
-row in `yangtuo.arguments.TRAINING_ARGUMENTS`.
+row in `yangtuo.config.schema.TRAINING_ARGUMENTS`.
 """
 
 import json
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from transformers import HfArgumentParser, TrainingArguments
 
-import yangtuo
+from yangtuo.config import options
 
-FILE = Path(yangtuo.__file__).with_name("training_fields.json")
+FILE = Path(options.__file__).with_name("training_fields.json")
 
 
 def rows(dataclass=TrainingArguments):

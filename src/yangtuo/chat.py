@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from yangtuo import streams
-from yangtuo.arguments import LoraArguments, ModelArguments
+from yangtuo.config.schema import LoraArguments, ModelArguments
 from yangtuo.errors import DataError, OutOfMemoryError, StoppedError, UsageError
 
 if TYPE_CHECKING:

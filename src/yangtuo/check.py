@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from yangtuo import streams, writing
+from yangtuo.config.parser import Settings
 from yangtuo.corpus import (
     AUDIT_FILE,
     DROPPED_FILE,
@@ -33,7 +34,6 @@ from yangtuo.engine.planning import StepShape
 from yangtuo.errors import DataError, RunFolderError
 from yangtuo.folder import RUN_FILE
 from yangtuo.model.weight_names import check_described
-from yangtuo.parsing import Settings
 
 logger = logging.getLogger(__name__)
 

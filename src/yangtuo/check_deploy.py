@@ -141,7 +141,7 @@ class Reference:
         import torch
         from transformers import GenerationConfig
 
-        from yangtuo.arguments import ModelArguments
+        from yangtuo.config.schema import ModelArguments
         from yangtuo.model import base
 
         reporting.quiet_libraries()

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from yangtuo import __version__, reporting, streams, writing
+from yangtuo.config.words import Parser, did_you_mean
 from yangtuo.errors import StoppedError, UsageError, YangtuoError
-from yangtuo.words import Parser, did_you_mean
 
 _PATIENCE_S = 5.0  # a launcher ends the others of a failed run within about one
 
@@ -124,7 +124,7 @@ def _run(verb: str, argv: list[str]) -> None:
 
 
 def _train(argv: list[str]) -> None:
-    from yangtuo.parsing import build_parser, parse
+    from yangtuo.config.parser import build_parser, parse
 
     settings, _ = parse(argv, build_parser("yangtuo train"))
     from yangtuo import run
@@ -135,7 +135,7 @@ def _train(argv: list[str]) -> None:
 
 def _check(argv: list[str]) -> None:
     from yangtuo import check
-    from yangtuo.parsing import build_parser, parse
+    from yangtuo.config.parser import build_parser, parse
 
     settings, own = parse(argv, build_parser("yangtuo check", check.add_options, explains_training=False))
     check.run(settings, as_json=own.json, out=own.out)
@@ -143,15 +143,15 @@ def _check(argv: list[str]) -> None:
 
 def _preview(argv: list[str]) -> None:
     from yangtuo import preview
-    from yangtuo.parsing import build_parser, parse
+    from yangtuo.config.parser import build_parser, parse
 
     settings, own = parse(argv, build_parser("yangtuo preview", preview.add_options, explains_training=False))
     preview.run(settings, own)
 
 
 def _encode(argv: list[str]) -> None:
+    from yangtuo.config.parser import build_parser, parse
     from yangtuo.encode import add_options, write
-    from yangtuo.parsing import build_parser, parse
 
     settings, own = parse(argv, build_parser("yangtuo encode", add_options, explains_training=False))
     write(settings, own.out)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from yangtuo import writing
-from yangtuo.arguments import Deduplicate
+from yangtuo.config.parser import Settings
+from yangtuo.config.schema import Deduplicate
 from yangtuo.data import files, likeness, mixing, reading, splitting
 from yangtuo.data.audit import audit, dropped_rows, summary
 from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
@@ -23,7 +24,6 @@ from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import AdapterError, UsageError
 from yangtuo.model import provenance
 from yangtuo.model.folders import cache_folder, local_folder
-from yangtuo.parsing import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     logger.info("the demo runs: yangtuo train %s", " ".join(training))
     from yangtuo import reporting
     from yangtuo import run as story
-    from yangtuo.parsing import build_parser, parse
+    from yangtuo.config.parser import build_parser, parse
 
     reporting.quiet_libraries()
     settings, _ = parse(training, build_parser("yangtuo demo"))

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from yangtuo import streams, writing
+from yangtuo.config.parser import Settings
 from yangtuo.corpus import encode_files, open_data, tell_without_effect
 from yangtuo.data.audit import audit, summary
 from yangtuo.data.encoding import end_id
 from yangtuo.data.examples import Examples
 from yangtuo.errors import UsageError
-from yangtuo.parsing import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedConfig
 
-from yangtuo.arguments import LoraArguments, ModulesToSavePolicy
+from yangtuo.config.parser import Settings
+from yangtuo.config.schema import LoraArguments, ModulesToSavePolicy
 from yangtuo.corpus import (
     Encoded,
     encode_files,
@@ -24,7 +25,6 @@ from yangtuo.errors import TokenizerError, UsageError
 from yangtuo.model import adapter_files, base, fingerprint, lora_options, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
-from yangtuo.parsing import Settings
 
 logger = logging.getLogger(__name__)
 

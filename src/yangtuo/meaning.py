@@ -13,7 +13,12 @@ from typing import Any
 
 from transformers import PreTrainedConfig, TrainingArguments
 
-from yangtuo.arguments import OUR_GROUPS, Decides
+from yangtuo.config.options import options_of
+from yangtuo.config.parser import Settings, as_dict
+from yangtuo.config.schema import OUR_GROUPS, Decides
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate
+from yangtuo.config.trainer_values import TRACKERS, tracker_names
+from yangtuo.config.unique_keys import unique
 from yangtuo.corpus import Encoded, wants_evaluation
 from yangtuo.engine.planning import StepShape
 from yangtuo.engine.processes import rank, world_size
@@ -21,14 +26,9 @@ from yangtuo.engine.screen import Logging
 from yangtuo.engine.steps import Meaning
 from yangtuo.errors import MissingDependencyError, UsageError
 from yangtuo.inputs import Inputs
-from yangtuo.keys import unique
 from yangtuo.model import base
 from yangtuo.model.base import Hardware, Precision
 from yangtuo.model.lora_options import begins_from_the_base, names
-from yangtuo.options import options_of
-from yangtuo.parsing import Settings, as_dict
-from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
-from yangtuo.trainer_values import TRACKERS, tracker_names
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ import numpy.typing as npt
 from rich.text import Text
 
 from yangtuo import streams, writing
+from yangtuo.config.parser import Settings
 from yangtuo.corpus import encode_files, open_data, tell_without_effect
 from yangtuo.data.chips import Chip, chips_of
 from yangtuo.data.examples import Examples, Fate
 from yangtuo.data.measures import sample
 from yangtuo.errors import UsageError
-from yangtuo.parsing import Settings
 
 logger = logging.getLogger(__name__)
 

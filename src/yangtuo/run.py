@@ -24,7 +24,9 @@ from transformers import PreTrainedModel, TrainingArguments
 
 import yangtuo
 from yangtuo import folder, proof
-from yangtuo.arguments import ModulesToSavePolicy
+from yangtuo.config.parser import Settings, as_dict
+from yangtuo.config.schema import ModulesToSavePolicy
+from yangtuo.config.trainer_values import tracker_names
 from yangtuo.corpus import divide, tell, write_audit
 from yangtuo.data.encoding import end_id
 from yangtuo.data.examples import Examples
@@ -68,9 +70,7 @@ from yangtuo.model import adapter_state, adapters, base, fingerprint, generation
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.asking import Asking, asking_of
 from yangtuo.model.base import Precision
-from yangtuo.parsing import Settings, as_dict
 from yangtuo.reporting import notes_so_far
-from yangtuo.trainer_values import tracker_names
 
 logger = logging.getLogger(__name__)
 

@@ -170,7 +170,7 @@ def test_weights_that_the_files_lack(fails, tmp_path):
 def _weights_error(base):
     import torch
 
-    from yangtuo.arguments import ModelArguments
+    from yangtuo.config.schema import ModelArguments
     from yangtuo.errors import ModelError
     from yangtuo.model.base import Precision, load
 

@@ -286,7 +286,7 @@ def test_tests_run_two_at_a_time_and_those_of_several_processes_alone(words, che
     "words",
     [
         ["tests/unit"],
-        ["-x", "tests/unit/test_words.py::test_plain", "-q"],
+        ["-x", "tests/unit/config/test_words.py::test_plain", "-q"],
         ["-m", "not demo", "tests/cli"],
         ["-n", "4"],
         ["-n0"],

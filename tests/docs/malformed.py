@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from yangtuo.config.parser import build_parser, parse
 from yangtuo.data import files, reading
 from yangtuo.errors import UserError
-from yangtuo.parsing import build_parser, parse
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 BEGIN, END = "<!-- malformed: begin -->", "<!-- malformed: end -->"

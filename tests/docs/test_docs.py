@@ -14,16 +14,16 @@ import pytest
 
 import yangtuo
 from yangtuo import cache, chat, check, check_deploy, demo, preview, vocab
-from yangtuo.arguments import OUR_GROUPS
 from yangtuo.cli import main
+from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
+from yangtuo.config.parser import build_parser, parse
+from yangtuo.config.schema import OUR_GROUPS
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate
 from yangtuo.encode import add_options as encode_options
 from yangtuo.engine import planning
 from yangtuo.errors import UserError, YangtuoError
 from yangtuo.export import export_verb
 from yangtuo.meaning import step_shape
-from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
-from yangtuo.parsing import build_parser, parse
-from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README_zh.md")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from yangtuo.arguments import Truncation
+from yangtuo.config.schema import Truncation
 from yangtuo.data import reading
 from yangtuo.data.encoding import Policy, encode
 from yangtuo.data.templates import ALPACA_ZH

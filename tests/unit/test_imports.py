@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import yangtuo
-from tests.unit.test_parsing import SEED_PAGE
+from tests.unit.config.test_parser import SEED_PAGE
 
 SOURCE = Path(yangtuo.__file__).parent
 MODULES = {
@@ -51,33 +51,26 @@ def others(*allowed):
     return sorted(tops - {f"yangtuo.{name}" for name in allowed})
 
 
-BELOW = ("differences", "keys", "streams", "words", "writing")  # what is read, said and written by all
+BELOW = ("differences", "streams", "writing")  # what is said and written by all
+CONFIG = [module.split(".")[2] for module in MODULES if lies_in(module, "yangtuo.config") and module.count(".") > 1]
+CONFIG.remove("training_help")
+SLOW = ("torch", "transformers", "peft", "accelerate")
 
 RULES = {
-    "data": ["torch", "transformers", "peft", "accelerate", *others("data", "arguments", "errors", *BELOW)],
-    "model": others("model", "data", "arguments", "errors", *BELOW),
-    "engine": others("engine", "model", "data", "arguments", "errors", *BELOW),
-    "export": others("export", "model", "data", "engine", "arguments", "errors", *BELOW),
-    "evaluation": others("evaluation", "engine", "model", "data", "arguments", "errors"),
-    "engine.planning": ["torch", "transformers", "peft", "accelerate"],
-    "engine.layout": ["torch", "transformers", "peft", "accelerate"],
-    "engine.journal": ["torch", "transformers", "peft", "accelerate"],
-    "engine.checkpoint": ["torch", "transformers", "peft", "accelerate"],
-    "arguments": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
-    "trainer_options": ["torch", "transformers", "peft", "accelerate", *others("arguments")],
-    "trainer_values": ["torch", "transformers", "peft", "accelerate", *others("words")],
-    "errors": ["torch", "transformers", "peft", "accelerate", "yangtuo"],
-    "configfile": ["torch", "transformers", "peft", "accelerate", *others("errors", "keys", "words")],
-    **{part: ["torch", "transformers", "peft", "accelerate", *others("errors")] for part in BELOW},
-    "options": ["torch", "transformers", "peft", "accelerate", *others("arguments")],
-    "parsing": [
-        *("torch", "transformers", "peft", "accelerate"),
-        *others(
-            *("configfile", "options", "old_options", "training_help", "arguments", "trainer_options"),
-            *("trainer_values", "errors", "words"),
-        ),
-    ],
-    "training_help": others(),
+    "errors": [*SLOW, "yangtuo"],
+    **{part: [*SLOW, *others("errors")] for part in BELOW},
+    "config": others("config", "errors"),
+    **{f"config.{name}": SLOW for name in CONFIG},  # but for the words of transformers, which only --help wants
+    "config.schema": [*SLOW, "yangtuo"],
+    "data": [*SLOW, *others("data", "config", "errors", *BELOW)],
+    "model": others("model", "data", "config", "errors", *BELOW),
+    "engine": others("engine", "model", "data", "config", "errors", *BELOW),
+    "export": others("export", "model", "data", "engine", "config", "errors", *BELOW),
+    "evaluation": others("evaluation", "engine", "model", "data", "config", "errors"),
+    "engine.planning": SLOW,
+    "engine.layout": SLOW,
+    "engine.journal": SLOW,
+    "engine.checkpoint": SLOW,
     "folder": ["torch", "transformers", *others("engine", "errors", "differences", "writing")],
 }
 
@@ -94,7 +87,7 @@ def test_only_the_engine_knows_the_trainer_and_only_help_the_words_of_transforme
 
     assert users("transformers.Trainer") == ["yangtuo.engine.trainer"]
     assert users("transformers.HfArgumentParser") == []
-    assert users("yangtuo.training_help") == ["yangtuo.parsing"]  # inside a function, see the tests below
+    assert users("yangtuo.config.training_help") == ["yangtuo.config.parser"]  # inside a function, see the tests below
 
 
 def test_nothing_imports_the_command_line():
@@ -129,7 +122,7 @@ def test_data_starts_without_torch():
     data = [module for module in MODULES if lies_in(module, "yangtuo.data")]
     assert (
         loaded_by(
-            "yangtuo", "yangtuo.cli", "yangtuo.arguments", "yangtuo.engine.planning", "yangtuo.engine.layout", *data
+            "yangtuo", "yangtuo.cli", "yangtuo.config.schema", "yangtuo.engine.planning", "yangtuo.engine.layout", *data
         )
         == set()
     )
@@ -140,15 +133,15 @@ def parsed(*words, prints="", **how):
     """What parsing these words in a fresh interpreter has loaded."""
     build = f"parser = build_parser('yangtuo check', **{how!r})"
     return loaded_by(
-        "yangtuo.parsing",
-        then=f"from yangtuo.parsing import *\n{build}\nas_dict(parse({words!r}, parser)[0])\n{prints}",
+        "yangtuo.config.parser",
+        then=f"from yangtuo.config.parser import *\n{build}\nas_dict(parse({words!r}, parser)[0])\n{prints}",
     )
 
 
 def test_a_command_line_is_parsed_without_torch(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("lr_scheduler_kwargs: {num_cycles: 0.25}\nlabel_smoothing_factor: 0.1\ntrainable: [q_proj]\n")
-    assert loaded_by("yangtuo.parsing") == set()
+    assert loaded_by("yangtuo.config.parser") == set()
     assert parsed(str(file), *SEED_PAGE.split()) == set()
 
 

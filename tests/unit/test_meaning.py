@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from yangtuo.arguments import Decides
+from yangtuo.config.options import TRAINING_OPTIONS
+from yangtuo.config.parser import build_parser, parse
+from yangtuo.config.schema import Decides
 from yangtuo.meaning import DECIDES, _told, deciding_values
-from yangtuo.options import TRAINING_OPTIONS
-from yangtuo.parsing import build_parser, parse
 
 EVALUATES, TAKES_BEST = {"eval_strategy": "steps"}, {"eval_strategy": "steps", "load_best_model_at_end": True}
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from yangtuo.arguments import BadRows
+from yangtuo.config.schema import BadRows
 from yangtuo.data.encoding import Encoder, Policy, check_kept, count_reasons
 from yangtuo.data.policy import check_rendered
 from yangtuo.data.reading import MOST_LISTED, Dropped, Reader, Reading

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from yangtuo.arguments import Truncation
+from yangtuo.config.schema import Truncation
 from yangtuo.data.columns import Columns, examples_of
 from yangtuo.data.examples import Examples, Fate
 from yangtuo.data.policy import NO_ANSWER_LEFT, NO_ROOM, NO_TURN_LEFT, TOO_LONG, Policy, check_kept, count_reasons

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from yangtuo.config.words import separated
 from yangtuo.data.jsonstream import json_values
 from yangtuo.data.opening import PACKED, encoding_of, opened
 from yangtuo.data.records import Value
 from yangtuo.data.tables import csv_values, parquet_values
 from yangtuo.errors import DataError
-from yangtuo.words import separated
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".csv")
 _PROGRESS_ROWS = 256

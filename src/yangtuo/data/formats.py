@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from yangtuo.arguments import DataFormat
+from yangtuo.config.schema import DataFormat
 from yangtuo.data.jsonstream import Doubled
 from yangtuo.data.records import Turn
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from yangtuo.config.words import separated
 from yangtuo.errors import UsageError
-from yangtuo.words import separated
 
 
 def parse(text: str, paths: Sequence[str]) -> tuple[float, ...]:

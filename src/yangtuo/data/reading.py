@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yangtuo.arguments import BadRows, DataFormat, TrainTurns
+from yangtuo.config.schema import BadRows, DataFormat, TrainTurns
 from yangtuo.data import files, formats
 from yangtuo.data.records import Record, Source, Turn, Value
 from yangtuo.errors import DataError

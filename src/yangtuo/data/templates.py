@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, Protocol
 
 import yaml
 
+from yangtuo.config.unique_keys import UniqueKeys, unique
 from yangtuo.data.records import Turn
 from yangtuo.errors import DataError
-from yangtuo.keys import UniqueKeys, unique
 
 
 class Piece(NamedTuple):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from yangtuo import words, writing
+from yangtuo import writing
+from yangtuo.config import words
 from yangtuo.errors import ProofError, RunFolderError, WriteError
 
 _SPARE_BYTES = 64 << 20  # tokenizer and other small files

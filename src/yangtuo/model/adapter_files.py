@@ -13,11 +13,11 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from yangtuo.config.words import separated
 from yangtuo.errors import AdapterError, ProofError
 from yangtuo.model.adapter_config import CONFIG_FILE, read_config
 from yangtuo.model.adapter_names import as_used
 from yangtuo.model.provenance import OLD_WEIGHTS_FILE, WEIGHTS_FILE, sha256_of
-from yangtuo.words import separated
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
-from yangtuo.arguments import ATTENTIONS, ModelArguments
+from yangtuo.config.schema import ATTENTIONS, ModelArguments
 from yangtuo.errors import MissingDependencyError, ModelError, UsageError
 from yangtuo.model.sharding import gathered, shape_of
 from yangtuo.model.weight_names import not_used

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from yangtuo.arguments import LoraArguments, ModelArguments
+from yangtuo.config.schema import LoraArguments, ModelArguments
 from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template

@@ -10,10 +10,10 @@ from peft import LoraConfig, TaskType
 from torch import nn
 from transformers import PreTrainedModel
 
-from yangtuo.arguments import LoraArguments
+from yangtuo.config.schema import LoraArguments
+from yangtuo.config.words import did_you_mean
 from yangtuo.errors import AdapterError, UsageError
 from yangtuo.model.adapter_files import SavedAdapter
-from yangtuo.words import did_you_mean
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yangtuo.arguments import DataFormat
+from yangtuo.config.schema import DataFormat
 from yangtuo.data.formats import detect, shown, turns_of, unused_columns
 from yangtuo.data.jsonstream import Doubled
 from yangtuo.data.records import Turn

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests import tiny
-from yangtuo.arguments import BadRows, DataFormat, TrainTurns
+from yangtuo.config.schema import BadRows, DataFormat, TrainTurns
 from yangtuo.data import reading
 from yangtuo.data.reading import Dropped, Reader, Reading
 from yangtuo.data.records import Record, Source, Turn

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from yangtuo.arguments import BadRows, DataFormat, TrainTurns, Truncation
+from yangtuo.config.schema import BadRows, DataFormat, TrainTurns, Truncation
 from yangtuo.data import building
 from yangtuo.data import reading as reading_module
 from yangtuo.data import store as module

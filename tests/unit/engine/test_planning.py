@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from yangtuo.arguments import DataOrder, LossReduction
+from yangtuo.config.schema import DataOrder, LossReduction
 from yangtuo.engine.planning import (
     StepShape,
     Unit,

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import tiny
 from tests.unit.export.test_merge import load, logits, run
-from yangtuo.arguments import LoraArguments
+from yangtuo.config.schema import LoraArguments
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError
 from yangtuo.export import merge_plan, merge_proof

@@ -4,7 +4,7 @@ from transformers import LlamaConfig
 from transformers.utils import is_flash_attn_2_available
 
 from tests import tiny
-from yangtuo.arguments import ModelArguments
+from yangtuo.config.schema import ModelArguments
 from yangtuo.errors import ModelError, UsageError
 from yangtuo.model.base import (
     Hardware,

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
-from yangtuo.arguments import LoraArguments, ModelArguments
+from yangtuo.config.schema import LoraArguments, ModelArguments
 from yangtuo.errors import AdapterError, ModelError, TokenizerError, UsageError
 from yangtuo.model.base import Hardware
 from yangtuo.model.inference import Places, find_adapter, open_base, open_model, places_of_adapter

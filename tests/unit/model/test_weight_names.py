@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
-from yangtuo.arguments import ModelArguments
+from yangtuo.config.schema import ModelArguments
 from yangtuo.errors import ModelError
 from yangtuo.model.base import Precision, load
 from yangtuo.model.weight_names import check_described

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from yangtuo.words import did_you_mean
+from yangtuo.config.words import did_you_mean
 
 Values = Mapping[str, Any]  # every field of `TrainingArguments`, given or default
 

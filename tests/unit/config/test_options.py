@@ -10,11 +10,11 @@ import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from tests.training_fields import FILE, kind_of, rows
-from yangtuo.arguments import OUR_GROUPS
+from yangtuo.config.options import TRAINING_OPTIONS, add, options_of, training_default
+from yangtuo.config.parser import build_parser, parse
+from yangtuo.config.schema import OUR_GROUPS
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate
 from yangtuo.errors import UsageError
-from yangtuo.options import TRAINING_OPTIONS, add, options_of, training_default
-from yangtuo.parsing import build_parser, parse
-from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
 
 # ---- the table
 

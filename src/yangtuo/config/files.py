@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
+from yangtuo.config.unique_keys import UniqueKeys, unique
+from yangtuo.config.words import Parser, nearest
 from yangtuo.errors import UsageError
-from yangtuo.keys import UniqueKeys, unique
-from yangtuo.words import Parser, nearest
 
 SUFFIXES = (".yaml", ".yml", ".json")
 

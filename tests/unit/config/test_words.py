@@ -5,11 +5,11 @@ import argparse
 import pytest
 
 from yangtuo.cli import _LIKE_TRAIN, _OF_THEIR_OWN
+from yangtuo.config.parser import build_parser, parse
+from yangtuo.config.words import Parser, nearest, plain, value_meant
 from yangtuo.data import mixing
 from yangtuo.data.files import find_files
 from yangtuo.errors import DataError, UsageError
-from yangtuo.parsing import build_parser, parse
-from yangtuo.words import Parser, nearest, plain, value_meant
 
 VERBS = [*_LIKE_TRAIN, *_OF_THEIR_OWN]
 OPTIONS = ["--lora_rank", "--lora-rank", "--top_p", "--max_seq_length", "--peft_path", "--per_device_train_batch_size"]

@@ -5,9 +5,9 @@ from dataclasses import fields
 import pytest
 from transformers import TrainingArguments
 
-from yangtuo.arguments import OUR_GROUPS, Decides, _option
-from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
-from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate, Treatment
+from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
+from yangtuo.config.schema import OUR_GROUPS, Decides, _option
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate, Treatment
 
 OURS = {f.name: f for group in OUR_GROUPS for f in fields(group)}
 THEIRS = {f.name for f in fields(TrainingArguments)}

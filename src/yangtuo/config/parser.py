@@ -15,8 +15,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
-from yangtuo import configfile, trainer_values
-from yangtuo.arguments import (
+from yangtuo.config import files, trainer_values
+from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
+from yangtuo.config.options import TRAINING_OPTIONS, add, options_of, training_default
+from yangtuo.config.schema import (
     ATTENTIONS,
     OUR_GROUPS,
     DataArguments,
@@ -25,11 +27,9 @@ from yangtuo.arguments import (
     ModelArguments,
     RunArguments,
 )
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate
+from yangtuo.config.words import Parser, did_you_mean, not_text, tell_doubled, value_meant
 from yangtuo.errors import UsageError
-from yangtuo.old_options import GONE, RENAMED, WITHOUT_EFFECT
-from yangtuo.options import TRAINING_OPTIONS, add, options_of, training_default
-from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
-from yangtuo.words import Parser, did_you_mean, not_text, tell_doubled, value_meant
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class _Parser(Parser):
 
     def format_help(self) -> str:
         if self.explains_training:
-            from yangtuo.training_help import SENTENCES
+            from yangtuo.config.training_help import SENTENCES
 
             for action in self._actions:
                 if action.help is None:
@@ -135,11 +135,11 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
     own = _own_defaults(parser)
     flags, problems = _parse_known(parser, argv)
     config = flags.pop("config", None)
-    if config and Path(config).suffix.lower() not in configfile.SUFFIXES:
+    if config and Path(config).suffix.lower() not in files.SUFFIXES:
         if not problems:  # else it is the value of an unknown option
             problems += parser.unknown([config])
         config = None
-    from_file, more = _parse_known(parser, configfile.as_flags(config, parser), of_file=True) if config else ({}, [])
+    from_file, more = _parse_known(parser, files.as_flags(config, parser), of_file=True) if config else ({}, [])
     problems += more
     for part in (from_file, flags):
         _drop_empty(part)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from yangtuo.arguments import Decides
+from yangtuo.config.schema import Decides
 
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in (str, int, float, bool)}
 

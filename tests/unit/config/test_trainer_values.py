@@ -9,12 +9,12 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
 from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS, OptimizerContext
 
-from tests.unit.test_parsing import refused, settings_of
+from tests.unit.config.test_parser import refused, settings_of
+from yangtuo.config.options import TRAINING_OPTIONS
+from yangtuo.config.trainer_values import CHECKPOINTING, OPTIMIZERS, SCHEDULES, TRACKERS, tracker_names
 from yangtuo.engine.optimizer import rehearse
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.errors import UsageError
-from yangtuo.options import TRAINING_OPTIONS
-from yangtuo.trainer_values import CHECKPOINTING, OPTIMIZERS, SCHEDULES, TRACKERS, tracker_names
 
 PLATEAU = ("--lr_scheduler_type", "reduce_lr_on_plateau", "--eval_strategy", "epoch")
 

@@ -6,7 +6,7 @@ A test walks the dataclass so that none is forgotten. Imports neither torch nor 
 from enum import StrEnum
 from typing import NamedTuple
 
-from yangtuo.arguments import Decides
+from yangtuo.config.schema import Decides
 
 
 class Fate(StrEnum):

@@ -3,11 +3,11 @@ import logging
 
 import pytest
 
-from yangtuo.arguments import DataOrder, LossReduction, Truncation
+from yangtuo.config.old_options import GONE, WITHOUT_EFFECT
+from yangtuo.config.parser import as_dict, build_parser, parse
+from yangtuo.config.schema import DataOrder, LossReduction, Truncation
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate
 from yangtuo.errors import UsageError
-from yangtuo.old_options import GONE, WITHOUT_EFFECT
-from yangtuo.parsing import as_dict, build_parser, parse
-from yangtuo.trainer_options import TRAINING_ARGUMENTS, Fate
 
 PARSER = build_parser("yangtuo train")
 
