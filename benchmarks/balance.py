@@ -23,13 +23,13 @@ import numpy as np
 import numpy.typing as npt
 from circumstances import commit, computer, versions, without_folders
 
+from yangtuo.cli.demo import DATA, cache_folder
 from yangtuo.config.schema import DataOrder, LossReduction
-from yangtuo.data import files, reading
 from yangtuo.data.encoding import Policy, encode
 from yangtuo.data.examples import Examples
+from yangtuo.data.readers import files, records
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
-from yangtuo.demo import DATA, cache_folder
 from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.planning import Rows, StepPlan, StepShape, epoch_order, step_rows
 from yangtuo.engine.steps import Execution, Meaning, Planner
@@ -174,7 +174,7 @@ def compare(options: argparse.Namespace) -> None:
     if not sizes:
         raise UsageError("--rows_per_step: none of them gives each of --ranks the same number of rows, at least one")
     tokenizer = find_tokenizer(options.model)
-    rows, _ = reading.read(files.find_files(str(options.dataset_dir)))
+    rows, _ = records.read(files.find_files(str(options.dataset_dir)))
     examples, _ = encode(rows, tokenizer, Policy(ALPACA_ZH, options.max_seq_length))
     lengths = examples.lengths()
     print(f"{len(examples)} rows, {lengths.mean():.1f} tokens on average, {lengths.max()} the longest", file=sys.stderr)

@@ -23,8 +23,8 @@ from typing import Any
 import psutil
 from circumstances import commit, computer, versions, without_folders
 
+from yangtuo.cli.demo import DATA, cache_folder, fetch_model
 from yangtuo.data.templates import ALPACA_ZH
-from yangtuo.demo import DATA, cache_folder, fetch_model
 
 _PACKAGES = ("yangtuo", "numpy", "sentencepiece", "tokenizers", "transformers", "datasets", "pyarrow")
 

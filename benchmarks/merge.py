@@ -98,13 +98,13 @@ def write_adapter(folder: Path, num_layers: int, rank: int) -> None:
 
 MERGE = """
 import argparse, sys
-from yangtuo import reporting
-reporting.set_up()
-from yangtuo.export import merge_verb
+from yangtuo import logs
+logs.set_up()
+from yangtuo.cli import merge
 parser = argparse.ArgumentParser()
-merge_verb.add_options(parser)
-reporting.quiet_libraries()
-merge_verb.run(parser.parse_args())
+merge.add_options(parser)
+logs.quiet_libraries()
+merge.run(parser.parse_args())
 """
 
 

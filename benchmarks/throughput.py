@@ -24,7 +24,7 @@ from throughput_parts.runs import Comparison, Run, different_losses
 from throughput_parts.settings import CONTENDERS, FORMATS, GIB
 from throughput_parts.summary import slow_between_steps, summarise, table
 
-from yangtuo.demo import DATA, cache_folder, fetch_model
+from yangtuo.cli.demo import DATA, cache_folder, fetch_model
 from yangtuo.errors import MissingDependencyError, UsageError, YangtuoError
 
 SUB_COMMANDS = ("_machine", "_train", "_model")

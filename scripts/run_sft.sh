@@ -69,7 +69,7 @@ else
 fi
 
 # torchrun, but with the exit code and the message of the process that failed in place of a stack trace.
-exec python -m yangtuo.torchrun "${meeting[@]}" --max_restarts "$max_restarts" --nproc_per_node "$num_gpu_per_node" "$scripts/run_clm_sft_with_peft.py" \
+exec python -m yangtuo.cli.torchrun "${meeting[@]}" --max_restarts "$max_restarts" --nproc_per_node "$num_gpu_per_node" "$scripts/run_clm_sft_with_peft.py" \
     --model_name_or_path "$pretrained_model" \
     --dataset_dir "$dataset_dir" \
     --validation_split_percentage 0.001 \

@@ -34,7 +34,7 @@ def run(request, rank):
     sys.argv = ["yangtuo", *request["argv"]]
     try:
         exec(request["first"], {})
-        from yangtuo.cli import main
+        from yangtuo.cli.main import main
 
         code = main()
     except SystemExit as error:
@@ -86,8 +86,8 @@ if __name__ == "__main__":
         import deepspeed  # noqa: F401
     import torch.distributed.fsdp
 
-    import yangtuo.encode
-    import yangtuo.run  # noqa: F401
+    import yangtuo.cli.encode
+    import yangtuo.training.run  # noqa: F401
 
     gc.freeze()  # else each run looks through all that was imported, for half a second
     sys.stdout.write("ready\n")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from yangtuo.cli import main
+from yangtuo.cli.main import main
 
 
 @pytest.fixture

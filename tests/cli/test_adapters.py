@@ -526,9 +526,9 @@ def test_what_decides_the_result_is_refused_even_where_parts_are_allowed(train, 
 
 
 def failing(train, monkeypatch, name, replacement, out):
-    from yangtuo import proof
+    from yangtuo.training import verify
 
-    monkeypatch.setattr(proof, name, replacement)
+    monkeypatch.setattr(verify, name, replacement)
     said = train(out, expect=1)
     assert not adapter_of(out).exists()
     return said
@@ -536,7 +536,7 @@ def failing(train, monkeypatch, name, replacement, out):
 
 def test_a_reload_with_another_loss_fails_the_run(train, monkeypatch, tmp_path):
     """What a broken save would do: zeros are loaded in the place of the trained B matrices."""
-    from yangtuo import proof
+    from yangtuo.training import verify
 
     class Zeroed:
         @staticmethod
@@ -552,7 +552,7 @@ def test_a_reload_with_another_loss_fails_the_run(train, monkeypatch, tmp_path):
     assert "proof failed: reloaded from the disk into a fresh base, the loss on 16 rows is " in said
     assert (out / "sft_lora_model.failed-proof").is_dir()
     assert proof_of(out)["passed"] is False
-    monkeypatch.setattr(proof, "PeftModel", PeftModel)
+    monkeypatch.setattr(verify, "PeftModel", PeftModel)
     train(out)
     assert proof_of(out)["passed"] is True
 
@@ -592,13 +592,13 @@ def test_what_is_left_out_when_it_is_saved_fails_the_run(train, monkeypatch, tmp
 
 
 def test_a_module_that_learns_nothing_fails_the_run(train, monkeypatch, tmp_path):
-    from yangtuo import proof
+    from yangtuo.training import verify
 
     def one_is_idle(before, after):
         idle = next(name for name in after if "q_proj" in name).split(".lora_")[0]
         return found(before, {name: before[name] if name.startswith(idle) else value for name, value in after.items()})
 
-    found = proof.changes
+    found = verify.changes
     said = failing(train, monkeypatch, "changes", one_is_idle, tmp_path / "out")
     assert "proof failed: 1 trained modules have not changed: model.layers.0.self_attn.q_proj" in said
     # What the others learned is not lost.
@@ -613,10 +613,10 @@ def test_without_memory_for_a_second_base_the_one_in_memory_serves(train, monkey
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
     train(tmp_path / "out", micro_batch_tokens=1024)
     monkeypatch.setattr(memory, "free_bytes", real)
-    proof = proof_of(tmp_path / "out")
-    assert proof["reload"]["into"] == "the base in memory"
-    assert proof["passed"]
-    assert proof["reload"]["without"] - proof["reload"]["in_memory"] > 0.05
+    verify = proof_of(tmp_path / "out")
+    assert verify["reload"]["into"] == "the base in memory"
+    assert verify["passed"]
+    assert verify["reload"]["without"] - verify["reload"]["in_memory"] > 0.05
 
 
 # ---- a quantised base

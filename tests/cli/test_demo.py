@@ -8,8 +8,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.command import run
-from yangtuo import demo
-from yangtuo.evaluation.generation import Sampling
+from yangtuo.cli import demo
+from yangtuo.inference.generate import Sampling
 
 from .test_scripts import SCRIPTS, environment  # noqa: F401  # the fixture
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from tests import tiny
-from yangtuo.cli import main
+from yangtuo.cli.main import main
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.export.split import vllm_rank
+from yangtuo.export.plain_lora import vllm_rank
 
 FULL = {"modules_to_save": "embed_tokens,lm_head"}
 QUESTION = "请介绍一下长城。"
@@ -158,17 +158,17 @@ def test_pure_lora_keeps_a_tied_matrix_one(train, run, tmp_path):
 
 
 def test_a_split_that_is_not_the_same_model_fails(train, run, inputs, tmp_path, monkeypatch):
-    from yangtuo.export import split
+    from yangtuo.export import plain_lora
 
     train(tmp_path / "out", **FULL)
-    real = split.lora_of
+    real = plain_lora.lora_of
 
     def half(step, base):
         lora = real(step, base)
         lora.config.lora_alpha /= 2
         return lora
 
-    monkeypatch.setattr(split, "lora_of", half)
+    monkeypatch.setattr(plain_lora, "lora_of", half)
     adapters = [adapter_of(tmp_path / "out")]
     said = export(run, inputs.base, tmp_path / "pure", "--pure_lora", adapters=adapters, expect=1)
     assert "proof failed: logits of base with plain LoRA" in said

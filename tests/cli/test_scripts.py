@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.command import REPOSITORY, evaluations_of, log_of, run, yangtuo
-from yangtuo.data import building
+from yangtuo.data import cache_build
 from yangtuo.model.base import detect_hardware
 
 SCRIPTS = REPOSITORY / "scripts"
@@ -60,7 +60,7 @@ def test_seed_page_command_line_new_and_continued(modules_to_save, inputs, tmp_p
 
 
 def test_our_launcher_ends_with_the_code_and_the_message_of_the_process(inputs, tmp_path):
-    launcher = (sys.executable, "-m", "yangtuo.torchrun")
+    launcher = (sys.executable, "-m", "yangtuo.cli.torchrun")
     done = run(seed_page_command(inputs, tmp_path / "out", peft_path=tmp_path / "nowhere", launcher=launcher))
     assert done.code == 2
     assert f"--peft_path {tmp_path}/nowhere: no such folder" in done.err
@@ -69,7 +69,7 @@ def test_our_launcher_ends_with_the_code_and_the_message_of_the_process(inputs, 
 
 def test_our_launcher_passes_success_on(tmp_path):
     (tmp_path / "fine.py").write_text("import os; assert os.environ['WORLD_SIZE'] == '2'")
-    words = [sys.executable, "-m", "yangtuo.torchrun", "--standalone", "--nproc_per_node", 2, tmp_path / "fine.py"]
+    words = [sys.executable, "-m", "yangtuo.cli.torchrun", "--standalone", "--nproc_per_node", 2, tmp_path / "fine.py"]
     assert run(words).code == 0
 
 
@@ -193,7 +193,7 @@ def test_large_data_is_encoded_by_processes_of_their_own(start, inputs, tmp_path
         json.dumps({"instruction": f"第{i}问", "output": "长城很长。" * 190}, ensure_ascii=False) for i in range(6000)
     ]
     (tmp_path / "data" / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    assert (tmp_path / "data" / "rows.jsonl").stat().st_size > building._PARALLEL_BYTES
+    assert (tmp_path / "data" / "rows.jsonl").stat().st_size > cache_build._PARALLEL_BYTES
     changes = {"dataset_dir": tmp_path / "data", "max_steps": 1, "preprocessing_num_workers": 2}
     changes |= {"data_cache_dir": tmp_path / "encoded", "per_device_train_batch_size": 1, "truncation": "right"}
     done = run([sys.executable, *start, *inputs.options(tmp_path / "out", **changes)])

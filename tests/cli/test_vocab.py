@@ -9,12 +9,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer
 
 from tests import tiny
-from tests.unit.model.test_vocabulary import POEM
-from yangtuo import vocab
+from tests.unit.vocab.test_grow import POEM
+from yangtuo.cli import vocab
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import DataError, ModelError, RunFolderError, TokenizerError, UsageError, UserError
-from yangtuo.export import resize
-from yangtuo.model import vocabulary
+from yangtuo.vocab import grow, resize
 
 
 def do(*words):
@@ -78,7 +77,7 @@ def test_a_write_that_fails_leaves_nothing(made, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vocabulary, "write_folder", full)
+    monkeypatch.setattr(grow, "write_folder", full)
     with pytest.raises(Exception, match="cannot be written: No space left on device"):
         merge(made, tmp_path / "out")
     assert names(tmp_path) == []

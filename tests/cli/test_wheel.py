@@ -37,7 +37,7 @@ def test_every_file_of_the_package_is_in_it(wheel):
 
 def test_the_demo_finds_its_data_without_a_checkout(wheel, inputs, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = "from yangtuo import demo; print(demo.DATA)"
+    code = "from yangtuo.cli import demo; print(demo.DATA)"
     env = {"PYTHONPATH": str(tmp_path / "site")}
     place = run([sys.executable, "-c", code], env=env, cwd=tmp_path).out.strip()
     assert place == str(tmp_path / "site" / "yangtuo" / "demo_data")

@@ -78,7 +78,7 @@ def command(inputs, out, *options, num_processes=2, rows=8, launcher=("--standal
     """A run of `rows` rows a step, whatever the number of processes."""
     values = {**RUN, "per_device_train_batch_size": rows // num_processes, **changes}
     return [
-        *(sys.executable, "-m", "yangtuo.torchrun", *launcher, "--nproc_per_node", num_processes, LAUNCHED),
+        *(sys.executable, "-m", "yangtuo.cli.torchrun", *launcher, "--nproc_per_node", num_processes, LAUNCHED),
         *inputs.options(out, **values),
         *options,
     ]

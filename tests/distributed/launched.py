@@ -18,7 +18,7 @@ def fsdp_on_cpu():
     """accelerate leaves FSDP out on a CPU unless its state says otherwise; the product refuses it there."""
     from accelerate import DistributedType, PartialState
 
-    from yangtuo import run
+    from yangtuo.training import run
 
     real = run.training_arguments
 
@@ -61,7 +61,7 @@ def measured():
 
 
 def signals(which):
-    from yangtuo.engine.hooks import Hooks
+    from yangtuo.engine.callbacks import Hooks
 
     real = Hooks.on_step_end
 
@@ -104,7 +104,7 @@ def prepare():
 
 
 if __name__ == "__main__":
-    from yangtuo.cli import main
+    from yangtuo.cli.main import main
 
     prepare()
     sys.exit(main(["train", *sys.argv[1:]]))

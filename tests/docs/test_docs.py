@@ -13,17 +13,15 @@ from pathlib import Path
 import pytest
 
 import yangtuo
-from yangtuo import cache, chat, check, check_deploy, demo, preview, vocab
-from yangtuo.cli import main
+from yangtuo.cli import cache, chat, check, check_deploy, demo, encode, export, preview, vocab
+from yangtuo.cli.main import main
 from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.schema import OUR_GROUPS
 from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate
-from yangtuo.encode import add_options as encode_options
 from yangtuo.engine import planning
 from yangtuo.errors import UserError, YangtuoError
-from yangtuo.export import export_verb
-from yangtuo.meaning import step_shape
+from yangtuo.training.recipe import step_shape
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README_zh.md")
@@ -75,13 +73,13 @@ def files_of(page: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def options() -> set[str]:
     """Every option of every verb, without its dashes."""
-    parser = build_parser("yangtuo encode", encode_options)
+    parser = build_parser("yangtuo encode", encode.add_options)
     for verb in (demo, check, preview, cache):
         verb.add_options(parser)
     of_vocab = argparse.ArgumentParser()
     vocab.add_options(of_vocab)
     others = [argparse.ArgumentParser() for _ in range(3)]
-    for verb, own in zip((chat, export_verb, check_deploy), others, strict=True):
+    for verb, own in zip((chat, export, check_deploy), others, strict=True):
         verb.add_options(own)
     parsers = [
         parser,
@@ -209,7 +207,7 @@ def test_examples_parse_without_a_word(path, caplog, monkeypatch):
 
 def test_example_has_the_values_of_the_script():
     """Every flag that the script passes with a fixed value stands in the example with the same value."""
-    command = text_of("scripts/run_sft.sh").split("exec python -m yangtuo.torchrun")[1].replace("\\\n", " ")
+    command = text_of("scripts/run_sft.sh").split("exec python -m yangtuo.cli.torchrun")[1].replace("\\\n", " ")
     words = command.split("run_clm_sft_with_peft.py")[1].split("${flags")[0].strip('" ')
     fixed = [flag for flag in re.split(r"\s(?=--)", f" {words}") if flag.strip() and "$" not in flag]
     script, _ = parse([word for flag in fixed for word in flag.split()], build_parser("yangtuo train"))

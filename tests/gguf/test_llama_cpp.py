@@ -25,12 +25,13 @@ from transformers import (
 
 from tests import tiny
 from tests.command import run
-from yangtuo import demo
+from yangtuo.cli import demo
 from yangtuo.data.templates import ALPACA_ZH
-from yangtuo.data.texts import texts_of
 from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.evaluation.generation import Sampling
-from yangtuo.export import gguf, gguf_model, gguf_vocabulary
+from yangtuo.export.gguf import convert, vocabulary
+from yangtuo.export.gguf import model as gguf_model
+from yangtuo.inference.generate import Sampling
+from yangtuo.vocab.texts import texts_of
 
 from .reading import ids_of, logits_of, opened
 
@@ -96,7 +97,7 @@ def merged(tmp_path_factory):
 @pytest.fixture(scope="module")
 def llama(merged, tmp_path_factory):
     out = tmp_path_factory.mktemp("gguf") / "f32.gguf"
-    gguf.write(merged, out, "f32", None)
+    convert.write(merged, out, "f32", None)
     return opened(out)
 
 
@@ -131,7 +132,7 @@ def test_greedy_answers_of_a_real_model(llama, merged):
 @pytest.mark.demo
 @pytest.mark.parametrize(("kind", "same"), [("f16", 0.98), ("q8_0", 0.85)])
 def test_smaller_kinds_mostly_choose_the_same_tokens(merged, tmp_path, kind, same):
-    gguf.write(merged, tmp_path / "m.gguf", kind, None)
+    convert.write(merged, tmp_path / "m.gguf", kind, None)
     smaller, tokenizer = opened(tmp_path / "m.gguf"), open_tokenizer(merged)
     ids = [ours(tokenizer, text) for text in TEXTS]
     pairs = [(logits_of(smaller, one), logits) for one, logits in zip(ids, theirs(merged, ids), strict=True)]
@@ -182,7 +183,7 @@ LLAMA, SENTENCEPIECE, JSON = (LlamaConfig, LlamaForCausalLM), tiny.tiny_sentence
 )
 def test_logits_and_ids_of_tiny_models(tmp_path, classes, tokenizer, changes):
     folder = tiny_model(tmp_path / "m", *classes, tokenizer, **changes)
-    gguf.write(folder, tmp_path / "m.gguf", "f32", None)
+    convert.write(folder, tmp_path / "m.gguf", "f32", None)
     llama, tokenizer = opened(tmp_path / "m.gguf"), open_tokenizer(folder)
     texts = [*tiny.SENTENCES, *TEXTS, *(text for text in tiny.CONTROL_TEXTS if text != "<think>")]
     ids = [ours(tokenizer, text) for text in texts]
@@ -193,7 +194,7 @@ def test_logits_and_ids_of_tiny_models(tmp_path, classes, tokenizer, changes):
 def test_a_model_whose_heads_are_not_in_pairs_is_found(tmp_path, monkeypatch):
     folder = tiny_model(tmp_path / "m", *LLAMA, SENTENCEPIECE)
     monkeypatch.setattr(gguf_model, "paired", lambda value, num_heads: value)
-    gguf.write(folder, tmp_path / "m.gguf", "f32", None)
+    convert.write(folder, tmp_path / "m.gguf", "f32", None)
     ids = [ours(open_tokenizer(folder), text) for text in TEXTS]
     assert largest_difference(opened(tmp_path / "m.gguf"), folder, ids) > 0.1
 
@@ -201,7 +202,7 @@ def test_a_model_whose_heads_are_not_in_pairs_is_found(tmp_path, monkeypatch):
 def test_a_token_that_was_added_as_text_is_read_out_of_a_text(tmp_path):
     """As llama.cpp does with all such tokens; in training, what a user writes never becomes one."""
     folder = tiny_model(tmp_path / "m", *LLAMA, JSON)
-    gguf.write(folder, tmp_path / "m.gguf", "f32", None)
+    convert.write(folder, tmp_path / "m.gguf", "f32", None)
     tokenizer = open_tokenizer(folder)
     assert ids_of(opened(tmp_path / "m.gguf"), "a<think>b") == [
         *tokenizer.encode(["a"])[0],
@@ -263,7 +264,7 @@ def cut(request, tmp_path_factory):
     """The name, our tokenizer, and llama.cpp's file."""
     folder = cut_by(tmp_path_factory.mktemp(request.param) / "m", request.param)
     tiny.tiny_llama(folder, num_rows=1600)
-    gguf.write(folder, folder / "m.gguf", "f32", None)
+    convert.write(folder, folder / "m.gguf", "f32", None)
     return request.param, open_tokenizer(folder), folder / "m.gguf"
 
 
@@ -277,7 +278,7 @@ def test_each_pre_tokenizer_cuts_in_llama_cpp_as_in_tokenizers(cut):
 def test_another_pre_tokenizers_name_would_be_found(cut, tmp_path, monkeypatch):
     name, tokenizer, _ = cut
     other = {"gpt-2": "smollm", "smollm": "gpt-2", "llama-bpe": "qwen2", "qwen2": "llama-bpe"}[name]
-    monkeypatch.setattr(gguf_vocabulary, "_pre_tokenizer", lambda whole: other)
-    gguf.write(tokenizer.folder, tmp_path / "m.gguf", "f32", None)
+    monkeypatch.setattr(vocabulary, "_pre_tokenizer", lambda whole: other)
+    convert.write(tokenizer.folder, tmp_path / "m.gguf", "f32", None)
     llama = opened(tmp_path / "m.gguf", vocab_only=True)
     assert any(ids_of(llama, text, bos=False) != tokenizer.encode([text])[0] for text in BORDERS)

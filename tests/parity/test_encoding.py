@@ -5,8 +5,8 @@ import json
 import pytest
 
 from yangtuo.config.schema import Truncation
-from yangtuo.data import reading
 from yangtuo.data.encoding import Policy, encode
+from yangtuo.data.readers import records
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
 
@@ -29,7 +29,7 @@ def golden(name):
 def encode_rows(rows, tmp_path, tokenizer, **options):
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
-    read, _ = reading.read([file])
+    read, _ = records.read([file])
     return encode(read, open_tokenizer(tokenizer), Policy(ALPACA_ZH, **options))
 
 

@@ -4,10 +4,10 @@ import pytest
 
 from tests import tiny
 from tests.gguf.reading import ids_of, opened
-from yangtuo.data.texts import texts_of
 from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.export import gguf
-from yangtuo.model import vocabulary
+from yangtuo.export.gguf import convert
+from yangtuo.vocab import grow
+from yangtuo.vocab.texts import texts_of
 
 from .conftest import SHARED
 
@@ -17,15 +17,15 @@ ASSETS = SHARED / "assets"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tiny.tiny_llama(tmp_path_factory.mktemp("alpaca"), num_rows=49_954)
-    merged = vocabulary.merge(ASSETS / "llama_tokenizer.model", [ASSETS / "chinese_sp.model"], "[PAD]")
-    vocabulary.write_folder(merged, folder)
+    merged = grow.merge(ASSETS / "llama_tokenizer.model", [ASSETS / "chinese_sp.model"], "[PAD]")
+    grow.write_folder(merged, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def path(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("gguf") / "m.gguf"
-    assert gguf.write(folder, out, "f32", None).num_tokens == 49_954
+    assert convert.write(folder, out, "f32", None).num_tokens == 49_954
     return out
 
 

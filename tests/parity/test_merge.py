@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from yangtuo.export import merge_verb
+from yangtuo.cli import merge
 
 IDS = torch.tensor([[1, 13866, 338, 385, 15278, 49953, 40000, 32000, 2]])
 
@@ -26,10 +26,10 @@ def test_the_adapters_of_2023_merge_as_peft_merges_them(nano, alpaca_tokenizer, 
     for file in alpaca_tokenizer.iterdir():
         shutil.copy(file, adapters[-1])
     parser = argparse.ArgumentParser()
-    merge_verb.add_options(parser)
+    merge.add_options(parser)
     out = tmp_path / "merged"
     words = ["--model_name_or_path", str(base), "--peft_path", ",".join(map(str, adapters)), "--output_dir", str(out)]
-    merge_verb.run(parser.parse_args(words))
+    merge.run(parser.parse_args(words))
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     for adapter in adapters:

@@ -8,11 +8,11 @@ import sentencepiece
 import tokenizers
 from transformers import AutoTokenizer
 
-from yangtuo.data.density import density
-from yangtuo.data.texts import texts_of
 from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.model import vocabulary
-from yangtuo.model.vocabulary import plan_growth
+from yangtuo.vocab import grow
+from yangtuo.vocab.grow import plan_growth
+from yangtuo.vocab.texts import texts_of
+from yangtuo.vocab.token_stats import density
 
 from .conftest import CHINESE_LLAMA_SHA256, SHARED
 
@@ -35,7 +35,7 @@ def llama(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alpaca(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alpaca")
-    vocabulary.write_folder(vocabulary.merge(LLAMA, [CHINESE], "[PAD]"), folder)
+    grow.write_folder(grow.merge(LLAMA, [CHINESE], "[PAD]"), folder)
     return open_tokenizer(folder)
 
 
@@ -44,14 +44,14 @@ def alpaca(tmp_path_factory):
     [(None, 49_953, CHINESE_LLAMA_SHA256), ("[PAD]", 49_954, CHINESE_ALPACA_SHA256)],
 )
 def test_the_published_files_byte_for_byte(pad_token, num_pieces, sha256):
-    merged = vocabulary.merge(LLAMA, [CHINESE], pad_token)
+    merged = grow.merge(LLAMA, [CHINESE], pad_token)
     assert hashlib.sha256(merged.model).hexdigest() == sha256
     assert (merged.num_base, merged.num_added, merged.num_left_out) == (32_000, (17_953,), 0)
     assert merged.num_pieces == num_pieces
 
 
 def test_another_padding_token_is_another_file():
-    model = vocabulary.merge(LLAMA, [CHINESE], "<pad>").model
+    model = grow.merge(LLAMA, [CHINESE], "<pad>").model
     assert hashlib.sha256(model).hexdigest() != CHINESE_ALPACA_SHA256
 
 

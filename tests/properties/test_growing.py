@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models
 
 from tests import tiny
-from yangtuo.data.growing import GrowingText
 from yangtuo.data.tokenizer import open_tokenizer
+from yangtuo.inference.streaming import GrowingText
 
 TEXTS = ("长城东起山海关", "🦙👩‍👩‍👧 emoji", "龘靐齉 rare", " blanks  and\n\nlines ", "�", "a�b", "")
 

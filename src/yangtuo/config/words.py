@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from yangtuo.errors import UsageError
+from yangtuo.output import is_text
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +63,6 @@ def value_meant(value: str) -> str | None:
     """A value that has full-width signs or a dash where ASCII was probably meant, in ASCII; None for others."""
     meant = plain(value)
     return meant if meant != value and meant.isascii() else None
-
-
-def is_text(word: str) -> bool:
-    """Whether it can be written as UTF-8; names of files need not."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def not_text(given: Mapping[str, Any]) -> Iterator[str]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from yangtuo.data.encoding_cache import Stored
 from yangtuo.data.examples import Examples, Fate
-from yangtuo.data.reading import as_json
-from yangtuo.data.store import Stored
+from yangtuo.data.readers.records import as_json
 
 _NUM_BARS = 12
 FATES = {

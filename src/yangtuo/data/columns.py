@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from yangtuo.data.examples import Examples
 from yangtuo.data.hashing import hashes_of
-from yangtuo.data.reading import Dropped
+from yangtuo.data.readers.records import Dropped
 
 
 @dataclass

@@ -17,11 +17,19 @@ import numpy as np
 
 from yangtuo.config.schema import Truncation
 from yangtuo.data.columns import Columns, examples_of
+from yangtuo.data.control_tokens import SpecialText, split_as_transformers, split_at_controls
+from yangtuo.data.encoding_options import (
+    NO_ANSWER_LEFT,
+    NO_ROOM,
+    NO_TURN_LEFT,
+    TOO_LONG,
+    Policy,
+    check_kept,
+    count_reasons,
+)
 from yangtuo.data.examples import Examples, Fate
-from yangtuo.data.policy import NO_ANSWER_LEFT, NO_ROOM, NO_TURN_LEFT, TOO_LONG, Policy, check_kept, count_reasons
-from yangtuo.data.reading import Dropped
+from yangtuo.data.readers.records import Dropped
 from yangtuo.data.records import Record, Turn
-from yangtuo.data.special import SpecialText, split_as_transformers, split_at_controls
 from yangtuo.data.templates import Exchange, Piece, Template, TemplateFault
 from yangtuo.data.tokenizer import Spelled, Tokenizer
 from yangtuo.data.truncation import cut_answer, longest

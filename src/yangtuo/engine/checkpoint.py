@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from yangtuo import writing
+from yangtuo import output
 from yangtuo.errors import CheckpointError, YangtuoError
 
 MARK = "complete.json"  # written last, so a checkpoint that has it has everything
@@ -49,7 +49,7 @@ def written(target: Path, *, marked: bool = True) -> Iterator[Path]:
         _flush(target.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise CheckpointError(f"{target}: cannot be written: {writing.reason(error)}") from error
+        raise CheckpointError(f"{target}: cannot be written: {output.reason(error)}") from error
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

@@ -13,8 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch.distributed.rendezvous import rendezvous
 
-from yangtuo.differences import differences
-from yangtuo.errors import PeerLostError, UsageError, YangtuoError
+from yangtuo.errors import PeerLostError, UsageError, YangtuoError, differences
 
 logger = logging.getLogger(__name__)
 

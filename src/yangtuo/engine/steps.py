@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 
 from yangtuo.config.schema import DataOrder, LossReduction
 from yangtuo.data import mixing
+from yangtuo.data.dedup import common_prefix
 from yangtuo.data.examples import Examples
-from yangtuo.data.likeness import common_prefix
 from yangtuo.engine.layout import Layout, common_prefixes, pad, share
 from yangtuo.engine.planning import (
     Rows,

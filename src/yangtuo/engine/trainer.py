@@ -23,24 +23,24 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerControl, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from yangtuo import writing
+from yangtuo import output
 from yangtuo.config.schema import LossReduction
 from yangtuo.data.examples import Examples
 from yangtuo.engine import checkpoint
 from yangtuo.engine.calibration import calibrate, can_measure
-from yangtuo.engine.hooks import Hooks
+from yangtuo.engine.callbacks import Hooks
+from yangtuo.engine.flops import Work, matmul_rate
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, mean_loss
 from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.optimizer import loraplus
-from yangtuo.engine.outlets import Outlets
 from yangtuo.engine.probe import Shortcuts, choose_shortcuts, two_rows
 from yangtuo.engine.processes import from_rank_0
+from yangtuo.engine.run_context import Outlets
 from yangtuo.engine.runner import Place, StepRunner
 from yangtuo.engine.saving import Saver
 from yangtuo.engine.steps import Execution, Meaning, Planner, Step, Steps
 from yangtuo.engine.training_state import Access, access_to, plain_values, schedule_for
-from yangtuo.engine.work import Work, matmul_rate
 from yangtuo.errors import UsageError
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
@@ -116,7 +116,7 @@ class StepTrainer(Trainer):
         # The Trainer reads its own state from a folder; other machines may not have the checkpoint's.
         text = from_rank_0(lambda: (goes_on_from / checkpoint.TRAINER_STATE).read_text(encoding="utf-8"))
         with tempfile.TemporaryDirectory() as folder:
-            with writing.named(folder):
+            with output.named(folder):
                 (Path(folder) / checkpoint.TRAINER_STATE).write_text(text, encoding="utf-8")
             return dict(super().train(resume_from_checkpoint=folder).metrics)
 

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from yangtuo.engine.processes import Store, name_of_host, rank, world_size
-from yangtuo.streams import lasting
+from yangtuo.logs import lasting
 
 
 class Watchdog:

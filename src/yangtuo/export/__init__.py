@@ -1,1 +1,1 @@
-"""What leaves the project: merged models."""
+"""What other programs need to serve a model as it was trained: templates, Modelfile, GGUF, plain LoRA, server check."""

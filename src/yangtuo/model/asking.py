@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from yangtuo.data import golden
+from yangtuo.data import probe_prompts
 from yangtuo.data.chat_template import ChatTemplate
-from yangtuo.data.golden import Prompt
+from yangtuo.data.probe_prompts import Prompt
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
@@ -125,7 +125,7 @@ def _difference(folder: Path, template: Template, tokenizer: Tokenizer) -> str:
     from transformers import AutoTokenizer
 
     try:
-        prompts, _ = golden.encoded(_dialogues(), tokenizer, template)
+        prompts, _ = probe_prompts.encoded(_dialogues(), tokenizer, template)
     except DataError as error:
         return f"what transformers makes of it was not tried ({error})"
     try:
@@ -143,7 +143,7 @@ def _dialogues() -> list[tuple[Turn, ...]]:
     turns = [
         (Turn("assistant", text, trained=False), Turn("user", "为什么？", trained=False)) for text in _PAST_ANSWERS
     ]
-    return [*golden.built_in(), *((Turn("user", "你好！", trained=False), *later) for later in turns)]
+    return [*probe_prompts.built_in(), *((Turn("user", "你好！", trained=False), *later) for later in turns)]
 
 
 def _told(prompts: Sequence[Prompt], found: Sequence[list[int]], texts: Sequence[str], tokenizer: Tokenizer) -> str:

@@ -15,7 +15,7 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template, TemplateFault
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
-from yangtuo.model.frames import Frames, bos_of, end_of, frames_of, without_bos
+from yangtuo.model.static_template import Frames, bos_of, end_of, frames_of, without_bos
 
 _PLACE = "{instruction}"
 _OLLAMA_NAMES = {"repetition_penalty": "repeat_penalty"}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from yangtuo import writing
+from yangtuo import output
 from yangtuo.errors import ModelError, WriteError
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -225,7 +225,7 @@ def write_shard(
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     except OSError as error:
-        raise WriteError(f"{path}: cannot be written: {writing.reason(error)}") from error
+        raise WriteError(f"{path}: cannot be written: {output.reason(error)}") from error
     return digest.hexdigest()
 
 

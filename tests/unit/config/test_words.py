@@ -4,14 +4,13 @@ import argparse
 
 import pytest
 
-from yangtuo.cli import _LIKE_TRAIN, _OF_THEIR_OWN
+from yangtuo.cli.main import OF_A_RUN, VERBS, module_of
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.words import Parser, nearest, plain, value_meant
 from yangtuo.data import mixing
-from yangtuo.data.files import find_files
+from yangtuo.data.readers.files import find_files
 from yangtuo.errors import DataError, UsageError
 
-VERBS = [*_LIKE_TRAIN, *_OF_THEIR_OWN]
 OPTIONS = ["--lora_rank", "--lora-rank", "--top_p", "--max_seq_length", "--peft_path", "--per_device_train_batch_size"]
 
 
@@ -246,11 +245,9 @@ def test_a_merge_key_of_yaml_may_stand_beside_what_it_brings(tmp_path):
     assert settings.training["lr_scheduler_kwargs"] == '{"num_cycles": 2}'
 
 
-@pytest.mark.parametrize("verb", [*_OF_THEIR_OWN])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in OF_A_RUN])
 def test_every_verb_names_dashes_and_near_options(verb):
-    import importlib
-
-    module = importlib.import_module(_OF_THEIR_OWN[verb])
+    module = module_of(verb)
     parser = Parser(f"yangtuo {verb}")
     module.add_options(parser)
     option = next(one for one in parser.known_options() if one.startswith("--") and len(one) > 7 and one != "--help")

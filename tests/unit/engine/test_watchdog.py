@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from yangtuo.engine import watchdog as module
-from yangtuo.engine.stopping import StopRequest
+from yangtuo.engine.signals import StopRequest
 from yangtuo.engine.watchdog import Watchdog
 
 

@@ -20,8 +20,8 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import ALPACA_ZH, TEMPLATES, FrameTemplate, TemplateFault
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import DataError
-from yangtuo.model.frames import frames_of
 from yangtuo.model.serving import jinja_of, modelfile_of, prompt_text_of
+from yangtuo.model.static_template import frames_of
 
 NASTY = FrameTemplate(
     name="nasty",

@@ -1,0 +1,161 @@
+"""`yangtuo check`: what a training run would train on, as tables, bars and a verdict, before any weight is loaded.
+
+Colour at a terminal, plain text in a pipe. Imports no torch.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from yangtuo import output
+from yangtuo.config.parser import Settings
+from yangtuo.data.audit import summary
+from yangtuo.errors import DataError, RunFolderError
+from yangtuo.logs import console, print_json, sign
+from yangtuo.training.dataset import AUDIT_FILE, DROPPED_FILE, tell_of_files, write_audit
+from yangtuo.training.preflight import preflight
+from yangtuo.training.run_folder import RUN_FILE
+
+logger = logging.getLogger(__name__)
+
+_BAR_CELLS = 40
+_COLOURS = {"good": "green", "look": "yellow", "bad": "red"}
+_WORDS = {
+    "good": "good to train",
+    "look": "can be trained; look at the points above",
+    "bad": "do not train on this yet",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The verb's own options beside those of a training run."""
+    parser.add_argument("--json", action="store_true", help="Print the audit as JSON instead.")
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help=f"Also write the audit there, as {AUDIT_FILE}, and the rows that are dropped with their reasons, as "
+        f"{DROPPED_FILE}. Default: nothing is written.",
+    )
+
+
+def run(settings: Settings, options: argparse.Namespace) -> None:
+    """Print what a run with these settings would train on; nothing is written but into the folder of `--out`.
+
+    Raises:
+        DataError: the data cannot be used, or should not be trained on; the report is printed before the latter.
+        ModelError: the base's files are not what its config.json describes.
+        RunFolderError: the folder holds a run, or is a file.
+        WriteError: it cannot be written.
+    """
+    out = options.out
+    if out:
+        _check_out(Path(out))
+    place = f"{out}/{DROPPED_FILE} has them" if out else f"--out FOLDER lists them in {DROPPED_FILE}"
+    found = preflight(settings, place)
+    if options.json:
+        print_json(found.report)
+    else:
+        _show(found.report)
+    if out:
+        with output.named(out):
+            Path(out).mkdir(parents=True, exist_ok=True)
+        tell_of_files(write_audit(Path(out), found.report, found.corpus.dropped))
+    elif found.corpus.dropped and not any(place in finding["text"] for finding in found.report["findings"]):
+        logger.info("check: rows are dropped; %s", place)
+    if found.reasons_against:
+        raise DataError(f"check: not to be trained on yet: {'; '.join(found.reasons_against)}")
+
+
+def _check_out(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"--out {folder}: a file; give a folder")
+    if (folder / RUN_FILE).exists():
+        raise RunFolderError(f"--out {folder}: it holds a run, whose {AUDIT_FILE} is its own; give another folder")
+
+
+def _show(report: dict[str, Any]) -> None:
+    out = console()
+    for part in _parts(report):
+        out.print(part)
+
+
+def _parts(report: dict[str, Any]) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    for name in ("train", "validation"):
+        if name in report:
+            first, *more = summary(name, report[name])
+            parts += [Text(first, "bold"), *map(Text, more), Text(), _files(report[name]), Text()]
+    parts += [Text("tokens a row", "bold"), _bars(report["train"]["histogram"]), Text(), _facts(report), Text()]
+    for finding in report["findings"]:
+        mark, colour = (sign("✗", "x"), "red") if finding["is_bad"] else ("!", "yellow")
+        parts.append(Text.assemble((f"{mark} ", f"bold {colour}"), finding["text"]))
+    verdict = report["verdict"]
+    parts.append(Text.assemble("verdict: ", (_WORDS[verdict], f"bold {_COLOURS[verdict]}")))
+    return parts
+
+
+def _files(train: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("file", overflow="fold")
+    for name in ("format", "rows", "kept", "cut", "tokens", "median", "loss"):
+        table.add_column(name, justify="left" if name == "format" else "right", no_wrap=True)
+    for one in train["files"]:
+        loss = f"{one['supervised_tokens'] / one['tokens']:.0%}" if one["tokens"] else ""
+        form = (
+            one["data_format"]
+            if one["encoding"] in (None, "utf-8", "utf-8-sig")
+            else f"{one['data_format']}, {one['encoding']}"
+        )
+        counts = (one["num_rows"], one["rows_kept"], one["rows_cut"], one["tokens"], one["median_tokens"])
+        table.add_row(Path(one["path"]).name, form, *(f"{count:,}" for count in counts), loss)
+    return table
+
+
+def _bars(histogram: list[dict[str, int]]) -> Group:
+    most = max(one["rows"] for one in histogram)
+    ranges = [f"{one['from']:,}-{one['to']:,}" for one in histogram]
+    width = max(map(len, ranges))
+    lines, cell, least = [], sign("█", "#"), sign("▏", "|")
+    for text, one in zip(ranges, histogram, strict=True):
+        bar = cell * round(_BAR_CELLS * one["rows"] / most) or (least if one["rows"] else "")
+        lines.append(Text.assemble(f"  {text:>{width}} ", (bar, "cyan"), f" {one['rows']:,}"))
+    return Group(*lines)
+
+
+def _facts(report: dict[str, Any]) -> Table:
+    train, fit, steps, saved = (report[name] for name in ("train", "fit", "steps", "savings"))
+    near, kept, ends = report["near_repeated_rows"], train["rows_kept"], train["rows_with_trained_end_token"]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    tokenizer, per_character = report["tokenizer"], fit["tokens_per_chinese"]
+    table.add_row("tokenizer", f"{tokenizer['folder']}, {tokenizer['num_tokens']:,} tokens")
+    if per_character is not None:
+        table.add_row("Chinese", f"{per_character:.2f} tokens a character")
+    table.add_row("template", report["template"])
+    table.add_row("end token", f"trained in {ends:,} of {kept:,} rows ({ends / kept:.1%})")
+    table.add_row(
+        "boundary",
+        f"{fit['num_other_at_boundary']} of {fit['num_rows']} rows would have other ids with prompt and answer "
+        "tokenised in one piece; training and inference both tokenise them apart",
+    )
+    table.add_row(
+        "repeats", f"{train['repeated_rows']:,} exact; {near['repeats']:,} near, of {near['rows_compared']:,} rows"
+    )
+    table.add_row(
+        "compute",
+        f"{saved['all']:.0%} of the tokens of padded batches are not computed ({saved['padding']:.0%} padding, "
+        f"{saved['shared_prefixes']:.0%} shared prefixes), {saved['head']:.0%} of the head's",
+    )
+    for line in steps["told"]:
+        name, _, rest = line.strip().partition(": ")
+        table.add_row(name if rest else "", rest or name)
+    if len(steps["rows_by_file"]) > 1:
+        by_file = ", ".join(f"{Path(path).name} {rows:,}" for path, rows in steps["rows_by_file"].items())
+        table.add_row("an epoch", by_file)
+    return table

@@ -1,0 +1,67 @@
+"""`yangtuo encode`: every kept row with its ids and labels, as JSON lines, for other programs."""
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from yangtuo import logs, output
+from yangtuo.config.parser import Settings
+from yangtuo.data.audit import audit, summary
+from yangtuo.data.encoding import end_id
+from yangtuo.data.examples import Examples
+from yangtuo.errors import UsageError
+from yangtuo.training.dataset import encode_files, open_data, tell_without_effect
+
+logger = logging.getLogger(__name__)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The verb's own option beside those of a training run."""
+    parser.add_argument("--out", help="File to write; - for standard output.")
+
+
+def run(settings: Settings, options: argparse.Namespace) -> None:
+    """Write what training would see; loads no weights and no torch model.
+
+    One line a row: `file`, `row` (0-based), `input_ids`, `labels` (-100 = no loss), and `weights` of the tokens where
+    the data has any.
+
+    Raises:
+        UsageError: no `--out`, or one that cannot be made.
+        WriteError: it cannot be written.
+    """
+    out = options.out
+    if not out:
+        raise UsageError("--out is missing: the file to write, or - for standard output")
+    if out != "-":
+        output.check_place(Path(out), "out")
+    unused = ("mix", "deduplicate", "validation_split_percentage")
+    tell_without_effect(settings, unused, "every kept row is written, once")
+    opened = open_data(settings)
+    stored = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
+    examples = stored.examples
+    for line in summary("data", audit(examples, stored, end_id(opened.tokenizer, opened.template))):
+        logger.info(line)
+    # Standard output may lack what a file's name has; then its escape is written.
+    escapes = out == "-" and not logs.can_print("".join(examples.paths))
+    with contextlib.nullcontext(sys.stdout) if out == "-" else output.whole_file(Path(out)) as file:
+        for row in _rows(examples):
+            file.write(json.dumps(row, ensure_ascii=escapes) + "\n")
+
+
+def _rows(examples: Examples) -> Iterator[dict[str, Any]]:
+    for i in range(len(examples)):
+        row = {
+            "file": examples.source(i),
+            "row": int(examples.rows[i]),
+            "input_ids": examples.row(i)[0].tolist(),
+            "labels": examples.labels(i).tolist(),
+        }
+        if examples.weights is not None:
+            row["weights"] = examples.row_weights(i).tolist()
+        yield row

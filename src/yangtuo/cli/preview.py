@@ -1,0 +1,143 @@
+"""`yangtuo preview`: rows as the model sees them. Imports no torch."""
+
+import argparse
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.text import Text
+
+from yangtuo import logs, output
+from yangtuo.config.parser import Settings
+from yangtuo.data.examples import Examples, Fate
+from yangtuo.data.measures import sample
+from yangtuo.data.token_view import Chip, chips_of
+from yangtuo.errors import UsageError
+from yangtuo.training.dataset import encode_files, open_data, tell_without_effect
+
+logger = logging.getLogger(__name__)
+
+_FATES = {
+    Fate.ANSWER_CUT_OPEN: "answer cut in mid-sentence, no end token",
+    Fate.RIGHT_CUT: "cut from the right, no end token",
+    Fate.ANSWER_CUT: "answer shortened at a sentence end",
+    Fate.PROMPT_CUT: "prompt shortened",
+    Fate.TURNS_LOST: "oldest turns left out",
+    Fate.EMPTY_ANSWER: "empty answer",
+    Fate.SPECIAL_TEXT: "holds text like a control token",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The verb's own options beside those of a training run."""
+    parser.add_argument("--num_rows", type=int, default=2, help="Rows of each kind. Default: %(default)s.")
+    parser.add_argument("--row", type=int, help="Show this row alone (0-based, of the first file that kept it).")
+    parser.add_argument("--html", help="Write a page instead.")
+
+
+def run(settings: Settings, options: argparse.Namespace) -> None:
+    """Show random, longest, shortest and worst rows.
+
+    Raises:
+        UsageError: a row that is not there, or a page that cannot be made.
+        WriteError: the page cannot be written.
+    """
+    if options.num_rows < 1:
+        raise UsageError(f"--num_rows {options.num_rows}: at least 1")
+    if options.html:
+        output.check_place(Path(options.html), "html")
+    unused = ("mix", "deduplicate", "validation_split_percentage")
+    tell_without_effect(settings, unused, "rows are shown as they are encoded, of all that are kept")
+    opened = open_data(settings)
+    stored = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
+    examples = stored.examples
+    if options.row is not None:
+        found = np.flatnonzero(examples.rows == options.row)
+        if not len(found):
+            why = next((one.reason for one in stored.dropped if one.row == options.row), "there is no such row")
+            raise UsageError(f"--row {options.row}: {why}")
+        chosen = [("row", int(found[0]))]
+    else:
+        chosen = list(choose(examples, options.num_rows, int(settings.training_value("seed"))))
+    if options.html:
+        from yangtuo.cli import preview_page
+
+        rows = [(heading(examples, kind, i), list(chips_of(examples, i, opened.tokenizer))) for kind, i in chosen]
+        title = f"{len(rows)} of {len(examples):,} rows, template {opened.template.name}"
+        preview_page.write(Path(options.html), title, rows)
+        logger.info("preview: %s", options.html)
+        return
+    console = logs.console()
+    for kind, i in chosen:
+        console.print(Text(heading(examples, kind, i), "bold"))
+        console.print(as_text(chips_of(examples, i, opened.tokenizer), coloured=console.is_terminal))
+        console.print()
+    console.print(_legend(coloured=console.is_terminal))
+
+
+def choose(examples: Examples, num_rows: int, seed: int) -> Iterator[tuple[str, int]]:
+    """Kinds of rows with their indices: random, longest, shortest, and worst."""
+    lengths = examples.lengths()
+    by_length = np.argsort(lengths, kind="stable")
+    for kind, rows in (
+        ("random", sample(len(examples), num_rows, seed)),
+        ("longest", by_length[::-1][:num_rows]),
+        ("shortest", by_length[:num_rows]),
+        ("worst", worst(examples)[:num_rows]),
+    ):
+        for i in rows:
+            yield kind, int(i)
+
+
+def worst(examples: Examples) -> npt.NDArray[np.int64]:
+    """Rows in order of what went wrong with them, then of how little of them is trained."""
+    rank = np.full(len(examples), len(_FATES))
+    for place, fate in reversed(list(enumerate(_FATES))):
+        rank[(examples.fates & int(fate)) > 0] = place
+    return np.lexsort((examples.num_supervised() / examples.lengths(), rank))
+
+
+def heading(examples: Examples, kind: str, i: int) -> str:
+    """What a row is, in a line."""
+    fates = [text for fate, text in _FATES.items() if examples.fates[i] & int(fate)]
+    told = "".join(f"; {text}" for text in fates)
+    num, trained = int(examples.lengths()[i]), int(examples.num_supervised()[i])
+    return f"{kind}: {examples.where(i)}: {num} tokens, {trained} trained{told}"
+
+
+def as_text(chips: Iterator[Chip], *, coloured: bool) -> Text:
+    """A row for the terminal; without colour, what is trained stands between ⟦ and ⟧."""
+    text, (opens, closes), line_end = Text(), _brackets(), logs.sign("↵", "\\n")
+    was_trained = False
+    for chip in chips:
+        if not coloured and chip.is_trained != was_trained:
+            text.append(opens if chip.is_trained else closes)
+        was_trained = chip.is_trained
+        shown = chip.text if chip.is_control else chip.text.replace("\n", f"{line_end}\n")
+        text.append(shown, _style(chip))
+    if not coloured and was_trained:
+        text.append(closes)
+    return text
+
+
+def _brackets() -> tuple[str, str]:
+    return logs.sign("⟦", "[["), logs.sign("⟧", "]]")
+
+
+def _style(chip: Chip) -> str:
+    if chip.is_control:
+        return "black on green" if chip.is_trained else "dim reverse"
+    if chip.is_spelled_in_bytes:
+        return "underline yellow" if chip.is_trained else "dim underline yellow"
+    return "green" if chip.is_trained else "dim"
+
+
+def _legend(*, coloured: bool) -> Text:
+    if not coloured:
+        return Text("trained".join(_brackets()))
+    return Text.assemble(
+        ("prompt", "dim"), "  ", ("trained", "green"), "  ", ("</s>", "black on green"), " end token, trained  ",
+        ("字", "underline yellow"), " spelled in bytes: the vocabulary has no token for it",
+    )  # fmt: skip

@@ -1,0 +1,181 @@
+"""Files -> columns on disk, in bounded memory and, for large data, with all processors.
+
+The main process reads and checks rows; batches of them are encoded by worker processes and written in order.
+"""
+
+import json
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from yangtuo.config.schema import BadRows
+from yangtuo.data.encoding import Encoder, Policy, check_kept, count_reasons
+from yangtuo.data.encoding_options import check_rendered
+from yangtuo.data.readers.records import MOST_LISTED, Dropped, Reader, Reading
+from yangtuo.data.records import Record
+from yangtuo.data.tokenizer import Tokenizer, open_tokenizer
+
+# Type and width of each column; by token the first three, by row the others.
+COLUMNS: dict[str, tuple[str, int]] = {
+    "input_ids": ("<i4", 1),
+    "supervised": ("?", 1),
+    "weights": ("<f4", 1),
+    "lengths": ("<i8", 1),
+    "trained": ("<f8", 2),
+    "source_numbers": ("<i4", 1),
+    "rows": ("<i8", 1),
+    "fates": ("u1", 1),
+    "hashes": ("<u8", 2),
+}
+_BATCH_ROWS = 2048
+_PARALLEL_BYTES = (
+    1 << 24
+)  # of data files; below, threads are faster (docs/log.md); processes share the work in Python too
+_MOST_WAITING = 3  # batches for each worker that are read ahead, so that memory stays bounded
+
+_Result = tuple[dict[str, Any], list[Dropped], dict[str, int]]
+
+
+def build(
+    folder: Path,
+    paths: Sequence[Path],
+    reading: Reading,
+    tokenizer: Tokenizer,
+    policy: Policy,
+    num_workers: int | None,
+) -> None:
+    """Write the columns of the files' rows into a folder, and `about.json` beside them.
+
+    Raises:
+        DataError: see `reading.Reader.records`, `policy.check_rendered` and `policy.check_kept`.
+    """
+    names = list(map(str, paths))
+    num_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+    is_large = num_bytes >= _PARALLEL_BYTES
+    dropped: list[Dropped] = []
+    reasons: dict[str, int] = {}
+    special: dict[str, int] = {}
+    num_kept = num_tokens = 0
+    is_plain = True  # weights say no more than the mask
+    with ExitStack() as stack:
+        bar: tqdm[Any] = stack.enter_context(
+            tqdm(
+                total=num_bytes,
+                desc="encoding",
+                unit="B",
+                unit_scale=True,
+                leave=False,
+                disable=None if is_large else True,
+            )
+        )
+        reader = Reader(paths, reading, on_progress=partial(_show, bar))
+        encoded = _encoded(reader, names, tokenizer, policy, num_workers, is_large=is_large)
+        out = {name: stack.enter_context((folder / name).open("wb")) for name in COLUMNS}
+        for arrays, dropped_there, special_there in encoded:
+            for name, column in arrays.items():
+                # Not tofile, which does not say why it fails.
+                out[name].write(np.ascontiguousarray(column, dtype=COLUMNS[name][0]).data)
+            is_plain = is_plain and bool((arrays["weights"] == arrays["supervised"]).all())
+            num_kept, num_tokens = num_kept + len(arrays["rows"]), num_tokens + len(arrays["input_ids"])
+            for reason, count in count_reasons(dropped_there).items():
+                reasons[reason] = reasons.get(reason, 0) + count
+            dropped += dropped_there[: max(0, MOST_LISTED - len(dropped))]
+            for text, count in special_there.items():
+                special[text] = special.get(text, 0) + count
+            bar.set_postfix_str(f"{num_kept:,} rows", refresh=False)
+    num_read = sum(source.num_rows for source in reader.sources)
+    if reading.bad_rows is BadRows.ERROR:
+        check_rendered(dropped, reasons)
+    check_kept(num_kept, num_read, dropped, reasons, policy)
+    if is_plain:
+        (folder / "weights").unlink()
+    number_of = {name: number for number, name in enumerate(names)}
+    about = {
+        "rows": num_kept,
+        "tokens": num_tokens,
+        "tokenizer": str(tokenizer.folder.resolve()),
+        "template": policy.template.name,
+        "max_seq_length": policy.max_seq_length,
+        "truncation": policy.truncation,
+        "reading": asdict(reading),
+        "sources": [asdict(source) for source in reader.sources],
+        "dropped": [[number_of[one.source], *one[1:]] for one in (*reader.dropped, *dropped)],
+        "num_bad": reader.num_dropped,
+        "reasons": reasons,
+        "special": special,
+    }
+    (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def _show(bar: "tqdm[Any]", num_bytes: int) -> None:
+    bar.update(num_bytes - bar.n)
+
+
+def _encoded(
+    reader: Reader,
+    names: list[str],
+    tokenizer: Tokenizer,
+    policy: Policy,
+    num_workers: int | None,
+    *,
+    is_large: bool,
+) -> Iterator[_Result]:
+    """Results of all batches, in order."""
+    workers = num_workers or os.cpu_count() or 1
+    batches = (
+        batch
+        for batch in _batches(reader.records())
+        if not (reader.num_dropped and reader.reading.bad_rows is BadRows.ERROR)  # reading goes on to name the others
+    )
+    if not is_large or workers == 1:
+        encoder = Encoder(tokenizer, policy, num_workers)
+        yield from (_encode(encoder, batch, names) for batch in batches)
+        return
+    waiting: deque[Future[_Result]] = deque()
+    # Not forked: by now the tokenizer library, or torch, may have threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start, (tokenizer.folder, policy, names)) as pool:
+        for batch in batches:
+            waiting.append(pool.submit(_work, batch))
+            if len(waiting) > _MOST_WAITING * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    batch: list[Record] = []
+    for record in records:
+        batch.append(record)
+        if len(batch) == _BATCH_ROWS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _encode(encoder: Encoder, batch: list[Record], names: list[str]) -> _Result:
+    columns = encoder.encode(batch)
+    return columns.arrays(names), columns.dropped, columns.special
+
+
+_worker: list[Any] = []  # of a worker process: its encoder and the files' names
+
+
+def _start(folder: Path, policy: Policy, names: list[str]) -> None:
+    _worker[:] = [Encoder(open_tokenizer(folder), policy, num_threads=1), names]
+
+
+def _work(batch: list[Record]) -> _Result:
+    encoder, names = _worker
+    return _encode(encoder, batch, names)

@@ -1,0 +1,75 @@
+"""How records become ids, and when data is refused for what had to be left out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from yangtuo.config.schema import Truncation
+from yangtuo.data.readers.records import Dropped
+from yangtuo.data.templates import Template
+from yangtuo.errors import DataError
+
+TOO_LONG = "longer than max_seq_length"
+NO_ROOM = "the prompt's frame alone fills max_seq_length"
+NO_ANSWER_LEFT = "no answer token left after the cut"
+NO_TURN_LEFT = "no trained answer left without the oldest turns"
+_OF_LENGTH = (TOO_LONG, NO_ROOM, NO_ANSWER_LEFT, NO_TURN_LEFT)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How records become ids: with the tokenizer, all that decides it."""
+
+    template: Template
+    max_seq_length: int
+    truncation: Truncation = Truncation.KEEP_ANSWER
+    parse_special_tokens: bool = False
+
+
+def check_kept(
+    num_kept: int, num_read: int, dropped: Sequence[Dropped], reasons: Mapping[str, int], policy: Policy
+) -> None:
+    """Refuse data of which nothing is left, or of which nothing may be left out.
+
+    Args:
+        num_kept: rows with an example.
+        num_read: all rows.
+        dropped: those without one, or the first of them.
+        reasons: how many there are of each kind.
+        policy: what was to be done with rows that are too long.
+
+    Raises:
+        DataError: see `encoding.encode`.
+    """
+    if policy.truncation is Truncation.ERROR:
+        too_long = [
+            str(one._replace(reason=one.reason.split(": ")[1])) for one in dropped if one.reason.startswith(TOO_LONG)
+        ]
+        if too_long:
+            raise DataError.of_problems(f"rows longer than --max_seq_length {policy.max_seq_length}", too_long)
+    if not num_kept:
+        told = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
+        advice = "; raise --max_seq_length" if any(reason in _OF_LENGTH for reason in reasons) else ""
+        raise DataError(f"none of the {num_read} rows can be trained on ({told}){advice}")
+
+
+def check_rendered(dropped: Iterable[Dropped], reasons: Mapping[str, int]) -> None:
+    """Refuse data with rows that the template cannot render, where bad rows are an error; arguments as `check_kept`.
+
+    Raises:
+        DataError: every such row, or their reasons where there are too many rows to list.
+    """
+    bad = {reason: count for reason, count in reasons.items() if not reason.startswith(_OF_LENGTH)}
+    if bad:
+        listed = [str(one) for one in dropped if one.reason in bad]
+        counted = [f"{count:,} rows: {reason}" for reason, count in bad.items()]
+        title = "rows that the template cannot render; --bad_rows drop leaves them out"
+        raise DataError.of_problems(title, listed or counted)
+
+
+def count_reasons(dropped: Iterable[Dropped]) -> dict[str, int]:
+    """Dropped rows by reason, the most frequent first; numbers in a reason do not tell two apart."""
+    counts: dict[str, int] = {}
+    for one in dropped:
+        reason = one.reason.split(": ")[0] if one.reason.startswith(TOO_LONG) else one.reason
+        counts[reason] = counts.get(reason, 0) + 1
+    return dict(sorted(counts.items(), key=lambda pair: -pair[1]))

@@ -1,1 +1,0 @@
-"""Measuring and trying out what was trained."""

@@ -1,0 +1,205 @@
+"""A plain model folder as one GGUF file, for llama.cpp and what is built on it (Ollama, LM Studio).
+
+Written tensor by tensor behind a header that is known beforehand, read again and compared, and only then given its
+name. What goes in is decided in `gguf_model` and `gguf_vocabulary`, the comparison is in `gguf_proof`.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFValueType, GGUFWriter, Keys
+from gguf.quants import quantize
+from tqdm import tqdm
+
+from yangtuo import output
+from yangtuo.data.tokenizer import open_tokenizer
+from yangtuo.errors import ModelError, ProofError, RunFolderError, UsageError, WriteError
+from yangtuo.export.gguf import model, vocabulary
+from yangtuo.export.gguf.model import KINDS, Tensor
+from yangtuo.export.gguf.verify import prove
+from yangtuo.export.gguf.vocabulary import Value
+from yangtuo.merge import plan
+from yangtuo.merge.edits import is_finite
+from yangtuo.model.base import read_config
+from yangtuo.model.weight_files import WeightFiles, open_weights
+from yangtuo.output import check_space, set_aside
+
+logger = logging.getLogger(__name__)
+
+_LARGEST = float(torch.finfo(torch.float16).max)  # of a float16, and of the step of a block of q8_0
+_Q8_MOST = 127
+_VALUE_TYPES = {str: GGUFValueType.STRING, bool: GGUFValueType.BOOL, int: GGUFValueType.UINT32} | {
+    float: GGUFValueType.FLOAT32,
+    list: GGUFValueType.ARRAY,
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A GGUF file that was read again and found right.
+
+    Attributes:
+        path: the file.
+        architecture: llama.cpp's name for it.
+        num_tensors: how many it holds.
+        num_tokens: length of its vocabulary, the rows of the embedding.
+        num_bytes: its size.
+        max_relative_error: the largest distance of a value from the folder's, as a part of the largest value of its
+            tensor; 0 for f32 unless the folder has float64.
+    """
+
+    path: Path
+    architecture: str
+    num_tensors: int
+    num_tokens: int
+    num_bytes: int
+    max_relative_error: float
+
+
+def write(folder: Path, out: Path, kind: str, chat_template: str | None, *, option: str = "out") -> Written:
+    """Write a model folder as GGUF, and prove it.
+
+    Memory is that of the largest tensor in float32, and its copy in the file's type.
+
+    Args:
+        folder: config.json, weights and tokenizer, of one of `gguf_model.ARCHITECTURES`; no adapter.
+        out: the file to be made; must not exist.
+        kind: "f32", "f16" or "q8_0", of the matrices; norms and biases are always float32.
+        chat_template: jinja text that goes into the file; None for none.
+        option: which option gave `out`, for messages.
+
+    Raises:
+        UsageError: an unknown kind.
+        ModelError: a model that llama.cpp would compute otherwise, or values that do not fit the kind.
+        TokenizerError: a tokenizer that llama.cpp would apply otherwise.
+        RunFolderError: `out` is there already, is being written, or does not fit on the disk.
+        RunFailure: writing failed, or the proof; then the file is called `OUT.failed-proof`.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"{kind!r} is no kind of GGUF; choose from {', '.join(KINDS)}")
+    _check_new(out, option)
+    config, weights = read_config(folder), open_weights(folder)
+    architecture = MODEL_ARCH_NAMES[model.architecture(folder, config)]
+    chain = plan.start(weights, config)
+    tensors = model.tensors(folder, weights, chain, config, kind)
+    fields = model.fields(folder, config, kind, chain.num_rows)
+    fields |= vocabulary.fields(open_tokenizer(folder), chain.num_rows)
+    if chat_template:
+        fields[Keys.Tokenizer.CHAT_TEMPLATE] = chat_template
+    check_space(out, sum(tensor.num_bytes for tensor in tensors), option)
+
+    draft = _make_draft(out, option)
+    try:
+        started = time.monotonic()
+        _write(draft, architecture, fields, tensors, weights)
+        num_bytes = draft.stat().st_size
+        logger.info("written: %.2f GB in %.0f s", num_bytes / 1e9, time.monotonic() - started)
+        error = _prove(draft, out, {Keys.General.ARCHITECTURE: architecture, **fields}, tensors, weights)
+        _check_new(out, option)
+        draft.rename(out)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync(out.parent)
+    return Written(out, architecture, len(tensors), chain.num_rows, num_bytes, error)
+
+
+def _check_new(out: Path, option: str) -> None:
+    if out.exists():
+        raise RunFolderError(f"--{option} {out}: exists; choose another name, or remove it")
+
+
+def _make_draft(out: Path, option: str) -> Path:
+    draft = out.with_name(f"{out.name}.unproven")
+    try:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch(exist_ok=False)
+    except OSError as error:
+        if draft.exists():
+            raise RunFolderError(
+                f"{draft} exists: another command is writing there, or one was killed; if none runs, remove that file"
+            ) from None
+        raise RunFolderError(f"{draft}: cannot be made: {error.strerror}; choose another --{option}") from error
+    return draft
+
+
+def _write(
+    draft: Path, architecture: str, fields: Mapping[str, Value], tensors: Sequence[Tensor], weights: WeightFiles
+) -> None:
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells about byte order and names at INFO
+    writer = GGUFWriter(draft, architecture)
+    for key, value in fields.items():
+        writer.add_key_value(key, value, _VALUE_TYPES[type(value)])
+    for tensor in tensors:
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.num_bytes, tensor.type)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in tqdm(tensors, "writing", unit="tensor", leave=False, disable=None, file=sys.stderr):
+            writer.write_tensor_data(_encoded(tensor, tensor.read(weights)))
+        writer.close()
+        _sync(draft)
+    except OSError as error:
+        raise WriteError(f"{draft}: cannot be written: {output.reason(error)}") from error
+    finally:
+        for file in writer.fout or ():
+            file.close()
+
+
+def _encoded(tensor: Tensor, value: torch.Tensor) -> Any:
+    """The array that the file gets.
+
+    Raises:
+        ModelError: a value is not finite, or does not fit.
+    """
+    if not is_finite(value):
+        raise ModelError(f"{tensor.source}: not all values are finite; the model is broken, nothing was written")
+    if tensor.type == GGMLQuantizationType.F32:
+        return value.float().numpy()
+    is_half = tensor.type == GGMLQuantizationType.F16
+    if not is_finite((value if is_half else value / _Q8_MOST).half()):
+        raise ModelError(
+            f"{tensor.source}: values up to {float(value.abs().max()):.3g} do not fit {tensor.type.name}, whose "
+            f"largest is {_LARGEST * (1 if is_half else _Q8_MOST):.3g}; write it as f32"
+        )
+    if is_half:
+        return value.half().numpy()
+    with np.errstate(over="ignore", invalid="ignore"):  # of blocks too small for float16, whose step becomes 0
+        return quantize(value.float().numpy(), tensor.type)
+
+
+def _sync(path: Path) -> None:
+    """On the disk, and a file out of the system's cache where it can be asked for: the proof reads the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        if path.is_file() and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def _prove(
+    draft: Path, out: Path, fields: Mapping[str, Value], tensors: Sequence[Tensor], weights: WeightFiles
+) -> float:
+    started = time.monotonic()
+    try:
+        error = prove(draft, fields, tensors, weights)
+    except ProofError as failure:
+        raise ProofError(f"{failure}; do not use what was written, it is in {set_aside(draft, out)}") from failure
+    logger.info(
+        "proof: %d tensors and %d keys read again; values off by %.2g of their tensor's largest at most (%.0f s)",
+        len(tensors),
+        len(fields),
+        error,
+        time.monotonic() - started,
+    )
+    return error

@@ -1,0 +1,187 @@
+"""Does a running server ask the model as training did, and answer as it does here? `yangtuo check-deploy` prints it.
+
+Golden prompts go to the server and through the code of training. Compared are the ids of the prompt, as far as the
+server tells them, and the greedy answer of the same weights. A server turns a whole dialogue into ids in one piece,
+where training tokenises prompts and answers apart; a prompt that differs in that alone is told so and is no fault.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from yangtuo import logs
+from yangtuo.data.encoding import end_id
+from yangtuo.data.probe_prompts import Prompt
+from yangtuo.data.templates import Template
+from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.errors import DataError
+from yangtuo.export.servers import Ollama, Reply, Server
+
+_NEAR = 12  # characters shown on each side of a difference
+
+
+class Fate(StrEnum):
+    """How a prompt or an answer compares."""
+
+    SAME = "same"
+    SAME_NUMBER = "same number"
+    ONE_PIECE = "one piece"  # the same text, with past answers tokenised together with what stands around them
+    DIFFERS = "differs"
+    NOT_TOLD = "not told"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A prompt that was asked: how its ids and the answer compare, and what differs first."""
+
+    messages: list[dict[str, str]]
+    prompt: Fate
+    prompt_detail: str
+    answer: Fate
+    answer_detail: str
+
+
+class Reference:
+    """The greedy answers of the folder's own weights.
+
+    Attributes:
+        about: how they are computed, for the report.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, template: Template, max_new_tokens: int):
+        import torch
+        from transformers import GenerationConfig
+
+        from yangtuo.config.schema import ModelArguments
+        from yangtuo.model import base
+
+        logs.quiet_libraries()
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        stored = base.read_config(folder).dtype
+        dtype = stored if device == "cuda" and isinstance(stored, torch.dtype) else torch.float32
+        self._model = base.load(folder, base.Precision(dtype), ModelArguments()).to(device).eval()
+        self._ends = list(dict.fromkeys((end_id(tokenizer, template), tokenizer.eos_id)))
+        # In place of the folder's own, whose penalties would change even a greedy choice.
+        self._model.generation_config = GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=self._ends, pad_token_id=self._ends[0]
+        )
+        self._tokenizer = tokenizer
+        self.about = f"{str(dtype).removeprefix('torch.')} on {device}, {max_new_tokens} tokens"
+
+    def answer(self, prompt: Sequence[int]) -> tuple[str, bool]:
+        """The text that follows, and whether it was cut before its end token."""
+        import torch
+
+        ids = torch.tensor([list(prompt)], device=self._model.device)
+        with torch.inference_mode():
+            output = self._model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))
+        said = output[0, ids.shape[1] :].tolist()
+        return self._tokenizer.decode([i for i in said if i not in self._ends]), said[-1] not in self._ends
+
+
+def compared(prompt: Prompt, reply: Reply, tokenizer: Tokenizer, reference: Reference | None) -> Compared:
+    """What a server made of a prompt, beside what training makes of it."""
+    if reply.refusal:
+        return Compared(prompt.messages, Fate.DIFFERS, f"refused: {reply.refusal}", Fate.NOT_TOLD, "")
+    fate, detail = compare_prompt(prompt, reply, tokenizer)
+    answer, answer_detail = Fate.NOT_TOLD, ""
+    if reference and reply.text is not None:
+        # Of a prompt that the server reads in one piece, the answer to that; else the weights would seem to differ.
+        expected, is_cut = reference.answer(prompt.whole if fate is Fate.ONE_PIECE else prompt.ids)
+        answer, answer_detail = compare_text(expected, reply.text, is_cut=is_cut)
+    return Compared(prompt.messages, fate, detail, answer, answer_detail)
+
+
+def compare_prompt(prompt: Prompt, reply: Reply, tokenizer: Tokenizer) -> tuple[Fate, str]:
+    """How the server's prompt compares, by ids where they are told, else by text and number; what differs first."""
+    found, num = reply.prompt_ids, reply.num_prompt_tokens
+    same = Fate.SAME if prompt.whole == prompt.ids else Fate.ONE_PIECE
+    if found is not None:
+        if found in (prompt.ids, prompt.whole):
+            return Fate.SAME if found == prompt.ids else same, f"{len(found)} tokens"
+        # What a server tokenises in one piece is another text: the first difference to training says nothing then.
+        return Fate.DIFFERS, _first_id(prompt.whole, found, tokenizer)
+    if reply.prompt_text is not None and reply.prompt_text != prompt.text:
+        return Fate.DIFFERS, _first_character(prompt.text, reply.prompt_text)
+    if num is None:
+        return (Fate.NOT_TOLD, "") if reply.prompt_text is None else (same, "the same text")
+    if num != len(prompt.whole):
+        return Fate.DIFFERS, f"{num} tokens, expected {len(prompt.whole)}"
+    return Fate.SAME_NUMBER if same is Fate.SAME else same, f"{num} tokens" + (
+        ", the same text" if reply.prompt_text else ""
+    )
+
+
+def compare_text(expected: str, found: str, *, is_cut: bool) -> tuple[Fate, str]:
+    """How answers compare, blanks at the ends aside.
+
+    Where an answer `is_cut`, the cut may have gone through a character's bytes: some servers leave such a character
+    out, some write on until it is whole (llama-cpp-python), so that one more or less at the end is the same answer.
+    """
+    expected, found = expected.strip(), found.strip()
+    if is_cut:
+        expected, found = (text.rstrip("\ufffd").strip() for text in (expected, found))
+        shorter, longer = sorted((expected, found), key=len)
+        is_same = longer.startswith(shorter) and len(longer) <= len(shorter) + 1
+    else:
+        is_same = expected == found
+    return (Fate.SAME, "") if is_same else (Fate.DIFFERS, _first_character(expected, found))
+
+
+def _first_id(expected: Sequence[int], found: Sequence[int], tokenizer: Tokenizer) -> str:
+    at = _first(expected, found)
+
+    def told(ids: Sequence[int]) -> str:
+        if at >= len(ids):
+            return "the end"
+        shown = tokenizer.name_of(ids[at])
+        if shown is None and ids[at] < tokenizer.num_tokens:
+            shown = repr(tokenizer.bytes_of(ids[at]).decode("utf-8", errors="replace"))
+        return f"{ids[at]} {shown or ''}".strip()
+
+    sizes = "" if len(expected) == len(found) else f"; {len(found)} tokens for {len(expected)}"
+    return f"token {at}: {told(found)}, expected {told(expected)}{sizes}"
+
+
+def _first_character(expected: str, found: str) -> str:
+    at = _first(expected, found)
+    begin, end = max(0, at - _NEAR), at + _NEAR
+    return f"character {at}: {found[begin:end]!r}, expected {expected[begin:end]!r}"
+
+
+def _first(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """Where two that are not equal differ first."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def notes(
+    server: Server, template: Template, tokenizer: Tokenizer, rows: Sequence[Compared], left_out: Sequence[str]
+) -> Iterator[str]:
+    """What a user should know beside the comparison."""
+    yield from left_out
+    prompts = [row.prompt for row in rows]
+    if num := prompts.count(Fate.ONE_PIECE):
+        yield (
+            f"{num} dialogues: the server tokenises a past answer together with what stands around it, training apart; "
+            "no server that takes text can do otherwise, and single questions are not touched"
+        )
+    if prompts.count(Fate.SAME_NUMBER) and server.kind == "openai":
+        yield "the server tells how many tokens a prompt has, not which"
+    if Fate.DIFFERS in prompts and isinstance(server, Ollama) and (given := server.template()) is not None:
+        from yangtuo.model.serving import modelfile_of
+
+        try:
+            is_ours = f'TEMPLATE """{given}"""' in modelfile_of(template, tokenizer, "m")
+        except DataError as error:
+            yield str(error)
+        else:
+            if not is_ours:
+                yield "the model on the server has another TEMPLATE than the Modelfile of this folder; create it again"
+    if Fate.DIFFERS not in prompts and any(row.answer is Fate.DIFFERS for row in rows):
+        yield (
+            "the prompts are right and answers differ: other weights, a quantisation, another number format, or "
+            "near ties that rounding decides"
+        )

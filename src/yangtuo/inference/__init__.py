@@ -1,0 +1,1 @@
+"""A loaded model answers: load, generate, stream, hold a dialogue."""

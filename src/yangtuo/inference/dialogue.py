@@ -1,0 +1,172 @@
+"""A dialogue with a model: what was said, what of it the model is shown, and the row for training that it makes."""
+
+import errno
+import json
+import os
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from yangtuo import output
+from yangtuo.data.records import Turn
+from yangtuo.data.templates import Template, TemplateFault
+from yangtuo.errors import DataError, UsageError
+from yangtuo.inference.generate import Answer, Speaker
+
+LEFT_OUT = "the dialogue is longer than the model has room for: its oldest part is no longer shown to it"
+_REASONED = "</think>"
+
+
+class Said(NamedTuple):
+    """A question and its answer; `is_whole` where the model itself came to an end."""
+
+    question: str
+    answer: str
+    is_whole: bool
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether anything was said at all before the answer was stopped."""
+        return self.is_whole or bool(self.answer)
+
+
+class Dialogue:
+    """What was said so far.
+
+    Attributes:
+        system: system prompt; None for the template's own.
+        said: all of it, oldest first.
+        num_left_out: how many of the oldest the model is no longer shown.
+    """
+
+    def __init__(self, system: str | None = None):
+        self.system = system
+        self.said: list[Said] = []
+        self.num_left_out = 0
+
+    def clear(self) -> None:
+        """Begin anew, with the same system prompt."""
+        self.said.clear()
+        self.num_left_out = 0
+
+    def undo(self) -> Said | None:
+        """Take the last question and its answer back; None where there is none."""
+        last = self.said.pop() if self.said else None
+        self.num_left_out = min(self.num_left_out, len(self.said))
+        return last
+
+    def turns(self, question: str) -> list[Turn]:
+        """What the model is shown, the question last."""
+        turns = [] if self.system is None else [Turn("system", self.system, trained=False)]
+        for said in filter(attrgetter("is_answered"), self.said[self.num_left_out :]):
+            turns += [Turn("user", said.question, trained=False), Turn("assistant", said.answer, trained=False)]
+        return [*turns, Turn("user", question, trained=False)]
+
+    def fit(self, question: str, prompt_of: Callable[[Sequence[Turn]], list[int]], room: int | None) -> list[int]:
+        """The prompt; where it has more than `room` tokens, the oldest questions and answers are left out.
+
+        Raises:
+            DataError: the question alone has more.
+        """
+        prompt = prompt_of(self.turns(question))
+        while room is not None and len(prompt) > room:
+            if self.num_left_out == len(self.said):
+                raise DataError(
+                    f"the question makes a prompt of {len(prompt):,} tokens; beside an answer, the model has room for "
+                    f"{room:,} (--max_new_tokens is the answer's part)"
+                )
+            self.num_left_out += 1
+            prompt = prompt_of(self.turns(question))
+        return prompt
+
+    def row(self) -> dict[str, Any]:
+        """The dialogue as a row for training; an answer that was cut is context, since it would teach to break off.
+
+        Raises:
+            UsageError: no answer could be trained.
+        """
+        if not any(said.is_whole for said in self.said):
+            raise UsageError("there is no whole answer yet that could be trained on")
+        messages: list[dict[str, Any]] = [] if self.system is None else [{"role": "system", "content": self.system}]
+        for said in filter(attrgetter("is_answered"), self.said):
+            messages.append({"role": "user", "content": said.question})
+            mark = {} if said.is_whole else {"train": False}
+            messages.append({"role": "assistant", "content": said.answer, **mark})
+        return {"messages": messages}
+
+
+def save_row(path: Path, row: dict[str, Any]) -> int:
+    """Add a row to a file of rows, which may be new; returns how many it has then.
+
+    Raises:
+        DataError: it is no such file.
+        WriteError: it cannot be written.
+    """
+    if path.suffix not in (".json", ".jsonl"):
+        raise DataError(f"{path}: give a name that ends in .json or .jsonl")
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"{path}: {os.strerror(errno.ENOENT)}; make the folder {path.parent} first")
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        rows = json.loads(text) if text and path.suffix == ".json" else []
+    except (OSError, ValueError) as error:
+        told = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(f"{path}: cannot be written, since it cannot be read: {told}") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: it holds no list of rows; give another name")
+    if path.suffix == ".jsonl":
+        # By line feeds alone: JSON leaves other separators (U+2028, U+0085) inside a row as they are.
+        rows = [*filter(None, text.split("\n")), json.dumps(row, ensure_ascii=False)]
+        text = "\n".join(rows)
+    else:
+        rows = [*rows, row]
+        text = json.dumps(rows, ensure_ascii=False, indent=2)
+    with output.whole_file(path) as file:
+        file.write(text + "\n")
+    return len(rows)
+
+
+class Partner:
+    """A model to talk to, with the dialogue that was had with it.
+
+    Attributes:
+        name: "tuned", "base", or "model" where nothing was tuned.
+        dialogue: had with it.
+    """
+
+    def __init__(self, name: str, speaker: Speaker, template: Template, room: int | None, system: str | None):
+        self.name, self.dialogue = name, Dialogue()
+        self._speaker, self._template, self._room = speaker, template, room
+        self.take_system(system)
+
+    def take_system(self, system: str | None) -> None:
+        """Another system prompt, "" for none, None for the template's own; a template may know none at all."""
+        is_refused = system == "" and not self._template.takes_empty_system()
+        self.dialogue.system = None if is_refused else system
+
+    def ask(self, question: str, tell: Callable[[str], None], *, keeps_interrupted: bool = False) -> Answer:
+        """Ask; the answer becomes part of the dialogue.
+
+        Raises:
+            DataError: the template cannot render it, or it is too long.
+            RunFailure: see `Speaker.answer`.
+        """
+        prompt = self.dialogue.fit(question, self._speaker.prompt, self._room)
+        answer = self._speaker.answer(prompt, tell, keeps_interrupted=keeps_interrupted)
+        self.dialogue.said.append(Said(question, self._remembered(question, answer.text), answer.is_whole))
+        return answer
+
+    def start_over(self) -> None:
+        """As if nothing had been said, draws included."""
+        self.dialogue.clear()
+        self._speaker.reseed()
+
+    def _remembered(self, question: str, answer: str) -> str:
+        """The answer as it will be shown; templates of models that reason leave the reasoning of earlier turns out."""
+        user = Turn("user", question, trained=False)
+        try:
+            self._template.render([user, Turn("assistant", answer, False), user, Turn("assistant", "", False)])
+        except TemplateFault:
+            return answer.rpartition(_REASONED)[2].lstrip("\n")
+        return answer

@@ -1,0 +1,154 @@
+"""How the program speaks: log lines on stderr of one rank, the notes that `run.json` keeps, and both standard streams.
+
+Nothing may end a run there: neither an encoding nor a reader that has gone. Libraries are quiet unless something is
+wrong that a user can act on; `--log_level` of transformers brings them back.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class _Notes(logging.Handler):
+    """Keeps what was changed, replaced or left out, each text once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self.texts:
+            self.texts.append(text)
+
+
+class _Screen(logging.Handler):
+    """Writes to whatever stderr is at the moment, and beside a progress bar, not into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
+_notes = _Notes()
+
+
+def notes_so_far() -> list[str]:
+    """Everything said at warning level by this program."""
+    return list(_notes.texts)
+
+
+def set_up() -> None:
+    """Call once, before anything is said."""
+    logger = logging.getLogger("yangtuo")
+    if logger.handlers:
+        return
+    screen = _Screen()
+    is_first = os.environ.get("RANK", "0") == "0"
+    screen.setLevel(logging.INFO if is_first else logging.ERROR)
+    logger.addHandler(screen)
+    logger.addHandler(_notes)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # when imported, it wants kernels from a hub
+
+
+def quiet_libraries() -> None:
+    """Silence what a user cannot act on: deprecations inside libraries, bars for work of a second."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category)
+    warnings.filterwarnings("ignore", category=UserWarning, module="accelerate")  # it sets a thread count by itself
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+
+
+def prepare() -> None:
+    """Call before anything is printed: what the encoding (GBK, ASCII) does not have is replaced, not an error."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # for the whole process
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
+
+
+def can_print(text: str) -> bool:
+    """Whether standard output has a sign for every character."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def can_write() -> bool:
+    """Whether standard output still takes a line."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        return False
+    return True
+
+
+def sign(wanted: str, plain: str) -> str:
+    """A sign for standard output; the plain one where its encoding does not have the wanted one."""
+    return wanted if can_print(wanted) else plain
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print JSON that loses nothing: what the encoding does not have is written as its escape."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    sys.stdout.write((text if can_print(text) else json.dumps(value, indent=indent)) + "\n")
+    sys.stdout.flush()
+
+
+def console(width: int | None = None) -> "Console":
+    """Rich's, for standard output: what looks like its markup in a name is text."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
+
+
+def say(line: str) -> None:
+    """Write a line to standard error, beside a progress bar, not into it."""
+    with lasting():
+        tqdm.write(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def lasting() -> Iterator[None]:
+    """Go on when standard error is a terminal that is gone, or a pipe that nobody reads: from then on it is mute."""
+    try:
+        yield
+    except OSError:
+        mute(sys.stderr)
+
+
+def end() -> None:
+    """Call last, where the exit code has told everything: Python's is 120 if a stream does not take what it holds."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            mute(stream)
+
+
+def mute(stream: Any) -> None:
+    """Send a stream nowhere, also what it still holds and would write at the end of the process."""
+    with contextlib.suppress(OSError, ValueError):  # it has no descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -1,0 +1,1 @@
+"""Adapters into their base: planned tensor by tensor, streamed through files, and verified."""

@@ -1,0 +1,180 @@
+"""What a merge is made of: base, adapters in their order, tokenizer, plan. Opened and compared; nothing is written."""
+
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
+from yangtuo.errors import AdapterError, UsageError
+from yangtuo.merge import fit
+from yangtuo.merge import plan as merge_plan
+from yangtuo.model import adapter_files, fingerprint, provenance
+from yangtuo.model.adapter_files import SavedAdapter
+from yangtuo.model.base import read_config
+from yangtuo.model.folders import local_folder
+from yangtuo.model.lora_options import names
+from yangtuo.model.weight_files import WeightFiles, open_weights
+from yangtuo.output import check_new, check_space
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A merge that can be done.
+
+    Attributes:
+        folder: of the base.
+        config: of the base.
+        base: its weights.
+        adapters: in their order, with those that they were trained on top of.
+        known: what the adapters say of themselves; None of those that say nothing.
+        merged_before: SHA-256 of the adapters that are in the base already.
+        plan: what becomes of each tensor.
+        tokenizer: the last adapter's that has one, else the base's; None where there is none.
+        dtype: of the merged weights; None for the base's.
+    """
+
+    folder: Path
+    config: PreTrainedConfig
+    base: WeightFiles
+    adapters: list[SavedAdapter]
+    known: list[dict[str, Any] | None]
+    merged_before: list[str]
+    plan: merge_plan.Plan
+    tokenizer: Tokenizer | None
+    dtype: torch.dtype | None
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """What is merged into what, by the names of the command line.
+
+    Attributes:
+        peft_path: adapter folders with commas between; None to merge nothing (`export` alone).
+        dtype: a key of DTYPES.
+    """
+
+    model_name_or_path: str
+    peft_path: str | None
+    output_dir: str
+    dtype: str = "auto"
+    allow_new_vocabulary: bool = False
+    force_base: bool = False
+    allow_partial_adapter: bool = False
+    cache_dir: str | None = None
+
+
+def base_folder(options: MergeOptions) -> Path:
+    """The folder of the base, once it is known that the output folder is free.
+
+    Raises:
+        UserError: one of them cannot be used.
+    """
+    check_new(Path(options.output_dir), "output_dir")
+    return local_folder(
+        options.model_name_or_path,
+        option="model_name_or_path",
+        must_hold=["config.json"],
+        cache_dir=options.cache_dir,
+    )
+
+
+def prepare(options: MergeOptions, folder: Path) -> Job:
+    """Open what is to be merged, and compare it: fingerprints, shapes, rows, order, tokenizer.
+
+    Raises:
+        UserError: something cannot be used, or does not fit.
+    """
+    config, base = read_config(folder), open_weights(folder)
+    merged_before = fingerprint.merged_into(folder)
+    adapters = _with_those_below(names(options.peft_path), merged_before)
+    _check_not_merged_yet(adapters, merged_before, folder)
+    _check_not_continued(adapters, options.model_name_or_path)
+    hashes = [saved.sha256 for saved in adapters]
+    known = [
+        fingerprint.check(saved.folder, folder, config, merged=hashes[:i], force=options.force_base)
+        for i, saved in enumerate(adapters)
+    ]
+    allowed = fit.Allowed(options.allow_new_vocabulary, options.allow_partial_adapter)
+    plan = merge_plan.plan(base, config, adapters, allowed)
+    tokenizer = _tokenizer([*(saved.folder for saved in reversed(adapters)), folder], plan.chain.num_rows)
+    if tokenizer:
+        fingerprint.check_tokenizer(known[-1], adapters[-1].folder, tokenizer, force=options.force_base)
+    return Job(folder, config, base, adapters, known, merged_before, plan, tokenizer, DTYPES[options.dtype])
+
+
+def check_room(job: Job, out: Path) -> None:
+    """Compare the disk's free space with the merged weights.
+
+    Raises:
+        RunFolderError: too little is free.
+    """
+    check_space(out, sum(spec.num_bytes for spec in job.plan.chain.specs(job.base, job.dtype).values()), "output_dir")
+
+
+def _with_those_below(paths: Sequence[str], merged_before: Sequence[str]) -> list[SavedAdapter]:
+    """The adapters, and before each one that was trained on top of others, those others where they still lie."""
+    found: list[SavedAdapter] = []
+    for path in paths:
+        saved = adapter_files.read(path, is_optional=False)
+        present = [*merged_before, *(each.sha256 for each in found)]
+        for place in provenance.below(saved.folder, present):
+            logger.warning("%s was trained on top of %s, which is merged first", path, place)
+            found.append(adapter_files.read(str(place), is_optional=False))
+        found.append(saved)
+    return found
+
+
+def _check_not_merged_yet(adapters: Sequence[SavedAdapter], merged_before: Sequence[str], folder: Path) -> None:
+    seen: dict[str, Path] = {}
+    for saved in adapters:
+        if saved.sha256 in merged_before:
+            raise AdapterError(f"{saved.folder}: {folder} has this very adapter in it already; give the base of before")
+        if saved.sha256 in seen:
+            raise AdapterError(f"--peft_path: {saved.folder} is the same adapter as {seen[saved.sha256]}")
+        seen[saved.sha256] = saved.folder
+
+
+def _check_not_continued(adapters: Sequence[SavedAdapter], base: str) -> None:
+    """An adapter that continues another one is not put on top of it: what that one learned would be in twice."""
+    for saved in adapters:
+        held = provenance.continued(provenance.read(saved.folder), [other.sha256 for other in adapters])
+        if not held:
+            continue
+        hashes = [one["sha256"] for one in held]
+        double = next(other.folder for other in adapters if other.sha256 in hashes)
+        left = [str(other.folder) for other in adapters if other.sha256 not in hashes]
+        words = ["--model_name_or_path", base, "--peft_path", ",".join(left), "--output_dir", "merged"]
+        raise AdapterError(
+            f"--peft_path: {saved.folder} continues {double} and holds what that one learned; merge it "
+            f"{'alone' if len(left) == 1 else 'without that one'}: "
+            f"yangtuo merge {shlex.join(words)}"
+        )
+
+
+def _tokenizer(folders: Sequence[Path], num_rows: int) -> Tokenizer | None:
+    tokenizer = provenance.find_tokenizer(folders)
+    if tokenizer is None:
+        logger.warning("tokenizer: neither adapter nor base has one; the merged folder has none")
+    elif tokenizer.num_tokens > num_rows:
+        raise UsageError(
+            f"{tokenizer.folder}: its tokenizer has {tokenizer.num_tokens:,} tokens, the merged model {num_rows:,} rows"
+        )
+    elif is_tokenizer_folder(folders[-1]) and (more := open_tokenizer(folders[-1]).num_tokens) > tokenizer.num_tokens:
+        logger.warning(
+            "tokenizer: %s has %d tokens, the one in %s %d; the merged folder has the former, as in training",
+            tokenizer.folder,
+            tokenizer.num_tokens,
+            folders[-1],
+            more,
+        )
+    return tokenizer

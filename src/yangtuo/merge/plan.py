@@ -1,0 +1,297 @@
+"""Which tensor of the base each adapter changes, and how; or why the adapter does not fit.
+
+PEFT itself decides: the adapter's configuration is put on the model without weights (torch's meta device), and its
+layers are asked for their targets, ranks and scales. So patterns, excluded layers and rsLoRA mean what they meant in
+training.
+"""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Embedding as LoraEmbedding
+from peft.tuners.lora import Linear as LoraLinear
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from yangtuo.errors import AdapterError, ModelError
+from yangtuo.merge.edits import Chain, Edit, Grow, LowRank, Rows, Shift, Whole
+from yangtuo.merge.fit import Allowed, check_kind, rows_after
+from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal
+from yangtuo.model.adapter_files import SavedAdapter, check_fit
+from yangtuo.model.adapter_names import PREFIX, name_in_use
+from yangtuo.model.adapter_state import Adapter, names_of_keys
+from yangtuo.model.weight_files import WeightFiles
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One adapter on the model that it finds.
+
+    Attributes:
+        saved: the adapter.
+        model: PEFT's model, without weights.
+        keys: PEFT's parameter names -> names in the adapter's file.
+        edits: what it does, by the base's tensor names.
+        beside: whole tensors in the file that its configuration does not tell of (2023's `modules_to_save: null`).
+    """
+
+    saved: SavedAdapter
+    model: PeftModel
+    keys: Mapping[str, str]
+    edits: Mapping[str, tuple[Edit, ...]]
+    beside: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`before`: the chain without the last adapter. `last`: that adapter. `chain`: with it."""
+
+    before: Chain
+    last: Step
+    chain: Chain
+
+
+def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model without weights; its few buffers (of the rotary embedding) are real."""
+    with init_empty_weights(include_buffers=False):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def start(base: WeightFiles, config: PreTrainedConfig) -> Chain:
+    """The chain of no adapter.
+
+    Raises:
+        ModelError: a quantised base, one of several towers, or files that hold something else than config.json says.
+    """
+    if getattr(config, "quantization_config", None):
+        raise ModelError(
+            f"{base.folder}: its weights are quantised; merge onto the 16-bit model that it was made from "
+            "(an adapter of QLoRA fits that too)"
+        )
+    if config.get_text_config() is not config:
+        raise ModelError(f"{base.folder}: a model of several towers ({config.model_type}) cannot be merged")
+    model = empty_model(config)
+    names = {id(module): name for name, module in model.named_modules()}
+    embedding = f"{names[id(model.get_input_embeddings())]}.weight"
+    head = f"{names[id(model.get_output_embeddings())]}.weight"
+    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: spec.shape for name, spec in base.specs.items() if not name.endswith("rotary_emb.inv_freq")}
+    is_tied = bool(config.tie_word_embeddings)
+    if is_tied and head in found and not torch.equal(base.get(head), base.get(embedding)):
+        logger.warning("base: config.json ties head and embedding, but the files hold two; both are kept, untied")
+        is_tied = False
+    if is_tied:
+        found.pop(head, None)
+        needed.pop(head)
+    problems = [f"{name} is not in the files" for name in sorted(needed.keys() - found.keys())]
+    problems += [f"{name} is in the files, not in the model" for name in sorted(found.keys() - needed.keys())]
+    problems += [
+        f"{name} has shape {list(found[name])}, config.json means {list(needed[name])}"
+        for name in sorted(found.keys() & needed.keys())
+        if found[name] != needed[name]
+    ]
+    if problems:
+        raise ModelError.of_problems(f"{base.folder}: weights and config.json differ", problems, shown=6)
+    sources = {name: name for name in base.specs if not (is_tied and name == head)}
+    return Chain(sources, {}, needed[embedding][0], embedding, head, is_tied)
+
+
+def plan(base: WeightFiles, config: PreTrainedConfig, adapters: Sequence[SavedAdapter], allowed: Allowed) -> Plan:
+    """What the adapters do, in order.
+
+    Raises:
+        ModelError: see `start`.
+        AdapterError: an adapter that does not fit what it finds; all that differs is named.
+    """
+    before = chain = start(base, config)
+    last = None
+    for saved in adapters:
+        before = chain
+        num_rows = rows_after(saved, chain, allowed)
+        last = _step(saved, chain, config, num_rows, is_partial=allowed.partial)
+        chain = _extended(chain, last, num_rows)
+    if last is None:
+        raise AdapterError("--peft_path is empty; name the adapter to merge")
+    return Plan(before, last, chain)
+
+
+def _step(saved: SavedAdapter, chain: Chain, config: PreTrainedConfig, num_rows: int, *, is_partial: bool) -> Step:
+    check_kind(saved)
+    config = type(config).from_dict(
+        {**config.to_dict(), "vocab_size": num_rows, "tie_word_embeddings": chain.is_tied, "pad_token_id": None}
+    )
+    model = _with_peft(saved, config)
+    keys = {name: name_in_use(key) or key for key, name in names_of_keys(Adapter(model)).items()}
+    saved = replace(saved, tensors=_under_both_names(saved, chain))
+    odd = _compare(saved, model, keys, chain, num_rows, is_partial=is_partial)
+    if odd:
+        saved = replace(saved, tensors=_completed(saved, model, keys, odd))
+    beside = frozenset(saved.tensors.keys() - set(keys.values()))
+    edits = _edits(saved, model, chain)
+    if num_rows > chain.num_rows:
+        for name in (chain.embedding, chain.head):
+            if not any(isinstance(edit, Whole) for edit in edits.get(name, ())):
+                edits[name] = (Grow(num_rows), *edits.get(name, ()))
+    return Step(saved, model, keys, edits, beside)
+
+
+def _edits(saved: SavedAdapter, model: PeftModel, chain: Chain) -> dict[str, tuple[Edit, ...]]:
+    edits: dict[str, tuple[Edit, ...]] = {}
+    for key in sorted(saved.tensors, key=lambda key: ".lora_" in key):  # a whole weight first, a LoRA on top of it
+        module, kind = _split(key.removeprefix(PREFIX))
+        if kind.startswith(("lora_B", "lora_embedding_B")):
+            for name, edit in _low_rank(saved, model, module, kind):
+                if name not in chain.sources and name != chain.head:
+                    raise AdapterError(f"{saved.folder}: {key} needs {name}, which the base has not")
+                edits[name] = (*edits.get(name, ()), edit)
+        elif kind == "trainable_tokens_delta":
+            wrapper = model.get_submodule(PREFIX + module)
+            rows = tuple(wrapper.token_adapter.token_indices["default"])
+            edits[f"{module}.weight"] = (Rows(rows, saved.tensors[key]),)
+            if chain.is_tied and _follows(model, chain.head):
+                edits[chain.head] = edits[f"{module}.weight"]
+        elif not kind.startswith("lora_"):
+            edits[f"{module}.{kind}"] = (Whole(saved.tensors[key]),)
+    return edits
+
+
+def _with_peft(saved: SavedAdapter, config: PreTrainedConfig) -> PeftModel:
+    # A copy: PEFT writes into it. Nothing is initialised, since there are no weights.
+    lora = LoraConfig(**{**saved.config.to_dict(), "inference_mode": False, "init_lora_weights": True})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on tied weights and rsLoRA; ours is said or refused elsewhere
+            model = get_peft_model(
+                empty_model(config), lora, low_cpu_mem_usage=True, autocast_adapter_dtype=False
+            ).eval()
+    except PEFT_REFUSALS as error:
+        raise refusal(str(saved.folder), config.model_type, error) from error
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and not isinstance(module, LoraLinear | LoraEmbedding):
+            raise AdapterError(f"{saved.folder}: LoRA on {name} ({type(module).__name__}) cannot be merged")
+        if isinstance(module, LoraLinear) and not isinstance(module.get_base_layer(), nn.Linear):
+            raise AdapterError(f"{saved.folder}: {name} is stored transposed (fan_in_fan_out); that is not supported")
+        if isinstance(module, LoraEmbedding) and module.lora_variant:
+            raise AdapterError(f"{saved.folder}: DoRA on the embedding {name} cannot be merged")
+    return model
+
+
+def _under_both_names(saved: SavedAdapter, chain: Chain) -> dict[str, torch.Tensor]:
+    tensors = dict(saved.tensors)
+    keys = [PREFIX + chain.embedding, PREFIX + chain.head]
+    present = [key for key in keys if key in tensors]
+    if chain.is_tied and saved.config.ensure_weight_tying and len(present) == 1:
+        tensors.update(dict.fromkeys(keys, tensors[present[0]]))  # one matrix under two names
+    return tensors
+
+
+def _compare(
+    saved: SavedAdapter, model: PeftModel, keys: Mapping[str, str], chain: Chain, num_rows: int, *, is_partial: bool
+) -> set[str]:
+    """Returns keys that are missing or left over, where that is allowed."""
+    last = max((max(rows, default=-1) for rows in _token_rows(saved)), default=-1)
+    if last >= num_rows:
+        raise AdapterError(
+            f"{saved.folder}: it has a row for token {last}, base and tokenizer have {num_rows:,} rows; give the "
+            "tokenizer that it was trained with"
+        )
+    needed = {key: tuple(model.get_parameter(name).shape) for name, key in keys.items()}
+    others = {
+        PREFIX + name: tuple(model.get_parameter(_wrapped(model, name)).shape)
+        for name in chain.sources
+        if not name.endswith("inv_freq")
+    }
+    others[PREFIX + chain.head] = others[PREFIX + chain.embedding]
+    found = {key: tuple(value.shape) for key, value in saved.tensors.items()}
+    return check_fit(saved, found, needed, others, is_partial=is_partial)
+
+
+def _completed(
+    saved: SavedAdapter, model: PeftModel, keys: Mapping[str, str], odd: set[str]
+) -> dict[str, torch.Tensor]:
+    """What is left over taken out; of a LoRA matrix that is missing, zeros, so that its pair does nothing."""
+    tensors = {key: value for key, value in saved.tensors.items() if key not in odd}
+    shapes = {key: model.get_parameter(name).shape for name, key in keys.items()}
+    return tensors | {key: torch.zeros(shapes[key]) for key in odd & shapes.keys()}
+
+
+def _token_rows(saved: SavedAdapter) -> list[Sequence[int]]:
+    given: Any = saved.config.trainable_token_indices or []
+    return list(given.values()) if isinstance(given, dict) else [given]
+
+
+def _wrapped(model: PeftModel, name: str) -> str:
+    """The parameter's name under whatever PEFT has put around its module."""
+    module, kind = _split(name)
+    found = model.get_submodule(PREFIX + module)
+    for inner in ("original_module", "base_layer"):
+        if hasattr(found, inner):
+            return f"{PREFIX}{module}.{inner}.{kind}"
+    return f"{PREFIX}{module}.{kind}"
+
+
+def _split(plain: str) -> tuple[str, str]:
+    """`a.b.lora_B.weight` -> `a.b`, `lora_B.weight`; `a.b.weight` -> `a.b`, `weight`."""
+    plain = plain.replace(".base_layer", "")
+    for mark in (".lora_", ".token_adapter."):
+        if mark in plain:
+            module, _, kind = plain.rpartition(mark)
+            return module, ("lora_" if mark == ".lora_" else "") + kind
+    module, _, kind = plain.rpartition(".")
+    return module, kind
+
+
+def _follows(model: PeftModel, head: str) -> bool:
+    wrapper = model.get_submodule(PREFIX + head.removesuffix(".weight"))
+    token_adapter = getattr(wrapper, "token_adapter", None)
+    return token_adapter is not None and token_adapter.tied_adapter is not None
+
+
+def _low_rank(saved: SavedAdapter, model: PeftModel, module: str, kind: str) -> list[tuple[str, Edit]]:
+    layer: Any = model.get_submodule(PREFIX + module)
+    scale = float(layer.scaling["default"])
+    value = saved.tensors[f"{PREFIX}{module}.{kind}"]
+    if kind == "lora_B.bias":
+        return [(f"{module}.bias", Shift(value, scale))]
+    other = saved.tensors[f"{PREFIX}{module}.{kind.replace('_B', '_A')}"]
+    if kind == "lora_embedding_B":
+        return [(f"{module}.weight", LowRank(other.T, value.T, scale))]
+    return [
+        (f"{module}.weight", LowRank(value, other, scale, saved.tensors.get(f"{PREFIX}{module}.lora_magnitude_vector")))
+    ]
+
+
+def _extended(chain: Chain, step: Step, num_rows: int) -> Chain:
+    edits, sources, is_tied = dict(chain.edits), dict(chain.sources), chain.is_tied
+    of_embedding, of_head = step.edits.get(chain.embedding, ()), step.edits.get(chain.head, ())
+    if is_tied and not _same(of_embedding, of_head):
+        logger.warning(
+            "tied weights: the adapter trained embedding and head apart; both are written, and config.json is untied"
+        )
+        is_tied = False
+        sources[chain.head], edits[chain.head] = sources[chain.embedding], edits.get(chain.embedding, ())
+    for name, added in step.edits.items():
+        if not (is_tied and name == chain.head):
+            edits[name] = (*edits.get(name, ()), *added)
+    edits = {name: done for name, done in edits.items() if done}
+    return Chain(sources, edits, num_rows, chain.embedding, chain.head, is_tied)
+
+
+def _same(one: Sequence[Edit], other: Sequence[Edit]) -> bool:
+    return len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _equal(one: Edit, other: Edit) -> bool:
+    if isinstance(one, Whole) and isinstance(other, Whole):
+        return torch.equal(one.value, other.value)
+    if isinstance(one, Rows) and isinstance(other, Rows):
+        return one.indices == other.indices and torch.equal(one.values, other.values)
+    return isinstance(one, Grow) and one == other

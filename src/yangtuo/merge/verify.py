@@ -1,0 +1,347 @@
+"""Two proofs that a merged folder is its base with its adapters.
+
+The first takes the arithmetic at its word and checks every value on the disk. The second doubts the arithmetic: it
+compares logits with PEFT's own layers on the base. Both read one tensor, or one layer, at a time.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from torch import nn
+from tqdm import tqdm
+from transformers import PreTrainedConfig
+
+from yangtuo.errors import ModelError, ProofError
+from yangtuo.merge.edits import Chain, Grow
+from yangtuo.merge.plan import Plan, empty_model
+from yangtuo.model.adapter_names import PREFIX
+from yangtuo.model.weight_files import WeightFiles
+
+_ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # largest relative error
+# Sums of thousands of float32 products differ by some roundings where a library orders them otherwise.
+_SUMMING = 2.0**-21
+_LEAST_SHAKING = 2.0**-20  # the same, of a whole model
+_TIMES = 2  # see `LogitProof`
+_BLOCK_VALUES = 1 << 20  # compared at a time: temporaries stay small, and in the processor's cache
+_MOST_PROBE_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class TensorProof:
+    """Every tensor of the merged folder, read again from the disk.
+
+    Attributes:
+        num_tensors: how many there are.
+        num_changed: how many the adapters change; the others are bit-equal to the base (rounded, where the dtype is
+            another).
+        num_lost: of those changed, how many came out equal to the base: the change is below the dtype's rounding.
+        max_error: the largest distance from base + scale * B A in float32, as a part of what rounding to the dtype
+            allows; at most 1.
+    """
+
+    num_tensors: int
+    num_changed: int
+    num_lost: int
+    max_error: float
+
+
+@dataclass(frozen=True)
+class LogitProof:
+    """Logits of the merged model against base and adapter, float32 arithmetic on both sides.
+
+    What may differ follows from rounding the merged weights to their dtype, and how far that carries depends on the
+    model's depth and weights. So it is measured: the merged weights are rounded once more, at random, and the merged
+    model may be off by twice what that does (one rounding against another is a matter of luck). Measured, the first
+    rounding does half to a tenth of what is allowed. In float32 the second rounding is 16 times the dtype's,
+    for sums in another order.
+
+    Attributes:
+        num_prompts: how many probe prompts.
+        num_tokens: tokens in all of them.
+        max_difference: the largest difference of a logit.
+        limit: the largest allowed.
+        max_logit: the largest absolute logit, for comparison.
+        same_choice: part of the positions where both models rank the same token first.
+    """
+
+    num_prompts: int
+    num_tokens: int
+    max_difference: float
+    limit: float
+    max_logit: float
+    same_choice: float
+
+
+def prove_tensors(base: WeightFiles, chain: Chain, merged: WeightFiles, dtype: torch.dtype | None) -> TensorProof:
+    """Compare all tensors with what they must be.
+
+    Raises:
+        ProofError: the first that is not; or a file that cannot be read.
+    """
+    wanted = chain.specs(base, dtype)
+    if merged.specs != wanted:
+        different = [name for name in (*wanted, *merged.specs) if merged.specs.get(name) != wanted.get(name)]
+        raise ProofError(
+            f"proof failed: {different[0]}: {merged.specs.get(different[0])} instead of {wanted.get(different[0])}"
+        )
+    num_lost, worst = 0, 0.0
+    for name in tqdm(wanted, "proof by tensors", unit="tensor", leave=False, disable=None, file=sys.stderr):
+        try:
+            value = merged.get(name)
+        except ModelError as error:
+            raise ProofError(f"proof failed: {error}") from error
+        source = base.get(chain.sources[name])
+        if name not in chain.edits:
+            if not _bit_equal(value, source.to(value.dtype)):
+                raise ProofError(f"proof failed: {name} is touched by no adapter, yet differs from the base")
+            continue
+        distance = _distance(value, chain.value(base, name))
+        if not distance <= 1:
+            raise ProofError(
+                f"proof failed: {name} is {distance:.3g} times as far from base + scale * B A as rounding allows"
+            )
+        worst = max(worst, distance)
+        num_lost += source.shape == value.shape and _bit_equal(value, source.to(value.dtype))
+    return TensorProof(len(wanted), len(chain.edits), num_lost, worst)
+
+
+def _bit_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.equal(_bits(one), _bits(other))
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _distance(value: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest distance as a part of what is allowed; NaN where there is one in either."""
+    kind = torch.finfo(value.dtype)
+    largest = max(abs(float(bound)) for bound in torch.aminmax(expected))
+    slack = _SUMMING * largest + kind.smallest_normal * kind.eps
+    relative = _ROUNDING[value.dtype]
+    worst = torch.zeros(())
+    for found, wanted in zip(_blocks(value), _blocks(expected), strict=True):
+        allowed = wanted.abs().mul_(relative).add_(slack)
+        worst = torch.maximum(worst, (found.float() - wanted).abs_().div_(allowed).max())
+    return float(worst)
+
+
+def _blocks(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.split(tensor.reshape(-1), _BLOCK_VALUES)
+
+
+def prove_logits(
+    base: WeightFiles,
+    plan: Plan,
+    merged: WeightFiles,
+    config: PreTrainedConfig,
+    probes: Sequence[Sequence[int]],
+) -> LogitProof:
+    """Run probe prompts through base with adapter and through the merged model, a layer at a time.
+
+    The last adapter runs in PEFT's own layers; those before it are folded into the base in float32.
+
+    Args:
+        base: the base's files.
+        plan: what was merged.
+        merged: the merged files.
+        config: of the merged model.
+        probes: token ids; each is repeated or cut to one length.
+
+    Raises:
+        ProofError: the logits differ by more than rounding explains, or are not finite.
+    """
+    ids = _equal_lengths(probes)
+    reference = _logits(plan.last.model, _with_adapter(base, plan), ids, "proof by logits 1/3")
+    model = empty_model(config)
+    found = _logits(model, _stored(merged, plan.chain), ids, "proof by logits 2/3")
+    shaken = _logits(model, _shaken(base, merged, plan.chain), ids, "proof by logits 3/3")
+    return _compared(reference, found, shaken, "the merged model", ids)
+
+
+def _compared(
+    reference: torch.Tensor, found: torch.Tensor, shaken: torch.Tensor, what: str, ids: torch.Tensor
+) -> LogitProof:
+    difference = float((found - reference).abs().max())
+    largest = float(reference.abs().max())
+    limit = _TIMES * float((shaken - found).abs().max()) + _SUMMING * 4 * largest
+    if not difference <= limit:
+        raise ProofError(
+            f"proof failed: logits of {what} and of base with adapter differ by {difference:.3g}, rounding explains "
+            f"{limit:.3g} (largest logit {largest:.3g})"
+        )
+    same = float((found.argmax(-1) == reference.argmax(-1)).float().mean())
+    return LogitProof(len(ids), ids.numel(), difference, limit, largest, same)
+
+
+def prove_split(
+    base: WeightFiles, plan: Plan, new_base: WeightFiles, new_plan: Plan, probes: Sequence[Sequence[int]]
+) -> LogitProof:
+    """Run probe prompts through base with adapter, and through the base and the LoRA that were made of them.
+
+    Args:
+        base: the base's files.
+        plan: of the base and the adapter.
+        new_base: files of the base that has the adapter's full modules inside.
+        new_plan: of that base and the plain LoRA.
+        probes: token ids; each is repeated or cut to one length.
+
+    Raises:
+        ProofError: the logits differ by more than rounding explains, or are not finite.
+    """
+    ids = _equal_lengths(probes)
+    reference = _logits(plan.last.model, _with_adapter(base, plan), ids, "proof by logits 1/3")
+    exact = _with_adapter(new_base, new_plan)
+    found = _logits(new_plan.last.model, exact, ids, "proof by logits 2/3")
+    generator = torch.Generator().manual_seed(0)
+
+    def shaken(name: str) -> torch.Tensor:
+        weight = exact(name).clone()
+        stored = plain_name(name)
+        spec = new_base.specs.get(new_plan.before.stored_name(stored))
+        size = max(_ROUNDING[spec.dtype] if spec and stored in plan.chain.edits else 0.0, _LEAST_SHAKING)
+        return _shake(weight, size, generator)
+
+    limits = _logits(new_plan.last.model, shaken, ids, "proof by logits 3/3")
+    return _compared(reference, found, limits, "base with plain LoRA", ids)
+
+
+def _equal_lengths(probes: Sequence[Sequence[int]]) -> torch.Tensor:
+    length = min(_MOST_PROBE_TOKENS, max(map(len, probes)))
+    return torch.tensor([[probe[i % len(probe)] for i in range(length)] for probe in probes])
+
+
+Value = Callable[[str], torch.Tensor]
+
+
+def _with_adapter(base: WeightFiles, plan: Plan) -> Value:
+    step = plan.last
+
+    def value(name: str) -> torch.Tensor:
+        if name in step.keys:
+            return step.saved.tensors[step.keys[name]].float()
+        plain = plain_name(name)
+        if PREFIX + plain in step.beside:
+            return step.saved.tensors[PREFIX + plain].float()
+        weight = plan.before.value(base, plain)
+        for edit in step.edits.get(plain, ()):
+            # What PEFT's layers do not do: rows that training had added before PEFT came.
+            if isinstance(edit, Grow):
+                weight = edit.apply(weight)
+        return weight
+
+    return value
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name in the base, without what PEFT has put around its module."""
+    plain = name.removeprefix(PREFIX)
+    for inner in (".base_layer", ".original_module", ".token_adapter"):
+        plain = plain.replace(inner, "")
+    return plain
+
+
+def _stored(merged: WeightFiles, chain: Chain) -> Value:
+    return lambda name: merged.get(chain.stored_name(name)).float()
+
+
+def _shaken(base: WeightFiles, merged: WeightFiles, chain: Chain) -> Value:
+    """The merged weights with a second rounding at random, where there was a first."""
+    generator = torch.Generator().manual_seed(0)
+
+    def value(name: str) -> torch.Tensor:
+        stored = chain.stored_name(name)
+        weight = merged.get(stored)
+        exact = weight.float() if weight.dtype is not torch.float32 else weight.clone()
+        was_rounded = stored in chain.edits or weight.dtype != base.specs[chain.sources[stored]].dtype
+        if was_rounded or weight.dtype is torch.float32:
+            _shake(exact, max(_ROUNDING[weight.dtype], _LEAST_SHAKING), generator)
+        return exact
+
+    return value
+
+
+def _shake(weight: torch.Tensor, size: float, generator: torch.Generator) -> torch.Tensor:
+    """Each value times 1 - size to 1 + size, in place."""
+    for block in _blocks(weight):
+        block *= torch.rand(block.shape, generator=generator).sub_(0.5).mul_(2 * size).add_(1)
+    return weight
+
+
+def _logits(model: nn.Module, value: Value, ids: torch.Tensor, title: str) -> torch.Tensor:
+    """float32 [prompts, tokens, vocabulary]; the weights of one part of the model are there at a time.
+
+    Of a model that uses a weight outside of its own part, all of them at once.
+    """
+    _put_placeholders(model)
+    logits = _run(model, list(_parts(model)), value, ids, title)
+    return logits if torch.isfinite(logits).all() else _run(model, [model], value, ids, title)
+
+
+@torch.no_grad()
+def _run(model: nn.Module, parts: list[nn.Module], value: Value, ids: torch.Tensor, title: str) -> torch.Tensor:
+    names = {id(module): name for name, module in model.named_modules()}
+    bar = tqdm(total=len(parts), desc=title, unit="part", leave=False, disable=None, file=sys.stderr)
+    taken: list[tuple[nn.Module, str, nn.Parameter | None]] = []
+
+    def fill(part: nn.Module, _inputs: object) -> None:
+        for owner in _owners(part):
+            for own, empty in list(owner._parameters.items()):
+                if empty is not None:
+                    taken.append((owner, own, empty))
+                    weight = value(f"{names[id(owner)]}.{own}")
+                    owner._parameters[own] = nn.Parameter(weight, requires_grad=False)
+
+    def clear(_part: nn.Module, _inputs: object, _output: object) -> None:
+        while taken:
+            owner, own, empty = taken.pop()
+            owner._parameters[own] = empty
+        bar.update()
+
+    hooks = [
+        hook for part in parts for hook in (part.register_forward_pre_hook(fill), part.register_forward_hook(clear))
+    ]
+    try:
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+        return logits.float()
+    finally:
+        bar.close()
+        for hook in hooks:
+            hook.remove()
+
+
+def _put_placeholders(model: nn.Module) -> None:
+    """Put weights without memory on the processor in place of those on the meta device.
+
+    Some models ask a weight that is not there yet for its device, and would send their input to that. Not a number,
+    so that one which is computed with does not go unseen.
+    """
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None and weight.is_meta:
+                nothing = torch.full((), math.nan, dtype=weight.dtype).expand(weight.shape)
+                module._parameters[name] = nn.Parameter(nothing, requires_grad=False)
+
+
+def _parts(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers of the largest list of layers, and whatever else owns weights, whole with PEFT's wrapping."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    layers = max(lists, key=lambda each: sum(p.numel() for p in each.parameters()))
+    yield from layers
+    covered = {id(module) for module in layers.modules()}
+    for module in model.modules():  # parents come first
+        is_wrapping = isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+        if id(module) not in covered and (module._parameters or is_wrapping):
+            yield module
+            covered |= {id(inner) for inner in module.modules()}
+
+
+def _owners(part: nn.Module) -> list[nn.Module]:
+    """Modules with weights of their own that a forward uses: not the originals of `modules_to_save`."""
+    unused = {id(each.original_module) for each in part.modules() if isinstance(each, ModulesToSaveWrapper)}
+    return [module for module in part.modules() if module._parameters and id(module) not in unused]

@@ -1,0 +1,274 @@
+"""Settings -> the rows that are trained and evaluated on. Shared by all verbs that read data; imports no torch."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yangtuo import output
+from yangtuo.config.parser import Settings
+from yangtuo.config.schema import Deduplicate
+from yangtuo.data import dedup, mixing, splitting
+from yangtuo.data.audit import audit, dropped_rows, summary
+from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
+from yangtuo.data.encoding import Policy, end_id
+from yangtuo.data.encoding_cache import Store, Stored
+from yangtuo.data.examples import Examples, Fate
+from yangtuo.data.readers import files, records
+from yangtuo.data.readers.records import Reading
+from yangtuo.data.templates import Template
+from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.errors import AdapterError, UsageError
+from yangtuo.model import provenance
+from yangtuo.model.folders import cache_folder, local_folder
+
+logger = logging.getLogger(__name__)
+
+AUDIT_FILE, DROPPED_FILE = "data_audit.json", "dropped_rows.jsonl"
+
+
+def find_tokenizer(settings: Settings, base_folder: Path | None, adapter_folder: Path | None) -> Tokenizer:
+    """The tokenizer that was named, else the adapter's, else the base's."""
+    named = settings.model.tokenizer_name_or_path
+    folders = [folder for folder in (adapter_folder, base_folder) if folder]
+    tokenizer = provenance.find_tokenizer(folders, named, settings.model.cache_dir)
+    if tokenizer is None:
+        raise UsageError("--tokenizer_name_or_path is missing, and neither adapter nor base holds a tokenizer")
+    if not named:
+        logger.info("tokenizer: %s (no --tokenizer_name_or_path given)", tokenizer.folder)
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the verbs that only look at data open; `base` where one was named."""
+
+    base: Path | None
+    tokenizer: Tokenizer
+    template: Template
+    train_files: list[Path]
+    validation_files: list[Path] | None
+
+
+def open_data(settings: Settings) -> Opened:
+    """Tokenizer, template and files, without the base's weights and without torch."""
+    model = settings.model
+    base = (
+        local_folder(
+            model.model_name_or_path,
+            option="model_name_or_path",
+            must_hold=["config.json"],
+            revision=model.model_revision,
+            cache_dir=model.cache_dir,
+            weights=False,
+        )
+        if model.model_name_or_path
+        else None
+    )
+    adapter = Path(settings.lora.peft_path) if settings.lora.peft_path else None
+    if adapter and not (adapter / "adapter_config.json").is_file():
+        raise AdapterError(f"--peft_path {adapter}: no adapter_config.json in it; give the folder of an adapter")
+    tokenizer = find_tokenizer(settings, base, adapter)
+    return Opened(base, tokenizer, find_template(settings, tokenizer, adapter), *find_data(settings))
+
+
+def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
+    """Training files and validation files; None where no validation file is given. Nothing is read yet."""
+    data = settings.data
+    place = data.train_file or data.dataset_dir
+    if not place:
+        raise UsageError("--dataset_dir is missing: the folder with the data files to train on")
+    validation = None
+    if data.validation_file:
+        validation = files.find_files(data.validation_file, option="validation_file", recursive=data.include_subfolders)
+    option, recursive = "train_file" if data.train_file else "dataset_dir", data.include_subfolders
+    found = files.find_files(place, exclude=validation or (), option=option, recursive=recursive)
+    if not found:
+        raise UsageError(f"--{option} {place}: nothing is left without the validation file")
+    if validation and len(found) < len(files.find_files(place, option=option, recursive=recursive)):
+        logger.warning("data: the validation file lies in the training folder and is left out of training")
+    if data.mix:
+        mixing.parse(data.mix, list(map(str, found)))
+    return found, validation
+
+
+def find_template(settings: Settings, tokenizer: Tokenizer, adapter: Path | None) -> Template:
+    """The template that was named, or the adapter's, or that fits the tokenizer; said."""
+    data = settings.data
+    folders = [adapter] if adapter else []
+    template, why = provenance.find_template(folders, tokenizer, data.template, data.system_prompt)
+    logger.info("template: %s (%s)", template.name, why)
+    of_adapter = provenance.template_of(adapter) if adapter else None
+    if of_adapter and of_adapter.identity() != template.identity():
+        logger.warning(
+            "template: the adapter in %s was trained with %s, or another system prompt; it will learn to be asked "
+            "otherwise",
+            adapter,
+            of_adapter.name,
+        )
+    if end_id(tokenizer, template) != tokenizer.eos_id:
+        logger.info(
+            "template: answers end with %s; the tokenizer's own end token is %s",
+            template.end,
+            tokenizer.name_of(tokenizer.eos_id),
+        )
+    return template
+
+
+def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer, template: Template) -> Stored:
+    """The rows of the files as ids, from the store where it has them."""
+    data = settings.data
+    store = Store(store_folder(data.data_cache_dir), data.overwrite_cache, data.preprocessing_num_workers)
+    stored = store.encoded(
+        paths,
+        tokenizer,
+        Policy(template, data.max_seq_length, data.truncation, data.parse_special_tokens),
+        Reading(data.data_format, data.bad_rows, data.max_rows, data.train_turns),
+    )
+    for line in records.told(stored.sources):
+        logger.warning("data: %s", line)
+    num_without = stored.examples.num_with(Fate.NO_SYSTEM)
+    if num_without and keeps_own_system(template):
+        logger.warning("data: %s rows have an empty system prompt: %s", f"{num_without:,}", KEEPS_OWN_SYSTEM)
+    return stored
+
+
+def tell_without_effect(settings: Settings, names: Sequence[str], why: str) -> None:
+    """Say which of these options were given for nothing."""
+    for name in names:
+        if settings.given(name):
+            logger.warning("--%s has no effect: %s", name, why)
+
+
+def store_folder(given: str | None) -> Path | None:
+    """Where encoded rows are kept; None where there is no such place."""
+    cache = cache_folder()
+    return Path(given) if given else cache and cache / "encoded"
+
+
+def wants_evaluation(settings: Settings) -> bool:
+    """Whether anything is evaluated."""
+    return bool(settings.training.get("do_eval")) or settings.training_value("eval_strategy") != "no"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The rows as examples, before any of them is set aside."""
+
+    train: Stored
+    validation: Stored | None
+
+    def checks(self) -> list[list[Any]]:
+        """Sizes and hashes of all columns; equal ones, and the rows are equal."""
+        parts = [self.train, *([self.validation] if self.validation else [])]
+        return [[name, *check] for part in parts for name, check in sorted(part.checks.items())]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is trained and evaluated on.
+
+    Attributes:
+        train: rows.
+        validation: rows; None without evaluation.
+        mix: for each file of `train.paths`, how often an epoch has its rows; None for once each.
+        audits: what became of the rows, for `data_audit.json`.
+        dropped: rows that are not trained on, for `dropped_rows.jsonl`.
+    """
+
+    train: Examples
+    validation: Examples | None
+    mix: tuple[float, ...] | None
+    audits: dict[str, Any]
+    dropped: list[dict[str, Any]]
+
+    def num_rows_of_epoch(self) -> int:
+        """Rows of an epoch, with repetitions."""
+        return len(self.train) if self.mix is None else sum(self.rows_by_file())
+
+    def rows_by_file(self) -> list[int]:
+        """Rows of each file in an epoch."""
+        weights = self.mix or (1.0,) * len(self.train.paths)
+        return mixing.num_rows_of_epoch(self.train.source_numbers, weights)
+
+
+def divide(settings: Settings, encoded: Encoded, end: int, seed: int) -> Corpus:
+    """Leave repeats out where asked for, set the validation part aside, and say what became of the rows.
+
+    `end` is the id that ends an answer.
+    """
+    train, validation = encoded.train.examples, encoded.validation
+    aside = validation.examples if validation else None
+    repeats = dedup.exact_repeats(train)
+    num_exact = int(repeats.sum())
+    if settings.data.deduplicate is Deduplicate.NEAR:
+        repeats = dedup.near_repeats(train)
+    if settings.data.deduplicate is not Deduplicate.OFF:
+        train = train.take(np.flatnonzero(~repeats))
+    percentage = settings.data.validation_split_percentage
+    if wants_evaluation(settings) and aside is None and percentage is not None:
+        aside, rest = splitting.split(train, percentage, seed)
+        if rest is None:
+            raise UsageError(f"--validation_split_percentage {percentage} leaves no row to train on")
+        train = rest
+    is_left_out = settings.data.deduplicate is not Deduplicate.OFF
+    audits = {"train": audit(train, encoded.train, end)}
+    audits["train"] |= {
+        "repeated_rows": num_exact,
+        "repeated_rows_left_out": int(repeats.sum()) if is_left_out else 0,
+        "rows_set_aside_for_evaluation": 0 if aside is None or validation else len(aside),
+    }
+    if aside is not None:
+        audits["validation"] = audit(aside, validation or replace(encoded.train, num_bad=0, reasons={}), end)
+        audits["validation"]["prompts_also_trained_on"] = splitting.num_shared_prompts(train, aside)
+        if not validation:
+            audits["validation"]["rows_read"] = len(aside)
+    mix = mixing.parse(settings.data.mix, train.paths) if settings.data.mix else None
+    if mix and not sum(mixing.num_rows_of_epoch(train.source_numbers, mix)):
+        raise UsageError(f"--mix {settings.data.mix}: an epoch would have no row; raise a weight")
+    parts = [encoded.train, *([validation] if validation else [])]
+    return Corpus(train, aside, mix, audits, dropped_rows(parts))
+
+
+def tell(corpus: Corpus) -> None:
+    """Say what became of the rows."""
+    for name, report in corpus.audits.items():
+        for line in summary(f"data, {name}", report):
+            logger.info(line)
+    train = corpus.audits["train"]
+    if train["repeated_rows"] and not train["repeated_rows_left_out"]:
+        logger.info(
+            "  %s rows are equal to an earlier one; --deduplicate exact leaves them out", train["repeated_rows"]
+        )
+    shared = corpus.audits.get("validation", {}).get("prompts_also_trained_on")
+    if shared:
+        logger.warning("data: %d validation rows have a prompt that is trained on too; their loss flatters", shared)
+    if corpus.mix:
+        pairs = zip(corpus.train.paths, corpus.rows_by_file(), strict=True)
+        logger.info("mix: rows of an epoch: %s", ", ".join(f"{Path(path).name} {rows:,}" for path, rows in pairs))
+
+
+def tell_of_files(written: Sequence[Path]) -> None:
+    """Say what was written."""
+    if written:
+        logger.info("written: %s", ", ".join(map(str, written)))
+
+
+def write_audit(folder: Path, audits: dict[str, Any], dropped: Sequence[dict[str, Any]]) -> list[Path]:
+    """Write the audit and, where there are any, the dropped rows; returns the files.
+
+    Raises:
+        WriteError: one cannot be written.
+    """
+    written = [folder / AUDIT_FILE]
+    with output.whole_file(written[0]) as file:
+        file.write(json.dumps(audits, ensure_ascii=False, indent=2) + "\n")
+    if dropped:
+        written.append(folder / DROPPED_FILE)
+        with output.whole_file(written[1]) as file:
+            file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in dropped)
+    return written

@@ -1,0 +1,136 @@
+"""Opening everything that a run reads, in the order in which its errors are cheapest to see; no weights of the base."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedConfig
+
+from yangtuo.config.parser import Settings
+from yangtuo.config.schema import LoraArguments, ModulesToSavePolicy
+from yangtuo.data.examples import Examples
+from yangtuo.data.templates import Template
+from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
+from yangtuo.errors import TokenizerError, UsageError
+from yangtuo.model import adapter_files, base, fingerprint, lora_options, provenance
+from yangtuo.model.adapter_files import SavedAdapter
+from yangtuo.model.folders import local_folder
+from yangtuo.training.dataset import (
+    Encoded,
+    encode_files,
+    find_data,
+    find_template,
+    find_tokenizer,
+    tell_without_effect,
+    wants_evaluation,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that a run reads, opened and checked; no weights of the base yet.
+
+    `merged_in` are adapters that are put into the base in memory, in order, below the one that is trained.
+    """
+
+    base: Path
+    config: PreTrainedConfig
+    adapter: SavedAdapter | None
+    merged_in: list[SavedAdapter]
+    tokenizer: Tokenizer
+    template: Template
+    train_files: list[Path]
+    validation_files: list[Path] | None
+
+
+def open_inputs(settings: Settings) -> Inputs:
+    """Open base, adapter, tokenizer and data, in the order in which their errors are cheapest to see."""
+    model, lora = settings.model, settings.lora
+    if not model.model_name_or_path:
+        raise UsageError("--model_name_or_path is missing: the folder of the base model")
+    folder_of_base = local_folder(
+        model.model_name_or_path,
+        option="model_name_or_path",
+        must_hold=["config.json"],
+        revision=model.model_revision,
+        cache_dir=model.cache_dir,
+    )
+    config = base.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
+    base.check_positions(config, settings.data.max_seq_length)
+    base.check_attention(config, model, base.detect_hardware(settings.training_value("use_cpu")))
+    saved = adapter_files.read(lora.peft_path) if lora.peft_path else None
+    known, merged_in = None, []
+    if saved:
+        there = fingerprint.merged_into(folder_of_base)
+        merged_in = [adapter_files.read(str(place)) for place in provenance.below(saved.folder, there)]
+        merged = [each.sha256 for each in merged_in]
+        known = fingerprint.check(saved.folder, folder_of_base, config, merged=merged, force=lora.force_base)
+        merged_in += [saved] if lora.new_adapter else []
+    _check_verbs(settings)
+    modules = base.modules_of(config, trust_remote_code=model.trust_remote_code)
+    if saved and not lora.new_adapter:
+        lora_options.check_contradictions(saved, lora, settings.origins, lora_options.linear_names(modules))
+        # Of the options, only modules to be added are not the adapter's own.
+        lora = LoraArguments(
+            trainable=lora_options.ALL_LINEAR,
+            modules_to_save=lora.modules_to_save,
+            loraplus_lr_ratio=lora.loraplus_lr_ratio,
+        )
+    lora_options.check_options(lora, modules)
+    tokenizer = find_tokenizer(settings, folder_of_base, saved.folder if saved else None)
+    if saved and not is_tokenizer_folder(saved.folder):  # else ids are compared on the data
+        fingerprint.check_tokenizer(known, saved.folder, tokenizer, force=settings.lora.force_base)
+    if settings.lora.train_new_tokens_only and not (saved and not settings.lora.new_adapter):
+        base.check_new_tokens(config, tokenizer.num_tokens)
+    template = find_template(settings, tokenizer, saved.folder if saved else None)
+    return Inputs(folder_of_base, config, saved, merged_in, tokenizer, template, *find_data(settings))
+
+
+def _check_verbs(settings: Settings) -> None:
+    """Options that only mean something beside an adapter that is continued, or one below a new one."""
+    lora = settings.lora
+    if not lora.peft_path:
+        wrong = [name for name in ("new_adapter", "modules_to_save_policy") if settings.given(name)]
+        if wrong:
+            raise UsageError(f"--{wrong[0]}: it says what becomes of the adapter of --peft_path, which is not given")
+        names = ("force_base", "allow_partial_adapter")
+        tell_without_effect(settings, names, "no --peft_path is given")
+    elif lora.new_adapter and lora.modules_to_save_policy is not ModulesToSavePolicy.KEEP:
+        raise UsageError(
+            "--new_adapter merges all of the adapter of --peft_path into the base; leave --modules_to_save_policy out"
+        )
+
+
+def encode_inputs(settings: Settings, inputs: Inputs) -> Encoded:
+    """All rows as ids; before processes know of each other, so that none waits in a collective for another's work."""
+    wants_eval = wants_evaluation(settings)
+    if wants_eval and inputs.validation_files is None and settings.data.validation_split_percentage is None:
+        raise UsageError("evaluation needs --validation_file or --validation_split_percentage; or drop --do_eval")
+    if not wants_eval:
+        unused = ("validation_file", "validation_split_percentage", "eval_steps")
+        tell_without_effect(settings, unused, "neither --do_eval nor --eval_strategy is given")
+    if settings.given("per_device_eval_batch_size") and settings.run.loss_reduction == "token":
+        logger.warning("--per_device_eval_batch_size has no effect: the mean is over all tokens, memory sets the batch")
+    train = encode_files(settings, inputs.train_files, inputs.tokenizer, inputs.template)
+    _compare_tokenizers(settings, inputs, train.examples)
+    if inputs.validation_files is None or not wants_eval:
+        return Encoded(train, None)
+    return Encoded(train, encode_files(settings, inputs.validation_files, inputs.tokenizer, inputs.template))
+
+
+def _compare_tokenizers(settings: Settings, inputs: Inputs, train: Examples) -> None:
+    """A tokenizer that was named wins over the adapter's, if the ids of the data are the same."""
+    if inputs.adapter is None or not is_tokenizer_folder(inputs.adapter.folder):
+        return
+    of_adapter = open_tokenizer(inputs.adapter.folder)
+    if of_adapter.sha256() == inputs.tokenizer.sha256():
+        return
+    other = encode_files(settings, inputs.train_files, of_adapter, inputs.template).examples
+    if not (np.array_equal(train.ends, other.ends) and np.array_equal(train.input_ids, other.input_ids)):
+        raise TokenizerError(
+            f"the tokenizer {inputs.tokenizer.folder} gives other ids for this data than the adapter's own in "
+            f"{inputs.adapter.folder}; leave --tokenizer_name_or_path out to use that one"
+        )

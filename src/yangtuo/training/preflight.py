@@ -1,0 +1,208 @@
+"""What a training run would train on, told before any weight is loaded: `yangtuo check` prints it. Imports no torch."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from yangtuo.config.parser import Settings
+from yangtuo.data import dedup, measures
+from yangtuo.data.encoding import end_id
+from yangtuo.data.examples import Examples
+from yangtuo.engine import planning
+from yangtuo.engine.layout import common_prefixes
+from yangtuo.engine.planning import StepShape
+from yangtuo.model.weight_names import check_described
+from yangtuo.training.dataset import (
+    Corpus,
+    Encoded,
+    divide,
+    encode_files,
+    open_data,
+    tell_without_effect,
+    wants_evaluation,
+)
+
+_ROWS_LOOKED_AT = 500
+_STEPS_LOOKED_AT = 50
+_ROWS_COMPARED = 10_000  # for near repeats
+_FEW_STEPS = 20
+_MOST_LOST = 0.05  # of the rows
+_LEAST_ENDS = 0.99  # of the kept rows have a trained end token
+_MANY_SHORTENED = 0.05
+_MANY_REPEATS = 0.05
+_MANY_TOKENS = 1.2  # for a Chinese character; LLaMA's own 32,000 take about 1.5, with 20,000 Chinese pieces about 0.6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a person should look at; `is_bad` where training would be a mistake."""
+
+    is_bad: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a run would train on: the corpus, and the report of it as JSON values."""
+
+    corpus: Corpus
+    report: dict[str, Any]
+
+    @property
+    def reasons_against(self) -> list[str]:
+        """Why the rows should not be trained on, if there is a reason."""
+        return [finding["text"] for finding in self.report["findings"] if finding["is_bad"]]
+
+
+def preflight(settings: Settings, place: str) -> Preflight:
+    """Read, encode and judge what a run with these settings would train on; nothing is written.
+
+    Args:
+        settings: of the run.
+        place: where a user finds the rows that are dropped, for the findings.
+
+    Raises:
+        DataError: the data cannot be used.
+        ModelError: the base's files are not what its config.json describes.
+    """
+    if not wants_evaluation(settings):
+        unused = ("validation_split_percentage",)
+        tell_without_effect(settings, unused, "neither --do_eval nor --eval_strategy is given")
+    opened = open_data(settings)
+    if opened.base:
+        check_described(opened.base)
+    train = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
+    validation = None
+    if opened.validation_files is not None:
+        validation = encode_files(settings, opened.validation_files, opened.tokenizer, opened.template)
+    seed = int(settings.training_value("seed"))
+    end = end_id(opened.tokenizer, opened.template)
+    corpus = divide(settings, Encoded(train, validation), end, seed)
+    rows = measures.sample(len(corpus.train), _ROWS_LOOKED_AT, seed)
+    report = {
+        **corpus.audits,
+        "template": opened.template.name,
+        "tokenizer": {"folder": str(opened.tokenizer.folder), "num_tokens": opened.tokenizer.num_tokens},
+        "max_seq_length": settings.data.max_seq_length,
+        "fit": asdict(measures.fit_of(corpus.train, rows, opened.tokenizer)),
+        "steps": _steps(settings, corpus),
+        "savings": _savings(settings, corpus.train, seed),
+        "near_repeated_rows": _near_repeats(corpus.train),
+    }
+    findings = list(_findings(settings, report, place))
+    report["findings"] = [asdict(finding) for finding in findings]
+    report["verdict"] = "bad" if any(f.is_bad for f in findings) else "look" if findings else "good"
+    return Preflight(corpus, report)
+
+
+def _steps(settings: Settings, corpus: Corpus) -> dict[str, Any]:
+    shape = StepShape(
+        settings.training_value("per_device_train_batch_size"),
+        settings.training_value("gradient_accumulation_steps"),
+        int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    num_rows, drop_last = corpus.num_rows_of_epoch(), settings.training_value("dataloader_drop_last")
+    epochs, most = settings.training_value("num_train_epochs"), settings.training_value("max_steps")
+    per_epoch = shape.num_steps(num_rows, drop_last=drop_last)
+    return {
+        "rows_of_an_epoch": num_rows,
+        "rows_by_file": dict(zip(corpus.train.paths, corpus.rows_by_file(), strict=True)),
+        "rows_of_a_step": shape.rows_per_step,
+        "an_epoch": per_epoch,
+        "all": most if most > 0 else int(np.ceil(epochs * per_epoch)),
+        "told": planning.describe(shape, num_rows, epochs, most, drop_last=drop_last) if per_epoch else [],
+    }
+
+
+def _savings(settings: Settings, examples: Examples, seed: int) -> dict[str, float]:
+    """Of what rows padded in groups of `per_device_train_batch_size` would cost, the parts that are not computed."""
+    group = settings.training_value("per_device_train_batch_size")
+    rows_of_step = group * settings.training_value("gradient_accumulation_steps")
+    order = np.random.default_rng([seed, 0]).permutation(len(examples))
+    lengths, supervised = examples.lengths(), examples.num_supervised()
+    padded = tokens = cells = heads = 0
+    for begin in range(0, min(len(order), rows_of_step * _STEPS_LOOKED_AT), rows_of_step):
+        rows = order[begin : begin + rows_of_step]
+        for first in range(0, len(rows), group):
+            own = lengths[rows[first : first + group]]
+            padded += len(own) * int(own.max())
+        tokens += int(lengths[rows].sum())
+        shared = sum(shared for _, shared in common_prefixes([examples.row(int(row))[0] for row in rows]))
+        cells += int(lengths[rows].sum()) - shared
+        heads += int(supervised[rows].sum())
+    return {
+        "padding": 1 - tokens / padded,
+        "shared_prefixes": (tokens - cells) / padded,
+        "all": 1 - cells / padded,
+        "head": 1 - heads / padded,
+    }
+
+
+def _near_repeats(examples: Examples) -> dict[str, int]:
+    part = examples.take(np.arange(min(len(examples), _ROWS_COMPARED)))
+    return {"rows_compared": len(part), "repeats": int(dedup.near_repeats(part).sum())}
+
+
+def _findings(settings: Settings, report: dict[str, Any], place: str) -> Iterator[Finding]:
+    train, fit, steps = report["train"], report["fit"], report["steps"]
+    kept, read = train["rows_kept"], train["rows_read"]
+    lost = train["rows_that_cannot_be_used"] + sum(train["rows_dropped"].values())
+    if lost > _MOST_LOST * read:
+        yield Finding(True, f"{lost:,} of {read:,} rows are lost ({lost / read:.0%}); {place}")
+    ends = train["rows_with_trained_end_token"]
+    if ends < _LEAST_ENDS * kept:
+        yield Finding(
+            True,
+            f"only {ends:,} of {kept:,} rows teach where an answer ends ({ends / kept:.0%}); "
+            f"raise --max_seq_length {settings.data.max_seq_length}, or --truncation drop",
+        )
+    elif ends < kept:
+        yield Finding(False, f"{kept - ends:,} answers are cut in mid-sentence; --max_seq_length would keep them whole")
+    shortened = train["answers_shortened_at_a_sentence_end"]
+    if shortened > _MANY_SHORTENED * kept:
+        yield Finding(
+            False,
+            f"{shortened:,} of {kept:,} answers are shortened ({shortened / kept:.0%}): the model learns short ones; "
+            f"a larger --max_seq_length than {settings.data.max_seq_length} would keep them whole",
+        )
+    if not steps["an_epoch"]:
+        yield Finding(True, f"{kept:,} rows are fewer than the {steps['rows_of_a_step']} of a step, which is left out")
+    elif steps["all"] < _FEW_STEPS:
+        yield Finding(False, _too_few(settings, steps))
+    yield from _text_findings(train, fit, report)
+    shared = report.get("validation", {}).get("prompts_also_trained_on", 0)
+    if shared:
+        yield Finding(False, f"{shared:,} validation rows have a prompt that is trained on too")
+
+
+def _too_few(settings: Settings, steps: dict[str, Any]) -> str:
+    epochs = int(np.ceil(_FEW_STEPS * 1.5 / steps["an_epoch"]))
+    proposal = f"--num_train_epochs {epochs} gives {epochs * steps['an_epoch']}"
+    if settings.training_value("gradient_accumulation_steps") > 1:
+        proposal += ", or fewer --gradient_accumulation_steps"
+    elif settings.training_value("per_device_train_batch_size") > 1:
+        proposal += ", or a smaller --per_device_train_batch_size"
+    return f"{steps['all']} steps: too few to change the model; {proposal}"
+
+
+def _text_findings(train: dict[str, Any], fit: dict[str, Any], report: dict[str, Any]) -> Iterator[Finding]:
+    kept, near = train["rows_kept"], report["near_repeated_rows"]
+    left_out = train["repeated_rows_left_out"]
+    if not left_out and near["repeats"] > _MANY_REPEATS * near["rows_compared"]:
+        yield Finding(
+            False,
+            f"{near['repeats']:,} of {near['rows_compared']:,} rows are equal or nearly so to an earlier one; "
+            "--deduplicate near leaves them out",
+        )
+    per_character = fit["tokens_per_chinese"]
+    if per_character is not None and per_character > _MANY_TOKENS:
+        yield Finding(
+            False,
+            f"a Chinese character takes {per_character:.2f} tokens: this tokenizer has few Chinese ones, so rows are "
+            "long and slow; Chinese-Alpaca's takes about 0.6",
+        )
+    if train["empty_answers"]:
+        yield Finding(False, f"{train['empty_answers']:,} of {kept:,} answers are empty")

@@ -1,0 +1,217 @@
+"""The output folder: what it holds already, whether this run may go on there, and `run.json`.
+
+The *meaning* of a run is everything that decides its result. The same meaning resumes, a changed one is refused with
+what differs; no checkpoint and no adapter is ever deleted or overwritten.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from yangtuo import output
+from yangtuo.engine import checkpoint
+from yangtuo.errors import RunFolderError, differences
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+# What `yangtuo check --out` leaves there beforehand is no run; nor is what either leaves when it is killed before a run
+# has said what it is.
+_OF_CHECK = ("data_audit.json", "dropped_rows.jsonl")
+_OF_NO_RUN = (".lock", *_OF_CHECK, *(f".{name}.writing" for name in (RUN_FILE, *_OF_CHECK)))
+ADAPTER_FOLDER = "sft_lora_model"
+
+
+class Lock:
+    """Held by the process that writes into an output folder, until it ends however it ends.
+
+    Processes whose launcher was killed go on training; a second run beside them would mix its files with theirs.
+    """
+
+    def __init__(self, output_dir: Path):
+        self._folder = output_dir
+        self._lock = FileLock(output_dir / ".lock", blocking=False, fallback_to_soft=False)
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def take(self) -> None:
+        """Hold the folder, if it exists.
+
+        Raises:
+            RunFolderError: another process holds it, or nothing may be written there.
+        """
+        if not self._folder.is_dir():
+            return
+        self.release()
+        try:
+            self._lock.acquire()
+        except Timeout:
+            holder = (read_run(self._folder) or {}).get("process", "another process")
+            raise RunFolderError(
+                f"--output_dir {self._folder}: {holder} is training into it; wait for it, or end it first"
+            ) from None
+        except PermissionError as error:
+            raise _not_writable(self._folder, error) from error
+        except (OSError, NotImplementedError) as error:  # a file system without locks
+            logger.warning("output folder: %s has no locks (%s); start one run in it only", self._folder, error)
+
+    def release(self) -> None:
+        """Let go."""
+        self._lock.release(force=True)
+
+
+def make(output_dir: Path) -> None:
+    """Make the folder, where it is not there.
+
+    Raises:
+        RunFolderError: it cannot be made.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(output_dir, error) from error
+
+
+def _not_writable(output_dir: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"--output_dir {output_dir}: cannot be written: {error.strerror}; choose another folder")
+
+
+class Start(StrEnum):
+    """How a run begins."""
+
+    FRESH = "fresh"
+    RESUME = "resume"
+    FINISHED = "finished"
+    MOVE_ASIDE = "move aside"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do with the output folder.
+
+    Attributes:
+        start: how the run begins.
+        checkpoint: to resume from.
+        seed: the recorded seed where a run goes on, else None.
+    """
+
+    start: Start
+    checkpoint: Path | None = None
+    seed: int | None = None
+
+
+def decide(output_dir: Path, meaning: Mapping[str, Any], *, overwrite: bool, checkpoint_dir: str | None) -> Decision:
+    """Look at the output folder; nothing is changed yet.
+
+    Args:
+        output_dir: the folder.
+        meaning: what decides the result of this run, JSON values only.
+        overwrite: `--overwrite_output_dir`, which moves a folder of another run aside.
+        checkpoint_dir: `--resume_from_checkpoint`; None to find the last complete one.
+
+    Raises:
+        RunFolderError: it holds something else, or a run of another meaning.
+    """
+    named = checkpoint_dir if checkpoint_dir and checkpoint_dir.lower() != "true" else None
+    if named and Path(named).resolve().parent != output_dir.resolve():
+        raise RunFolderError(
+            f"--resume_from_checkpoint {named}: not in --output_dir {output_dir}; a run goes on in its own folder"
+        )
+    if output_dir.exists() and not output_dir.is_dir():
+        raise RunFolderError(f"--output_dir {output_dir}: that is a file")
+    if not output_dir.exists() or all(path.name in _OF_NO_RUN for path in output_dir.iterdir()):
+        return Decision(Start.FRESH)
+    recorded = read_run(output_dir)
+    if recorded is None:
+        if overwrite:
+            return _move_aside(output_dir)
+        raise RunFolderError(
+            f"--output_dir {output_dir}: not empty, and no {RUN_FILE} in it tells of a run; choose another folder, or "
+            "add --overwrite_output_dir to have this one renamed"
+        )
+    different = differences(recorded.get("meaning", {}), meaning, "there", "here")
+    if different:
+        if overwrite:
+            return _move_aside(output_dir)
+        raise RunFolderError.of_problems(
+            f"--output_dir {output_dir} holds a run of another meaning; choose another folder, or add "
+            "--overwrite_output_dir to have this one renamed",
+            different,
+        )
+    seed = recorded.get("seed")
+    if recorded.get("state") == "finished" and (output_dir / ADAPTER_FOLDER).is_dir():
+        return Decision(Start.FINISHED, seed=seed)
+    found = _chosen(named) if named else checkpoint.latest_complete(output_dir)
+    return Decision(Start.RESUME, found, seed) if found else Decision(Start.FRESH)
+
+
+def _chosen(checkpoint_dir: str) -> Path:
+    chosen = Path(checkpoint_dir)
+    if not checkpoint.is_complete(chosen) or not checkpoint.can_resume(chosen):
+        raise RunFolderError(
+            f"--resume_from_checkpoint {checkpoint_dir}: no complete checkpoint with its optimizer there"
+        )
+    return chosen
+
+
+def _move_aside(output_dir: Path) -> Decision:
+    if Path.cwd().resolve().is_relative_to(output_dir.resolve()):
+        raise RunFolderError(
+            f"--output_dir {output_dir}: the current folder lies in it, so it is not renamed; choose another"
+        )
+    return Decision(Start.MOVE_ASIDE)
+
+
+def move_aside(folder: Path, mark: str | None = None) -> Path:
+    """Rename the folder to its name with a mark, by default the date; returns the new name."""
+    name = f"{folder.name}.{mark or time.strftime('%Y%m%d-%H%M%S')}"
+    target, number = folder.with_name(name), 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{name}-{number}")
+    folder.rename(target)
+    return target
+
+
+def read_run(output_dir: Path) -> dict[str, Any] | None:
+    """The folder's run.json, None where there is none that can be read."""
+    return _read_json(output_dir / RUN_FILE)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_metrics(output_dir: Path, split: str, metrics: Mapping[str, Any]) -> None:
+    """Write them into the two files that transformers has for them, each in one piece.
+
+    Its own `save_metrics` cannot read the file of all metrics after it was killed while writing it.
+    """
+    write_json(output_dir / f"{split}_results.json", dict(sorted(metrics.items())))
+    everything = output_dir / "all_results.json"
+    write_json(everything, dict(sorted({**(_read_json(everything) or {}), **metrics}.items())))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one piece: it is the old one or the new one, never a part.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with output.whole_file(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")

@@ -1,0 +1,66 @@
+import pytest
+
+from tests import tiny
+from tests.dialogues import controlled, records, turns
+from yangtuo.data.encoding import Policy, encode
+from yangtuo.data.examples import Examples
+from yangtuo.data.templates import ALPACA_ZH, FrameTemplate
+from yangtuo.data.token_view import Chip, chips_of
+from yangtuo.data.tokenizer import open_tokenizer
+
+FRAME = FrameTemplate("test", opening="{system}", opening_without_system="[", after_user="]", between="|")
+
+
+def test_token_by_token():
+    tokenizer = controlled()
+    examples, _ = encode(records(turns("</s>", "好")), tokenizer, Policy(FRAME, 100))
+    chips = list(chips_of(examples, 0, tokenizer))
+    assert chips[0] == Chip("<s>", (1,), is_trained=False, is_control=True)
+    assert [chip.text for chip in chips] == ["<s>", "[", "<", "/", "s", ">", "]", "好", "</s>"]
+    assert [chip.is_control for chip in chips] == [True, *[False] * 7, True]
+    assert [chip.is_trained for chip in chips] == [*[False] * 7, True, True]
+
+
+@pytest.mark.parametrize("make", [tiny.tiny_sentencepiece, tiny.tiny_json_tokenizer])
+def test_characters_that_are_spelled_in_bytes_are_one_chip(tmp_path, make):
+    tokenizer = open_tokenizer(make(tmp_path))
+    examples, _ = encode(records(turns("q", "龘a🇨🇳\n。")), tokenizer, Policy(ALPACA_ZH, 1000))
+    chips = list(chips_of(examples, 0, tokenizer))
+    assert tuple(i for chip in chips for i in chip.ids) == tuple(examples.row(0)[0].tolist())
+    answer = [chip for chip in chips if chip.is_trained and not chip.is_control]
+    assert "".join(chip.text for chip in answer).strip(" ") == "龘a🇨🇳\n。"
+    (rare,) = (chip for chip in answer if "龘" in chip.text)
+    assert rare.is_spelled_in_bytes
+    assert not next(chip for chip in answer if chip.text == "a").is_spelled_in_bytes
+    assert not any("\ufffd" in chip.text for chip in chips)
+    assert chips[-1].is_control
+
+
+def bytes_of(tokenizer, text):
+    return [i for i in tokenizer.encode([text])[0] if tokenizer.bytes_of(i) != b" "]
+
+
+def test_a_part_of_a_character_before_a_control_token_stands_before_it(tmp_path):
+    tokenizer = open_tokenizer(tiny.tiny_sentencepiece(tmp_path))
+    part = bytes_of(tokenizer, "龘")[:2]
+    examples = Examples.of_rows([[*part, tokenizer.eos_id]], [[False, True, True]])
+    assert [(chip.text, chip.ids, chip.is_trained) for chip in chips_of(examples, 0, tokenizer)] == [
+        ("\ufffd", (part[0],), False),
+        ("\ufffd", (part[1],), True),
+        ("</s>", (2,), True),
+    ]
+
+
+def test_a_part_of_a_character_at_the_end_of_a_row_is_shown_as_such(tmp_path):
+    tokenizer = open_tokenizer(tiny.tiny_sentencepiece(tmp_path))
+    part = bytes_of(tokenizer, "龘")[:2]
+    (chip,) = chips_of(Examples.of_rows([part], [[True, True]]), 0, tokenizer)
+    assert (chip.text, chip.ids, chip.is_trained) == ("\ufffd", tuple(part), True)
+
+
+def test_bytes_that_are_no_character_are_shown_as_such(tmp_path):
+    tokenizer = open_tokenizer(tiny.tiny_sentencepiece(tmp_path))
+    first = bytes_of(tokenizer, "龘")[0]
+    (ascii_,) = bytes_of(tokenizer, "a")
+    chips = list(chips_of(Examples.of_rows([[first, ascii_, ascii_]], [[True] * 3]), 0, tokenizer))
+    assert [chip.text for chip in chips] == ["\ufffd a", " a"]

@@ -1,0 +1,93 @@
+import json
+import math
+
+import pytest
+
+from yangtuo.engine.step_log import Journal
+
+STEPS = [
+    {"step": 1, "loss": 3.0000000000000004},
+    {"step": 2, "loss": 2.5},
+    {"step": 2, "eval_loss": 2.0},
+    {"step": 3, "loss": 2.25},
+    {"step": 4, "loss": 2.0},
+    {"step": 4, "eval_loss": 1.5},
+]
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "log.jsonl"
+    journal = Journal(path)
+    for entry in STEPS:
+        journal.write(entry)
+    return path
+
+
+def entries(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_one_line_an_entry_with_floats_in_full(path):
+    assert path.read_text().splitlines()[0] == '{"step": 1, "loss": 3.0000000000000004}'
+    assert entries(path) == STEPS
+
+
+def test_a_fresh_run_begins_an_empty_log(path):
+    assert Journal(path).best_eval_loss == math.inf
+    assert path.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("last_step", "num_kept", "best"), [(1, 1, math.inf), (2, 3, 2.0), (3, 4, 2.0), (4, 6, 1.5), (9, 6, 1.5)]
+)
+def test_a_resumed_run_cuts_the_log_back_to_its_checkpoint(path, last_step, num_kept, best):
+    journal = Journal(path, last_step=last_step)
+    assert entries(path) == STEPS[:num_kept]
+    assert journal.best_eval_loss == best
+    journal.write({"step": last_step + 1, "loss": 1.0})
+    assert entries(path) == [*STEPS[:num_kept], {"step": last_step + 1, "loss": 1.0}]
+    assert [file.name for file in path.parent.iterdir()] == ["log.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("num_evaluations", "kept", "best"),
+    [(0, [0, 1, 3, 4], math.inf), (1, [0, 1, 2, 3, 4], 2.0), (2, [0, 1, 2, 3, 4, 5], 1.5)],
+)
+def test_an_evaluation_that_came_after_the_checkpoint_is_made_again(path, num_evaluations, kept, best):
+    journal = Journal(path, last_step=4, num_evaluations=num_evaluations)
+    assert entries(path) == [STEPS[i] for i in kept]
+    assert journal.best_eval_loss == best
+
+
+def test_the_losses_of_the_steps_before(path):
+    assert Journal(path, last_step=3, writes=False).losses == [3.0000000000000004, 2.5, 2.25]
+    assert Journal(path).losses == []
+
+
+def test_a_line_that_was_being_written_is_no_line(path):
+    path.write_text(path.read_text()[:-9])
+    journal = Journal(path, last_step=4)
+    assert journal.best_eval_loss == 2.0
+    journal.write({"step": 5, "loss": 1.0})
+    assert entries(path) == [*STEPS[:5], {"step": 5, "loss": 1.0}]
+
+
+def test_other_ranks_read_and_never_write(path):
+    before = path.read_bytes()
+    journal = Journal(path, last_step=2, writes=False)
+    journal.write({"step": 3, "loss": 0.0})
+    assert path.read_bytes() == before
+    assert journal.best_eval_loss == 2.0
+
+
+def test_no_log_yet(tmp_path):
+    assert Journal(tmp_path / "log.jsonl", last_step=3).best_eval_loss == math.inf
+    assert entries(tmp_path / "log.jsonl") == []
+
+
+def test_numbers_that_json_does_not_have(tmp_path):
+    journal = Journal(tmp_path / "log.jsonl")
+    journal.write({"step": 1, "eval_loss": float("nan"), "perplexity": float("inf")})
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "eval_loss": null, "perplexity": null}\n'
+    assert Journal(tmp_path / "log.jsonl", last_step=1).best_eval_loss == float("inf")
