@@ -25,14 +25,14 @@ from circumstances import commit, computer, versions, without_folders
 
 from yangtuo.cli.demo import DATA, cache_folder
 from yangtuo.config.schema import DataOrder, LossReduction
-from yangtuo.data.encoding import Policy, encode
+from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.examples import Examples
 from yangtuo.data.readers import files, records
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.planning import Rows, StepPlan, StepShape, epoch_order, step_rows
-from yangtuo.engine.steps import Execution, Meaning, Planner
+from yangtuo.engine.steps import Execution, Planner, Recipe
 from yangtuo.errors import UsageError, YangtuoError
 
 RANKS = (1, 2, 4, 8, 16, 64, 256, 1024)
@@ -101,15 +101,15 @@ def loads(examples: Examples, plan: StepPlan) -> tuple[npt.NDArray[np.int64], fl
 def measure(planner: Planner, copies: int, shape: StepShape, execution: Execution, seed: int) -> Point:
     """Plan every whole step of the first epoch and take the spread of its loads."""
     token, shuffled = LossReduction.TOKEN, DataOrder.SHUFFLED
-    meaning = Meaning(shape, token, shuffled, seed, True, label_smoothing=0.0, neftune_noise_alpha=None, eval_rows=1)
+    recipe = Recipe(shape, token, shuffled, seed, True, label_smoothing=0.0, neftune_noise_alpha=None, eval_rows=1)
     examples, ranks = planner.examples, shape.world_size
-    order = epoch_order(np.arange(len(examples)), 0, seed, meaning.order)
+    order = epoch_order(np.arange(len(examples)), 0, seed, recipe.order)
     found: dict[str, list[float]] = {"planned": [], "lockstep": [], "longest_row": [], "in_turn": []}
     seconds: list[float] = []
     for step in range(shape.num_steps(len(examples), drop_last=True)):
         rows = step_rows(order, step, shape)
         begin = time.perf_counter()
-        plan = planner.step(rows, meaning, execution)
+        plan = planner.step(rows, recipe, execution)
         seconds.append(time.perf_counter() - begin)
         cells, mean = loads(examples, plan)
         dealt = [num_cells(examples, rows[rank::ranks]) for rank in range(ranks)]
@@ -152,7 +152,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--micro_batch_tokens", type=_positive, default=16384, help="Default: %(default)s.")
     parser.add_argument("--seed", type=_positive, default=42, help="Of the order of rows. Default: %(default)s.")
     options = parser.parse_args(words)
-    if options.json and (options.json.is_dir() or not os.access(options.json.resolve().parent, os.W_OK)):
+    if options.json and (options.json.is_dir() or not os.engine_state(options.json.resolve().parent, os.W_OK)):
         raise UsageError(f"--json {options.json}: cannot be written there")
     return options
 
@@ -175,7 +175,7 @@ def compare(options: argparse.Namespace) -> None:
         raise UsageError("--rows_per_step: none of them gives each of --ranks the same number of rows, at least one")
     tokenizer = find_tokenizer(options.model)
     rows, _ = records.read(files.find_files(str(options.dataset_dir)))
-    examples, _ = encode(rows, tokenizer, Policy(ALPACA_ZH, options.max_seq_length))
+    examples, _ = encode(rows, tokenizer, EncodingOptions(ALPACA_ZH, options.max_seq_length))
     lengths = examples.lengths()
     print(f"{len(examples)} rows, {lengths.mean():.1f} tokens on average, {lengths.max()} the longest", file=sys.stderr)
     planner_of = cache(lambda copies: Planner(repeated(examples, copies)))

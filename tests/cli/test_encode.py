@@ -6,7 +6,7 @@ import sys
 
 from tests.command import yangtuo
 from yangtuo.cli.main import main
-from yangtuo.data.encoding import Policy, encode
+from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.readers import files, records
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
@@ -18,7 +18,7 @@ def test_every_kept_row_with_its_file_and_number(inputs, tmp_path, capfd):
     assert main(["encode", *map(str, words)]) == 0
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     read, _ = records.read(files.find_files(str(inputs.data)))
-    expected, _ = encode(read, open_tokenizer(inputs.base), Policy(ALPACA_ZH, 120))
+    expected, _ = encode(read, open_tokenizer(inputs.base), EncodingOptions(ALPACA_ZH, 120))
     assert len(rows) == len(expected)
     for i, row in enumerate(rows):
         assert row.keys() == {"file", "row", "input_ids", "labels"}

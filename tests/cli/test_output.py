@@ -186,7 +186,7 @@ def test_a_run_on_such_a_file_goes_on_and_is_recognised(strange, inputs, tmp_pat
     options = inputs.options(tmp_path / "out", dataset_dir=strange, max_steps=1)
     assert forked("train", *options).code == 0
     name = os.fsdecode(NAME)
-    assert json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["meaning"]["data"][0][0] == name
+    assert json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["recipe"]["data"][0][0] == name
     audit = json.loads((tmp_path / "out" / "data_audit.json").read_text(encoding="utf-8"))
     assert audit["train"]["files"][0]["path"] == str(strange / name)
     known = json.loads((tmp_path / "out" / "sft_lora_model" / "yangtuo.json").read_text(encoding="utf-8"))

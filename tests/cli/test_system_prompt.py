@@ -90,7 +90,7 @@ def test_a_template_that_writes_its_own_all_the_same_is_told_of_once(encoded, ow
     assert said.count(f"data: 1 rows have an empty system prompt: {SAID}") == said.count(SAID) == 1
 
 
-def test_it_travels_with_the_adapter_and_is_part_of_the_meaning(inputs, tmp_path):
+def test_it_travels_with_the_adapter_and_is_part_of_the_recipe(inputs, tmp_path):
     out = tmp_path / "out"
     assert yangtuo("train", *inputs.options(out, max_steps=1, system_prompt="")).code == 0
     known = json.loads((out / "sft_lora_model" / "yangtuo.json").read_text(encoding="utf-8"))

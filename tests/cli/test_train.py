@@ -284,7 +284,7 @@ def test_a_command_that_asks_for_another_result_is_not_the_finished_run(change, 
     train(**EVALUATED, validation_file=inputs.validation)
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     said = train(**{**EVALUATED, "validation_file": inputs.validation, **change}, expect=2)
-    assert "holds a run of another meaning" in said
+    assert "holds a run of another recipe" in said
     assert says in said
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
@@ -496,7 +496,7 @@ def test_bfloat16_where_a_processor_has_it(train, inputs, tmp_path, monkeypatch,
     train(tmp_path / "eval", **only_evaluating, bf16=True, torch_dtype=stored)
 
 
-def test_another_adapter_or_base_of_the_same_size_is_another_meaning(train, inputs, tmp_path):
+def test_another_adapter_or_base_of_the_same_size_is_another_recipe(train, inputs, tmp_path):
     from tests import tiny
 
     for seed in (1, 2):

@@ -61,9 +61,9 @@ def measured():
 
 
 def signals(which):
-    from yangtuo.engine.callbacks import Hooks
+    from yangtuo.engine.callbacks import Callbacks
 
-    real = Hooks.on_step_end
+    real = Callbacks.on_step_end
 
     def on_step_end(self, args, state, control, **kwargs):
         for name, number in which.items():
@@ -73,7 +73,7 @@ def signals(which):
         time.sleep(float(os.environ.get("STEP_SECONDS", "0")))
         return real(self, args, state, control, **kwargs)
 
-    Hooks.on_step_end = on_step_end
+    Callbacks.on_step_end = on_step_end
 
 
 def prepare():

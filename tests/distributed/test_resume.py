@@ -195,7 +195,7 @@ def test_restarts_resume_by_themselves(engines, inputs, tmp_path, whole):
         ({"rows": 4}, "rows_per_step: 8 there, 4 here"),
     ],
 )
-def test_another_meaning_is_refused_on_all_ranks_and_said_once(changes, named, engines, inputs, tmp_path):
+def test_another_recipe_is_refused_on_all_ranks_and_said_once(changes, named, engines, inputs, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     if not (inputs.data.parent / "started").exists():

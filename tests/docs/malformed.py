@@ -170,7 +170,7 @@ def message(case: Case, folder: Path) -> str:
         settings, _ = parse(["--dataset_dir", place, *case.options], build_parser("yangtuo check"))
         data = settings.data
         found = files.find_files(place, recursive=data.include_subfolders)
-        records.read(found, records.Reading(data.data_format, data.bad_rows, data.max_rows, data.train_turns))
+        records.read(found, records.ReadOptions(data.data_format, data.bad_rows, data.max_rows, data.train_turns))
     except UserError as error:
         return str(error).replace(f"{folder}/", "").replace(str(folder), "DIR")
     raise AssertionError(f"{case.name}: nothing was said")

@@ -18,7 +18,7 @@ from yangtuo.cli.main import main
 from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.schema import OUR_GROUPS
-from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling
 from yangtuo.engine import planning
 from yangtuo.errors import UserError, YangtuoError
 from yangtuo.training.recipe import step_shape
@@ -167,7 +167,7 @@ def test_old_options_are_told_as_they_are_treated(name):
     assert flags_of(ignored) == set(WITHOUT_EFFECT)
     assert flags_of(gone) == set(GONE)
     refused_names = flags_of(refused.split("|")[1])
-    assert {TRAINING_ARGUMENTS[option].fate for option in refused_names} == {Fate.REFUSED}
+    assert {TRAINING_ARGUMENTS[option].fate for option in refused_names} == {ArgHandling.REFUSED}
 
 
 def landmarks() -> tuple[str, str, str, str]:

@@ -42,7 +42,7 @@ class Configuration:
         num_processes: ranks; 0 for a run without a launcher.
         ways: how it is ended; see `killer.arm`.
         begun: the write at which the folder's run was killed before; its number is that of the write with this text.
-        former: options of a finished run of another meaning that holds the folder.
+        former: options of a finished run of another recipe that holds the folder.
     """
 
     says: str

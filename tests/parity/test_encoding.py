@@ -5,7 +5,7 @@ import json
 import pytest
 
 from yangtuo.config.schema import Truncation
-from yangtuo.data.encoding import Policy, encode
+from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.readers import records
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
@@ -30,7 +30,7 @@ def encode_rows(rows, tmp_path, tokenizer, **options):
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
     read, _ = records.read([file])
-    return encode(read, open_tokenizer(tokenizer), Policy(ALPACA_ZH, **options))
+    return encode(read, open_tokenizer(tokenizer), EncodingOptions(ALPACA_ZH, **options))
 
 
 @pytest.fixture(scope="module")

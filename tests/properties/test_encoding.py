@@ -11,8 +11,8 @@ from tests.dialogues import controlled, records, turns
 from yangtuo.config.schema import Truncation
 from yangtuo.data.backends import SentencePiece
 from yangtuo.data.choice import choose_template
-from yangtuo.data.encoding import Policy, count_reasons, encode, end_id
-from yangtuo.data.examples import Fate
+from yangtuo.data.encoding import EncodingOptions, count_reasons, encode, end_id
+from yangtuo.data.examples import RowOutcome
 from yangtuo.data.records import Record, Turn
 from yangtuo.data.templates import ALPACA_ZH, CHATML, FrameTemplate
 from yangtuo.data.tokenizer import open_tokenizer
@@ -44,7 +44,7 @@ def records_of(rows):
 
 def encode_or_none(rows, tokenizer, limit, truncation):
     try:
-        return encode(records_of(rows), tokenizer, Policy(ALPACA_ZH, limit, truncation), num_threads=1)
+        return encode(records_of(rows), tokenizer, EncodingOptions(ALPACA_ZH, limit, truncation), num_threads=1)
     except DataError:
         return None
 
@@ -63,7 +63,9 @@ def test_every_kept_row_fits_and_teaches(tokenizer, rows, limit, truncation):
         int(ids[-1] == tokenizer.eos_id and supervised[-1])
         for ids, supervised in map(examples.row, range(len(examples)))
     )
-    assert ends == len(examples) - examples.num_with(Fate.ANSWER_CUT_OPEN) - examples.num_with(Fate.RIGHT_CUT)
+    assert ends == len(examples) - examples.num_with(RowOutcome.ANSWER_CUT_OPEN) - examples.num_with(
+        RowOutcome.RIGHT_CUT
+    )
     assert ends == examples.ends_trained([tokenizer.eos_id]).sum()
     for i in range(len(examples)):
         supervised = examples.row(i)[1]
@@ -78,7 +80,7 @@ def test_rows_that_are_not_cut_decode_to_their_text(tokenizer, rows):
     assert encoded is not None
     examples, _ = encoded
     assert len(examples) == len(rows)
-    assert not examples.num_with(Fate.PROMPT_CUT | Fate.ANSWER_CUT | Fate.ANSWER_CUT_OPEN)
+    assert not examples.num_with(RowOutcome.PROMPT_CUT | RowOutcome.ANSWER_CUT | RowOutcome.ANSWER_CUT_OPEN)
     for i, (user, answer) in enumerate(rows):
         ids, supervised = examples.row(i)
         assert tokenizer.decode(ids[~supervised].tolist()) == ALPACA_ZH.prompt(user)
@@ -101,7 +103,7 @@ def test_keep_answer_keeps_the_frame_and_the_begin_of_the_answer(tokenizer, rows
         assert ALPACA_ZH.prompt(user).startswith(prompt.removesuffix(ALPACA_ZH.after_user))
         if ids[-1] == tokenizer.eos_id:
             assert answer.startswith(tokenizer.decode(ids[supervised].tolist()))
-    assert not examples.num_with(Fate.RIGHT_CUT)
+    assert not examples.num_with(RowOutcome.RIGHT_CUT)
     assert dropped == [] or set(count_reasons(dropped)) == {"the prompt's frame alone fills max_seq_length"}
 
 
@@ -170,20 +172,20 @@ def made(dialogues):
 
 
 def rows_of(records, tokenizer, policy):
-    """By row its ids, weights and fates; nothing where none is left."""
+    """By row its ids, weights and outcomes; nothing where none is left."""
     try:
         examples, _ = encode(records, tokenizer, policy, num_threads=1)
     except DataError:
         return {}
     return {
-        int(row): (examples.row(i)[0].tolist(), examples.row_weights(i).tolist(), int(examples.fates[i]))
+        int(row): (examples.row(i)[0].tolist(), examples.row_weights(i).tolist(), int(examples.outcomes[i]))
         for i, row in enumerate(examples.rows)
     }
 
 
 def whole_of(record, tokenizer, template):
     """A row as it is without a limit."""
-    found = rows_of([record], tokenizer, Policy(template, 100_000))
+    found = rows_of([record], tokenizer, EncodingOptions(template, 100_000))
     assume(found)  # Llama-2's template refuses a system prompt before an empty question: it strips both together
     return found[0]
 
@@ -230,39 +232,39 @@ def test_the_trained_spans_are_the_trained_answers_and_their_ends(pair, dialogue
 def test_what_is_kept_of_a_dialogue(pair, dialogue, limit, truncation):
     tokenizer, template = pair
     (record,) = made([dialogue])
-    kept = rows_of([record], tokenizer, Policy(template, limit, truncation)).get(0)
+    kept = rows_of([record], tokenizer, EncodingOptions(template, limit, truncation)).get(0)
     whole = whole_of(record, tokenizer, template)
     if kept is None:
         assert len(whole[0]) > limit
         return
-    ids, weights, fates = kept
+    ids, weights, outcomes = kept
     assert len(ids) <= limit
     assert any(weights)
     if len(whole[0]) <= limit:
         assert kept == whole
     elif truncation is Truncation.RIGHT:
         assert (ids, weights) == (whole[0][:limit], whole[1][:limit])
-        assert fates & Fate.RIGHT_CUT
+        assert outcomes & RowOutcome.RIGHT_CUT
     else:
         assert truncation is Truncation.KEEP_ANSWER
         rest = [without_oldest(record, num) for num in range(len(dialogue[1]))]
-        wholes = (rows_of([one], tokenizer, Policy(template, 100_000)).get(0) for one in rest)
+        wholes = (rows_of([one], tokenizer, EncodingOptions(template, 100_000)).get(0) for one in rest)
         fitting = next((one for one in wholes if one and len(one[0]) <= limit), None)
-        assert bool(fates & Fate.TURNS_LOST) == (len(rest) > 1)
+        assert bool(outcomes & RowOutcome.TURNS_LOST) == (len(rest) > 1)
         if fitting:
             assert (ids, weights) == fitting[:2]
         else:
-            assert fates & (Fate.PROMPT_CUT | Fate.ANSWER_CUT | Fate.ANSWER_CUT_OPEN)
+            assert outcomes & (RowOutcome.PROMPT_CUT | RowOutcome.ANSWER_CUT | RowOutcome.ANSWER_CUT_OPEN)
             assert len(spans(ids, weights)) == 1
             has_end = ids[-1] == end_id(tokenizer, template)
-            assert has_end == (not fates & Fate.ANSWER_CUT_OPEN)
+            assert has_end == (not outcomes & RowOutcome.ANSWER_CUT_OPEN)
 
 
 @settings(deadline=None, max_examples=30)
 @given(dialogues=st.lists(DIALOGUES, min_size=1, max_size=5), limit=st.integers(20, 250))
 def test_a_dialogue_is_encoded_as_it_is_alone(pair, dialogues, limit):
     tokenizer, template = pair
-    together, policy = made(dialogues), Policy(template, limit)
+    together, policy = made(dialogues), EncodingOptions(template, limit)
     alone = {}
     for record in together:
         alone |= rows_of([record], tokenizer, policy)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from yangtuo import logs
-from yangtuo.data.encoding_cache import Entry, Store
+from yangtuo.data.encoding_cache import EncodingCache, Entry
 from yangtuo.errors import UsageError
 from yangtuo.training.dataset import store_folder
 
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UsageError: there is no such folder for this user, or it cannot be read.
     """
-    store = Store(store_folder(options.data_cache_dir))
+    store = EncodingCache(store_folder(options.data_cache_dir))
     if store.folder is None:
         raise UsageError("this user has no home folder, and so no cache; --data_cache_dir names a place")
     console = logs.console()

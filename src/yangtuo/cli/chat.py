@@ -17,7 +17,7 @@ from yangtuo.config.schema import LoraArguments, ModelArguments
 from yangtuo.errors import DataError, OutOfMemoryError, StoppedError, UsageError
 
 if TYPE_CHECKING:
-    from yangtuo.inference.dialogue import Partner
+    from yangtuo.inference.dialogue import ChatSession
     from yangtuo.inference.generate import Sampling
     from yangtuo.inference.load import Places
 
@@ -77,13 +77,13 @@ def run(options: argparse.Namespace) -> None:
     if is_dialogue and (options.json or options.multi_turn):
         raise UsageError("--json and --multi_turn are for --ask or questions on a pipe, not for a terminal")
     try:
-        partners = _open(options)
+        sessions = _open(options)
         if is_dialogue:
             from yangtuo.cli.chat_screen import Screen
 
-            Screen(partners).run()
+            Screen(sessions).run()
         else:
-            _answer_all(partners, options)
+            _answer_all(sessions, options)
     except KeyboardInterrupt:
         raise StoppedError("stopped by Ctrl-C", signal.SIGINT) from None
 
@@ -104,7 +104,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("name the folder of an adapter, of a run or of a model")
 
 
-def _open(options: argparse.Namespace) -> list["Partner"]:
+def _open(options: argparse.Namespace) -> list["ChatSession"]:
     """The base, where it is to be compared with, and the model."""
     import torch
 
@@ -115,11 +115,11 @@ def _open(options: argparse.Namespace) -> list["Partner"]:
         raise OutOfMemoryError(f"the model does not fit into memory ({told}); --use_cpu computes without it") from error
 
 
-def _opened(options: argparse.Namespace) -> list["Partner"]:
+def _opened(options: argparse.Namespace) -> list["ChatSession"]:
     from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
     from yangtuo.inference import load
-    from yangtuo.inference.dialogue import Partner
-    from yangtuo.inference.generate import Speaker
+    from yangtuo.inference.dialogue import ChatSession
+    from yangtuo.inference.generate import Generator
     from yangtuo.model.base import detect_hardware
     from yangtuo.training.run_folder import ADAPTER_FOLDER
 
@@ -140,12 +140,12 @@ def _opened(options: argparse.Namespace) -> list["Partner"]:
     hardware = detect_hardware(options.use_cpu)
     lora = LoraArguments(force_base=options.force_base, allow_partial_adapter=options.allow_partial_adapter)
     opened = load.open_model(places, model, options.template, hardware, lora)
-    voices = {"tuned" if adapter or base_folder else "model": opened.voice}
+    models = {"tuned" if adapter or base_folder else "model": opened.loaded}
     if base_folder:
-        voices = {"base": load.open_base(base_folder, model, opened, hardware), **voices}
+        models = {"base": load.open_base(base_folder, model, opened, hardware), **models}
     elif options.compare:
-        assert opened.base_voice is not None
-        voices = {"base": opened.base_voice, **voices}
+        assert opened.loaded_base is not None
+        models = {"base": opened.loaded_base, **models}
     if options.system_prompt == "" and keeps_own_system(opened.template):
         logger.warning('--system_prompt "": %s', KEEPS_OWN_SYSTEM)
     num_positions = opened.num_positions
@@ -153,8 +153,8 @@ def _opened(options: argparse.Namespace) -> list["Partner"]:
     sampling = _sampling(options, places, max_new_tokens)
     room = None if num_positions is None else num_positions - max_new_tokens
     return [
-        Partner(name, Speaker(voice, opened.template, sampling), opened.template, room, options.system_prompt)
-        for name, voice in voices.items()
+        ChatSession(name, Generator(loaded, opened.template, sampling), opened.template, room, options.system_prompt)
+        for name, loaded in models.items()
     ]
 
 
@@ -203,21 +203,21 @@ def _max_new_tokens(asked: int | None, num_positions: int | None) -> int:
 # ---- without a dialogue
 
 
-def _answer_all(partners: Sequence["Partner"], options: argparse.Namespace) -> None:
+def _answer_all(sessions: Sequence["ChatSession"], options: argparse.Namespace) -> None:
     from yangtuo.inference.dialogue import LEFT_OUT
 
     num_questions, is_told = 0, False
     for question in options.ask if options.ask is not None else _piped():
         num_questions += 1
-        for partner in partners:
+        for session in sessions:
             if not options.multi_turn:
-                partner.start_over()
+                session.start_over()
         if options.json:
-            logs.print_json(_as_object(question, partners), indent=None)
+            logs.print_json(_as_object(question, sessions), indent=None)
         else:
             is_alone = options.ask is not None and len(options.ask) == 1
-            _answer_plainly(question, partners, is_alone=is_alone)
-        if not is_told and any(partner.dialogue.num_left_out for partner in partners):
+            _answer_plainly(question, sessions, is_alone=is_alone)
+        if not is_told and any(session.dialogue.num_left_out for session in sessions):
             is_told = True
             logger.warning(LEFT_OUT)
     if not num_questions:
@@ -234,24 +234,24 @@ def _piped() -> Iterator[str]:
             yield question
 
 
-def _as_object(question: str, partners: Sequence["Partner"]) -> dict[str, Any]:
+def _as_object(question: str, sessions: Sequence["ChatSession"]) -> dict[str, Any]:
     """The model's answer; where the base was asked too, its own under "base"."""
     answers = {}
-    for partner in partners:
-        found = asdict(partner.ask(question, lambda _: None))
-        answers[partner.name] = {"answer": found.pop("text"), **found, "seconds": round(found["seconds"], 3)}
+    for session in sessions:
+        found = asdict(session.ask(question, lambda _: None))
+        answers[session.name] = {"answer": found.pop("text"), **found, "seconds": round(found["seconds"], 3)}
     base = {"base": answers["base"]} if "base" in answers else {}
-    return {"question": question, **answers[partners[-1].name], **base}
+    return {"question": question, **answers[sessions[-1].name], **base}
 
 
-def _answer_plainly(question: str, partners: Sequence["Partner"], *, is_alone: bool) -> None:
+def _answer_plainly(question: str, sessions: Sequence["ChatSession"], *, is_alone: bool) -> None:
     if not is_alone:
         _write(f"> {question}\n")
-    for partner in partners:
-        if len(partners) > 1:
-            _write(f"[{partner.name}] ")
-        partner.ask(question, _write)
-        _write("\n" if is_alone or partner is not partners[-1] else "\n\n")
+    for session in sessions:
+        if len(sessions) > 1:
+            _write(f"[{session.name}] ")
+        session.ask(question, _write)
+        _write("\n" if is_alone or session is not sessions[-1] else "\n\n")
 
 
 def _write(text: str) -> None:

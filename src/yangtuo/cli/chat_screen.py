@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from yangtuo.errors import UsageError, YangtuoError
-from yangtuo.inference.dialogue import LEFT_OUT, Partner, save_row
+from yangtuo.inference.dialogue import LEFT_OUT, ChatSession, save_row
 from yangtuo.inference.generate import MAX_NEW_TOKENS, Answer
 from yangtuo.logs import sign
 
@@ -42,8 +42,8 @@ def visible(text: str) -> str:
 class Screen:
     """Talks with one model, or with base and tuned model side by side."""
 
-    def __init__(self, partners: Sequence[Partner], console: Console | None = None):
-        self._partners = partners
+    def __init__(self, sessions: Sequence[ChatSession], console: Console | None = None):
+        self._sessions = sessions
         self._console = console or Console(highlight=False)
         self._sign = sign("❯", ">")
         self._commands: dict[str, Callable[[str], None]] = {
@@ -116,14 +116,14 @@ class Screen:
     # ---- commands
 
     def _clear(self, _: str) -> None:
-        for partner in self._partners:
-            partner.dialogue.clear()
+        for session in self._sessions:
+            session.dialogue.clear()
         self._say("a new dialogue")
 
     def _system(self, text: str) -> None:
         is_none = text in ('""', "''")
-        for partner in self._partners:
-            partner.take_system("" if is_none else text or None)
+        for session in self._sessions:
+            session.take_system("" if is_none else text or None)
         told = "none" if is_none else text or "the template's own"
         self._say(f"system prompt: {told}")
 
@@ -137,7 +137,7 @@ class Screen:
         self._ask(question)
 
     def _take_back(self) -> str:
-        taken = [partner.dialogue.undo() for partner in self._partners]
+        taken = [session.dialogue.undo() for session in self._sessions]
         last = taken[-1]
         if last is None:
             raise UsageError("nothing has been said yet")
@@ -147,7 +147,7 @@ class Screen:
         if not name:
             raise UsageError("/save FILE.json: name the file")
         path = Path(os.path.expanduser(name))
-        num_rows = save_row(path, self._partners[-1].dialogue.row())
+        num_rows = save_row(path, self._sessions[-1].dialogue.row())
         self._say(f"saved: {path}, row {num_rows - 1}")
 
     # ---- answers
@@ -157,48 +157,48 @@ class Screen:
             question.encode()
         except UnicodeEncodeError:
             raise UsageError("what was typed is not UTF-8; set the terminal or LANG to it") from None
-        dialogues = [partner.dialogue for partner in self._partners]
-        num_said, was_whole = len(dialogues[0].said), not any(dialogue.num_left_out for dialogue in dialogues)
+        dialogues = [session.dialogue for session in self._sessions]
+        num_said, was_whole = len(dialogues[0].exchanges), not any(dialogue.num_left_out for dialogue in dialogues)
         try:
             with _ctrl_c_unseen():
-                if len(self._partners) == 1:
+                if len(self._sessions) == 1:
                     self._answer(question)
                 else:
                     self._compare(question)
         except BaseException:
             for dialogue in dialogues:  # one may have answered, the other not
-                del dialogue.said[num_said:]
+                del dialogue.exchanges[num_said:]
             raise
         if was_whole and any(dialogue.num_left_out for dialogue in dialogues):
             self._say(LEFT_OUT)
 
     def _answer(self, question: str) -> None:
-        partner = self._partners[0]
-        self._console.print(Text(f"{partner.name} {self._sign} ", _STYLES[partner.name]), end="")
+        session = self._sessions[0]
+        self._console.print(Text(f"{session.name} {self._sign} ", _STYLES[session.name]), end="")
 
         def tell(piece: str) -> None:
             self._console.out(visible(piece), end="", highlight=False)
 
         try:
-            answer = partner.ask(question, tell, keeps_interrupted=True)
+            answer = session.ask(question, tell, keeps_interrupted=True)
         finally:
             self._console.print()
         self._say(_told(answer))
 
     def _compare(self, question: str) -> None:
-        texts, marks = ([Text(style=style) for _ in self._partners] for style in ("", "dim"))
+        texts, marks = ([Text(style=style) for _ in self._sessions] for style in ("", "dim"))
         table = Table(expand=True)
-        for partner in self._partners:
-            table.add_column(Text(partner.name, _STYLES[partner.name]), ratio=1, overflow="fold")
+        for session in self._sessions:
+            table.add_column(Text(session.name, _STYLES[session.name]), ratio=1, overflow="fold")
         table.add_row(*texts)
         table.add_row(*marks)
 
         # Where it grows beyond the window, what is above is shown whole at the end only.
         screen = Live(table, console=self._console, transient=True, auto_refresh=False, vertical_overflow="ellipsis")
         with screen:
-            for partner, text, mark in zip(self._partners, texts, marks, strict=True):
+            for session, text, mark in zip(self._sessions, texts, marks, strict=True):
                 grows = functools.partial(_grow, text, _Seldom(screen.refresh))
-                mark.append(_told(partner.ask(question, grows, keeps_interrupted=True)))
+                mark.append(_told(session.ask(question, grows, keeps_interrupted=True)))
                 screen.refresh()
         self._console.print(table)
 

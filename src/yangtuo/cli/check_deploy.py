@@ -12,7 +12,7 @@ from yangtuo import logs
 from yangtuo.data.probe_prompts import built_in, encoded, of_file
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import RunFailure, UsageError
-from yangtuo.export.server_check import Fate, Reference, compared, notes
+from yangtuo.export.server_check import Match, Reference, compared, notes
 from yangtuo.export.servers import Web, connect
 from yangtuo.logs import print_json
 from yangtuo.model import provenance
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         for prompt in prompts
     ]
     told = list(notes(server, template, tokenizer, rows, left_out))
-    differing = [row for row in rows if Fate.DIFFERS in (row.prompt, row.answer)]
+    differing = [row for row in rows if Match.DIFFERS in (row.prompt, row.answer)]
     report = {
         "url": options.url,
         "kind": server.kind,
@@ -87,19 +87,19 @@ def run(options: argparse.Namespace) -> None:
         "reference": reference.about if reference else None,
         "prompts": [asdict(row) for row in rows],
         "notes": told,
-        "equal": not differing and any((row.prompt, row.answer) != (Fate.NOT_TOLD,) * 2 for row in rows),
+        "equal": not differing and any((row.prompt, row.answer) != (Match.NOT_TOLD,) * 2 for row in rows),
     }
     if options.json:
         print_json(report)
     else:
         _show(report)
-    if all(row.prompt is Fate.NOT_TOLD and row.answer is Fate.NOT_TOLD for row in rows):
+    if all(row.prompt is Match.NOT_TOLD and row.answer is Match.NOT_TOLD for row in rows):
         raise UsageError("nothing was compared: the server tells nothing of its prompts, and no answers were asked for")
     if differing:
         raise RunFailure(
             f"the server differs from training in {len(differing)} of {len(rows)} prompts "
-            f"({sum(row.prompt is Fate.DIFFERS for row in rows)} are asked otherwise, "
-            f"{sum(row.answer is Fate.DIFFERS for row in rows)} are answered otherwise)"
+            f"({sum(row.prompt is Match.DIFFERS for row in rows)} are asked otherwise, "
+            f"{sum(row.answer is Match.DIFFERS for row in rows)} are answered otherwise)"
         )
 
 

@@ -161,12 +161,12 @@ def answers(model: Any, folder: Path, questions: Sequence[str], sampling: "Sampl
     """What a model says to each question, asked with the tokenizer of a folder."""
     from yangtuo.data.templates import ALPACA_ZH
     from yangtuo.data.tokenizer import open_tokenizer
-    from yangtuo.inference.generate import Speaker
-    from yangtuo.inference.load import Voice
+    from yangtuo.inference.generate import Generator
+    from yangtuo.inference.load import LoadedModel
 
     tokenizer = open_tokenizer(folder)
-    speaker = Speaker(Voice(model.eval(), tokenizer, tokenizer.num_tokens), ALPACA_ZH, sampling)
-    return [speaker.answer_question(question) for question in questions]
+    generator = Generator(LoadedModel(model.eval(), tokenizer, tokenizer.num_tokens), ALPACA_ZH, sampling)
+    return [generator.answer_question(question) for question in questions]
 
 
 def side_by_side(questions: Sequence[str], before: Sequence[str], after: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from yangtuo import logs, output
 from yangtuo.config.parser import Settings
-from yangtuo.data.examples import Examples, Fate
+from yangtuo.data.examples import Examples, RowOutcome
 from yangtuo.data.measures import sample
 from yangtuo.data.token_view import Chip, chips_of
 from yangtuo.errors import UsageError
@@ -19,14 +19,14 @@ from yangtuo.training.dataset import encode_files, open_data, tell_without_effec
 
 logger = logging.getLogger(__name__)
 
-_FATES = {
-    Fate.ANSWER_CUT_OPEN: "answer cut in mid-sentence, no end token",
-    Fate.RIGHT_CUT: "cut from the right, no end token",
-    Fate.ANSWER_CUT: "answer shortened at a sentence end",
-    Fate.PROMPT_CUT: "prompt shortened",
-    Fate.TURNS_LOST: "oldest turns left out",
-    Fate.EMPTY_ANSWER: "empty answer",
-    Fate.SPECIAL_TEXT: "holds text like a control token",
+_OUTCOMES = {
+    RowOutcome.ANSWER_CUT_OPEN: "answer cut in mid-sentence, no end token",
+    RowOutcome.RIGHT_CUT: "cut from the right, no end token",
+    RowOutcome.ANSWER_CUT: "answer shortened at a sentence end",
+    RowOutcome.PROMPT_CUT: "prompt shortened",
+    RowOutcome.TURNS_LOST: "oldest turns left out",
+    RowOutcome.EMPTY_ANSWER: "empty answer",
+    RowOutcome.SPECIAL_TEXT: "holds text like a control token",
 }
 
 
@@ -93,16 +93,16 @@ def choose(examples: Examples, num_rows: int, seed: int) -> Iterator[tuple[str, 
 
 def worst(examples: Examples) -> npt.NDArray[np.int64]:
     """Rows in order of what went wrong with them, then of how little of them is trained."""
-    rank = np.full(len(examples), len(_FATES))
-    for place, fate in reversed(list(enumerate(_FATES))):
-        rank[(examples.fates & int(fate)) > 0] = place
+    rank = np.full(len(examples), len(_OUTCOMES))
+    for place, outcome in reversed(list(enumerate(_OUTCOMES))):
+        rank[(examples.outcomes & int(outcome)) > 0] = place
     return np.lexsort((examples.num_supervised() / examples.lengths(), rank))
 
 
 def heading(examples: Examples, kind: str, i: int) -> str:
     """What a row is, in a line."""
-    fates = [text for fate, text in _FATES.items() if examples.fates[i] & int(fate)]
-    told = "".join(f"; {text}" for text in fates)
+    outcomes = [text for outcome, text in _OUTCOMES.items() if examples.outcomes[i] & int(outcome)]
+    told = "".join(f"; {text}" for text in outcomes)
     num, trained = int(examples.lengths()[i]), int(examples.num_supervised()[i])
     return f"{kind}: {examples.where(i)}: {num} tokens, {trained} trained{told}"
 

@@ -27,7 +27,7 @@ from yangtuo.config.schema import (
     ModelArguments,
     RunArguments,
 )
-from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling
 from yangtuo.config.words import Parser, did_you_mean, not_text, tell_doubled, value_meant
 from yangtuo.errors import UsageError
 
@@ -102,9 +102,9 @@ def build_parser(
         for option in options_of(group):
             add(parser, option)
     for option in TRAINING_OPTIONS.values():
-        treatment = TRAINING_ARGUMENTS[option.name]
-        refused = treatment.fate is Fate.REFUSED
-        add(parser, replace(option, help=f"Not supported: {treatment.reason}." if refused else None))
+        rule = TRAINING_ARGUMENTS[option.name]
+        refused = rule.handling is ArgHandling.REFUSED
+        add(parser, replace(option, help=f"Not supported: {rule.reason}." if refused else None))
     parser.add_argument("config", nargs="?", help="YAML or JSON file with the same names; flags override it.")
     old = parser.add_argument_group("names of earlier versions")
     for name, today in RENAMED.items():
@@ -151,7 +151,7 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
     if problems:
         raise UsageError.of_problems("options", problems)
     for name in given.keys() & TRAINING_ARGUMENTS.keys():
-        if TRAINING_ARGUMENTS[name].fate is Fate.FIXED:
+        if TRAINING_ARGUMENTS[name].handling is ArgHandling.FIXED:
             logger.warning("--%s has no effect: %s", name, TRAINING_ARGUMENTS[name].reason)
     training = {name: value for name, value in given.items() if name in TRAINING_OPTIONS}
     model, data, lora, run = (_build(group, given) for group in OUR_GROUPS)
@@ -251,9 +251,9 @@ def _convert(name: str, value: str) -> Any:
 def _refused(given: Mapping[str, Any]) -> list[str]:
     problems = []
     for name, value in given.items():
-        treatment = TRAINING_ARGUMENTS.get(name)
-        if treatment and treatment.fate is Fate.REFUSED and value != training_default(name):
-            problems.append(f"--{name} {value}: not supported: {treatment.reason}")
+        rule = TRAINING_ARGUMENTS.get(name)
+        if rule and rule.handling is ArgHandling.REFUSED and value != training_default(name):
+            problems.append(f"--{name} {value}: not supported: {rule.reason}")
     strategy = given.get("train_sampling_strategy", "random")
     if strategy not in ("random", "sequential"):
         problems.append(f"--train_sampling_strategy {strategy}: {GONE['group_by_length']}")

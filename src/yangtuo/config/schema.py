@@ -77,7 +77,7 @@ class DataOrder(StrEnum):
 class Decides(StrEnum):
     """What an option decides of a run's result. A run of the same result is the same run: it goes on, or is finished.
 
-    A run's meaning is computed from this, see `meaning.record_meaning`.
+    A run's recipe is computed from this, see `training.recipe.record_recipe`.
     """
 
     RESULT = "result"  # by its value
@@ -365,7 +365,7 @@ class RunArguments:
     overwrite_output_dir: bool = _option(
         False,
         "Start although the output folder holds another run: that folder is renamed, never deleted. An unfinished "
-        "run of the same meaning is resumed with or without this flag.",
+        "run of the same recipe is resumed with or without this flag.",
         decides=Decides.NOTHING,
     )
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from yangtuo.config.schema import Decides
 
 
-class Fate(StrEnum):
+class ArgHandling(StrEnum):
     """What becomes of a field of `TrainingArguments`."""
 
     PASSED = "passed"  # transformers does what its documentation says
@@ -18,33 +18,33 @@ class Fate(StrEnum):
     REFUSED = "refused"  # any value but the default is an error; the reason says why and what to do
 
 
-class Treatment(NamedTuple):
+class ArgRule(NamedTuple):
     """One row of `TRAINING_ARGUMENTS`: what becomes of the field, why, and what of a result it decides."""
 
-    fate: Fate
+    handling: ArgHandling
     reason: str
     decides: Decides
 
 
-def _passed(names: str, decides: Decides) -> dict[str, Treatment]:
-    return {name: Treatment(Fate.PASSED, "", decides) for name in names.split()}
+def _passed(names: str, decides: Decides) -> dict[str, ArgRule]:
+    return {name: ArgRule(ArgHandling.PASSED, "", decides) for name in names.split()}
 
 
-def _ours(names: str, reason: str, decides: Decides) -> dict[str, Treatment]:
-    return {name: Treatment(Fate.OURS, reason, decides) for name in names.split()}
+def _ours(names: str, reason: str, decides: Decides) -> dict[str, ArgRule]:
+    return {name: ArgRule(ArgHandling.OURS, reason, decides) for name in names.split()}
 
 
 # These two have one value only.
-def _refused(names: str, reason: str) -> dict[str, Treatment]:
-    return {name: Treatment(Fate.REFUSED, reason, Decides.NOTHING) for name in names.split()}
+def _refused(names: str, reason: str) -> dict[str, ArgRule]:
+    return {name: ArgRule(ArgHandling.REFUSED, reason, Decides.NOTHING) for name in names.split()}
 
 
-def _fixed(names: str, reason: str) -> dict[str, Treatment]:
-    return {name: Treatment(Fate.FIXED, reason, Decides.NOTHING) for name in names.split()}
+def _fixed(names: str, reason: str) -> dict[str, ArgRule]:
+    return {name: ArgRule(ArgHandling.FIXED, reason, Decides.NOTHING) for name in names.split()}
 
 
 # Fields of transformers 5.23's TrainingArguments.
-TRAINING_ARGUMENTS: dict[str, Treatment] = {
+TRAINING_ARGUMENTS: dict[str, ArgRule] = {
     **_passed(
         "num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args "
         "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm",

@@ -6,24 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from yangtuo.data.encoding_cache import Stored
-from yangtuo.data.examples import Examples, Fate
+from yangtuo.data.encoding_cache import EncodedFiles
+from yangtuo.data.examples import Examples, RowOutcome
 from yangtuo.data.readers.records import as_json
 
 _NUM_BARS = 12
-FATES = {
-    Fate.TURNS_LOST: "dialogues_without_their_oldest_turns",
-    Fate.PROMPT_CUT: "prompts_shortened",
-    Fate.ANSWER_CUT: "answers_shortened_at_a_sentence_end",
-    Fate.ANSWER_CUT_OPEN: "answers_cut_in_mid_sentence",
-    Fate.RIGHT_CUT: "rows_cut_from_the_right",
-    Fate.EMPTY_ANSWER: "empty_answers",
-    Fate.SPECIAL_TEXT: "rows_with_special_text",
-    Fate.NO_SYSTEM: "rows_that_ask_for_no_system_prompt",
+OUTCOMES = {
+    RowOutcome.TURNS_LOST: "dialogues_without_their_oldest_turns",
+    RowOutcome.PROMPT_CUT: "prompts_shortened",
+    RowOutcome.ANSWER_CUT: "answers_shortened_at_a_sentence_end",
+    RowOutcome.ANSWER_CUT_OPEN: "answers_cut_in_mid_sentence",
+    RowOutcome.RIGHT_CUT: "rows_cut_from_the_right",
+    RowOutcome.EMPTY_ANSWER: "empty_answers",
+    RowOutcome.SPECIAL_TEXT: "rows_with_special_text",
+    RowOutcome.NO_SYSTEM: "rows_that_ask_for_no_system_prompt",
 }
 
 
-def audit(examples: Examples, stored: Stored, end_id: int) -> dict[str, Any]:
+def audit(examples: Examples, stored: EncodedFiles, end_id: int) -> dict[str, Any]:
     """Counts over the encoded rows.
 
     Args:
@@ -42,7 +42,7 @@ def audit(examples: Examples, stored: Stored, end_id: int) -> dict[str, Any]:
         "rows_kept": len(examples),
         "rows_that_cannot_be_used": stored.num_bad,
         "rows_dropped": stored.reasons,
-        **{name: examples.num_with(fate) for fate, name in FATES.items()},
+        **{name: examples.num_with(outcome) for outcome, name in OUTCOMES.items()},
         "special_texts": stored.special,
         "rows_with_trained_end_token": int(ends.sum()),
         "tokens": int(lengths.sum()),
@@ -58,10 +58,16 @@ def audit(examples: Examples, stored: Stored, end_id: int) -> dict[str, Any]:
 
 def _of_file(examples: Examples, number: int, lengths: Any, num_supervised: Any) -> dict[str, Any]:
     own = examples.source_numbers == number
-    cut = Fate.TURNS_LOST | Fate.PROMPT_CUT | Fate.ANSWER_CUT | Fate.ANSWER_CUT_OPEN | Fate.RIGHT_CUT
+    cut = (
+        RowOutcome.TURNS_LOST
+        | RowOutcome.PROMPT_CUT
+        | RowOutcome.ANSWER_CUT
+        | RowOutcome.ANSWER_CUT_OPEN
+        | RowOutcome.RIGHT_CUT
+    )
     return {
         "rows_kept": int(own.sum()),
-        "rows_cut": int(np.count_nonzero(examples.fates[own] & int(cut))),
+        "rows_cut": int(np.count_nonzero(examples.outcomes[own] & int(cut))),
         "tokens": int(lengths[own].sum()),
         "supervised_tokens": int(num_supervised[own].sum()),
         "median_tokens": int(np.median(lengths[own])) if own.any() else 0,
@@ -81,7 +87,7 @@ def histogram(lengths: Any) -> list[dict[str, int]]:
     ]
 
 
-def dropped_rows(stored: Sequence[Stored]) -> list[dict[str, Any]]:
+def dropped_rows(stored: Sequence[EncodedFiles]) -> list[dict[str, Any]]:
     """Rows that are not trained on, with their reasons, for a file."""
     return [as_json(one) for part in stored for one in part.dropped]
 

@@ -19,9 +19,9 @@ import numpy as np
 from tqdm import tqdm
 
 from yangtuo.config.schema import BadRows
-from yangtuo.data.encoding import Encoder, Policy, check_kept, count_reasons
+from yangtuo.data.encoding import Encoder, EncodingOptions, check_kept, count_reasons
 from yangtuo.data.encoding_options import check_rendered
-from yangtuo.data.readers.records import MOST_LISTED, Dropped, Reader, Reading
+from yangtuo.data.readers.records import MOST_LISTED, Dropped, Reader, ReadOptions
 from yangtuo.data.records import Record
 from yangtuo.data.tokenizer import Tokenizer, open_tokenizer
 
@@ -34,7 +34,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "trained": ("<f8", 2),
     "source_numbers": ("<i4", 1),
     "rows": ("<i8", 1),
-    "fates": ("u1", 1),
+    "outcomes": ("u1", 1),
     "hashes": ("<u8", 2),
 }
 _BATCH_ROWS = 2048
@@ -49,15 +49,15 @@ _Result = tuple[dict[str, Any], list[Dropped], dict[str, int]]
 def build(
     folder: Path,
     paths: Sequence[Path],
-    reading: Reading,
+    read_options: ReadOptions,
     tokenizer: Tokenizer,
-    policy: Policy,
+    options: EncodingOptions,
     num_workers: int | None,
 ) -> None:
     """Write the columns of the files' rows into a folder, and `about.json` beside them.
 
     Raises:
-        DataError: see `reading.Reader.records`, `policy.check_rendered` and `policy.check_kept`.
+        DataError: see `readers.records.Reader` and `encoding_options.check_kept`.
     """
     names = list(map(str, paths))
     num_bytes = sum(path.stat().st_size for path in paths if path.is_file())
@@ -78,8 +78,8 @@ def build(
                 disable=None if is_large else True,
             )
         )
-        reader = Reader(paths, reading, on_progress=partial(_show, bar))
-        encoded = _encoded(reader, names, tokenizer, policy, num_workers, is_large=is_large)
+        reader = Reader(paths, read_options, on_progress=partial(_show, bar))
+        encoded = _encoded(reader, names, tokenizer, options, num_workers, is_large=is_large)
         out = {name: stack.enter_context((folder / name).open("wb")) for name in COLUMNS}
         for arrays, dropped_there, special_there in encoded:
             for name, column in arrays.items():
@@ -94,9 +94,9 @@ def build(
                 special[text] = special.get(text, 0) + count
             bar.set_postfix_str(f"{num_kept:,} rows", refresh=False)
     num_read = sum(source.num_rows for source in reader.sources)
-    if reading.bad_rows is BadRows.ERROR:
+    if read_options.bad_rows is BadRows.ERROR:
         check_rendered(dropped, reasons)
-    check_kept(num_kept, num_read, dropped, reasons, policy)
+    check_kept(num_kept, num_read, dropped, reasons, options)
     if is_plain:
         (folder / "weights").unlink()
     number_of = {name: number for number, name in enumerate(names)}
@@ -104,10 +104,10 @@ def build(
         "rows": num_kept,
         "tokens": num_tokens,
         "tokenizer": str(tokenizer.folder.resolve()),
-        "template": policy.template.name,
-        "max_seq_length": policy.max_seq_length,
-        "truncation": policy.truncation,
-        "reading": asdict(reading),
+        "template": options.template.name,
+        "max_seq_length": options.max_seq_length,
+        "truncation": options.truncation,
+        "reading": asdict(read_options),
         "sources": [asdict(source) for source in reader.sources],
         "dropped": [[number_of[one.source], *one[1:]] for one in (*reader.dropped, *dropped)],
         "num_bad": reader.num_dropped,
@@ -125,7 +125,7 @@ def _encoded(
     reader: Reader,
     names: list[str],
     tokenizer: Tokenizer,
-    policy: Policy,
+    options: EncodingOptions,
     num_workers: int | None,
     *,
     is_large: bool,
@@ -135,16 +135,18 @@ def _encoded(
     batches = (
         batch
         for batch in _batches(reader.records())
-        if not (reader.num_dropped and reader.reading.bad_rows is BadRows.ERROR)  # reading goes on to name the others
+        if not (
+            reader.num_dropped and reader.read_options.bad_rows is BadRows.ERROR
+        )  # reading goes on to name the others
     )
     if not is_large or workers == 1:
-        encoder = Encoder(tokenizer, policy, num_workers)
+        encoder = Encoder(tokenizer, options, num_workers)
         yield from (_encode(encoder, batch, names) for batch in batches)
         return
     waiting: deque[Future[_Result]] = deque()
     # Not forked: by now the tokenizer library, or torch, may have threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start, (tokenizer.folder, policy, names)) as pool:
+    with ProcessPoolExecutor(workers, context, _start, (tokenizer.folder, options, names)) as pool:
         for batch in batches:
             waiting.append(pool.submit(_work, batch))
             if len(waiting) > _MOST_WAITING * workers:
@@ -172,8 +174,8 @@ def _encode(encoder: Encoder, batch: list[Record], names: list[str]) -> _Result:
 _worker: list[Any] = []  # of a worker process: its encoder and the files' names
 
 
-def _start(folder: Path, policy: Policy, names: list[str]) -> None:
-    _worker[:] = [Encoder(open_tokenizer(folder), policy, num_threads=1), names]
+def _start(folder: Path, options: EncodingOptions, names: list[str]) -> None:
+    _worker[:] = [Encoder(open_tokenizer(folder), options, num_threads=1), names]
 
 
 def _work(batch: list[Record]) -> _Result:

@@ -26,7 +26,7 @@ class Columns:
     num_runs: "array[int]" = field(default_factory=lambda: array("q"))  # of each row
     sources: list[str] = field(default_factory=list)
     rows: "array[int]" = field(default_factory=lambda: array("q"))
-    fates: bytearray = field(default_factory=bytearray)
+    outcomes: bytearray = field(default_factory=bytearray)
     dropped: list[Dropped] = field(default_factory=list)
     special: dict[str, int] = field(default_factory=dict)
 
@@ -50,7 +50,7 @@ class Columns:
             "trained": np.stack(trained, axis=1).astype(np.float64),
             "source_numbers": np.array([number_of[source] for source in self.sources], dtype=np.int32),
             "rows": np.frombuffer(self.rows, np.int64),
-            "fates": np.frombuffer(self.fates, np.uint8),
+            "outcomes": np.frombuffer(self.outcomes, np.uint8),
             "hashes": hashes_of(ids, supervised, lengths),
         }
 

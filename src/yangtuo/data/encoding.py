@@ -23,11 +23,11 @@ from yangtuo.data.encoding_options import (
     NO_ROOM,
     NO_TURN_LEFT,
     TOO_LONG,
-    Policy,
+    EncodingOptions,
     check_kept,
     count_reasons,
 )
-from yangtuo.data.examples import Examples, Fate
+from yangtuo.data.examples import Examples, RowOutcome
 from yangtuo.data.readers.records import Dropped
 from yangtuo.data.records import Record, Turn
 from yangtuo.data.templates import Exchange, Piece, Template, TemplateFault
@@ -39,7 +39,7 @@ __all__ = [
     "ENCODER_VERSION",
     "Columns",
     "Encoder",
-    "Policy",
+    "EncodingOptions",
     "check_kept",
     "count_reasons",
     "encode",
@@ -50,8 +50,12 @@ __all__ = [
 
 ENCODER_VERSION = 5  # to be raised with every change of what is encoded: stored rows of before are then not used
 _BATCH_ROWS = 1024  # rows given to the tokenizer library at once: enough for its threads, little memory
-_SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = int(Fate.SPECIAL_TEXT), int(Fate.EMPTY_ANSWER), int(Fate.RIGHT_CUT)
-_NO_SYSTEM = int(Fate.NO_SYSTEM)
+_SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = (
+    int(RowOutcome.SPECIAL_TEXT),
+    int(RowOutcome.EMPTY_ANSWER),
+    int(RowOutcome.RIGHT_CUT),
+)
+_NO_SYSTEM = int(RowOutcome.NO_SYSTEM)
 _LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is below is no weight in the columns' type
 
 
@@ -68,7 +72,7 @@ _Runs = list[str | int | None]  # texts that are tokenised in one piece and cont
 
 
 def encode(
-    records: Sequence[Record], tokenizer: Tokenizer, policy: Policy, *, num_threads: int | None = None
+    records: Sequence[Record], tokenizer: Tokenizer, options: EncodingOptions, *, num_threads: int | None = None
 ) -> tuple[Examples, list[Dropped]]:
     """Encode records in memory, in order.
 
@@ -76,9 +80,9 @@ def encode(
         DataError: with `Truncation.ERROR`, every row that is too long; with any, when no row is left.
         TokenizerError: the template needs a token that is not there.
     """
-    encoder = Encoder(tokenizer, policy, num_threads)
+    encoder = Encoder(tokenizer, options, num_threads)
     columns = encoder.encode(records)
-    check_kept(len(columns.rows), len(records), columns.dropped, count_reasons(columns.dropped), policy)
+    check_kept(len(columns.rows), len(records), columns.dropped, count_reasons(columns.dropped), options)
     paths = tuple(dict.fromkeys(record.source for record in records))
     return examples_of(columns.arrays(paths), paths), columns.dropped
 
@@ -91,25 +95,25 @@ def end_id(tokenizer: Tokenizer, template: Template) -> int:
 
 def prompt_ids(tokenizer: Tokenizer, template: Template, turns: Sequence[Turn]) -> list[int]:
     """What the model reads before it answers the last of the turns, which is the user's."""
-    encoder = Encoder(tokenizer, Policy(template, max_seq_length=0), num_threads=1)
+    encoder = Encoder(tokenizer, EncodingOptions(template, max_seq_length=0), num_threads=1)
     return encoder.prompt([*turns, Turn("assistant", "", trained=False)])
 
 
 class Encoder:
-    """Encodes records with one tokenizer and policy."""
+    """Encodes records with one tokenizer and one set of options."""
 
-    def __init__(self, tokenizer: Tokenizer, policy: Policy, num_threads: int | None = None):
-        missing = [token for token in policy.template.control_tokens if tokenizer.id_of(token) is None]
+    def __init__(self, tokenizer: Tokenizer, options: EncodingOptions, num_threads: int | None = None):
+        missing = [token for token in options.template.control_tokens if tokenizer.id_of(token) is None]
         if missing:
             raise TokenizerError(
-                f"--template {policy.template.name}: the tokenizer {tokenizer.folder} has no token "
+                f"--template {options.template.name}: the tokenizer {tokenizer.folder} has no token "
                 f"{', '.join(missing)}; choose another template, or a tokenizer with it"
             )
-        self.tokenizer, self.policy, self.template = tokenizer, policy, policy.template
-        self.limit, self._num_threads = policy.max_seq_length, num_threads
-        self._frame_controls = {token: tokenizer.id_of(token) for token in policy.template.control_tokens}
+        self.tokenizer, self.options, self.template = tokenizer, options, options.template
+        self.limit, self._num_threads = options.max_seq_length, num_threads
+        self._frame_controls = {token: tokenizer.id_of(token) for token in options.template.control_tokens}
         own = {token: Spelled(i, False, False) for token, i in self._frame_controls.items() if i is not None}
-        self._parsed = {**tokenizer.spelled, **own} if policy.parse_special_tokens else None
+        self._parsed = {**tokenizer.spelled, **own} if options.parse_special_tokens else None
         self._is_plain = not self._frame_controls and self._parsed is None  # as most data is
         self._special = SpecialText(tokenizer.controls)
         self._split_frames: dict[str, list[str | int]] = {}
@@ -199,31 +203,31 @@ class Encoder:
 
     def _one(self, record: Record, exchanges: list[Exchange], parts: list[Parts], columns: Columns) -> list[list[int]]:
         """The ids of one row in pieces, none where it is dropped."""
-        fate = 0  # plain numbers here: a million rows pass
+        outcome = 0  # plain numbers here: a million rows pass
         if self._special.count_in(record, columns.special):
-            fate |= _SPECIAL_TEXT
+            outcome |= _SPECIAL_TEXT
         if _asks_for_none(record.turns):
-            fate |= _NO_SYSTEM
+            outcome |= _NO_SYSTEM
         start = self._start(parts[0])
         num_tokens = len(start)
         for exchange, part in zip(exchanges, parts, strict=True):
             num_tokens += len(part.prompt) + len(part.answer)
             if not exchange.answer and exchange.trained:
-                fate |= _EMPTY_ANSWER
+                outcome |= _EMPTY_ANSWER
         if num_tokens > self.limit:
             fitted = self._fit(record, exchanges, parts, num_tokens)
             if isinstance(fitted, str):
                 columns.dropped.append(Dropped(record.source, record.row, None, fitted))
                 return []
             parts, cut = fitted
-            fate |= int(cut)
+            outcome |= int(cut)
             start = self._start(parts[0])
         pieces = [start]
         weights: list[float] = []
         for prompt, answer, trained, weight in parts:
             pieces += (prompt, answer)
             weights += (0.0, weight if trained and weight >= _LEAST_WEIGHT else 0.0)
-        if fate & _RIGHT_CUT:
+        if outcome & _RIGHT_CUT:
             pieces = _first(pieces, self.limit)
         lengths = [len(piece) for piece in pieces[1:]]
         if not any(map(mul, lengths, weights)):
@@ -235,27 +239,27 @@ class Encoder:
         columns.num_runs.append(len(lengths))
         columns.sources.append(record.source)
         columns.rows.append(record.row)
-        columns.fates.append(fate)
+        columns.outcomes.append(outcome)
         return pieces
 
     def _fit(
         self, record: Record, exchanges: list[Exchange], parts: list[Parts], num_tokens: int
-    ) -> tuple[list[Parts], Fate] | str:
+    ) -> tuple[list[Parts], RowOutcome] | str:
         """Parts of a row that is too long, and what was done; or the reason why it is dropped."""
-        match self.policy.truncation:
+        match self.options.truncation:
             case Truncation.DROP:
                 return TOO_LONG
             case Truncation.ERROR:
                 return f"{TOO_LONG}: {num_tokens} tokens"
             case Truncation.RIGHT:
-                return parts, Fate.RIGHT_CUT
-        turns, fate = tuple(self._taken(record.turns)), Fate.WHOLE
+                return parts, RowOutcome.RIGHT_CUT
+        turns, outcome = tuple(self._taken(record.turns)), RowOutcome.WHOLE
         while len(parts) > 1 and num_tokens > self.limit:
             # The first exchange that is left gets the opening, so that its own size is not known yet.
             first = 1
             while first < len(parts) - 1 and _size(parts[first + 1 :]) > self.limit:
                 first += 1
-            turns, fate = _without_oldest(turns, first), Fate.TURNS_LOST
+            turns, outcome = _without_oldest(turns, first), RowOutcome.TURNS_LOST
             try:
                 rendered = self.template.render(turns)
             except TemplateFault as fault:
@@ -268,11 +272,11 @@ class Encoder:
         if not any(part.trained for part in parts):
             return NO_TURN_LEFT
         if num_tokens <= self.limit:
-            return parts, fate
+            return parts, outcome
         fitted = self._keep_answer(exchanges[0], parts[0])
-        return fitted if isinstance(fitted, str) else ([fitted[0]], fate | fitted[1])
+        return fitted if isinstance(fitted, str) else ([fitted[0]], outcome | fitted[1])
 
-    def _keep_answer(self, exchange: Exchange, part: Parts) -> tuple[Parts, Fate] | str:
+    def _keep_answer(self, exchange: Exchange, part: Parts) -> tuple[Parts, RowOutcome] | str:
         """User text gives way first, from its end; the answer only where it alone is too long.
 
         An answer that has to be cut leaves the user's text half of the room (rounded up), since an answer to nothing
@@ -281,11 +285,11 @@ class Encoder:
         room = self.limit - len(self._prompt(exchange._replace(user="")))
         if room < 2:
             return NO_ROOM
-        fate, answer = Fate.WHOLE, part.answer
+        outcome, answer = RowOutcome.WHOLE, part.answer
         limit = self.limit - (room // 2 if len(answer) > room else len(answer))
         prompt = self._start(part) + part.prompt
         if len(prompt) > limit:
-            fate |= Fate.PROMPT_CUT
+            outcome |= RowOutcome.PROMPT_CUT
             num_chars = longest(exchange.user, lambda text: len(self._prompt(exchange._replace(user=text))) <= limit)
             exchange = exchange._replace(user=exchange.user[:num_chars])
             prompt = self._prompt(exchange)
@@ -297,8 +301,8 @@ class Encoder:
                 lambda text: self._encoded(alone._replace(answer=text, end="")).answer,
                 self.limit - len(prompt),
             )
-            fate |= Fate.ANSWER_CUT if has_end else Fate.ANSWER_CUT_OPEN
-        return part._replace(prompt=prompt[len(self._start(part)) :], answer=answer), fate
+            outcome |= RowOutcome.ANSWER_CUT if has_end else RowOutcome.ANSWER_CUT_OPEN
+        return part._replace(prompt=prompt[len(self._start(part)) :], answer=answer), outcome
 
     def _prompt(self, exchange: Exchange) -> list[int]:
         part = self._encoded(exchange._replace(lead="", answer=""))

@@ -1,8 +1,8 @@
 """Encoded rows on disk, found again by what they were made of; encoded once a machine, for all of its processes.
 
 An entry's name is a hash over everything that decides its content: bytes of the data files, how they are read, the
-tokenizer's files, the template, the length policy, and the version of the encoder. A change of any is another entry, so
-none can be stale. Entries appear whole or not at all, are checked when they are opened, and are read as memory maps.
+tokenizer's files, the template, the encoding options, and the version of the encoder. A change of any is another entry,
+so none can be stale. Entries appear whole or not at all, are checked when they are opened, and are read as memory maps.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from filelock import FileLock, Timeout
 
 from yangtuo import output
 from yangtuo.data.cache_build import COLUMNS, build
-from yangtuo.data.encoding import ENCODER_VERSION, Policy, examples_of
+from yangtuo.data.encoding import ENCODER_VERSION, EncodingOptions, examples_of
 from yangtuo.data.examples import Examples
 from yangtuo.data.readers import files
-from yangtuo.data.readers.records import Dropped, Reading
+from yangtuo.data.readers.records import Dropped, ReadOptions
 from yangtuo.data.records import Source
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError, WriteError
@@ -38,7 +38,7 @@ _WHOLLY_CHECKED_BYTES = 1 << 26  # of a column; of larger ones blocks spread eve
 
 
 @dataclass(frozen=True)
-class Stored:
+class EncodedFiles:
     """Encoded rows, what became of the others, and the files that they come from.
 
     Attributes:
@@ -70,7 +70,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Store:
+class EncodingCache:
     """A folder of entries.
 
     Attributes:
@@ -83,18 +83,20 @@ class Store:
     refresh: bool = False
     num_workers: int | None = None
 
-    def encoded(self, paths: Sequence[Path], tokenizer: Tokenizer, policy: Policy, reading: Reading) -> Stored:
+    def encoded(
+        self, paths: Sequence[Path], tokenizer: Tokenizer, options: EncodingOptions, read_options: ReadOptions
+    ) -> EncodedFiles:
         """The rows of the files, from the store where it has them, else encoded and stored.
 
         Where the folder cannot be written, rows are encoded for this process alone, and that is said.
 
         Raises:
-            DataError: see `reading.Reader` and `encoding.check_kept`.
+            DataError: see `readers.records.Reader` and `encoding.check_kept`.
             WriteError: not even a temporary folder can be written.
         """
 
         def make(draft: Path) -> None:
-            build(draft, paths, reading, tokenizer, policy, self.num_workers)
+            build(draft, paths, read_options, tokenizer, options, self.num_workers)
 
         def make_unchanged(draft: Path) -> None:
             make(draft)
@@ -111,7 +113,7 @@ class Store:
             return _apart(make, paths)
         try:
             digests = [files.sha256_of(path) for path in paths]
-            entry = self.folder / _key(paths, digests, tokenizer, policy, reading)
+            entry = self.folder / _key(paths, digests, tokenizer, options, read_options)
         except OSError:  # a file that cannot be read: reading names all of them
             return _apart(make, paths)
         try:
@@ -123,7 +125,7 @@ class Store:
             logger.warning("data: encoded for this process alone, since %s cannot be written (%s)", self.folder, why)
             return _apart(make, paths)
 
-    def _found_or_made(self, entry: Path, make: Any, paths: Sequence[Path]) -> Stored:
+    def _found_or_made(self, entry: Path, make: Any, paths: Sequence[Path]) -> EncodedFiles:
         if entry.is_dir() and not self.refresh:
             try:
                 found, about = _load(entry, paths)
@@ -173,24 +175,30 @@ class Store:
         return list(self.folder.iterdir()) if self.folder and self.folder.is_dir() else []
 
 
-def key_of(paths: Sequence[Path], tokenizer: Tokenizer, policy: Policy, reading: Reading) -> str:
+def key_of(paths: Sequence[Path], tokenizer: Tokenizer, options: EncodingOptions, read_options: ReadOptions) -> str:
     """The name of an entry: a hash over everything that decides it; where the files lie does not."""
-    return _key(paths, [files.sha256_of(path) for path in paths], tokenizer, policy, reading)
+    return _key(paths, [files.sha256_of(path) for path in paths], tokenizer, options, read_options)
 
 
-def _key(paths: Sequence[Path], digests: Sequence[str], tokenizer: Tokenizer, policy: Policy, reading: Reading) -> str:
+def _key(
+    paths: Sequence[Path],
+    digests: Sequence[str],
+    tokenizer: Tokenizer,
+    options: EncodingOptions,
+    read_options: ReadOptions,
+) -> str:
     parts = [
         [[files.kind_of(path), digest] for path, digest in zip(paths, digests, strict=True)],
-        asdict(reading),
+        asdict(read_options),
         tokenizer.sha256(),
-        [policy.template.name, policy.template.identity()],
-        [policy.max_seq_length, policy.truncation, policy.parse_special_tokens],
+        [options.template.name, options.template.identity()],
+        [options.max_seq_length, options.truncation, options.parse_special_tokens],
         ENCODER_VERSION,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _apart(make: Any, paths: Sequence[Path]) -> Stored:
+def _apart(make: Any, paths: Sequence[Path]) -> EncodedFiles:
     # The maps stay valid when the files' names are gone.
     try:
         with tempfile.TemporaryDirectory(prefix="yangtuo-") as draft:
@@ -227,7 +235,7 @@ def _check_of(path: Path) -> list[Any]:
     return [size, digest.hexdigest()]
 
 
-def _load(entry: Path, paths: Sequence[Path]) -> tuple[Stored, Mapping[str, Any]]:
+def _load(entry: Path, paths: Sequence[Path]) -> tuple[EncodedFiles, Mapping[str, Any]]:
     about = json.loads((entry / "about.json").read_text(encoding="utf-8"))
     for name, check in about["checks"].items():
         if _check_of(entry / name) != check:
@@ -239,7 +247,7 @@ def _load(entry: Path, paths: Sequence[Path]) -> tuple[Stored, Mapping[str, Any]
         sources[i] = replace(source, unused=tuple(source.unused))
     dropped = [Dropped(names[number], *rest) for number, *rest in about["dropped"]]
     kept = {name: about[name] for name in ("num_bad", "reasons", "special", "checks")}
-    return Stored(examples_of(columns, names), sources, dropped, **kept), about
+    return EncodedFiles(examples_of(columns, names), sources, dropped, **kept), about
 
 
 def _column(path: Path, name: str) -> npt.NDArray[Any]:

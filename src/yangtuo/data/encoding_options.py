@@ -16,7 +16,7 @@ _OF_LENGTH = (TOO_LONG, NO_ROOM, NO_ANSWER_LEFT, NO_TURN_LEFT)
 
 
 @dataclass(frozen=True)
-class Policy:
+class EncodingOptions:
     """How records become ids: with the tokenizer, all that decides it."""
 
     template: Template
@@ -26,7 +26,7 @@ class Policy:
 
 
 def check_kept(
-    num_kept: int, num_read: int, dropped: Sequence[Dropped], reasons: Mapping[str, int], policy: Policy
+    num_kept: int, num_read: int, dropped: Sequence[Dropped], reasons: Mapping[str, int], options: EncodingOptions
 ) -> None:
     """Refuse data of which nothing is left, or of which nothing may be left out.
 
@@ -35,17 +35,17 @@ def check_kept(
         num_read: all rows.
         dropped: those without one, or the first of them.
         reasons: how many there are of each kind.
-        policy: what was to be done with rows that are too long.
+        options: what was to be done with rows that are too long.
 
     Raises:
         DataError: see `encoding.encode`.
     """
-    if policy.truncation is Truncation.ERROR:
+    if options.truncation is Truncation.ERROR:
         too_long = [
             str(one._replace(reason=one.reason.split(": ")[1])) for one in dropped if one.reason.startswith(TOO_LONG)
         ]
         if too_long:
-            raise DataError.of_problems(f"rows longer than --max_seq_length {policy.max_seq_length}", too_long)
+            raise DataError.of_problems(f"rows longer than --max_seq_length {options.max_seq_length}", too_long)
     if not num_kept:
         told = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
         advice = "; raise --max_seq_length" if any(reason in _OF_LENGTH for reason in reasons) else ""

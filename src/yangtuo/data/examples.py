@@ -12,7 +12,7 @@ from yangtuo.data.hashing import Hashes, hashes_of
 IGNORED_LABEL = -100  # the label that transformers and torch leave out of the loss
 
 
-class Fate(IntFlag):
+class RowOutcome(IntFlag):
     """What happened to a kept row on its way; several may have.
 
     `ANSWER_CUT`: shortened at a sentence end, with its end token; `ANSWER_CUT_OPEN`: without one near, and without it.
@@ -46,7 +46,7 @@ class Examples:
         paths: the files that rows come from.
         source_numbers: int32 [num_rows], index into `paths`.
         rows: int64 [num_rows], 0-based row number in its file.
-        fates: uint8 [num_rows], `Fate` of each row.
+        outcomes: uint8 [num_rows], `RowOutcome` of each row.
         hashes: uint64 [num_rows, 2], of each row and of its prompt, see `hashing`.
     """
 
@@ -59,7 +59,7 @@ class Examples:
     paths: tuple[str, ...]
     source_numbers: npt.NDArray[np.int32]
     rows: npt.NDArray[np.int64]
-    fates: npt.NDArray[np.uint8]
+    outcomes: npt.NDArray[np.uint8]
     hashes: Hashes
 
     @classmethod
@@ -81,7 +81,7 @@ class Examples:
             paths=(path,),
             source_numbers=np.zeros(len(ids), dtype=np.int32),
             rows=np.arange(len(ids)),
-            fates=np.zeros(len(ids), dtype=np.uint8),
+            outcomes=np.zeros(len(ids), dtype=np.uint8),
             hashes=hashes_of(tokens, trained, lengths),
         )
 
@@ -124,9 +124,9 @@ class Examples:
         """File and row of an example, for messages."""
         return f"{self.source(i)} row {self.rows[i]}"
 
-    def num_with(self, fate: Fate) -> int:
+    def num_with(self, outcome: RowOutcome) -> int:
         """Rows to which this happened."""
-        return int(np.count_nonzero(self.fates & fate))
+        return int(np.count_nonzero(self.outcomes & outcome))
 
     def ends_trained(self, end_ids: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Whether the last token with a loss of each row is an end token."""
@@ -138,5 +138,5 @@ class Examples:
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "Examples":
         """The chosen rows, in the order given."""
         chosen = np.asarray(indices, dtype=np.int64)
-        by_row = ("begins", "ends", "trained", "source_numbers", "rows", "fates", "hashes")
+        by_row = ("begins", "ends", "trained", "source_numbers", "rows", "outcomes", "hashes")
         return replace(self, **{name: getattr(self, name)[chosen] for name in by_row})

@@ -28,15 +28,15 @@ MaskFunction = Callable[[Any, Any, Any, Any], Any]
 
 
 @dataclass(frozen=True)
-class Seen:
+class LayerMask:
     """What a layer may see: a function (batch, head, query, key) -> bool of transformers, and its reach if bounded."""
 
     function: MaskFunction = causal_mask_function
-    reach: int | None = None
+    window: int | None = None
 
     def is_causal(self, length: int) -> bool:
         """Whether a row of that length is attended causally, without more."""
-        return self.function is causal_mask_function or (self.reach is not None and length <= self.reach)
+        return self.function is causal_mask_function or (self.window is not None and length <= self.window)
 
     def mask(self, length: int, device: torch.device) -> torch.Tensor | None:
         """Which key each query sees, bool [L, L], for rows of L tokens; None where plain causal attention is meant."""
@@ -46,12 +46,12 @@ class Seen:
         return torch.as_tensor(self.function(0, 0, places[:, None], places[None, :]), device=device)
 
 
-def seen_by(*, mask_function: MaskFunction, local_size: int | None = None, **kwargs: Any) -> Seen:
+def layer_mask(*, mask_function: MaskFunction, local_size: int | None = None, **kwargs: Any) -> LayerMask:
     """Hand a layer's mask over as the function it is: `prefix_shared_attention` asks it about places within a row.
 
     So windows and chunks, which models state by such functions, hold for every row as if it stood alone.
     """
-    return Seen(mask_function, local_size)
+    return LayerMask(mask_function, local_size)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def prefix_shared_attention(  # noqa: PLR0913  # transformers decides what it is
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: Seen | None,
+    attention_mask: LayerMask | None,
     *,
     tree: TreeRows,
     dropout: float = 0.0,
@@ -149,7 +149,7 @@ def prefix_shared_attention(  # noqa: PLR0913  # transformers decides what it is
         query: [1, H, T, D].
         key: [1, G, T, D]; H is a multiple of G.
         value: [1, G, T, E].
-        attention_mask: what the layer may see, as `seen_by` has handed it over.
+        attention_mask: what the layer may see, as `layer_mask` has handed it over.
         tree: the rows, given to the model's forward by `loss.weighted_sum`.
         dropout: probability for each attention weight.
         scaling: factor of the products; None for 1 / sqrt(D).
@@ -159,9 +159,9 @@ def prefix_shared_attention(  # noqa: PLR0913  # transformers decides what it is
     Returns:
         [1, T, H, E], and no attention weights.
     """
-    seen = attention_mask or Seen()
+    visible = attention_mask or LayerMask()
     by_cell = tuple(tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
-    is_plain = seen.is_causal(tree.longest) and not softcap and not dropout
+    is_plain = visible.is_causal(tree.longest) and not softcap and not dropout
     if is_plain and _has_varlen(query) and query.shape[-1] == value.shape[-1]:
         q, k, v = (tensor.index_select(0, tree.flat) for tensor in by_cell)
         result = varlen_attn(
@@ -175,7 +175,7 @@ def prefix_shared_attention(  # noqa: PLR0913  # transformers decides what it is
     parts = []
     for block in tree.blocks:
         q, k, v = (_rows_of(tensor, block.cells) for tensor in by_cell)
-        mask = seen.mask(q.shape[2], q.device)
+        mask = visible.mask(q.shape[2], q.device)
         if softcap:
             how = (softcap, q.shape[-1] ** -0.5 if scaling is None else scaling, dropout)
             result = _softcapped(q, k, v, mask, how)
@@ -223,4 +223,4 @@ def _softcapped(
 
 
 AttentionInterface.register(PREFIX_SHARED, prefix_shared_attention)
-AttentionMaskInterface.register(PREFIX_SHARED, seen_by)
+AttentionMaskInterface.register(PREFIX_SHARED, layer_mask)

@@ -8,15 +8,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import DefaultFlowCallback
 
 from yangtuo.engine.processes import largest
-from yangtuo.engine.progress import Screen
+from yangtuo.engine.progress import Progress
 from yangtuo.engine.signals import StopRequest
 from yangtuo.engine.steps import Steps
 
 
-class Hooks(TrainerCallback):  # type: ignore[misc]
+class Callbacks(TrainerCallback):  # type: ignore[misc]
     """The screen's begin and end, saving by the clock, stopping on a signal, and going on from a checkpoint."""
 
-    def __init__(self, screen: Screen, save_minutes: float, stop: StopRequest, act: Callable[[], None]):
+    def __init__(self, screen: Progress, save_minutes: float, stop: StopRequest, act: Callable[[], None]):
         """`act` evaluates and saves as the control says."""
         self._screen, self._save_seconds, self._stop, self._act = screen, save_minutes * 60, stop, act
         self._last_save = time.monotonic()

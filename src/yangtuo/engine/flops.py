@@ -13,7 +13,7 @@ from yangtuo.model.layer_values import values_of_layers
 
 
 @dataclass(frozen=True)
-class Work:
+class FlopCount:
     """Sizes that decide the arithmetic of a forward and backward with frozen weights.
 
     Attributes:
@@ -27,7 +27,7 @@ class Work:
     attention_width: int
 
     @classmethod
-    def of(cls, model: Any) -> "Work":
+    def of(cls, model: Any) -> "FlopCount":
         """Count in a causal language model of transformers, LoRA matrices left out."""
         text = model.config.get_text_config()
         blocks = model.get_decoder().named_parameters()

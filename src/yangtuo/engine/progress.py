@@ -33,7 +33,7 @@ class Logging:
         return next((n for n in range(before - 1, 0, -1) if self.is_due(n, steps_per_epoch, max_steps)), 0)
 
 
-class Screen:
+class Progress:
     """Progress of a run. `shown` is False on all ranks but one."""
 
     def __init__(self, *, shown: bool, bar: bool):
@@ -44,7 +44,7 @@ class Screen:
         self._last: dict[str, Any] = {}
         self._begin, self._first_step = time.monotonic(), 0
 
-    def __enter__(self) -> "Screen":
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *error: object) -> None:

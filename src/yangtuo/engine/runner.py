@@ -22,7 +22,7 @@ from yangtuo.errors import NonFiniteLossError, OutOfMemoryError
 
 
 @dataclass(frozen=True)
-class Place:
+class StepKey:
     """Where in a run a step is: its number from 1, the run's seed; dropout is seeded by both."""
 
     step: int
@@ -49,7 +49,7 @@ class StepRunner:
         # torchrun with one process has DDP around the model, which wants gradients as they are.
         self._embedding = sparse_embedding(loss.model) if kind == DistributedType.NO else None
 
-    def run(self, model: nn.Module, step: Step, place: Place) -> torch.Tensor | None:
+    def run(self, model: nn.Module, step: Step, place: StepKey) -> torch.Tensor | None:
         """Compute the step's gradients.
 
         Returns:
@@ -113,7 +113,7 @@ class StepRunner:
         batches = (batch for of_rank in step.plan.micro_batches for batch in of_rank)
         return max(int(self._planner.num_tokens[batch.rows].sum()) for batch in batches)
 
-    def _forward(self, model: nn.Module, step: Step, place: Place, i: int, *, is_last: bool) -> torch.Tensor:
+    def _forward(self, model: nn.Module, step: Step, place: StepKey, i: int, *, is_last: bool) -> torch.Tensor:
         """A micro-batch's part of the loss; engines average gradients over ranks, the step's sum is wanted."""
         accelerator = self._accelerator
         self._watchdog.progress(place.step, i)
@@ -146,7 +146,7 @@ class StepRunner:
             return is_so
         return bool(self._accelerator.reduce(torch.tensor(float(is_so), device=self._accelerator.device), "sum"))
 
-    def _check_divisible(self, step: Step, place: Place) -> None:
+    def _check_divisible(self, step: Step, place: StepKey) -> None:
         if not self.can_redo:
             raise self._cannot_redo(step, place)
         if all(len(batch.rows) == 1 for of_rank in step.plan.micro_batches for batch in of_rank):
@@ -155,13 +155,13 @@ class StepRunner:
                 "smaller --max_seq_length"
             )
 
-    def _cannot_redo(self, step: Step, place: Place) -> OutOfMemoryError:
+    def _cannot_redo(self, step: Step, place: StepKey) -> OutOfMemoryError:
         return OutOfMemoryError(
             f"step {place.step}: out of memory with at most {step.execution.max_cells} tokens a micro-batch, where "
             "this engine cannot redo a step; give a smaller --micro_batch_tokens"
         )
 
-    def _check_finite(self, losses: torch.Tensor, step: Step, place: Place) -> None:
+    def _check_finite(self, losses: torch.Tensor, step: Step, place: StepKey) -> None:
         """All ranks stop together, or none."""
         bad = ~torch.isfinite(losses)
         if not self._any_rank(bool(bad.any())):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from yangtuo.engine import checkpoint
 from yangtuo.engine.processes import from_rank_0, largest, share_tensors
-from yangtuo.engine.training_state import Access, OptimizerState, Tensors, gather_weights
+from yangtuo.engine.training_state import EngineState, OptimizerState, Tensors, gather_weights
 from yangtuo.errors import CheckpointError, YangtuoError
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
@@ -41,9 +41,9 @@ class Saver:
     writes: bool
     device: torch.device
 
-    def write_adapter(self, access: Access, folder: Path) -> None:
+    def write_adapter(self, engine_state: EngineState, folder: Path) -> None:
         """A PEFT folder, whole or not at all."""
-        weights = self._all_weights(access)
+        weights = self._all_weights(engine_state)
 
         def write() -> None:
             with checkpoint.written(folder, marked=False) as draft:
@@ -52,12 +52,18 @@ class Saver:
         self._on_writers(write)
 
     def write_checkpoint(
-        self, access: Access, folder: Path, position: dict[str, Any], trainer_state: str, *, with_optimizer: bool
+        self,
+        engine_state: EngineState,
+        folder: Path,
+        position: dict[str, Any],
+        trainer_state: str,
+        *,
+        with_optimizer: bool,
     ) -> None:
         """A complete checkpoint.
 
         Args:
-            access: to the engine.
+            engine_state: to the engine.
             folder: its place.
             position: JSON values that are kept for `read`.
             trainer_state: transformers' own state, as JSON.
@@ -66,8 +72,8 @@ class Saver:
         Raises:
             CheckpointError: it cannot be written; on all ranks.
         """
-        weights = self._all_weights(access)
-        state = access.optimizer(keeps=self.writes) if with_optimizer else OptimizerState({}, {})
+        weights = self._all_weights(engine_state)
+        state = engine_state.optimizer(on_this_rank=self.writes) if with_optimizer else OptimizerState({}, {})
 
         def write() -> None:
             sizes = [tensor.nbytes for tensors in (weights, state.tensors) for tensor in tensors.values()]
@@ -84,31 +90,31 @@ class Saver:
 
         self._on_writers(write)
 
-    def put_back(self, access: Access, folder: Path) -> dict[str, Any]:
+    def restore(self, engine_state: EngineState, folder: Path) -> dict[str, Any]:
         """Read a checkpoint, on rank 0, into the engine of all ranks; returns the position."""
-        self.put_back_weights(access, folder)
+        self.put_back_weights(engine_state, folder)
         position: dict[str, Any] = from_rank_0(lambda: checkpoint.read_position(folder))
         tensors = _on_rank_0(lambda: _load(folder / checkpoint.TENSORS))
-        access.put_optimizer(OptimizerState(share_tensors(tensors, self.device), position.pop("optimizer")))
+        engine_state.put_optimizer(OptimizerState(share_tensors(tensors, self.device), position.pop("optimizer")))
         return position
 
-    def put_back_weights(self, access: Access, folder: Path | None) -> None:
+    def put_back_weights(self, engine_state: EngineState, folder: Path | None) -> None:
         """The adapter in a folder only; None for zeros."""
         if folder is None:
             parameters = adapter_state.trained_parameters(self.adapter)
-            access.put_weights({name: torch.zeros(shape_of(p)) for name, p in parameters.items()})
+            engine_state.put_weights({name: torch.zeros(shape_of(p)) for name, p in parameters.items()})
             return
         names = adapter_state.names_of_keys(self.adapter)
 
         def read() -> Tensors:
             return adapter_state.from_file(self.adapter, _load(folder / WEIGHTS_FILE), names)
 
-        access.put_weights(share_tensors(_on_rank_0(read), self.device))
+        engine_state.put_weights(share_tensors(_on_rank_0(read), self.device))
 
-    def _all_weights(self, access: Access) -> Tensors:
+    def _all_weights(self, engine_state: EngineState) -> Tensors:
         reshard(self.adapter.model)
-        kept = gather_weights(adapter_state.kept_parameters(self.adapter), keeps=self.writes)
-        return access.weights(keeps=self.writes) | kept
+        kept = gather_weights(adapter_state.kept_parameters(self.adapter), on_this_rank=self.writes)
+        return engine_state.weights(on_this_rank=self.writes) | kept
 
     def _write_adapter(self, folder: Path, weights: Tensors) -> None:
         adapter_state.save(self.adapter, folder, self.asking, weights, self.provenance)

@@ -11,7 +11,7 @@ from yangtuo import output
 from yangtuo.errors import WriteError
 
 
-class Journal:
+class StepLog:
     """Appends to a run's log; every line is on its way to disk before the next step begins."""
 
     def __init__(self, path: Path, *, last_step: int = 0, num_evaluations: int | None = None, writes: bool = True):

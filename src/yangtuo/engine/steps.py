@@ -1,4 +1,4 @@
-"""A run's meaning, and its steps as one rank sees them: what the trainer is fed."""
+"""A run's recipe, and its steps as one rank sees them: what the trainer is fed."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from yangtuo.engine.planning import (
 
 
 @dataclass(frozen=True)
-class Meaning:
+class Recipe:
     """What is computed, whatever computes it.
 
     Attributes:
@@ -90,16 +90,16 @@ class Planner:
         self.row_weights = examples.total_weights()
         self.common = common_prefix(examples)
 
-    def step(self, rows: Rows, meaning: Meaning, execution: Execution) -> StepPlan:
+    def step(self, rows: Rows, recipe: Recipe, execution: Execution) -> StepPlan:
         """Plan a step of these rows."""
-        units_of, most = self._units_of(execution, meaning.shape.world_size)
-        return plan_step(rows, meaning.shape, self.row_weights, meaning.reduction, units_of, most)
+        units_of, most = self._units_of(execution, recipe.shape.world_size)
+        return plan_step(rows, recipe.shape, self.row_weights, recipe.reduction, units_of, most)
 
-    def evaluation(self, meaning: Meaning, execution: Execution) -> StepPlan:
+    def evaluation(self, recipe: Recipe, execution: Execution) -> StepPlan:
         """Plan an evaluation over all rows."""
-        units_of, most = self._units_of(execution, meaning.shape.world_size)
+        units_of, most = self._units_of(execution, recipe.shape.world_size)
         return plan_evaluation(
-            self.row_weights, meaning.eval_rows, meaning.shape.world_size, meaning.reduction, units_of, most
+            self.row_weights, recipe.eval_rows, recipe.shape.world_size, recipe.reduction, units_of, most
         )
 
     def lay_out(self, plan: StepPlan, rank: int, execution: Execution) -> Iterator[Layout]:
@@ -146,36 +146,36 @@ class Planner:
 class Steps(Dataset[Step]):
     """The steps of an epoch as one rank sees them; `epoch` and `execution` are set as the run goes on."""
 
-    def __init__(self, examples: Examples, meaning: Meaning, execution: Execution, rank: int):
+    def __init__(self, examples: Examples, recipe: Recipe, execution: Execution, rank: int):
         self.epoch, self.execution, self.planner = 0, execution, Planner(examples)
-        self._meaning, self._rank = meaning, rank
+        self._recipe, self._rank = recipe, rank
         self._order: tuple[int, Rows] = (-1, np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
-        return self._meaning.shape.num_steps(len(self._rows_of(epoch=0)), drop_last=self._meaning.drop_last)
+        return self._recipe.shape.num_steps(len(self._rows_of(epoch=0)), drop_last=self._recipe.drop_last)
 
     def __getitem__(self, number: int) -> Step:
         if self._order[0] != self.epoch:
             self._order = (self.epoch, self._ordered(self.epoch))
-        return self._lay_out(step_rows(self._order[1], number, self._meaning.shape))
+        return self._lay_out(step_rows(self._order[1], number, self._recipe.shape))
 
     def first_rows(self, num_steps: int) -> Rows:
         """The rows of the first steps, at most of one epoch, in their order."""
-        return self._ordered(0)[: min(num_steps, len(self)) * self._meaning.shape.rows_per_step]
+        return self._ordered(0)[: min(num_steps, len(self)) * self._recipe.shape.rows_per_step]
 
     def _ordered(self, epoch: int) -> Rows:
-        return epoch_order(self._rows_of(epoch), epoch, self._meaning.order_seed, self._meaning.order)
+        return epoch_order(self._rows_of(epoch), epoch, self._recipe.order_seed, self._recipe.order)
 
     def _rows_of(self, epoch: int) -> Rows:
-        examples, meaning = self.planner.examples, self._meaning
-        if meaning.mix is None:
+        examples, recipe = self.planner.examples, self._recipe
+        if recipe.mix is None:
             return np.arange(len(examples))
-        return mixing.rows_of_epoch(examples.source_numbers, meaning.mix, epoch, meaning.order_seed)
+        return mixing.rows_of_epoch(examples.source_numbers, recipe.mix, epoch, recipe.order_seed)
 
     def again(self, step: Step) -> Step:
         """The same step under the execution of now, where that is another."""
         return step if step.execution == self.execution else self._lay_out(step.plan.rows)
 
     def _lay_out(self, rows: Rows) -> Step:
-        plan = self.planner.step(rows, self._meaning, self.execution)
+        plan = self.planner.step(rows, self._recipe, self.execution)
         return Step(self.execution, plan, list(self.planner.lay_out(plan, self._rank, self.execution)))

@@ -28,19 +28,19 @@ from yangtuo.config.schema import LossReduction
 from yangtuo.data.examples import Examples
 from yangtuo.engine import checkpoint
 from yangtuo.engine.calibration import calibrate, can_measure
-from yangtuo.engine.callbacks import Hooks
-from yangtuo.engine.flops import Work, matmul_rate
+from yangtuo.engine.callbacks import Callbacks
+from yangtuo.engine.flops import FlopCount, matmul_rate
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, mean_loss
 from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.optimizer import loraplus
 from yangtuo.engine.probe import Shortcuts, choose_shortcuts, two_rows
 from yangtuo.engine.processes import from_rank_0
-from yangtuo.engine.run_context import Outlets
-from yangtuo.engine.runner import Place, StepRunner
+from yangtuo.engine.run_context import RunContext
+from yangtuo.engine.runner import StepKey, StepRunner
 from yangtuo.engine.saving import Saver
-from yangtuo.engine.steps import Execution, Meaning, Planner, Step, Steps
-from yangtuo.engine.training_state import Access, access_to, plain_values, schedule_for
+from yangtuo.engine.steps import Execution, Planner, Recipe, Step, Steps
+from yangtuo.engine.training_state import EngineState, engine_state_of, plain_values, schedule_for
 from yangtuo.errors import UsageError
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
@@ -66,38 +66,40 @@ class StepTrainer(Trainer):
     """Trainer whose batches are whole steps."""
 
     def __init__(
-        self, subject: Subject, meaning: Meaning, execution: Execution, outlets: Outlets, args: TrainingArguments
+        self, subject: Subject, recipe: Recipe, execution: Execution, context: RunContext, args: TrainingArguments
     ):
         """`execution.shares_prefixes` is a wish: the model is tried before the first step."""
-        self._steps = Steps(subject.train_set, meaning, execution, args.process_index)
+        self._steps = Steps(subject.train_set, recipe, execution, args.process_index)
         super().__init__(
             model=subject.adapter.model,
             args=args,
             train_dataset=self._steps,
             eval_dataset=subject.eval_set,
-            callbacks=[Hooks(outlets.screen, outlets.save_minutes, outlets.stop, self._evaluate_and_save)],
+            callbacks=[Callbacks(context.screen, context.save_minutes, context.stop, self._evaluate_and_save)],
         )
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        self._subject, self._meaning, self._out = subject, meaning, outlets
+        self._subject, self._recipe, self._out = subject, recipe, context
         self._step_begin = 0.0
         self._step: Step | None = None
         base = subject.adapter.model.get_base_model()
-        self._loss = SupervisedLoss(base, meaning.label_smoothing)
-        noise = EmbeddingNoise(base, meaning.neftune_noise_alpha)
-        self._runner = StepRunner(self.accelerator, self._loss, noise, self._steps.planner, outlets.watchdog)
+        self._loss = SupervisedLoss(base, recipe.label_smoothing)
+        noise = EmbeddingNoise(base, recipe.neftune_noise_alpha)
+        self._runner = StepRunner(self.accelerator, self._loss, noise, self._steps.planner, context.watchdog)
         self._eval_planner = None if subject.eval_set is None else Planner(subject.eval_set)
         self.shortcuts: Shortcuts | None = None  # once they are tried
         self.loss_at_start: float | None = None  # of `proof_rows`, before the first step
-        journal = outlets.journal
-        self._best, self._losses = from_rank_0(lambda: (journal.best_eval_loss, journal.losses))  # losses of all steps
+        step_log = context.step_log
+        self._best, self._losses = from_rank_0(
+            lambda: (step_log.best_eval_loss, step_log.losses)
+        )  # losses of all steps
         # At its end, transformers would delete the last checkpoint for this limit, before the adapter is saved.
         self._save_total_limit, args.save_total_limit = args.save_total_limit, None
         self._saver = Saver(subject.adapter, subject.asking, subject.provenance, args.should_save, args.device)
-        self._access: Access | None = None  # once there is an engine
-        self._goes_on_from: Path | None = None
+        self._engine_state: EngineState | None = None  # once there is an engine
+        self._resume_from: Path | None = None
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
-        self._work = Work.of(base)
+        self._flops = FlopCount.of(base)
         number_format = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
         self._peak_rate = matmul_rate(args.device, number_format)
 
@@ -107,14 +109,14 @@ class StepTrainer(Trainer):
         """Size of a checkpoint, estimated: float32 weights and, as AdamW has them, two moments of each."""
         return self._subject.adapter.num_trainable() * 4 * (1 if self.args.save_only_model else 3)
 
-    def run(self, goes_on_from: Path | None) -> dict[str, Any]:
+    def run(self, resume_from: Path | None) -> dict[str, Any]:
         """Train, from a checkpoint where one is given; returns the Trainer's metrics."""
-        self._goes_on_from = goes_on_from
-        if goes_on_from is None:
+        self._resume_from = resume_from
+        if resume_from is None:
             return dict(super().train().metrics)
         self.args.eval_on_start = False
         # The Trainer reads its own state from a folder; other machines may not have the checkpoint's.
-        text = from_rank_0(lambda: (goes_on_from / checkpoint.TRAINER_STATE).read_text(encoding="utf-8"))
+        text = from_rank_0(lambda: (resume_from / checkpoint.TRAINER_STATE).read_text(encoding="utf-8"))
         with tempfile.TemporaryDirectory() as folder:
             with output.named(folder):
                 (Path(folder) / checkpoint.TRAINER_STATE).write_text(text, encoding="utf-8")
@@ -123,16 +125,16 @@ class StepTrainer(Trainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Have the Trainer build the engine, and put a checkpoint back into it by our own way."""
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        self._access = self._new_access()
-        if self._goes_on_from is not None:
+        self._engine_state = self._new_access()
+        if self._resume_from is not None:
             if self.is_deepspeed_enabled:
                 self._runner.prime(self.model_wrapped, self.optimizer, two_rows(self._subject.train_set))
-            position = self._saver.put_back(self._access, self._goes_on_from)
+            position = self._saver.restore(self._engine_state, self._resume_from)
             self.loss_at_start = position["loss_at_start"]
             scheduler = self.lr_scheduler
             scheduler.load_state_dict(schedule_for(scheduler.state_dict(), position["scheduler"]))
             self.state.best_model_checkpoint = from_rank_0(lambda: self.state.best_model_checkpoint)
-            self._take_up(self._goes_on_from)
+            self._take_up(self._resume_from)
             before, now = f"{position['engine']} on {position['world_size']}", self._engine_and_size()
             if before != now:
                 logger.warning("engine: this run goes on with %s processes, before it was %s", now, before)
@@ -158,7 +160,7 @@ class StepTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The Trainer's, or LoRA+'s with its two learning rates."""
-        ratio = self._meaning.loraplus_lr_ratio
+        ratio = self._recipe.loraplus_lr_ratio
         if ratio is None:
             return super().create_optimizer(model)
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -168,9 +170,9 @@ class StepTrainer(Trainer):
     def _engine_and_size(self) -> str:
         return f"{self.accelerator.distributed_type.value} on {self.accelerator.num_processes}"
 
-    def _new_access(self) -> Access:
+    def _new_access(self) -> EngineState:
         parameters = adapter_state.trained_parameters(self._subject.adapter)
-        return access_to(self.accelerator, parameters, self.model_wrapped, self.optimizer)
+        return engine_state_of(self.accelerator, parameters, self.model_wrapped, self.optimizer)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: see `_prepare_for_training`."""
@@ -184,13 +186,13 @@ class StepTrainer(Trainer):
 
     def set_weights(self, folder: Path | None) -> None:
         """Put the adapter in a folder into the engine of all ranks; None for zeros."""
-        assert self._access is not None
-        self._saver.put_back_weights(self._access, folder)
+        assert self._engine_state is not None
+        self._saver.put_back_weights(self._engine_state, folder)
 
     def checksums(self) -> dict[str, int]:
         """Of the trained weights as the engine has them, in full precision."""
-        assert self._access is not None
-        weights = self._access.weights(keeps=self.args.process_index == 0)
+        assert self._engine_state is not None
+        weights = self._engine_state.weights(on_this_rank=self.args.process_index == 0)
         return dict(from_rank_0(lambda: adapter_state.checksums(weights)))
 
     # ---- what the Trainer asks for
@@ -214,11 +216,11 @@ class StepTrainer(Trainer):
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         """Rows of a step, for the Trainer's rates."""
-        return self._meaning.shape.rows_per_step
+        return self._recipe.shape.rows_per_step
 
     def floating_point_ops(self, inputs: dict[str, Step]) -> int:
         """What a step cannot do without, see `work`."""
-        return self._work.flop(inputs["step"].layouts)
+        return self._flops.flop(inputs["step"].layouts)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Step], num_items_in_batch: torch.Tensor | int | None = None
@@ -238,7 +240,7 @@ class StepTrainer(Trainer):
         model.train()
         if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimizers have two modes
             train()
-        place = Place(self.state.global_step + 1, self.args.seed)
+        place = StepKey(self.state.global_step + 1, self.args.seed)
         while True:
             self._step = self._steps.again(inputs["step"])
             loss = self._runner.run(model, self._step, place)
@@ -280,7 +282,7 @@ class StepTrainer(Trainer):
         planner = self._eval_planner
         if planner is None:
             raise UsageError("evaluation needs --validation_file or --validation_split_percentage")
-        mean = self._mean_loss(planner, self._meaning)
+        mean = self._mean_loss(planner, self._recipe)
         prefix = metric_key_prefix
         metrics = {
             f"{prefix}_loss": mean,
@@ -297,16 +299,16 @@ class StepTrainer(Trainer):
             self.save_model(str(Path(self.args.output_dir) / "best"), _internal_call=True)
         return metrics
 
-    def _mean_loss(self, planner: Planner, meaning: Meaning) -> float:
+    def _mean_loss(self, planner: Planner, recipe: Recipe) -> float:
         self._try_shortcuts(self.model_wrapped)
         execution = self._steps.execution
-        plan = planner.evaluation(meaning, execution)
+        plan = planner.evaluation(recipe, execution)
         layouts = map(self._alive, planner.lay_out(plan, self.args.process_index, execution))
         return mean_loss(self.model_wrapped, self._loss, layouts, plan.total_weight, self.accelerator)
 
     def loss_of(self, rows: Examples) -> float:
         """Mean over the tokens of some rows, in nats, by the engine as it is."""
-        return self._mean_loss(Planner(rows), replace(self._meaning, reduction=LossReduction.TOKEN))
+        return self._mean_loss(Planner(rows), replace(self._recipe, reduction=LossReduction.TOKEN))
 
     def proof_rows(self) -> Examples:
         """Some of the rows that the run trains on, the same at its start and its end."""
@@ -325,7 +327,7 @@ class StepTrainer(Trainer):
     # ---- saving and logging
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        assert self._access is not None
+        assert self._engine_state is not None
         self.store_flos()
         state, output_dir = self.state, Path(self.args.output_dir)
         folder = output_dir / f"checkpoint-{state.global_step}"
@@ -342,7 +344,7 @@ class StepTrainer(Trainer):
         }
         text = json.dumps(dataclasses.asdict(state), indent=2, sort_keys=True) + "\n"
         with_optimizer = not self.args.save_only_model
-        self._saver.write_checkpoint(self._access, folder, position, text, with_optimizer=with_optimizer)
+        self._saver.write_checkpoint(self._engine_state, folder, position, text, with_optimizer=with_optimizer)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
         self._prune(folder)
@@ -354,7 +356,7 @@ class StepTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The adapter as a PEFT folder with what asks it, whatever the engine; called by all ranks."""
-        self._saver.write_adapter(self._access or self._new_access(), Path(output_dir or self.args.output_dir))
+        self._saver.write_adapter(self._engine_state or self._new_access(), Path(output_dir or self.args.output_dir))
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -381,7 +383,7 @@ class StepTrainer(Trainer):
         sizes = self._steps.planner.sizes_of(self._step)
         rates = {
             "tokens_per_s": sizes["num_tokens"] / seconds,
-            "mfu": self._work.flop(self._step.layouts) / seconds / self._peak_rate,
+            "mfu": self._flops.flop(self._step.layouts) / seconds / self._peak_rate,
             "step_seconds": seconds,
         }
         self._losses.append(logs["loss"])

@@ -38,13 +38,16 @@ class OptimizerState:
     numbers: dict[str, Any]
 
 
-class Access(Protocol):
-    """How an engine is read and written; every process calls every method, only those with `keeps` get tensors."""
+class EngineState(Protocol):
+    """How an engine is read and written.
 
-    def weights(self, *, keeps: bool) -> Tensors:
+    Every process calls every method; only those with `on_this_rank` get tensors.
+    """
+
+    def weights(self, *, on_this_rank: bool) -> Tensors:
         """Trained weights by parameter name, whole, float32, in main memory."""
 
-    def optimizer(self, *, keeps: bool) -> OptimizerState:
+    def optimizer(self, *, on_this_rank: bool) -> OptimizerState:
         """The optimizer's state, whole, in main memory."""
 
     def put_weights(self, weights: Tensors) -> None:
@@ -54,38 +57,38 @@ class Access(Protocol):
         """The opposite; every process has all of it."""
 
 
-def access_to(
+def engine_state_of(
     accelerator: Accelerator, parameters: Mapping[str, nn.Parameter], model: Any, optimizer: Any
-) -> "PlainAccess | DeepSpeedAccess":
+) -> "PlainEngineState | DeepSpeedEngineState":
     """The access to the engine that accelerate has put around model and optimizer."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return DeepSpeedAccess(parameters, model)
-    return PlainAccess(parameters, optimizer, accelerator.scaler)
+        return DeepSpeedEngineState(parameters, model)
+    return PlainEngineState(parameters, optimizer, accelerator.scaler)
 
 
-def gather_weights(parameters: Mapping[str, torch.Tensor], *, keeps: bool) -> Tensors:
-    """Whole copies in main memory, where `keeps`."""
+def gather_weights(parameters: Mapping[str, torch.Tensor], *, on_this_rank: bool) -> Tensors:
+    """Whole copies in main memory, where `on_this_rank`."""
     result = {}
     for name, parameter in parameters.items():
         value = whole(parameter)
-        if keeps:
+        if on_this_rank:
             result[name] = value.to("cpu", copy=True)
     return result
 
 
-class PlainAccess:
+class PlainEngineState:
     """One process, DDP, FSDP2: a torch optimizer over the parameters themselves, which may be DTensors."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: Any, scaler: Any = None):
         """`scaler` is torch's GradScaler, where one is used."""
         self._parameters, self._optimizer, self._scaler = parameters, optimizer, scaler
 
-    def weights(self, *, keeps: bool) -> Tensors:
-        """See `Access`."""
-        return gather_weights(self._parameters, keeps=keeps)
+    def weights(self, *, on_this_rank: bool) -> Tensors:
+        """See `EngineState`."""
+        return gather_weights(self._parameters, on_this_rank=on_this_rank)
 
-    def optimizer(self, *, keeps: bool) -> OptimizerState:
-        """See `Access`.
+    def optimizer(self, *, on_this_rank: bool) -> OptimizerState:
+        """See `EngineState`.
 
         Raises:
             CheckpointError: the optimizer keeps something that is neither tensor nor number.
@@ -96,7 +99,7 @@ class PlainAccess:
         for i, state in kept["state"].items():
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):
-                    tensors |= gather_weights({f"{names[i]}/{key}": value}, keeps=keeps)
+                    tensors |= gather_weights({f"{names[i]}/{key}": value}, on_this_rank=on_this_rank)
                 elif _is_plain(value):
                     values[f"{names[i]}/{key}"] = value
                 else:
@@ -109,13 +112,13 @@ class PlainAccess:
         return OptimizerState(tensors, {"values": values, "groups": groups, "scaler": scaler})
 
     def put_weights(self, weights: Tensors) -> None:
-        """See `Access`."""
+        """See `EngineState`."""
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(_like(weights[name], parameter))
 
     def put_optimizer(self, state: OptimizerState) -> None:
-        """See `Access`."""
+        """See `EngineState`."""
         kept, of_parameter = self._optimizer.state_dict(), _by_parameter(state)
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         kept["state"] = {
@@ -134,21 +137,21 @@ class PlainAccess:
         return [name_of[id(p)] for group in self._optimizer.param_groups for p in group["params"]]
 
 
-class DeepSpeedAccess:
+class DeepSpeedEngineState:
     """ZeRO: float32 masters and moments lie in flat, divided buffers, reached by DeepSpeed's own functions."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], engine: Any):
         self._parameters, self._engine = parameters, engine
 
-    def weights(self, *, keeps: bool) -> Tensors:
-        """See `Access`; the float32 masters."""
-        return self._gather([None], keeps=keeps)
+    def weights(self, *, on_this_rank: bool) -> Tensors:
+        """See `EngineState`; the float32 masters."""
+        return self._gather([None], on_this_rank=on_this_rank)
 
-    def optimizer(self, *, keeps: bool) -> OptimizerState:
-        """See `Access`."""
+    def optimizer(self, *, on_this_rank: bool) -> OptimizerState:
+        """See `EngineState`."""
         self._link()
-        tensors = self._gather(self._divided(), keeps=keeps)
-        if keeps:
+        tensors = self._gather(self._divided(), on_this_rank=on_this_rank)
+        if on_this_rank:
             shared = {key: value for key, value in self._example().items() if key not in self._divided()}
             tensors |= {
                 f"{name}/{key}": torch.as_tensor(value, dtype=torch.float32).to("cpu", copy=True)
@@ -160,7 +163,7 @@ class DeepSpeedAccess:
         return OptimizerState(tensors, {"values": {}, "groups": groups, "scaler": scaler})
 
     def put_weights(self, weights: Tensors) -> None:
-        """See `Access`."""
+        """See `EngineState`."""
         from deepspeed.utils import safe_set_full_fp32_param
 
         for name, parameter in self._parameters.items():
@@ -170,7 +173,7 @@ class DeepSpeedAccess:
             safe_set_full_fp32_param(parameter, value)
 
     def put_optimizer(self, state: OptimizerState) -> None:
-        """See `Access`; the optimizer has taken a step before, or there is nothing to put moments into."""
+        """See `EngineState`; the optimizer has taken a step before, or there is nothing to put moments into."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
         self._link()
@@ -189,7 +192,7 @@ class DeepSpeedAccess:
             if hasattr(scaler, key):
                 setattr(scaler, key, value)
 
-    def _gather(self, keys: Iterable[str | None], *, keeps: bool) -> Tensors:
+    def _gather(self, keys: Iterable[str | None], *, on_this_rank: bool) -> Tensors:
         """Tensors with an element for each weight; key None for the weights themselves."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
@@ -200,7 +203,7 @@ class DeepSpeedAccess:
                     value = safe_get_full_fp32_param(parameter)
                 else:
                     value = safe_get_full_optimizer_state(parameter, key)
-                if keeps:
+                if on_this_rank:
                     result[f"{name}/{key}" if key else name] = value.to("cpu", copy=True).view(shape_of(parameter))
         return result
 

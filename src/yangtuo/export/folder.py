@@ -177,7 +177,7 @@ def _provenance_of(job: Job, base: Path, name: Path, config: PreTrainedConfig, a
     }
 
 
-def _prove(job: Job, chain: edits.Chain, draft: Path) -> None:
+def _prove(job: Job, chain: edits.WeightEdits, draft: Path) -> None:
     try:
         new_base, config = make.reopened(draft / BASE_FOLDER)
         saved = adapter_files.read(str(draft / ADAPTER_FOLDER), is_optional=False)

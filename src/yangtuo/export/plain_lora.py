@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from yangtuo import output
 from yangtuo.errors import AdapterError, WriteError
-from yangtuo.merge.edits import Chain, LowRank, Shift
+from yangtuo.merge.edits import BiasDelta, LowRank, WeightEdits
 from yangtuo.merge.plan import Plan, Step
 from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, WEIGHTS_FILE, to_text
 
@@ -35,13 +35,13 @@ class PlainLora:
     tensors: Mapping[str, torch.Tensor]
 
 
-def base_of(plan: Plan) -> Chain:
+def base_of(plan: Plan) -> WeightEdits:
     """What becomes of the base's tensors without the last adapter's LoRA matrices."""
     edits = {}
     for name, done in plan.chain.edits.items():
         num_last = len(plan.last.edits.get(name, ()))
         before, last = done[: len(done) - num_last], done[len(done) - num_last :]
-        kept = (*before, *(edit for edit in last if not isinstance(edit, LowRank | Shift)))
+        kept = (*before, *(edit for edit in last if not isinstance(edit, LowRank | BiasDelta)))
         if kept:
             edits[name] = kept
     return replace(plan.chain, edits=edits)

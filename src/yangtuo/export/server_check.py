@@ -22,7 +22,7 @@ from yangtuo.export.servers import Ollama, Reply, Server
 _NEAR = 12  # characters shown on each side of a difference
 
 
-class Fate(StrEnum):
+class Match(StrEnum):
     """How a prompt or an answer compares."""
 
     SAME = "same"
@@ -37,9 +37,9 @@ class Compared:
     """A prompt that was asked: how its ids and the answer compare, and what differs first."""
 
     messages: list[dict[str, str]]
-    prompt: Fate
+    prompt: Match
     prompt_detail: str
-    answer: Fate
+    answer: Match
     answer_detail: str
 
 
@@ -85,37 +85,37 @@ class Reference:
 def compared(prompt: Prompt, reply: Reply, tokenizer: Tokenizer, reference: Reference | None) -> Compared:
     """What a server made of a prompt, beside what training makes of it."""
     if reply.refusal:
-        return Compared(prompt.messages, Fate.DIFFERS, f"refused: {reply.refusal}", Fate.NOT_TOLD, "")
-    fate, detail = compare_prompt(prompt, reply, tokenizer)
-    answer, answer_detail = Fate.NOT_TOLD, ""
+        return Compared(prompt.messages, Match.DIFFERS, f"refused: {reply.refusal}", Match.NOT_TOLD, "")
+    match, detail = compare_prompt(prompt, reply, tokenizer)
+    answer, answer_detail = Match.NOT_TOLD, ""
     if reference and reply.text is not None:
         # Of a prompt that the server reads in one piece, the answer to that; else the weights would seem to differ.
-        expected, is_cut = reference.answer(prompt.whole if fate is Fate.ONE_PIECE else prompt.ids)
+        expected, is_cut = reference.answer(prompt.whole if match is Match.ONE_PIECE else prompt.ids)
         answer, answer_detail = compare_text(expected, reply.text, is_cut=is_cut)
-    return Compared(prompt.messages, fate, detail, answer, answer_detail)
+    return Compared(prompt.messages, match, detail, answer, answer_detail)
 
 
-def compare_prompt(prompt: Prompt, reply: Reply, tokenizer: Tokenizer) -> tuple[Fate, str]:
+def compare_prompt(prompt: Prompt, reply: Reply, tokenizer: Tokenizer) -> tuple[Match, str]:
     """How the server's prompt compares, by ids where they are told, else by text and number; what differs first."""
     found, num = reply.prompt_ids, reply.num_prompt_tokens
-    same = Fate.SAME if prompt.whole == prompt.ids else Fate.ONE_PIECE
+    same = Match.SAME if prompt.whole == prompt.ids else Match.ONE_PIECE
     if found is not None:
         if found in (prompt.ids, prompt.whole):
-            return Fate.SAME if found == prompt.ids else same, f"{len(found)} tokens"
+            return Match.SAME if found == prompt.ids else same, f"{len(found)} tokens"
         # What a server tokenises in one piece is another text: the first difference to training says nothing then.
-        return Fate.DIFFERS, _first_id(prompt.whole, found, tokenizer)
+        return Match.DIFFERS, _first_id(prompt.whole, found, tokenizer)
     if reply.prompt_text is not None and reply.prompt_text != prompt.text:
-        return Fate.DIFFERS, _first_character(prompt.text, reply.prompt_text)
+        return Match.DIFFERS, _first_character(prompt.text, reply.prompt_text)
     if num is None:
-        return (Fate.NOT_TOLD, "") if reply.prompt_text is None else (same, "the same text")
+        return (Match.NOT_TOLD, "") if reply.prompt_text is None else (same, "the same text")
     if num != len(prompt.whole):
-        return Fate.DIFFERS, f"{num} tokens, expected {len(prompt.whole)}"
-    return Fate.SAME_NUMBER if same is Fate.SAME else same, f"{num} tokens" + (
+        return Match.DIFFERS, f"{num} tokens, expected {len(prompt.whole)}"
+    return Match.SAME_NUMBER if same is Match.SAME else same, f"{num} tokens" + (
         ", the same text" if reply.prompt_text else ""
     )
 
 
-def compare_text(expected: str, found: str, *, is_cut: bool) -> tuple[Fate, str]:
+def compare_text(expected: str, found: str, *, is_cut: bool) -> tuple[Match, str]:
     """How answers compare, blanks at the ends aside.
 
     Where an answer `is_cut`, the cut may have gone through a character's bytes: some servers leave such a character
@@ -128,7 +128,7 @@ def compare_text(expected: str, found: str, *, is_cut: bool) -> tuple[Fate, str]
         is_same = longer.startswith(shorter) and len(longer) <= len(shorter) + 1
     else:
         is_same = expected == found
-    return (Fate.SAME, "") if is_same else (Fate.DIFFERS, _first_character(expected, found))
+    return (Match.SAME, "") if is_same else (Match.DIFFERS, _first_character(expected, found))
 
 
 def _first_id(expected: Sequence[int], found: Sequence[int], tokenizer: Tokenizer) -> str:
@@ -163,14 +163,14 @@ def notes(
     """What a user should know beside the comparison."""
     yield from left_out
     prompts = [row.prompt for row in rows]
-    if num := prompts.count(Fate.ONE_PIECE):
+    if num := prompts.count(Match.ONE_PIECE):
         yield (
             f"{num} dialogues: the server tokenises a past answer together with what stands around it, training apart; "
             "no server that takes text can do otherwise, and single questions are not touched"
         )
-    if prompts.count(Fate.SAME_NUMBER) and server.kind == "openai":
+    if prompts.count(Match.SAME_NUMBER) and server.kind == "openai":
         yield "the server tells how many tokens a prompt has, not which"
-    if Fate.DIFFERS in prompts and isinstance(server, Ollama) and (given := server.template()) is not None:
+    if Match.DIFFERS in prompts and isinstance(server, Ollama) and (given := server.template()) is not None:
         from yangtuo.model.serving import modelfile_of
 
         try:
@@ -180,7 +180,7 @@ def notes(
         else:
             if not is_ours:
                 yield "the model on the server has another TEMPLATE than the Modelfile of this folder; create it again"
-    if Fate.DIFFERS not in prompts and any(row.answer is Fate.DIFFERS for row in rows):
+    if Match.DIFFERS not in prompts and any(row.answer is Match.DIFFERS for row in rows):
         yield (
             "the prompts are right and answers differ: other weights, a quantisation, another number format, or "
             "near ties that rounding decides"

@@ -12,13 +12,13 @@ from yangtuo import output
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template, TemplateFault
 from yangtuo.errors import DataError, UsageError
-from yangtuo.inference.generate import Answer, Speaker
+from yangtuo.inference.generate import Answer, Generator
 
 LEFT_OUT = "the dialogue is longer than the model has room for: its oldest part is no longer shown to it"
 _REASONED = "</think>"
 
 
-class Said(NamedTuple):
+class Exchange(NamedTuple):
     """A question and its answer; `is_whole` where the model itself came to an end."""
 
     question: str
@@ -42,25 +42,25 @@ class Dialogue:
 
     def __init__(self, system: str | None = None):
         self.system = system
-        self.said: list[Said] = []
+        self.exchanges: list[Exchange] = []
         self.num_left_out = 0
 
     def clear(self) -> None:
         """Begin anew, with the same system prompt."""
-        self.said.clear()
+        self.exchanges.clear()
         self.num_left_out = 0
 
-    def undo(self) -> Said | None:
+    def undo(self) -> Exchange | None:
         """Take the last question and its answer back; None where there is none."""
-        last = self.said.pop() if self.said else None
-        self.num_left_out = min(self.num_left_out, len(self.said))
+        last = self.exchanges.pop() if self.exchanges else None
+        self.num_left_out = min(self.num_left_out, len(self.exchanges))
         return last
 
     def turns(self, question: str) -> list[Turn]:
         """What the model is shown, the question last."""
         turns = [] if self.system is None else [Turn("system", self.system, trained=False)]
-        for said in filter(attrgetter("is_answered"), self.said[self.num_left_out :]):
-            turns += [Turn("user", said.question, trained=False), Turn("assistant", said.answer, trained=False)]
+        for one in filter(attrgetter("is_answered"), self.exchanges[self.num_left_out :]):
+            turns += [Turn("user", one.question, trained=False), Turn("assistant", one.answer, trained=False)]
         return [*turns, Turn("user", question, trained=False)]
 
     def fit(self, question: str, prompt_of: Callable[[Sequence[Turn]], list[int]], room: int | None) -> list[int]:
@@ -71,7 +71,7 @@ class Dialogue:
         """
         prompt = prompt_of(self.turns(question))
         while room is not None and len(prompt) > room:
-            if self.num_left_out == len(self.said):
+            if self.num_left_out == len(self.exchanges):
                 raise DataError(
                     f"the question makes a prompt of {len(prompt):,} tokens; beside an answer, the model has room for "
                     f"{room:,} (--max_new_tokens is the answer's part)"
@@ -86,13 +86,13 @@ class Dialogue:
         Raises:
             UsageError: no answer could be trained.
         """
-        if not any(said.is_whole for said in self.said):
+        if not any(one.is_whole for one in self.exchanges):
             raise UsageError("there is no whole answer yet that could be trained on")
         messages: list[dict[str, Any]] = [] if self.system is None else [{"role": "system", "content": self.system}]
-        for said in filter(attrgetter("is_answered"), self.said):
-            messages.append({"role": "user", "content": said.question})
-            mark = {} if said.is_whole else {"train": False}
-            messages.append({"role": "assistant", "content": said.answer, **mark})
+        for one in filter(attrgetter("is_answered"), self.exchanges):
+            messages.append({"role": "user", "content": one.question})
+            mark = {} if one.is_whole else {"train": False}
+            messages.append({"role": "assistant", "content": one.answer, **mark})
         return {"messages": messages}
 
 
@@ -127,7 +127,7 @@ def save_row(path: Path, row: dict[str, Any]) -> int:
     return len(rows)
 
 
-class Partner:
+class ChatSession:
     """A model to talk to, with the dialogue that was had with it.
 
     Attributes:
@@ -135,9 +135,9 @@ class Partner:
         dialogue: had with it.
     """
 
-    def __init__(self, name: str, speaker: Speaker, template: Template, room: int | None, system: str | None):
+    def __init__(self, name: str, generator: Generator, template: Template, room: int | None, system: str | None):
         self.name, self.dialogue = name, Dialogue()
-        self._speaker, self._template, self._room = speaker, template, room
+        self._generator, self._template, self._room = generator, template, room
         self.take_system(system)
 
     def take_system(self, system: str | None) -> None:
@@ -150,17 +150,17 @@ class Partner:
 
         Raises:
             DataError: the template cannot render it, or it is too long.
-            RunFailure: see `Speaker.answer`.
+            RunFailure: see `Generator.answer`.
         """
-        prompt = self.dialogue.fit(question, self._speaker.prompt, self._room)
-        answer = self._speaker.answer(prompt, tell, keeps_interrupted=keeps_interrupted)
-        self.dialogue.said.append(Said(question, self._remembered(question, answer.text), answer.is_whole))
+        prompt = self.dialogue.fit(question, self._generator.prompt, self._room)
+        answer = self._generator.answer(prompt, tell, keeps_interrupted=keeps_interrupted)
+        self.dialogue.exchanges.append(Exchange(question, self._remembered(question, answer.text), answer.is_whole))
         return answer
 
     def start_over(self) -> None:
         """As if nothing had been said, draws included."""
         self.dialogue.clear()
-        self._speaker.reseed()
+        self._generator.reseed()
 
     def _remembered(self, question: str, answer: str) -> str:
         """The answer as it will be shown; templates of models that reason leave the reasoning of earlier turns out."""

@@ -21,7 +21,7 @@ from yangtuo.data.encoding import end_id, prompt_ids
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.errors import RunFailure
-from yangtuo.inference.load import Voice
+from yangtuo.inference.load import LoadedModel
 from yangtuo.inference.streaming import GrowingText
 from yangtuo.model import generation_config
 
@@ -103,19 +103,19 @@ class Answer:
     seconds: float
 
 
-class Speaker:
+class Generator:
     """Answers one dialogue after the other with one voice.
 
     What a prompt has in common with the last one is not computed again.
     """
 
-    def __init__(self, voice: Voice, template: Template, sampling: Sampling):
-        self._voice, self._template, self._sampling = voice, template, sampling
-        end = end_id(voice.tokenizer, template)
-        self._ends = {end, voice.tokenizer.eos_id}
-        self._device = voice.model.get_input_embeddings().weight.device
+    def __init__(self, loaded: LoadedModel, template: Template, sampling: Sampling):
+        self._loaded, self._template, self._sampling = loaded, template, sampling
+        end = end_id(loaded.tokenizer, template)
+        self._ends = {end, loaded.tokenizer.eos_id}
+        self._device = loaded.model.get_input_embeddings().weight.device
         # Without it, a prompt's logits for the whole vocabulary exist at once.
-        takes = inspect.signature(voice.model.forward).parameters
+        takes = inspect.signature(loaded.model.forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         self._cache: Any = None
         self._cached: list[int] = []  # the tokens whose keys and values are in the cache
@@ -132,7 +132,7 @@ class Speaker:
         Raises:
             DataError: the template cannot render the dialogue.
         """
-        return prompt_ids(self._voice.tokenizer, self._template, turns)
+        return prompt_ids(self._loaded.tokenizer, self._template, turns)
 
     def answer_question(self, question: str) -> str:
         """The answer to a question of its own, blanks at its ends cut off."""
@@ -149,13 +149,13 @@ class Speaker:
             RunFailure: the model computes no numbers.
         """
         began, num_tokens = time.perf_counter(), 0
-        text, stopped_by, is_whole = GrowingText(self._voice.tokenizer), MAX_NEW_TOKENS, False
+        text, stopped_by, is_whole = GrowingText(self._loaded.tokenizer), MAX_NEW_TOKENS, False
         try:
-            with self._voice.in_place():
+            with self._loaded.in_place():
                 for token in self._tokens(prompt):
                     num_tokens += 1
                     if token in self._ends:
-                        stopped_by, is_whole = self._voice.tokenizer.name_of(token) or f"token {token}", True
+                        stopped_by, is_whole = self._loaded.tokenizer.name_of(token) or f"token {token}", True
                         break
                     if piece := text.push(token):
                         tell(piece)
@@ -175,10 +175,10 @@ class Speaker:
         for _ in range(self._sampling.max_new_tokens):
             new = torch.tensor([ids[len(self._cached) :]], device=self._device)
             with torch.inference_mode():
-                output = self._voice.model(
+                output = self._loaded.model(
                     input_ids=new, past_key_values=self._cache, use_cache=True, **self._last_only
                 )
-                token = self._choose(output.logits[:, -1, : self._voice.num_rows].float(), ids)
+                token = self._choose(output.logits[:, -1, : self._loaded.num_rows].float(), ids)
             self._cache, self._cached = output.past_key_values, list(ids)
             ids.append(token)
             yield token

@@ -55,7 +55,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Voice:
+class LoadedModel:
     """A model that can be asked.
 
     Attributes:
@@ -86,8 +86,8 @@ class Opened:
     places: Places
     config: PreTrainedConfig
     template: Template
-    voice: Voice
-    base_voice: Voice | None
+    loaded: LoadedModel
+    loaded_base: LoadedModel | None
 
     @property
     def num_positions(self) -> int | None:
@@ -219,7 +219,7 @@ def open_model(
     num_rows = _num_rows(loaded)
     if saved is None:
         known = min(num_rows - num_new, tokenizer.num_tokens)
-        return Opened(places, config, chosen, Voice(_ready(loaded, dtype, hardware), tokenizer, known), None)
+        return Opened(places, config, chosen, LoadedModel(_ready(loaded, dtype, hardware), tokenizer, known), None)
     if num_new and not saved.holds_more_than_lora:
         logger.warning("vocabulary: the adapter brings no weights for the %d rows added", num_new)
     replaced = [weight for weight in _embeddings(loaded) if saved.holds_more_than_lora]
@@ -235,26 +235,26 @@ def open_model(
         places,
         config,
         chosen,
-        Voice(inner, tokenizer, min(num_rows, tokenizer.num_tokens)),
-        Voice(
+        LoadedModel(inner, tokenizer, min(num_rows, tokenizer.num_tokens)),
+        LoadedModel(
             inner, of_base, min(num_rows - num_new, of_base.num_tokens), functools.partial(_base_alone, ready, swaps)
         ),
     )
 
 
-def open_base(folder: Path, model: ModelArguments, tuned: Opened, hardware: Hardware) -> Voice:
+def open_base(folder: Path, model: ModelArguments, tuned: Opened, hardware: Hardware) -> LoadedModel:
     """The base of a merged model, in memory of its own, asked in the merged model's template.
 
     Raises:
         UserError: it cannot be used.
     """
     config = base.read_config(folder, trust_remote_code=model.trust_remote_code)
-    tokenizer = tuned.voice.tokenizer
+    tokenizer = tuned.loaded.tokenizer
     if config.get_text_config().vocab_size < tokenizer.num_tokens:
         tokenizer = _tokenizer_of_base(folder, tuned.template, tokenizer)
     loaded, dtype, num_new = _load(folder, config, model, tokenizer, hardware)
     known = min(_num_rows(loaded) - num_new, tokenizer.num_tokens)
-    return Voice(_ready(loaded, dtype, hardware), tokenizer, known)
+    return LoadedModel(_ready(loaded, dtype, hardware), tokenizer, known)
 
 
 def _load(

@@ -46,7 +46,7 @@ class LowRank:
 
 
 @dataclass(frozen=True)
-class Shift:
+class BiasDelta:
     """bias + scale * value: the bias of PEFT's lora_B."""
 
     value: torch.Tensor
@@ -58,7 +58,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Whole:
+class Replace:
     """The adapter's own copy in place of the weight."""
 
     value: torch.Tensor
@@ -69,7 +69,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ReplaceRows:
     """The adapter's own rows in place of some."""
 
     indices: tuple[int, ...]
@@ -92,12 +92,12 @@ class Grow:
         return torch.cat([weight, new])
 
 
-Edit = LowRank | Shift | Whole | Rows | Grow
+Edit = LowRank | BiasDelta | Replace | ReplaceRows | Grow
 
 
 def fold(weight: torch.Tensor, edits: Sequence[Edit]) -> torch.Tensor:
     """The weight after all edits, float32. Not to be written to: it may be the one given, or the adapter's."""
-    last_whole = max((i for i, edit in enumerate(edits) if isinstance(edit, Whole)), default=None)
+    last_whole = max((i for i, edit in enumerate(edits) if isinstance(edit, Replace)), default=None)
     if last_whole is not None:  # nothing before it is left
         whole = edits[last_whole]
         weight, edits = whole.apply(weight), edits[last_whole + 1 :]
@@ -113,7 +113,7 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class Chain:
+class WeightEdits:
     """What the tensors of a base become after some adapters.
 
     Attributes:
@@ -160,7 +160,12 @@ class Written:
 
 
 def write(
-    base: WeightFiles, chain: Chain, folder: Path, dtype: torch.dtype | None, *, most_bytes: int = MOST_SHARD_BYTES
+    base: WeightFiles,
+    chain: WeightEdits,
+    folder: Path,
+    dtype: torch.dtype | None,
+    *,
+    most_bytes: int = MOST_SHARD_BYTES,
 ) -> Written:
     """Stream the base through the chain into safetensors files; one tensor is in memory at a time.
 

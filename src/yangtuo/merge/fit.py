@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError
-from yangtuo.merge.edits import Chain, is_finite
+from yangtuo.merge.edits import WeightEdits, is_finite
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.adapter_names import PREFIX
 
@@ -28,7 +28,7 @@ class Allowed:
     partial: bool = False
 
 
-def rows_after(saved: SavedAdapter, chain: Chain, allowed: Allowed) -> int:
+def rows_after(saved: SavedAdapter, chain: WeightEdits, allowed: Allowed) -> int:
     """Rows of the vocabulary once this adapter is in.
 
     Raises:

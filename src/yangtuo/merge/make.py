@@ -97,7 +97,7 @@ def _card(job: Job, base_name: str) -> str:
     ).decode()
 
 
-def write_small_files(job: Job, draft: Path, chain: edits.Chain, hashes: Sequence[str]) -> None:
+def write_small_files(job: Job, draft: Path, chain: edits.WeightEdits, hashes: Sequence[str]) -> None:
     """config.json with what has changed and what is merged in, generation_config.json, the tokenizer."""
     config = json.loads((job.folder / "config.json").read_text(encoding="utf-8"))
     config["vocab_size"] = chain.num_rows

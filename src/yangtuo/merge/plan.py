@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from yangtuo.errors import AdapterError, ModelError
-from yangtuo.merge.edits import Chain, Edit, Grow, LowRank, Rows, Shift, Whole
+from yangtuo.merge.edits import BiasDelta, Edit, Grow, LowRank, Replace, ReplaceRows, WeightEdits
 from yangtuo.merge.fit import Allowed, check_kind, rows_after
 from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal
 from yangtuo.model.adapter_files import SavedAdapter, check_fit
@@ -54,9 +54,9 @@ class Step:
 class Plan:
     """`before`: the chain without the last adapter. `last`: that adapter. `chain`: with it."""
 
-    before: Chain
+    before: WeightEdits
     last: Step
-    chain: Chain
+    chain: WeightEdits
 
 
 def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -65,7 +65,7 @@ def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
-def start(base: WeightFiles, config: PreTrainedConfig) -> Chain:
+def start(base: WeightFiles, config: PreTrainedConfig) -> WeightEdits:
     """The chain of no adapter.
 
     Raises:
@@ -101,7 +101,7 @@ def start(base: WeightFiles, config: PreTrainedConfig) -> Chain:
     if problems:
         raise ModelError.of_problems(f"{base.folder}: weights and config.json differ", problems, shown=6)
     sources = {name: name for name in base.specs if not (is_tied and name == head)}
-    return Chain(sources, {}, needed[embedding][0], embedding, head, is_tied)
+    return WeightEdits(sources, {}, needed[embedding][0], embedding, head, is_tied)
 
 
 def plan(base: WeightFiles, config: PreTrainedConfig, adapters: Sequence[SavedAdapter], allowed: Allowed) -> Plan:
@@ -123,7 +123,9 @@ def plan(base: WeightFiles, config: PreTrainedConfig, adapters: Sequence[SavedAd
     return Plan(before, last, chain)
 
 
-def _step(saved: SavedAdapter, chain: Chain, config: PreTrainedConfig, num_rows: int, *, is_partial: bool) -> Step:
+def _step(
+    saved: SavedAdapter, chain: WeightEdits, config: PreTrainedConfig, num_rows: int, *, is_partial: bool
+) -> Step:
     check_kind(saved)
     config = type(config).from_dict(
         {**config.to_dict(), "vocab_size": num_rows, "tie_word_embeddings": chain.is_tied, "pad_token_id": None}
@@ -138,12 +140,12 @@ def _step(saved: SavedAdapter, chain: Chain, config: PreTrainedConfig, num_rows:
     edits = _edits(saved, model, chain)
     if num_rows > chain.num_rows:
         for name in (chain.embedding, chain.head):
-            if not any(isinstance(edit, Whole) for edit in edits.get(name, ())):
+            if not any(isinstance(edit, Replace) for edit in edits.get(name, ())):
                 edits[name] = (Grow(num_rows), *edits.get(name, ()))
     return Step(saved, model, keys, edits, beside)
 
 
-def _edits(saved: SavedAdapter, model: PeftModel, chain: Chain) -> dict[str, tuple[Edit, ...]]:
+def _edits(saved: SavedAdapter, model: PeftModel, chain: WeightEdits) -> dict[str, tuple[Edit, ...]]:
     edits: dict[str, tuple[Edit, ...]] = {}
     for key in sorted(saved.tensors, key=lambda key: ".lora_" in key):  # a whole weight first, a LoRA on top of it
         module, kind = _split(key.removeprefix(PREFIX))
@@ -155,11 +157,11 @@ def _edits(saved: SavedAdapter, model: PeftModel, chain: Chain) -> dict[str, tup
         elif kind == "trainable_tokens_delta":
             wrapper = model.get_submodule(PREFIX + module)
             rows = tuple(wrapper.token_adapter.token_indices["default"])
-            edits[f"{module}.weight"] = (Rows(rows, saved.tensors[key]),)
+            edits[f"{module}.weight"] = (ReplaceRows(rows, saved.tensors[key]),)
             if chain.is_tied and _follows(model, chain.head):
                 edits[chain.head] = edits[f"{module}.weight"]
         elif not kind.startswith("lora_"):
-            edits[f"{module}.{kind}"] = (Whole(saved.tensors[key]),)
+            edits[f"{module}.{kind}"] = (Replace(saved.tensors[key]),)
     return edits
 
 
@@ -184,7 +186,7 @@ def _with_peft(saved: SavedAdapter, config: PreTrainedConfig) -> PeftModel:
     return model
 
 
-def _under_both_names(saved: SavedAdapter, chain: Chain) -> dict[str, torch.Tensor]:
+def _under_both_names(saved: SavedAdapter, chain: WeightEdits) -> dict[str, torch.Tensor]:
     tensors = dict(saved.tensors)
     keys = [PREFIX + chain.embedding, PREFIX + chain.head]
     present = [key for key in keys if key in tensors]
@@ -194,7 +196,13 @@ def _under_both_names(saved: SavedAdapter, chain: Chain) -> dict[str, torch.Tens
 
 
 def _compare(
-    saved: SavedAdapter, model: PeftModel, keys: Mapping[str, str], chain: Chain, num_rows: int, *, is_partial: bool
+    saved: SavedAdapter,
+    model: PeftModel,
+    keys: Mapping[str, str],
+    chain: WeightEdits,
+    num_rows: int,
+    *,
+    is_partial: bool,
 ) -> set[str]:
     """Returns keys that are missing or left over, where that is allowed."""
     last = max((max(rows, default=-1) for rows in _token_rows(saved)), default=-1)
@@ -260,7 +268,7 @@ def _low_rank(saved: SavedAdapter, model: PeftModel, module: str, kind: str) -> 
     scale = float(layer.scaling["default"])
     value = saved.tensors[f"{PREFIX}{module}.{kind}"]
     if kind == "lora_B.bias":
-        return [(f"{module}.bias", Shift(value, scale))]
+        return [(f"{module}.bias", BiasDelta(value, scale))]
     other = saved.tensors[f"{PREFIX}{module}.{kind.replace('_B', '_A')}"]
     if kind == "lora_embedding_B":
         return [(f"{module}.weight", LowRank(other.T, value.T, scale))]
@@ -269,7 +277,7 @@ def _low_rank(saved: SavedAdapter, model: PeftModel, module: str, kind: str) -> 
     ]
 
 
-def _extended(chain: Chain, step: Step, num_rows: int) -> Chain:
+def _extended(chain: WeightEdits, step: Step, num_rows: int) -> WeightEdits:
     edits, sources, is_tied = dict(chain.edits), dict(chain.sources), chain.is_tied
     of_embedding, of_head = step.edits.get(chain.embedding, ()), step.edits.get(chain.head, ())
     if is_tied and not _same(of_embedding, of_head):
@@ -282,7 +290,7 @@ def _extended(chain: Chain, step: Step, num_rows: int) -> Chain:
         if not (is_tied and name == chain.head):
             edits[name] = (*edits.get(name, ()), *added)
     edits = {name: done for name, done in edits.items() if done}
-    return Chain(sources, edits, num_rows, chain.embedding, chain.head, is_tied)
+    return WeightEdits(sources, edits, num_rows, chain.embedding, chain.head, is_tied)
 
 
 def _same(one: Sequence[Edit], other: Sequence[Edit]) -> bool:
@@ -290,8 +298,8 @@ def _same(one: Sequence[Edit], other: Sequence[Edit]) -> bool:
 
 
 def _equal(one: Edit, other: Edit) -> bool:
-    if isinstance(one, Whole) and isinstance(other, Whole):
+    if isinstance(one, Replace) and isinstance(other, Replace):
         return torch.equal(one.value, other.value)
-    if isinstance(one, Rows) and isinstance(other, Rows):
+    if isinstance(one, ReplaceRows) and isinstance(other, ReplaceRows):
         return one.indices == other.indices and torch.equal(one.values, other.values)
     return isinstance(one, Grow) and one == other

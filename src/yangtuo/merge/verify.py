@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig
 
 from yangtuo.errors import ModelError, ProofError
-from yangtuo.merge.edits import Chain, Grow
+from yangtuo.merge.edits import Grow, WeightEdits
 from yangtuo.merge.plan import Plan, empty_model
 from yangtuo.model.adapter_names import PREFIX
 from yangtuo.model.weight_files import WeightFiles
@@ -77,7 +77,7 @@ class LogitProof:
     same_choice: float
 
 
-def prove_tensors(base: WeightFiles, chain: Chain, merged: WeightFiles, dtype: torch.dtype | None) -> TensorProof:
+def prove_tensors(base: WeightFiles, chain: WeightEdits, merged: WeightFiles, dtype: torch.dtype | None) -> TensorProof:
     """Compare all tensors with what they must be.
 
     Raises:
@@ -160,16 +160,16 @@ def prove_logits(
     reference = _logits(plan.last.model, _with_adapter(base, plan), ids, "proof by logits 1/3")
     model = empty_model(config)
     found = _logits(model, _stored(merged, plan.chain), ids, "proof by logits 2/3")
-    shaken = _logits(model, _shaken(base, merged, plan.chain), ids, "proof by logits 3/3")
-    return _compared(reference, found, shaken, "the merged model", ids)
+    perturbed = _logits(model, _perturbed(base, merged, plan.chain), ids, "proof by logits 3/3")
+    return _compared(reference, found, perturbed, "the merged model", ids)
 
 
 def _compared(
-    reference: torch.Tensor, found: torch.Tensor, shaken: torch.Tensor, what: str, ids: torch.Tensor
+    reference: torch.Tensor, found: torch.Tensor, perturbed: torch.Tensor, what: str, ids: torch.Tensor
 ) -> LogitProof:
     difference = float((found - reference).abs().max())
     largest = float(reference.abs().max())
-    limit = _TIMES * float((shaken - found).abs().max()) + _SUMMING * 4 * largest
+    limit = _TIMES * float((perturbed - found).abs().max()) + _SUMMING * 4 * largest
     if not difference <= limit:
         raise ProofError(
             f"proof failed: logits of {what} and of base with adapter differ by {difference:.3g}, rounding explains "
@@ -200,14 +200,14 @@ def prove_split(
     found = _logits(new_plan.last.model, exact, ids, "proof by logits 2/3")
     generator = torch.Generator().manual_seed(0)
 
-    def shaken(name: str) -> torch.Tensor:
+    def perturbed(name: str) -> torch.Tensor:
         weight = exact(name).clone()
         stored = plain_name(name)
         spec = new_base.specs.get(new_plan.before.stored_name(stored))
         size = max(_ROUNDING[spec.dtype] if spec and stored in plan.chain.edits else 0.0, _LEAST_SHAKING)
         return _shake(weight, size, generator)
 
-    limits = _logits(new_plan.last.model, shaken, ids, "proof by logits 3/3")
+    limits = _logits(new_plan.last.model, perturbed, ids, "proof by logits 3/3")
     return _compared(reference, found, limits, "base with plain LoRA", ids)
 
 
@@ -246,11 +246,11 @@ def plain_name(name: str) -> str:
     return plain
 
 
-def _stored(merged: WeightFiles, chain: Chain) -> Value:
+def _stored(merged: WeightFiles, chain: WeightEdits) -> Value:
     return lambda name: merged.get(chain.stored_name(name)).float()
 
 
-def _shaken(base: WeightFiles, merged: WeightFiles, chain: Chain) -> Value:
+def _perturbed(base: WeightFiles, merged: WeightFiles, chain: WeightEdits) -> Value:
     """The merged weights with a second rounding at random, where there was a first."""
     generator = torch.Generator().manual_seed(0)
 

@@ -15,7 +15,7 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template, TemplateFault
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
-from yangtuo.model.static_template import Frames, bos_of, end_of, frames_of, without_bos
+from yangtuo.model.static_template import StaticTemplate, bos_of, end_of, frames_of, without_bos
 
 _PLACE = "{instruction}"
 _OLLAMA_NAMES = {"repetition_penalty": "repeat_penalty"}
@@ -181,7 +181,7 @@ def modelfile_of(
     return "\n".join(lines) + "\n"
 
 
-def _go_template(frames: Frames) -> str:
+def _go_template(frames: StaticTemplate) -> str:
     named = ("default_system", "after_user", "lead", "end", "between")
     texts = {key: _go_literal(getattr(frames, key)) for key in named}
     texts["told"] = "true" if frames.tells_empty_system else 'ne $system ""'

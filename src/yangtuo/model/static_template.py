@@ -22,7 +22,7 @@ _BLANKS = ("  q \n", "\n a  ", "\n q\n", " a\n ")
 
 
 @dataclass(frozen=True)
-class Frames:
+class StaticTemplate:
     """What stands around the words of a dialogue, without the BOS at its very begin.
 
     Attributes:
@@ -90,7 +90,7 @@ def end_of(tokenizer: Tokenizer, template: Template) -> str:
     return end
 
 
-def frames_of(template: Template, tokenizer: Tokenizer) -> Frames:
+def frames_of(template: Template, tokenizer: Tokenizer) -> StaticTemplate:
     """The frames of a template.
 
     Raises:
@@ -99,7 +99,7 @@ def frames_of(template: Template, tokenizer: Tokenizer) -> Frames:
     bos, controls = bos_of(tokenizer), template.control_tokens
     if isinstance(template, FrameTemplate):
         before, _, after = template.opening.partition("{system}")
-        return Frames(
+        return StaticTemplate(
             with_system=(without_bos(before, bos, controls), after),
             without_system=without_bos(template.opening_without_system, bos, controls),
             default_system=template.default_system or "",
@@ -118,7 +118,7 @@ def without_bos(opening: str, bos: str, controls: Sequence[str]) -> str:
     return opening.removeprefix(bos) if bos in controls else opening
 
 
-def _found(template: ChatTemplate, bos: str) -> Frames:
+def _found(template: ChatTemplate, bos: str) -> StaticTemplate:
     """Frames that reproduce a chat template, see the module."""
     plain, told = _rendered(template, None), _rendered(template, "令")
     if plain is None and told is None:
@@ -136,7 +136,7 @@ def _found(template: ChatTemplate, bos: str) -> Frames:
         raise _not_constant("it puts the system prompt elsewhere in a longer dialogue")
     if plain and not default:
         without_system = without_bos(plain[0].before[0].text, bos, template.control_tokens)
-    frames = Frames(
+    frames = StaticTemplate(
         with_system=with_system,
         without_system=without_system,
         default_system=default,
@@ -182,7 +182,7 @@ def _turns(texts: Sequence[str]) -> list[Turn]:
     return [Turn("assistant" if i % 2 else "user", text, trained=False) for i, text in enumerate(texts)]
 
 
-def _probes(frames: Frames) -> Iterator[list[Turn]]:
+def _probes(frames: StaticTemplate) -> Iterator[list[Turn]]:
     """Dialogues of one to three questions, as the frames can take them."""
     begins: list[list[Turn]] = [[]] if frames.without_system is not None or frames.default_system else []
     if frames.with_system:

@@ -15,11 +15,11 @@ from yangtuo.config.schema import Deduplicate
 from yangtuo.data import dedup, mixing, splitting
 from yangtuo.data.audit import audit, dropped_rows, summary
 from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
-from yangtuo.data.encoding import Policy, end_id
-from yangtuo.data.encoding_cache import Store, Stored
-from yangtuo.data.examples import Examples, Fate
+from yangtuo.data.encoding import EncodingOptions, end_id
+from yangtuo.data.encoding_cache import EncodedFiles, EncodingCache
+from yangtuo.data.examples import Examples, RowOutcome
 from yangtuo.data.readers import files, records
-from yangtuo.data.readers.records import Reading
+from yangtuo.data.readers.records import ReadOptions
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import AdapterError, UsageError
@@ -119,19 +119,19 @@ def find_template(settings: Settings, tokenizer: Tokenizer, adapter: Path | None
     return template
 
 
-def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer, template: Template) -> Stored:
+def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer, template: Template) -> EncodedFiles:
     """The rows of the files as ids, from the store where it has them."""
     data = settings.data
-    store = Store(store_folder(data.data_cache_dir), data.overwrite_cache, data.preprocessing_num_workers)
+    store = EncodingCache(store_folder(data.data_cache_dir), data.overwrite_cache, data.preprocessing_num_workers)
     stored = store.encoded(
         paths,
         tokenizer,
-        Policy(template, data.max_seq_length, data.truncation, data.parse_special_tokens),
-        Reading(data.data_format, data.bad_rows, data.max_rows, data.train_turns),
+        EncodingOptions(template, data.max_seq_length, data.truncation, data.parse_special_tokens),
+        ReadOptions(data.data_format, data.bad_rows, data.max_rows, data.train_turns),
     )
     for line in records.told(stored.sources):
         logger.warning("data: %s", line)
-    num_without = stored.examples.num_with(Fate.NO_SYSTEM)
+    num_without = stored.examples.num_with(RowOutcome.NO_SYSTEM)
     if num_without and keeps_own_system(template):
         logger.warning("data: %s rows have an empty system prompt: %s", f"{num_without:,}", KEEPS_OWN_SYSTEM)
     return stored
@@ -159,8 +159,8 @@ def wants_evaluation(settings: Settings) -> bool:
 class Encoded:
     """The rows as examples, before any of them is set aside."""
 
-    train: Stored
-    validation: Stored | None
+    train: EncodedFiles
+    validation: EncodedFiles | None
 
     def checks(self) -> list[list[Any]]:
         """Sizes and hashes of all columns; equal ones, and the rows are equal."""
@@ -196,7 +196,7 @@ class Corpus:
         return mixing.num_rows_of_epoch(self.train.source_numbers, weights)
 
 
-def divide(settings: Settings, encoded: Encoded, end: int, seed: int) -> Corpus:
+def split_and_audit(settings: Settings, encoded: Encoded, end: int, seed: int) -> Corpus:
     """Leave repeats out where asked for, set the validation part aside, and say what became of the rows.
 
     `end` is the id that ends an answer.
@@ -234,7 +234,7 @@ def divide(settings: Settings, encoded: Encoded, end: int, seed: int) -> Corpus:
     return Corpus(train, aside, mix, audits, dropped_rows(parts))
 
 
-def tell(corpus: Corpus) -> None:
+def log_summary(corpus: Corpus) -> None:
     """Say what became of the rows."""
     for name, report in corpus.audits.items():
         for line in summary(f"data, {name}", report):

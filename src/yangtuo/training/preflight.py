@@ -18,9 +18,9 @@ from yangtuo.model.weight_names import check_described
 from yangtuo.training.dataset import (
     Corpus,
     Encoded,
-    divide,
     encode_files,
     open_data,
+    split_and_audit,
     tell_without_effect,
     wants_evaluation,
 )
@@ -80,7 +80,7 @@ def preflight(settings: Settings, place: str) -> Preflight:
         validation = encode_files(settings, opened.validation_files, opened.tokenizer, opened.template)
     seed = int(settings.training_value("seed"))
     end = end_id(opened.tokenizer, opened.template)
-    corpus = divide(settings, Encoded(train, validation), end, seed)
+    corpus = split_and_audit(settings, Encoded(train, validation), end, seed)
     rows = measures.sample(len(corpus.train), _ROWS_LOOKED_AT, seed)
     report = {
         **corpus.audits,

@@ -16,13 +16,13 @@ from transformers import PreTrainedConfig, TrainingArguments
 from yangtuo.config.options import options_of
 from yangtuo.config.parser import Settings, as_dict
 from yangtuo.config.schema import OUR_GROUPS, Decides
-from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling
 from yangtuo.config.trainer_values import TRACKERS, tracker_names
 from yangtuo.config.unique_keys import unique
 from yangtuo.engine.planning import StepShape
 from yangtuo.engine.processes import rank, world_size
 from yangtuo.engine.progress import Logging
-from yangtuo.engine.steps import Meaning
+from yangtuo.engine.steps import Recipe
 from yangtuo.errors import MissingDependencyError, UsageError
 from yangtuo.model import base
 from yangtuo.model.base import Hardware, Precision
@@ -47,10 +47,10 @@ def step_shape(settings: Settings) -> StepShape:
     )
 
 
-def meaning_of(settings: Settings, seed: int, mix: tuple[float, ...] | None) -> Meaning:
+def recipe_of(settings: Settings, seed: int, mix: tuple[float, ...] | None) -> Recipe:
     """What the engine computes; `mix` is how often an epoch has the rows of each training file."""
     data_seed = settings.training_value("data_seed")
-    return Meaning(
+    return Recipe(
         shape=step_shape(settings),
         reduction=settings.run.loss_reduction,
         order=settings.data.data_order,
@@ -77,8 +77,8 @@ def checkpointing_asked(settings: Settings) -> bool | None:
     return None
 
 
-def record_meaning(settings: Settings, inputs: Inputs, encoded: Encoded) -> dict[str, Any]:
-    """The meaning as JSON values, for run.json; two runs with equal ones (and seeds) have equal results.
+def record_recipe(settings: Settings, inputs: Inputs, encoded: Encoded) -> dict[str, Any]:
+    """The recipe as JSON values, for run.json; two runs with equal ones (and seeds) have equal results.
 
     Which options are in it by their values, the options themselves say (`arguments.Decides`). What they lead to is in
     it by its content.
@@ -131,7 +131,7 @@ def deciding_values(settings: Settings) -> dict[str, Any]:
 
 
 def without_effect(settings: Settings, arguments: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Options that were given and differ from those of a run of the same meaning, which are kept in run.json."""
+    """Options that were given and differ from those of a run of the same recipe, which are kept in run.json."""
     now = as_dict(settings)
     return [
         name
@@ -185,7 +185,11 @@ def training_arguments(
         UsageError: transformers refuses a value.
         MissingDependencyError: an engine that is not installed.
     """
-    values = {name: value for name, value in settings.training.items() if TRAINING_ARGUMENTS[name].fate is Fate.PASSED}
+    values = {
+        name: value
+        for name, value in settings.training.items()
+        if TRAINING_ARGUMENTS[name].handling is ArgHandling.PASSED
+    }
     for name in ("", "_kwargs"):  # today's name of the same option, so that no warning is printed
         old = values.pop(f"gradient_checkpointing{name}", None)
         if old is not None:

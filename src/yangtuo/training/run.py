@@ -43,10 +43,10 @@ from yangtuo.engine.processes import (
     peers_lost_are_named,
     world_size,
 )
-from yangtuo.engine.progress import Screen
-from yangtuo.engine.run_context import Outlets
+from yangtuo.engine.progress import Progress
+from yangtuo.engine.run_context import RunContext
 from yangtuo.engine.signals import StopRequest
-from yangtuo.engine.step_log import Journal
+from yangtuo.engine.step_log import StepLog
 from yangtuo.engine.steps import Execution
 from yangtuo.engine.trainer import StepTrainer, Subject
 from yangtuo.engine.watchdog import Watchdog
@@ -57,15 +57,15 @@ from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.asking import Asking, asking_of
 from yangtuo.model.base import Precision
 from yangtuo.training import run_folder, verify
-from yangtuo.training.dataset import divide, tell, write_audit
+from yangtuo.training.dataset import log_summary, split_and_audit, write_audit
 from yangtuo.training.inputs import Inputs, encode_inputs, open_inputs
 from yangtuo.training.recipe import (
     check_engines,
     check_packages,
     checkpointing_asked,
     logging_of,
-    meaning_of,
-    record_meaning,
+    recipe_of,
+    record_recipe,
     step_shape,
     training_arguments,
     wants_prefix_sharing,
@@ -83,18 +83,18 @@ def train(settings: Settings) -> None:
     encoded = encode_inputs(settings, inputs)
 
     output_dir = _output_dir(settings)
-    meaning = record_meaning(settings, inputs, encoded)
+    recipe = record_recipe(settings, inputs, encoded)
     precision, args, store = _meet(settings, inputs, output_dir)  # processes know each other from here on
     watchdog = Watchdog(store, settings.run.watchdog_minutes * 60)  # from now on, since loading may take long
     with watchdog, run_folder.Lock(output_dir) as lock, peers_lost_are_named("training"):
-        check_alike({**meaning, "rows": encoded.checks(), "precision": str(precision), "versions": _versions()})
-        decision = from_rank_0(lambda: _decide(settings, output_dir, meaning, lock))
+        check_alike({**recipe, "rows": encoded.checks(), "precision": str(precision), "versions": _versions()})
+        decision = from_rank_0(lambda: _decide(settings, output_dir, recipe, lock))
         if decision.start is run_folder.Start.FINISHED:
             _tell_finished(settings, output_dir)
             return
         args.seed = _seed(settings, decision)
-        corpus = divide(settings, encoded, end_id(inputs.tokenizer, inputs.template), args.seed)
-        tell(corpus)
+        corpus = split_and_audit(settings, encoded, end_id(inputs.tokenizer, inputs.template), args.seed)
+        log_summary(corpus)
         plan = _plan_steps(settings, corpus.num_rows_of_epoch())
         _prepare_folder(output_dir, decision, lock, args)
         is_main = args.process_index == 0
@@ -102,30 +102,30 @@ def train(settings: Settings) -> None:
         asking = _asking(inputs, tries=args.should_save)
         adapter = _load(settings, inputs, precision, args.seed)
         execution = _choose_execution(settings, inputs, args, corpus.train, decision)
-        run = _run_record(settings, meaning, args.seed, began) | {"plan": plan}
+        run = _run_record(settings, recipe, args.seed, began) | {"plan": plan}
         if is_main:
             run_folder.write_json(output_dir / run_folder.RUN_FILE, run)
             write_audit(output_dir, corpus.audits, corpus.dropped)
-        outlets = Outlets(
+        context = RunContext(
             _open_journal(output_dir, decision.checkpoint, writes=is_main),
-            Screen(shown=is_main, bar=not settings.training.get("disable_tqdm", False)),
+            Progress(shown=is_main, bar=not settings.training.get("disable_tqdm", False)),
             logging_of(settings),
             settings.run.save_minutes,
             StopRequest(),
             watchdog,
         )
-        known, saved = _provenance(settings, inputs, meaning), output_dir / run_folder.ADAPTER_FOLDER
+        known, saved = _provenance(settings, inputs, recipe), output_dir / run_folder.ADAPTER_FOLDER
         subject = Subject(adapter, asking, known, corpus.train, corpus.validation)
         if args.device.type == "cpu":
             memory.keep_freed_memory()
-        trainer = StepTrainer(subject, meaning_of(settings, args.seed, corpus.mix), execution, outlets, args)
+        trainer = StepTrainer(subject, recipe_of(settings, args.seed, corpus.mix), execution, context, args)
         check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
         from_rank_0(lambda: trackers.start(tracker_names(settings.training_value("report_to")), trainer))
 
-        with outlets.screen:
+        with context.screen:
             if args.do_train:
                 at_start = adapter_state.checksums(adapter_state.trained_parameters(adapter))
-                _train(trainer, decision, outlets.stop, output_dir)
+                _train(trainer, decision, context.stop, output_dir)
                 trainer.save_model(str(saved))
                 load_base = functools.partial(_load_base, settings, inputs, precision)
                 verify.prove(trainer, adapter, at_start, saved, load_base, is_continued=inputs.adapter is not None)
@@ -174,13 +174,11 @@ def _tell_finished(settings: Settings, output_dir: Path) -> None:
         logger.warning("--%s has no effect: the run is finished, and this option changes no result", name)
 
 
-def _decide(
-    settings: Settings, output_dir: Path, meaning: dict[str, Any], lock: run_folder.Lock
-) -> run_folder.Decision:
+def _decide(settings: Settings, output_dir: Path, recipe: dict[str, Any], lock: run_folder.Lock) -> run_folder.Decision:
     lock.take()
     return run_folder.decide(
         output_dir,
-        meaning,
+        recipe,
         overwrite=settings.run.overwrite_output_dir,
         checkpoint_dir=settings.training.get("resume_from_checkpoint"),
     )
@@ -255,13 +253,13 @@ def _load(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -
     return adapter
 
 
-def _open_journal(output_dir: Path, started: Path | None, *, writes: bool) -> Journal:
+def _open_journal(output_dir: Path, started: Path | None, *, writes: bool) -> StepLog:
     """Cut back to the checkpoint that the run goes on from, which other machines may not have."""
     path = output_dir / "log.jsonl"
     if started is None:
-        return Journal(path, writes=writes)
+        return StepLog(path, writes=writes)
     num_evaluations = from_rank_0(lambda: checkpoint.num_evaluations(started))
-    return Journal(path, last_step=checkpoint.step_of(started), num_evaluations=num_evaluations, writes=writes)
+    return StepLog(path, last_step=checkpoint.step_of(started), num_evaluations=num_evaluations, writes=writes)
 
 
 def _train(trainer: StepTrainer, decision: run_folder.Decision, stop: StopRequest, output_dir: Path) -> None:
@@ -355,7 +353,7 @@ def _prepare_folder(
         checkpoint.recover(output_dir)
 
 
-def _provenance(settings: Settings, inputs: Inputs, meaning: dict[str, Any]) -> dict[str, Any]:
+def _provenance(settings: Settings, inputs: Inputs, recipe: dict[str, Any]) -> dict[str, Any]:
     """What travels with the adapter: its base, what lies between it and the base, its tokenizer and its prompt."""
     return {
         "yangtuo": yangtuo.__version__,
@@ -366,7 +364,7 @@ def _provenance(settings: Settings, inputs: Inputs, meaning: dict[str, Any]) -> 
         "num_bits": base.num_bits(settings.model),
         "tokenizer": {"sha256": inputs.tokenizer.sha256(), "num_tokens": inputs.tokenizer.num_tokens},
         "template": to_values(inputs.template),
-        "data": meaning["data"],
+        "data": recipe["data"],
     }
 
 
@@ -384,7 +382,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
 
 
-def _run_record(settings: Settings, meaning: dict[str, Any], seed: int, began: float) -> dict[str, Any]:
+def _run_record(settings: Settings, recipe: dict[str, Any], seed: int, began: float) -> dict[str, Any]:
     return {
         "yangtuo": yangtuo.__version__,
         "state": "running",
@@ -395,6 +393,6 @@ def _run_record(settings: Settings, meaning: dict[str, Any], seed: int, began: f
         "world_size": world_size(),
         "seed": seed,
         "arguments": as_dict(settings),
-        "meaning": meaning,
+        "recipe": recipe,
         "notes": notes_so_far(),
     }

@@ -1,6 +1,6 @@
 """The output folder: what it holds already, whether this run may go on there, and `run.json`.
 
-The *meaning* of a run is everything that decides its result. The same meaning resumes, a changed one is refused with
+The *recipe* of a run is everything that decides its result. The same recipe resumes, a changed one is refused with
 what differs; no checkpoint and no adapter is ever deleted or overwritten.
 """
 
@@ -111,17 +111,17 @@ class Decision:
     seed: int | None = None
 
 
-def decide(output_dir: Path, meaning: Mapping[str, Any], *, overwrite: bool, checkpoint_dir: str | None) -> Decision:
+def decide(output_dir: Path, recipe: Mapping[str, Any], *, overwrite: bool, checkpoint_dir: str | None) -> Decision:
     """Look at the output folder; nothing is changed yet.
 
     Args:
         output_dir: the folder.
-        meaning: what decides the result of this run, JSON values only.
+        recipe: what decides the result of this run, JSON values only.
         overwrite: `--overwrite_output_dir`, which moves a folder of another run aside.
         checkpoint_dir: `--resume_from_checkpoint`; None to find the last complete one.
 
     Raises:
-        RunFolderError: it holds something else, or a run of another meaning.
+        RunFolderError: it holds something else, or a run of another recipe.
     """
     named = checkpoint_dir if checkpoint_dir and checkpoint_dir.lower() != "true" else None
     if named and Path(named).resolve().parent != output_dir.resolve():
@@ -140,12 +140,12 @@ def decide(output_dir: Path, meaning: Mapping[str, Any], *, overwrite: bool, che
             f"--output_dir {output_dir}: not empty, and no {RUN_FILE} in it tells of a run; choose another folder, or "
             "add --overwrite_output_dir to have this one renamed"
         )
-    different = differences(recorded.get("meaning", {}), meaning, "there", "here")
+    different = differences(recorded.get("recipe", recorded.get("meaning", {})), recipe, "there", "here")
     if different:
         if overwrite:
             return _move_aside(output_dir)
         raise RunFolderError.of_problems(
-            f"--output_dir {output_dir} holds a run of another meaning; choose another folder, or add "
+            f"--output_dir {output_dir} holds a run of another recipe; choose another folder, or add "
             "--overwrite_output_dir to have this one renamed",
             different,
         )

@@ -13,7 +13,7 @@ from tests.training_fields import FILE, kind_of, rows
 from yangtuo.config.options import TRAINING_OPTIONS, add, options_of, training_default
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.schema import OUR_GROUPS
-from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling
 from yangtuo.errors import UsageError
 
 # ---- the table
@@ -56,7 +56,7 @@ def test_a_field_that_no_command_line_can_spell_is_refused():
     assert classes == {"liger_kernel_config", "parallelism_config", "debug"}
     assert TRAINING_OPTIONS["debug"].choices  # transformers takes its members as words too
     for name in classes - {"debug"}:
-        assert TRAINING_ARGUMENTS[name].fate is Fate.REFUSED
+        assert TRAINING_ARGUMENTS[name].handling is ArgHandling.REFUSED
 
 
 def test_a_default_is_the_callers_own():

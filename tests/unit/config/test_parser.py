@@ -6,7 +6,7 @@ import pytest
 from yangtuo.config.old_options import GONE, WITHOUT_EFFECT
 from yangtuo.config.parser import as_dict, build_parser, parse
 from yangtuo.config.schema import DataOrder, LossReduction, Truncation
-from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling
 from yangtuo.errors import UsageError
 
 PARSER = build_parser("yangtuo train")
@@ -579,7 +579,9 @@ def test_nothing_is_said_about_a_command_line_of_today(caplog):
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("option", [name for name, row in TRAINING_ARGUMENTS.items() if row.fate is Fate.FIXED])
+@pytest.mark.parametrize(
+    "option", [name for name, row in TRAINING_ARGUMENTS.items() if row.handling is ArgHandling.FIXED]
+)
 def test_what_is_always_so_is_said_when_given(option, caplog):
     settings_of(f"--{option}", "0" if option == "local_rank" else "True")
     assert f"--{option} has no effect: {TRAINING_ARGUMENTS[option].reason}" in caplog.messages

@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 
 from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.config.schema import OUR_GROUPS, Decides, _option
-from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, Fate, Treatment
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling, ArgRule
 
 OURS = {f.name: f for group in OUR_GROUPS for f in fields(group)}
 THEIRS = {f.name for f in fields(TrainingArguments)}
@@ -17,15 +17,15 @@ def test_every_field_of_training_arguments_has_a_row_and_no_row_is_left_over():
     assert {f.name for f in fields(TrainingArguments) if f.init} == TRAINING_ARGUMENTS.keys()
 
 
-@pytest.mark.parametrize("fate", [Fate.OURS, Fate.FIXED, Fate.REFUSED])
-def test_what_is_not_passed_on_says_why(fate):
-    rows = {name: row for name, row in TRAINING_ARGUMENTS.items() if row.fate is fate}
+@pytest.mark.parametrize("fate", [ArgHandling.OURS, ArgHandling.FIXED, ArgHandling.REFUSED])
+def test_what_is_not_passed_on_says_why(handling):
+    rows = {name: row for name, row in TRAINING_ARGUMENTS.items() if row.handling is handling}
     assert rows
     assert [name for name, row in rows.items() if len(row.reason.split()) < 2] == []
 
 
 def test_what_is_passed_on_needs_no_reason():
-    assert [n for n, row in TRAINING_ARGUMENTS.items() if row.fate is Fate.PASSED and row.reason] == []
+    assert [n for n, row in TRAINING_ARGUMENTS.items() if row.handling is ArgHandling.PASSED and row.reason] == []
 
 
 def test_our_own_options():
@@ -67,7 +67,7 @@ def test_an_option_cannot_be_made_without_saying_it():
     with pytest.raises(TypeError):
         _option(1, "What it is.")
     with pytest.raises(TypeError):
-        Treatment(Fate.PASSED, "")
+        ArgRule(ArgHandling.PASSED, "")
 
 
 def test_no_name_means_two_things():
@@ -77,7 +77,7 @@ def test_no_name_means_two_things():
 
 @pytest.mark.parametrize(("old", "today"), RENAMED.items())
 def test_a_renamed_option_exists_and_is_not_refused(old, today):
-    assert today in OURS or TRAINING_ARGUMENTS[today].fate is not Fate.REFUSED
+    assert today in OURS or TRAINING_ARGUMENTS[today].handling is not ArgHandling.REFUSED
 
 
 @pytest.mark.parametrize("table", [WITHOUT_EFFECT, GONE])

@@ -9,8 +9,8 @@ from tests import chat_templates
 from tests.dialogues import controlled, records, shown, turns
 from yangtuo.data.chat_template import ChatTemplate
 from yangtuo.data.choice import choose_template
-from yangtuo.data.encoding import Encoder, Policy, encode, end_id, prompt_ids
-from yangtuo.data.examples import Fate
+from yangtuo.data.encoding import Encoder, EncodingOptions, encode, end_id, prompt_ids
+from yangtuo.data.examples import RowOutcome
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import TemplateFault
 from yangtuo.errors import DataError, TokenizerError
@@ -116,22 +116,22 @@ def test_a_template_that_takes_no_system_prompt_has_none(source):
     with pytest.raises(TemplateFault):
         template.render(turns("q", "a", system=""))
     told, plain = records(turns("q", "a", system="")), records(turns("q", "a"))
-    encoded = [encode(rows, tokenizer, Policy(template, 512))[0] for rows in (told, plain)]
+    encoded = [encode(rows, tokenizer, EncodingOptions(template, 512))[0] for rows in (told, plain)]
     assert encoded[0].row(0)[0].tolist() == encoded[1].row(0)[0].tolist()
-    assert [rows.num_with(Fate.NO_SYSTEM) for rows in encoded] == [1, 0]
+    assert [rows.num_with(RowOutcome.NO_SYSTEM) for rows in encoded] == [1, 0]
     with pytest.raises(DataError):
-        encode(records(turns("q", "a", system="x")), tokenizer, Policy(template, 512))
+        encode(records(turns("q", "a", system="x")), tokenizer, EncodingOptions(template, 512))
 
 
 def test_an_empty_system_prompt_survives_another_process_and_a_cut():
     template, tokenizer = template_of(LEAVES_OUT, default_system=""), controlled(*chat_templates.CONTROLS)
     rows = records(turns("q1", "a1", "q2", "a2", system=""))
     assert pickle.loads(pickle.dumps(template)).render(rows[0].turns) == template.render(rows[0].turns)
-    whole, _ = encode(rows, tokenizer, Policy(template, 512))
-    cut, _ = encode(rows, tokenizer, Policy(template, int(whole.lengths()[0]) - 1))
-    plain, _ = encode(records(turns("q2", "a2", system="")), tokenizer, Policy(template, 512))
+    whole, _ = encode(rows, tokenizer, EncodingOptions(template, 512))
+    cut, _ = encode(rows, tokenizer, EncodingOptions(template, int(whole.lengths()[0]) - 1))
+    plain, _ = encode(records(turns("q2", "a2", system="")), tokenizer, EncodingOptions(template, 512))
     assert cut.row(0)[0].tolist() == plain.row(0)[0].tolist()
-    assert cut.num_with(Fate.TURNS_LOST) == 1
+    assert cut.num_with(RowOutcome.TURNS_LOST) == 1
 
 
 def test_the_comparison_sees_a_difference(transformers_tokenizer, monkeypatch):
@@ -146,7 +146,7 @@ def test_the_comparison_sees_a_difference(transformers_tokenizer, monkeypatch):
 def encoded(source, *dialogues, eos="</s>", bos=True, limit=10_000, system=None):
     tokenizer = controlled(*chat_templates.CONTROLS, eos=eos, bos=bos, chat_template=source)
     template, _ = choose_template("tokenizer", tokenizer, system)
-    examples, dropped = encode(records(*dialogues), tokenizer, Policy(template, limit))
+    examples, dropped = encode(records(*dialogues), tokenizer, EncodingOptions(template, limit))
     return [shown(examples, i, tokenizer) for i in range(len(examples))], dropped
 
 
@@ -206,7 +206,7 @@ def test_llama2_with_one_bos_a_turn_and_the_blanks_of_its_frame():
 def test_llama3_to_the_id():
     tokenizer = controlled(*chat_templates.CONTROLS, chat_template=chat_templates.LLAMA3)
     template, _ = choose_template("tokenizer", tokenizer, None)
-    examples, _ = encode(records(turns("q", "a")), tokenizer, Policy(template, 100))
+    examples, _ = encode(records(turns("q", "a")), tokenizer, EncodingOptions(template, 100))
     of = {character: ord(character) + 3 for character in "qa\n"}
     control = tokenizer.controls
     begin, end, turn = (control[name] for name in ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"))
@@ -230,7 +230,7 @@ def test_a_bos_of_the_template_stands_though_the_tokenizer_itself_puts_none():
     tokenizer = controlled(*chat_templates.CONTROLS, bos=False, chat_template=chat_templates.LLAMA3)
     tokenizer = replace(tokenizer, names=NAMES)
     template, _ = choose_template("tokenizer", tokenizer, None)
-    examples, _ = encode(records(turns("q", "a")), tokenizer, Policy(template, 100))
+    examples, _ = encode(records(turns("q", "a")), tokenizer, EncodingOptions(template, 100))
     assert examples.input_ids.tolist().count(1) == 1
     assert examples.input_ids[0] == 1
 
@@ -240,7 +240,7 @@ def test_the_prompt_of_chat_is_the_one_that_is_trained(source):
     tokenizer = controlled(*chat_templates.CONTROLS, chat_template=source)
     template, _ = choose_template("tokenizer", tokenizer, None)
     dialogue = turns("q", "a", "r", "b")
-    examples, _ = encode(records(dialogue), tokenizer, Policy(template, 10_000))
+    examples, _ = encode(records(dialogue), tokenizer, EncodingOptions(template, 10_000))
     ids, supervised = examples.row(0)
     begin_of_last = int((~supervised).nonzero()[0][-1]) + 1
     assert prompt_ids(tokenizer, template, dialogue[:-1]) == ids[:begin_of_last].tolist()
@@ -256,12 +256,12 @@ def test_a_long_dialogue_loses_its_oldest_turns_and_is_as_if_it_had_never_had_th
     short, long = (turns(*texts, "r", "b", "t", "c", system="s") for texts in ((), ("q" * 50, "a")))
     for source in chat_templates.SYSTEM_TAKEN.values():
         template = template_of(source)
-        expected, _ = encode(records(short), tokenizer, Policy(template, 10_000))
+        expected, _ = encode(records(short), tokenizer, EncodingOptions(template, 10_000))
         for more in (0, 1, 5):
-            kept, _ = encode(records(long), tokenizer, Policy(template, int(expected.lengths()[0]) + more))
+            kept, _ = encode(records(long), tokenizer, EncodingOptions(template, int(expected.lengths()[0]) + more))
             assert shown(kept, 0, tokenizer) == shown(expected, 0, tokenizer)
-            assert kept.num_with(Fate.TURNS_LOST) == 1
-        fewer, _ = encode(records(long), tokenizer, Policy(template, int(expected.lengths()[0]) - 1))
+            assert kept.num_with(RowOutcome.TURNS_LOST) == 1
+        fewer, _ = encode(records(long), tokenizer, EncodingOptions(template, int(expected.lengths()[0]) - 1))
         assert len(shown(fewer, 0, tokenizer)) == 2  # of one turn
 
 
@@ -386,7 +386,7 @@ def test_frames_are_found_once_for_each_shape_of_dialogue(monkeypatch):
 def test_the_encoder_needs_the_templates_tokens():
     template = template_of(chat_templates.QWEN25)
     with pytest.raises(TokenizerError, match="has no token"):
-        Encoder(controlled(), Policy(template, 100))
+        Encoder(controlled(), EncodingOptions(template, 100))
 
 
 def test_a_row_without_words_of_the_user_keeps_its_roles():

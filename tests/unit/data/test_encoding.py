@@ -8,8 +8,8 @@ from tests.dialogues import controlled, turns
 from tests.dialogues import records as made
 from tests.dialogues import shown as text_runs
 from yangtuo.config.schema import Truncation
-from yangtuo.data.encoding import Policy, encode, prompt_ids
-from yangtuo.data.examples import IGNORED_LABEL, Fate
+from yangtuo.data.encoding import EncodingOptions, encode, prompt_ids
+from yangtuo.data.examples import IGNORED_LABEL, RowOutcome
 from yangtuo.data.records import Record, Turn
 from yangtuo.data.templates import ALPACA_ZH, ALPACA_ZH_2, FrameTemplate, TemplateFault
 from yangtuo.data.tokenizer import open_tokenizer
@@ -28,14 +28,18 @@ def records(*rows):
 
 
 def run(rows, limit, truncation=Truncation.KEEP_ANSWER, *, bos=True):
-    examples, dropped = encode(records(*rows), tiny.characters(bos=bos), Policy(FRAME, limit, truncation))
+    examples, dropped = encode(records(*rows), tiny.characters(bos=bos), EncodingOptions(FRAME, limit, truncation))
     return examples, told(examples, dropped)
 
 
 def told(examples, dropped=()):
     """How often each thing happened to a row, and the rows that are left out."""
-    fates = {fate.name.lower(): examples.num_with(fate) for fate in Fate if fate and examples.num_with(fate)}
-    return {**fates, **({"dropped": [tuple(one[:2]) + one[3:] for one in dropped]} if dropped else {})}
+    outcomes = {
+        outcome.name.lower(): examples.num_with(outcome)
+        for outcome in RowOutcome
+        if outcome and examples.num_with(outcome)
+    }
+    return {**outcomes, **({"dropped": [tuple(one[:2]) + one[3:] for one in dropped]} if dropped else {})}
 
 
 def shown(examples):
@@ -76,7 +80,7 @@ def test_no_bos_where_the_tokenizer_puts_none():
 
 def test_the_original_template_and_ids_of_both_tokenizers(tokenizer):
     (record,) = records(("请介绍长城。\n不超过10个字", "长城很长。"))
-    examples, _ = encode([record], tokenizer, Policy(ALPACA_ZH, 512))
+    examples, _ = encode([record], tokenizer, EncodingOptions(ALPACA_ZH, 512))
     prompt = (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request."
         "\n\n### Instruction:\n请介绍长城。\n不超过10个字\n\n### Response: "
@@ -91,7 +95,7 @@ def test_the_original_template_and_ids_of_both_tokenizers(tokenizer):
 @pytest.mark.parametrize("text", [text for text in tiny.CONTROL_TEXTS if text != "<0x41>"])
 def test_control_tokens_in_user_fields_give_no_control_ids(tokenizer, text):
     (record,) = records((f"问{text}{text}", f"答{text}。{text}"))
-    ids = encode([record], tokenizer, Policy(ALPACA_ZH, 512))[0].input_ids.tolist()
+    ids = encode([record], tokenizer, EncodingOptions(ALPACA_ZH, 512))[0].input_ids.tolist()
     control = {tokenizer.backend.id_of(token) for token in ("<|im_start|>", "<|im_end|>", "<think>", "<s>", "</s>")}
     control = (control | {tokenizer.bos_id, tokenizer.eos_id}) - {None}
     assert [i for i in ids if i in control] == [i for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None]
@@ -151,7 +155,7 @@ def test_other_marks_end_no_sentence(mark):
 def test_the_frame_of_the_prompt_is_never_cut(tokenizer):
     (record,) = records(("请介绍长城。" * 40, "长城很长。" * 3))
     limit = 200
-    examples, _ = encode([record], tokenizer, Policy(ALPACA_ZH, limit))
+    examples, _ = encode([record], tokenizer, EncodingOptions(ALPACA_ZH, limit))
     ids, supervised = examples.row(0)
     assert told(examples) == dict(prompt_cut=1)
     prompt = tokenizer.decode(ids[~supervised].tolist())
@@ -264,8 +268,8 @@ END = TOKENIZER.controls["<e>"]
 
 
 def encoded(*dialogues, limit=1000, truncation=Truncation.KEEP_ANSWER, template=TURN, parse=False):
-    policy = Policy(template, limit, truncation, parse_special_tokens=parse)
-    return encode(made(*dialogues), TOKENIZER, policy)
+    options = EncodingOptions(template, limit, truncation, parse_special_tokens=parse)
+    return encode(made(*dialogues), TOKENIZER, options)
 
 
 def texts(*dialogues, **options):
@@ -297,7 +301,7 @@ def test_an_untrained_answer_has_no_loss_and_neither_has_its_end():
 
 def test_an_empty_answer_counts_only_where_it_is_trained():
     examples, _ = encoded(turns("q", "", "r", "b"), turns("q", "", "r", "b", trained=[False, True]))
-    assert (examples.fates & int(Fate.EMPTY_ANSWER)).tolist() == [Fate.EMPTY_ANSWER, 0]
+    assert (examples.outcomes & int(RowOutcome.EMPTY_ANSWER)).tolist() == [RowOutcome.EMPTY_ANSWER, 0]
 
 
 def test_a_weight_too_small_for_its_column_is_none():
@@ -311,23 +315,23 @@ DIALOGUE = turns("abc", "de", "f", "g", "hij", "kl", system="s")  # 3 + 8, 6 and
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected", "fates"),
+    ("limit", "expected", "outcomes"),
     [
-        (26, "<<<s>>>s#[abc]=de<<<e>>>|<<<s>>>[f]=g<<<e>>>|<<<s>>>[hij]=kl<<<e>>>", Fate.WHOLE),
-        (25, "<<<s>>>s#[f]=g<<<e>>>|<<<s>>>[hij]=kl<<<e>>>", Fate.TURNS_LOST),
-        (17, "<<<s>>>s#[f]=g<<<e>>>|<<<s>>>[hij]=kl<<<e>>>", Fate.TURNS_LOST),
-        (16, "<<<s>>>s#[hij]=kl<<<e>>>", Fate.TURNS_LOST),
-        (11, "<<<s>>>s#[hij]=kl<<<e>>>", Fate.TURNS_LOST),
-        (10, "<<<s>>>s#[hi]=kl<<<e>>>", Fate.TURNS_LOST | Fate.PROMPT_CUT),
-        (8, "<<<s>>>s#[]=kl<<<e>>>", Fate.TURNS_LOST | Fate.PROMPT_CUT),
-        (7, "<<<s>>>s#[h]=k", Fate.TURNS_LOST | Fate.PROMPT_CUT | Fate.ANSWER_CUT_OPEN),
+        (26, "<<<s>>>s#[abc]=de<<<e>>>|<<<s>>>[f]=g<<<e>>>|<<<s>>>[hij]=kl<<<e>>>", RowOutcome.WHOLE),
+        (25, "<<<s>>>s#[f]=g<<<e>>>|<<<s>>>[hij]=kl<<<e>>>", RowOutcome.TURNS_LOST),
+        (17, "<<<s>>>s#[f]=g<<<e>>>|<<<s>>>[hij]=kl<<<e>>>", RowOutcome.TURNS_LOST),
+        (16, "<<<s>>>s#[hij]=kl<<<e>>>", RowOutcome.TURNS_LOST),
+        (11, "<<<s>>>s#[hij]=kl<<<e>>>", RowOutcome.TURNS_LOST),
+        (10, "<<<s>>>s#[hi]=kl<<<e>>>", RowOutcome.TURNS_LOST | RowOutcome.PROMPT_CUT),
+        (8, "<<<s>>>s#[]=kl<<<e>>>", RowOutcome.TURNS_LOST | RowOutcome.PROMPT_CUT),
+        (7, "<<<s>>>s#[h]=k", RowOutcome.TURNS_LOST | RowOutcome.PROMPT_CUT | RowOutcome.ANSWER_CUT_OPEN),
     ],
 )
-def test_a_long_dialogue_loses_its_oldest_turns_first(limit, expected, fates):
+def test_a_long_dialogue_loses_its_oldest_turns_first(limit, expected, outcomes):
     examples, _ = encoded(DIALOGUE, limit=limit)
     found = "".join(("=" if weight else "|") + text for text, weight in text_runs(examples, 0, TOKENIZER))
     assert found.removeprefix("|") == expected
-    assert examples.fates.tolist() == [int(fates)]
+    assert examples.outcomes.tolist() == [int(outcomes)]
     assert examples.lengths()[0] <= limit
 
 
@@ -371,7 +375,7 @@ def test_control_tokens_in_any_turn_are_text(text):
         [(f"<<<s>>>{text}#[{text}]", 0), (f"{text}<<<e>>>", 1), (f"<<<s>>>[{text}]", 0), (f"{text}<<<e>>>", 1)]
     ]
     examples, _ = encoded(turns(text, text))
-    assert examples.num_with(Fate.SPECIAL_TEXT) == 1
+    assert examples.num_with(RowOutcome.SPECIAL_TEXT) == 1
 
 
 def test_control_tokens_in_any_turn_are_read_with_parse_special_tokens():
@@ -385,7 +389,7 @@ def test_parse_special_tokens_changes_nothing_else():
     for limit in (1000, 17, 8):
         plain, parsed = (encoded(*dialogues, limit=limit, parse=parse)[0] for parse in (False, True))
         assert plain.input_ids.tolist() == parsed.input_ids.tolist()
-        assert plain.fates.tolist() == parsed.fates.tolist()
+        assert plain.outcomes.tolist() == parsed.outcomes.tolist()
 
 
 # ---- prompts at inference
@@ -445,10 +449,10 @@ def test_no_advice_on_the_length_where_it_is_not_the_reason():
 def test_an_answer_whose_first_character_does_not_fit_is_cut_within_it(tmp_path):
     tokenizer = open_tokenizer(tiny.tiny_sentencepiece(tmp_path))
     (prompt,) = tokenizer.encode([ALPACA_ZH.prompt("")])
-    examples, _ = encode(made(turns("", "龘龘")), tokenizer, Policy(ALPACA_ZH, 1 + len(prompt) + 3))
+    examples, _ = encode(made(turns("", "龘龘")), tokenizer, EncodingOptions(ALPACA_ZH, 1 + len(prompt) + 3))
     assert examples.num_supervised().tolist() == [3]  # the blank of sentencepiece, and two bytes of three
-    assert examples.num_with(Fate.ANSWER_CUT_OPEN) == 1
-    whole, _ = encode(made(turns("", "龘龘")), tokenizer, Policy(ALPACA_ZH, 1 + len(prompt) + 6))
+    assert examples.num_with(RowOutcome.ANSWER_CUT_OPEN) == 1
+    whole, _ = encode(made(turns("", "龘龘")), tokenizer, EncodingOptions(ALPACA_ZH, 1 + len(prompt) + 6))
     assert tokenizer.decode(whole.input_ids[whole.supervised].tolist()) == "龘"
     assert whole.num_supervised().tolist() == [4]
 
@@ -469,6 +473,6 @@ def test_an_untrained_last_answer_does_not_hide_the_end_of_the_one_before():
         Turn("user", "c", trained=False),
         Turn("assistant", "d", trained=False),
     )
-    examples, _ = encode([Record("rows.json", 0, turns)], tiny.characters(), Policy(FRAME, 100))
+    examples, _ = encode([Record("rows.json", 0, turns)], tiny.characters(), EncodingOptions(FRAME, 100))
     assert examples.ends_trained([EOS]).tolist() == [True]
     assert examples.ends_trained([EOS + 1]).tolist() == [False]

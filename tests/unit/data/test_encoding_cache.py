@@ -12,16 +12,16 @@ from tests import tiny
 from yangtuo.config.schema import BadRows, DataFormat, TrainTurns, Truncation
 from yangtuo.data import cache_build
 from yangtuo.data import encoding_cache as module
-from yangtuo.data.encoding import Policy, count_reasons, encode
-from yangtuo.data.encoding_cache import Store, key_of
+from yangtuo.data.encoding import EncodingOptions, count_reasons, encode
+from yangtuo.data.encoding_cache import EncodingCache, key_of
 from yangtuo.data.readers import records as reading_module
-from yangtuo.data.readers.records import Reading
+from yangtuo.data.readers.records import ReadOptions
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import DataError
 
-POLICY = Policy(ALPACA_ZH, 384, Truncation.KEEP_ANSWER)
-READING = Reading()
+POLICY = EncodingOptions(ALPACA_ZH, 384, Truncation.KEEP_ANSWER)
+READING = ReadOptions()
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +47,12 @@ def builds(monkeypatch):
     return calls
 
 
-def stored_in(folder, files, tokenizer, policy=POLICY, reading=READING, **options):
-    return Store(folder, **options).encoded(files, tokenizer, policy, reading)
+def stored_in(folder, files, tokenizer, options=POLICY, reading=READING, **how):
+    return EncodingCache(folder, **how).encoded(files, tokenizer, options, reading)
 
 
 def same(a, b):
-    columns = ("input_ids", "supervised", "begins", "ends", "trained", "source_numbers", "rows", "fates", "hashes")
+    columns = ("input_ids", "supervised", "begins", "ends", "trained", "source_numbers", "rows", "outcomes", "hashes")
     return (
         all(np.array_equal(getattr(a.examples, name), getattr(b.examples, name)) for name in columns)
         and a.examples.paths == b.examples.paths
@@ -62,18 +62,18 @@ def same(a, b):
     )
 
 
-def in_memory(files, tokenizer, policy):
+def in_memory(files, tokenizer, options):
     read, sources = reading_module.read(files)
-    examples, dropped = encode(read, tokenizer, policy)
-    return module.Stored(examples, sources, dropped, reasons=count_reasons(dropped))
+    examples, dropped = encode(read, tokenizer, options)
+    return module.EncodedFiles(examples, sources, dropped, reasons=count_reasons(dropped))
 
 
 @pytest.mark.parametrize("limit", [384, 120, 110])
 def test_what_is_found_is_what_was_encoded(limit, tmp_path, files, tokenizer, builds):
-    policy = replace(POLICY, max_seq_length=limit, truncation=Truncation.DROP if limit == 120 else Truncation.RIGHT)
-    results = [stored_in(tmp_path / "store", files, tokenizer, policy) for _ in range(3)]
+    options = replace(POLICY, max_seq_length=limit, truncation=Truncation.DROP if limit == 120 else Truncation.RIGHT)
+    results = [stored_in(tmp_path / "store", files, tokenizer, options) for _ in range(3)]
     assert len(builds) == 1
-    assert all(same(result, in_memory(files, tokenizer, policy)) for result in results)
+    assert all(same(result, in_memory(files, tokenizer, options)) for result in results)
     assert isinstance(results[0].examples.input_ids, np.memmap)
 
 
@@ -137,7 +137,7 @@ def test_the_key_changes_when_any_input_does(files, tokenizer, tmp_path, monkeyp
     assert len(set(keys.values())) == len(keys) == 21
 
 
-@pytest.mark.parametrize("field", [*(spec.name for spec in dataclasses.fields(Policy)), *vars(READING)])
+@pytest.mark.parametrize("field", [*(spec.name for spec in dataclasses.fields(EncodingOptions)), *vars(READING)])
 def test_no_setting_is_forgotten_in_the_key(field, files, tokenizer, tmp_path):
     changed = [arguments[2:] for _, arguments in changes(files, tokenizer, tmp_path)]
     values = [getattr(part, field, None) for pair in changed for part in pair if hasattr(part, field)]
@@ -211,7 +211,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_stored_under_what_it_was(tm
     monkeypatch.setattr(module, "build", build)
     with pytest.raises(DataError, match="has changed while it was read"):
         stored_in(tmp_path / "store", files, tokenizer)
-    assert Store(tmp_path / "store").entries() == []
+    assert EncodingCache(tmp_path / "store").entries() == []
 
 
 def test_dropped_rows_and_weights_are_kept_with_the_entry(tmp_path, tokenizer):
@@ -237,18 +237,18 @@ def test_processes_give_what_one_process_gives(tmp_path, files, tokenizer, monke
 def test_listing_and_clearing(tmp_path, files, tokenizer):
     for limit in (384, 200):
         stored_in(tmp_path / "store", files, tokenizer, replace(POLICY, max_seq_length=limit))
-    store = Store(tmp_path / "store")
+    store = EncodingCache(tmp_path / "store")
     assert sorted(entry.about["max_seq_length"] for entry in store.entries()) == [200, 384]
     num_bytes = sum(entry.num_bytes for entry in store.entries())
     assert store.clear() == (2, num_bytes)
     assert store.entries() == []
-    assert Store(tmp_path / "none").entries() == []
-    assert Store(tmp_path / "none").clear() == (0, 0)
+    assert EncodingCache(tmp_path / "none").entries() == []
+    assert EncodingCache(tmp_path / "none").clear() == (0, 0)
 
 
 def test_an_entry_in_use_is_not_cleared(tmp_path, files, tokenizer):
     stored_in(tmp_path / "store", files, tokenizer)
-    (entry,) = Store(tmp_path / "store").entries()
+    (entry,) = EncodingCache(tmp_path / "store").entries()
     context = multiprocessing.get_context("fork")
     ready, done = context.Event(), context.Event()
 
@@ -260,10 +260,10 @@ def test_an_entry_in_use_is_not_cleared(tmp_path, files, tokenizer):
     process = context.Process(target=hold)
     process.start()
     assert ready.wait(30)
-    assert Store(tmp_path / "store").clear() == (0, 0)
+    assert EncodingCache(tmp_path / "store").clear() == (0, 0)
     done.set()
     process.join(30)
-    assert Store(tmp_path / "store").clear()[0] == 1
+    assert EncodingCache(tmp_path / "store").clear()[0] == 1
 
 
 def _build(folder, files, tokenizer_folder, results):

@@ -2,7 +2,7 @@ import pytest
 
 from tests import tiny
 from tests.dialogues import controlled, records, turns
-from yangtuo.data.encoding import Policy, encode
+from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.measures import fit_of, sample
 from yangtuo.data.templates import ALPACA_ZH, CHATML, FrameTemplate
 from yangtuo.data.tokenizer import open_tokenizer
@@ -11,7 +11,7 @@ FRAME = FrameTemplate("test", opening="{system}", opening_without_system="[", af
 
 
 def fit(tokenizer, template, *dialogues):
-    examples, _ = encode(records(*dialogues), tokenizer, Policy(template, 1000))
+    examples, _ = encode(records(*dialogues), tokenizer, EncodingOptions(template, 1000))
     return fit_of(examples, range(len(examples)), tokenizer)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tests import tiny
-from yangtuo.data.encoding import Policy, encode
+from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.records import Record, Turn
 from yangtuo.data.splitting import num_to_hold_out, split
 from yangtuo.data.templates import FrameTemplate
@@ -12,7 +12,7 @@ def examples(prompts):
         Record("rows.json", row, (Turn("user", prompt, trained=False), Turn("assistant", f"答{row}", trained=True)))
         for row, prompt in enumerate(prompts)
     ]
-    return encode(rows, tiny.characters(), Policy(FrameTemplate("plain", "", "", "", ""), 64))[0]
+    return encode(rows, tiny.characters(), EncodingOptions(FrameTemplate("plain", "", "", "", ""), 64))[0]
 
 
 def rows_of(part):

@@ -4,7 +4,7 @@ import pickle
 import pytest
 
 from tests.dialogues import controlled, records, shown, turns
-from yangtuo.data.encoding import Policy, encode, end_id
+from yangtuo.data.encoding import EncodingOptions, encode, end_id
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import ALPACA_ZH, ALPACA_ZH_2, CHATML, LLAMA3, TEMPLATES, FrameTemplate, read_template
 from yangtuo.errors import DataError, TokenizerError
@@ -14,7 +14,7 @@ ALL_CONTROLS = ("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_head
 
 def texts(template, *dialogues, **options):
     tokenizer = controlled(*ALL_CONTROLS, **options)
-    examples, _ = encode(records(*dialogues), tokenizer, Policy(template, 10_000))
+    examples, _ = encode(records(*dialogues), tokenizer, EncodingOptions(template, 10_000))
     return [shown(examples, i, tokenizer) for i in range(len(examples))]
 
 
@@ -98,8 +98,8 @@ def test_a_control_token_stands_only_where_the_frame_has_it(template):
     dialogue = turns(text, text, text, text, system=text)
     tokenizer = controlled(*ALL_CONTROLS)
     plain = turns("q", "a", "q", "a", system="s")
-    policy = Policy(template, 10_000)
-    examples, _ = encode(records(dialogue, plain), tokenizer, policy)
+    options = EncodingOptions(template, 10_000)
+    examples, _ = encode(records(dialogue, plain), tokenizer, options)
     written, other = (
         [i for i in examples.row(row)[0].tolist() if i in tokenizer.controls.values()] for row in range(2)
     )
@@ -109,7 +109,7 @@ def test_a_control_token_stands_only_where_the_frame_has_it(template):
 
 def test_the_encoder_needs_every_control_token_of_a_frame():
     with pytest.raises(TokenizerError, match=r"--template chatml: .* has no token <\|im_start\|>, <\|im_end\|>"):
-        encode(records(turns("q", "a")), controlled(), Policy(CHATML, 100))
+        encode(records(turns("q", "a")), controlled(), EncodingOptions(CHATML, 100))
 
 
 def test_templates_with_other_frames_have_another_identity():

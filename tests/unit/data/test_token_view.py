@@ -2,7 +2,7 @@ import pytest
 
 from tests import tiny
 from tests.dialogues import controlled, records, turns
-from yangtuo.data.encoding import Policy, encode
+from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.examples import Examples
 from yangtuo.data.templates import ALPACA_ZH, FrameTemplate
 from yangtuo.data.token_view import Chip, chips_of
@@ -13,7 +13,7 @@ FRAME = FrameTemplate("test", opening="{system}", opening_without_system="[", af
 
 def test_token_by_token():
     tokenizer = controlled()
-    examples, _ = encode(records(turns("</s>", "好")), tokenizer, Policy(FRAME, 100))
+    examples, _ = encode(records(turns("</s>", "好")), tokenizer, EncodingOptions(FRAME, 100))
     chips = list(chips_of(examples, 0, tokenizer))
     assert chips[0] == Chip("<s>", (1,), is_trained=False, is_control=True)
     assert [chip.text for chip in chips] == ["<s>", "[", "<", "/", "s", ">", "]", "好", "</s>"]
@@ -24,7 +24,7 @@ def test_token_by_token():
 @pytest.mark.parametrize("make", [tiny.tiny_sentencepiece, tiny.tiny_json_tokenizer])
 def test_characters_that_are_spelled_in_bytes_are_one_chip(tmp_path, make):
     tokenizer = open_tokenizer(make(tmp_path))
-    examples, _ = encode(records(turns("q", "龘a🇨🇳\n。")), tokenizer, Policy(ALPACA_ZH, 1000))
+    examples, _ = encode(records(turns("q", "龘a🇨🇳\n。")), tokenizer, EncodingOptions(ALPACA_ZH, 1000))
     chips = list(chips_of(examples, 0, tokenizer))
     assert tuple(i for chip in chips for i in chip.ids) == tuple(examples.row(0)[0].tolist())
     answer = [chip for chip in chips if chip.is_trained and not chip.is_control]

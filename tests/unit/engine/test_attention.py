@@ -7,7 +7,7 @@ from torch.nn import functional
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
 from tests.unit.engine.small import examples_of
-from yangtuo.engine.attention import Seen, TreeRows, prefix_shared_attention, seen_by
+from yangtuo.engine.attention import LayerMask, TreeRows, layer_mask, prefix_shared_attention
 from yangtuo.engine.layout import share
 
 HEADS, GROUPS, WIDTH = 4, 2, 8
@@ -80,10 +80,10 @@ def assert_gradients_agree(result, expected, rows, inputs):
 
 KINDS = {
     "causal": (None, {}),
-    "window": (Seen(sliding_window_causal_mask_function(3), 3), {"allowed": lambda q, k: q - k < 3}),
+    "window": (LayerMask(sliding_window_causal_mask_function(3), 3), {"allowed": lambda q, k: q - k < 3}),
     "softcap": (None, {"softcap": 2.0}),
     "window and softcap": (
-        Seen(sliding_window_causal_mask_function(2), 2),
+        LayerMask(sliding_window_causal_mask_function(2), 2),
         {"softcap": 2.0, "allowed": lambda q, k: q - k < 2},
     ),
     "a scale of its own": (None, {"scaling": 0.7}),
@@ -126,7 +126,7 @@ def test_a_window_changes_rows_longer_than_it_and_no_others():
     tree = TreeRows.of([np.arange(6)], 6)
 
     def attended(window):
-        seen = Seen(sliding_window_causal_mask_function(window), window)
+        seen = LayerMask(sliding_window_causal_mask_function(window), window)
         return prefix_shared_attention(None, q, k, v, seen, tree=tree)[0]
 
     plain, _ = prefix_shared_attention(None, q, k, v, None, tree=tree)
@@ -215,12 +215,12 @@ def test_moved_as_a_whole():
 
 
 def test_a_causal_layer_needs_no_mask():
-    assert Seen().mask(5, torch.device("cpu")) is None
-    assert seen_by(mask_function=causal_mask_function, batch_size=1).mask(5, torch.device("cpu")) is None
+    assert LayerMask().mask(5, torch.device("cpu")) is None
+    assert layer_mask(mask_function=causal_mask_function, batch_size=1).mask(5, torch.device("cpu")) is None
 
 
 def test_a_window_needs_one_beyond_its_reach_only():
-    seen = seen_by(mask_function=sliding_window_causal_mask_function(2), local_size=2)
+    seen = layer_mask(mask_function=sliding_window_causal_mask_function(2), local_size=2)
     assert seen.is_causal(2)
     assert not seen.is_causal(3)
     assert seen.mask(2, torch.device("cpu")) is None
@@ -232,6 +232,6 @@ def test_a_window_needs_one_beyond_its_reach_only():
 
 
 def test_a_function_of_unknown_reach_is_always_asked():
-    seen = seen_by(mask_function=lambda batch, head, query, key: query >= key)
+    seen = layer_mask(mask_function=lambda batch, head, query, key: query >= key)
     assert not seen.is_causal(1)
     assert seen.mask(2, torch.device("cpu")).tolist() == [[True, False], [True, True]]

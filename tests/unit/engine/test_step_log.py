@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from yangtuo.engine.step_log import Journal
+from yangtuo.engine.step_log import StepLog
 
 STEPS = [
     {"step": 1, "loss": 3.0000000000000004},
@@ -18,9 +18,9 @@ STEPS = [
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "log.jsonl"
-    journal = Journal(path)
+    step_log = StepLog(path)
     for entry in STEPS:
-        journal.write(entry)
+        step_log.write(entry)
     return path
 
 
@@ -34,7 +34,7 @@ def test_one_line_an_entry_with_floats_in_full(path):
 
 
 def test_a_fresh_run_begins_an_empty_log(path):
-    assert Journal(path).best_eval_loss == math.inf
+    assert StepLog(path).best_eval_loss == math.inf
     assert path.read_text() == ""
 
 
@@ -42,10 +42,10 @@ def test_a_fresh_run_begins_an_empty_log(path):
     ("last_step", "num_kept", "best"), [(1, 1, math.inf), (2, 3, 2.0), (3, 4, 2.0), (4, 6, 1.5), (9, 6, 1.5)]
 )
 def test_a_resumed_run_cuts_the_log_back_to_its_checkpoint(path, last_step, num_kept, best):
-    journal = Journal(path, last_step=last_step)
+    step_log = StepLog(path, last_step=last_step)
     assert entries(path) == STEPS[:num_kept]
-    assert journal.best_eval_loss == best
-    journal.write({"step": last_step + 1, "loss": 1.0})
+    assert step_log.best_eval_loss == best
+    step_log.write({"step": last_step + 1, "loss": 1.0})
     assert entries(path) == [*STEPS[:num_kept], {"step": last_step + 1, "loss": 1.0}]
     assert [file.name for file in path.parent.iterdir()] == ["log.jsonl"]
 
@@ -55,39 +55,39 @@ def test_a_resumed_run_cuts_the_log_back_to_its_checkpoint(path, last_step, num_
     [(0, [0, 1, 3, 4], math.inf), (1, [0, 1, 2, 3, 4], 2.0), (2, [0, 1, 2, 3, 4, 5], 1.5)],
 )
 def test_an_evaluation_that_came_after_the_checkpoint_is_made_again(path, num_evaluations, kept, best):
-    journal = Journal(path, last_step=4, num_evaluations=num_evaluations)
+    step_log = StepLog(path, last_step=4, num_evaluations=num_evaluations)
     assert entries(path) == [STEPS[i] for i in kept]
-    assert journal.best_eval_loss == best
+    assert step_log.best_eval_loss == best
 
 
 def test_the_losses_of_the_steps_before(path):
-    assert Journal(path, last_step=3, writes=False).losses == [3.0000000000000004, 2.5, 2.25]
-    assert Journal(path).losses == []
+    assert StepLog(path, last_step=3, writes=False).losses == [3.0000000000000004, 2.5, 2.25]
+    assert StepLog(path).losses == []
 
 
 def test_a_line_that_was_being_written_is_no_line(path):
     path.write_text(path.read_text()[:-9])
-    journal = Journal(path, last_step=4)
-    assert journal.best_eval_loss == 2.0
-    journal.write({"step": 5, "loss": 1.0})
+    step_log = StepLog(path, last_step=4)
+    assert step_log.best_eval_loss == 2.0
+    step_log.write({"step": 5, "loss": 1.0})
     assert entries(path) == [*STEPS[:5], {"step": 5, "loss": 1.0}]
 
 
 def test_other_ranks_read_and_never_write(path):
     before = path.read_bytes()
-    journal = Journal(path, last_step=2, writes=False)
-    journal.write({"step": 3, "loss": 0.0})
+    step_log = StepLog(path, last_step=2, writes=False)
+    step_log.write({"step": 3, "loss": 0.0})
     assert path.read_bytes() == before
-    assert journal.best_eval_loss == 2.0
+    assert step_log.best_eval_loss == 2.0
 
 
 def test_no_log_yet(tmp_path):
-    assert Journal(tmp_path / "log.jsonl", last_step=3).best_eval_loss == math.inf
+    assert StepLog(tmp_path / "log.jsonl", last_step=3).best_eval_loss == math.inf
     assert entries(tmp_path / "log.jsonl") == []
 
 
 def test_numbers_that_json_does_not_have(tmp_path):
-    journal = Journal(tmp_path / "log.jsonl")
-    journal.write({"step": 1, "eval_loss": float("nan"), "perplexity": float("inf")})
+    step_log = StepLog(tmp_path / "log.jsonl")
+    step_log.write({"step": 1, "eval_loss": float("nan"), "perplexity": float("inf")})
     assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "eval_loss": null, "perplexity": null}\n'
-    assert Journal(tmp_path / "log.jsonl", last_step=1).best_eval_loss == float("inf")
+    assert StepLog(tmp_path / "log.jsonl", last_step=1).best_eval_loss == float("inf")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from yangtuo.engine.training_state import OptimizerState, PlainAccess, plain_values
+from yangtuo.engine.training_state import OptimizerState, PlainEngineState, plain_values
 from yangtuo.errors import CheckpointError
 
 OPTIMIZERS = {
@@ -45,12 +45,12 @@ def test_an_optimizer_goes_on_bit_for_bit(name, tmp_path):
     for seed in (1, 2):
         step(model, optimizer, seed)
     optimizer.param_groups[0]["lr"] = 0.05  # as a schedule sets it
-    access = PlainAccess(dict(model.named_parameters()), optimizer)
-    weights, state = access.weights(keeps=True), access.optimizer(keeps=True)
+    engine_state = PlainEngineState(dict(model.named_parameters()), optimizer)
+    weights, state = engine_state.weights(on_this_rank=True), engine_state.optimizer(on_this_rank=True)
     other, other_optimizer = subject(name)
     step(other, other_optimizer, 9)
     read_weights, read_state = through_files(tmp_path, weights, state)
-    back = PlainAccess(dict(other.named_parameters()), other_optimizer)
+    back = PlainEngineState(dict(other.named_parameters()), other_optimizer)
     back.put_weights(read_weights)
     back.put_optimizer(read_state)
     for _ in range(2):
@@ -73,15 +73,15 @@ def test_without_its_state_it_would_not():
 def test_tensors_are_copies_and_left_out_where_nobody_writes():
     model, optimizer = subject("adamw")
     step(model, optimizer, 1)
-    access = PlainAccess(dict(model.named_parameters()), optimizer)
-    weights, state = access.weights(keeps=True), access.optimizer(keeps=True)
+    engine_state = PlainEngineState(dict(model.named_parameters()), optimizer)
+    weights, state = engine_state.weights(on_this_rank=True), engine_state.optimizer(on_this_rank=True)
     before = {name: value.clone() for name, value in (weights | state.tensors).items()}
     step(model, optimizer, 2)
     assert all(torch.equal(value, before[name]) for name, value in (weights | state.tensors).items())
     assert set(weights) == {"0.weight", "0.bias", "1.weight", "1.bias"}
     assert {"0.weight/exp_avg", "0.weight/exp_avg_sq", "0.weight/step"} <= set(state.tensors)
-    assert access.weights(keeps=False) == {}
-    assert access.optimizer(keeps=False).tensors == {}
+    assert engine_state.weights(on_this_rank=False) == {}
+    assert engine_state.optimizer(on_this_rank=False).tensors == {}
 
 
 def test_what_no_checkpoint_can_hold_is_an_error():
@@ -89,7 +89,7 @@ def test_what_no_checkpoint_can_hold_is_an_error():
     step(model, optimizer, 1)
     next(iter(optimizer.state.values()))["history"] = [torch.zeros(1)]
     with pytest.raises(CheckpointError, match="SGD keeps 'history' as a list"):
-        PlainAccess(dict(model.named_parameters()), optimizer).optimizer(keeps=True)
+        PlainEngineState(dict(model.named_parameters()), optimizer).optimizer(on_this_rank=True)
 
 
 def test_plain_values():

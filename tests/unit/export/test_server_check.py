@@ -25,7 +25,7 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import ALPACA_ZH, CHATML, LLAMA3, TemplateFault
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, DataError, RunFailure, TokenizerError, UsageError
-from yangtuo.export.server_check import Fate, compare_prompt, compare_text
+from yangtuo.export.server_check import Match, compare_prompt, compare_text
 from yangtuo.export.servers import Reply
 from yangtuo.model import provenance
 from yangtuo.model.serving import jinja_of, modelfile_of
@@ -439,20 +439,20 @@ def prompt_of(ids, whole=None, text="ab"):
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (Reply(prompt_ids=[1, 100, 101]), (Fate.SAME, "3 tokens")),
-        (Reply(prompt_ids=[1, 100]), (Fate.DIFFERS, "token 2: the end, expected 101 'b'; 2 tokens for 3")),
-        (Reply(prompt_ids=[1, 1, 100, 101]), (Fate.DIFFERS, "token 1: 1 <s>, expected 100 'a'; 4 tokens for 3")),
-        (Reply(prompt_ids=[1, 100, 102]), (Fate.DIFFERS, "token 2: 102 'c', expected 101 'b'")),
+        (Reply(prompt_ids=[1, 100, 101]), (Match.SAME, "3 tokens")),
+        (Reply(prompt_ids=[1, 100]), (Match.DIFFERS, "token 2: the end, expected 101 'b'; 2 tokens for 3")),
+        (Reply(prompt_ids=[1, 1, 100, 101]), (Match.DIFFERS, "token 1: 1 <s>, expected 100 'a'; 4 tokens for 3")),
+        (Reply(prompt_ids=[1, 100, 102]), (Match.DIFFERS, "token 2: 102 'c', expected 101 'b'")),
         (
             Reply(prompt_ids=[1, 100, 101, 9_999_999]),
-            (Fate.DIFFERS, "token 3: 9999999, expected the end; 4 tokens for 3"),
+            (Match.DIFFERS, "token 3: 9999999, expected the end; 4 tokens for 3"),
         ),
-        (Reply(num_prompt_tokens=3), (Fate.SAME_NUMBER, "3 tokens")),
-        (Reply(num_prompt_tokens=4), (Fate.DIFFERS, "4 tokens, expected 3")),
-        (Reply(num_prompt_tokens=3, prompt_text="ab"), (Fate.SAME_NUMBER, "3 tokens, the same text")),
-        (Reply(num_prompt_tokens=3, prompt_text="ac"), (Fate.DIFFERS, "character 1: 'ac', expected 'ab'")),
-        (Reply(prompt_text="ab"), (Fate.SAME, "the same text")),
-        (Reply(), (Fate.NOT_TOLD, "")),
+        (Reply(num_prompt_tokens=3), (Match.SAME_NUMBER, "3 tokens")),
+        (Reply(num_prompt_tokens=4), (Match.DIFFERS, "4 tokens, expected 3")),
+        (Reply(num_prompt_tokens=3, prompt_text="ab"), (Match.SAME_NUMBER, "3 tokens, the same text")),
+        (Reply(num_prompt_tokens=3, prompt_text="ac"), (Match.DIFFERS, "character 1: 'ac', expected 'ab'")),
+        (Reply(prompt_text="ab"), (Match.SAME, "the same text")),
+        (Reply(), (Match.NOT_TOLD, "")),
     ],
 )
 def test_prompts_are_compared_by_what_is_told(reply, expected):
@@ -461,22 +461,22 @@ def test_prompts_are_compared_by_what_is_told(reply, expected):
 
 def test_a_prompt_in_one_piece_is_no_fault():
     prompt = prompt_of([1, 100, 101, 102], whole=[1, 100, 103])
-    assert compare_prompt(prompt, Reply(prompt_ids=[1, 100, 103]), controlled())[0] is Fate.ONE_PIECE
-    assert compare_prompt(prompt, Reply(num_prompt_tokens=3), controlled())[0] is Fate.ONE_PIECE
-    assert compare_prompt(prompt, Reply(prompt_ids=[1, 100, 104]), controlled())[0] is Fate.DIFFERS
+    assert compare_prompt(prompt, Reply(prompt_ids=[1, 100, 103]), controlled())[0] is Match.ONE_PIECE
+    assert compare_prompt(prompt, Reply(num_prompt_tokens=3), controlled())[0] is Match.ONE_PIECE
+    assert compare_prompt(prompt, Reply(prompt_ids=[1, 100, 104]), controlled())[0] is Match.DIFFERS
 
 
 @pytest.mark.parametrize(
     ("expected", "found", "whole", "cut"),
     [
-        ("一二", " 一二\n", Fate.SAME, Fate.SAME),
-        ("一\ufffd\ufffd", "一", Fate.DIFFERS, Fate.SAME),
-        ("一二", "一二三", Fate.DIFFERS, Fate.SAME),
-        ("一二", "一", Fate.DIFFERS, Fate.SAME),
-        ("一二", "一二三四", Fate.DIFFERS, Fate.DIFFERS),
-        ("一二", "一三", Fate.DIFFERS, Fate.DIFFERS),
-        ("一 二", "一二", Fate.DIFFERS, Fate.DIFFERS),
-        ("", "", Fate.SAME, Fate.SAME),
+        ("一二", " 一二\n", Match.SAME, Match.SAME),
+        ("一\ufffd\ufffd", "一", Match.DIFFERS, Match.SAME),
+        ("一二", "一二三", Match.DIFFERS, Match.SAME),
+        ("一二", "一", Match.DIFFERS, Match.SAME),
+        ("一二", "一二三四", Match.DIFFERS, Match.DIFFERS),
+        ("一二", "一三", Match.DIFFERS, Match.DIFFERS),
+        ("一 二", "一二", Match.DIFFERS, Match.DIFFERS),
+        ("", "", Match.SAME, Match.SAME),
     ],
 )
 def test_answers_are_compared_but_for_blanks_and_the_character_of_a_cut(expected, found, whole, cut):

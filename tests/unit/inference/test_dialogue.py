@@ -9,7 +9,7 @@ from yangtuo.data.readers import records as reading
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.errors import DataError, UsageError, WriteError
-from yangtuo.inference.dialogue import Dialogue, Partner, Said, save_row
+from yangtuo.inference.dialogue import ChatSession, Dialogue, Exchange, save_row
 from yangtuo.inference.generate import Answer
 
 
@@ -36,15 +36,15 @@ def told(dialogue, question):
     return [(turn.role, turn.text) for turn in dialogue.turns(question)]
 
 
-def talked(*said, system=None):
+def talked(*exchanges, system=None):
     dialogue = Dialogue(system)
-    dialogue.said += [Said(*one) for one in said]
+    dialogue.exchanges += [Exchange(*one) for one in exchanges]
     return dialogue
 
 
-def partner(*answers, room=None, template=ALPACA_ZH):
-    speaker = Says(*answers)
-    return speaker, Partner("tuned", speaker, template, room, None)
+def session(*answers, room=None, template=ALPACA_ZH):
+    generator = Says(*answers)
+    return generator, ChatSession("tuned", generator, template, room, None)
 
 
 def test_the_model_is_shown_all_turns_with_the_question_last():
@@ -96,38 +96,38 @@ def test_the_oldest_are_left_out_where_the_room_ends_and_stay_out():
 
 
 def test_asking_goes_on_with_what_was_said():
-    speaker, tuned = partner(("壹", True), ("贰", False), ("叁", True))
+    generator, tuned = session(("壹", True), ("贰", False), ("叁", True))
     pieces = []
     for question in ("一", "二", "三"):
         tuned.ask(question, pieces.append)
     assert pieces == ["壹", "贰", "叁"]
-    assert [(turn.role, turn.text) for turn in speaker.seen[-1]] == told(
+    assert [(turn.role, turn.text) for turn in generator.seen[-1]] == told(
         talked(("一", "壹", True), ("二", "贰", False)), "三"
     )
-    assert tuned.dialogue.said[-1] == Said("三", "叁", True)
+    assert tuned.dialogue.exchanges[-1] == Exchange("三", "叁", True)
     tuned.start_over()
-    assert (tuned.dialogue.said, speaker.seen[-1]) == ([], "reseed")
+    assert (tuned.dialogue.exchanges, generator.seen[-1]) == ([], "reseed")
 
 
 def test_a_question_that_is_too_long_leaves_the_dialogue_as_it_was():
-    _, tuned = partner(("壹", True), room=5)
+    _, tuned = session(("壹", True), room=5)
     tuned.ask("一", str)
     with pytest.raises(DataError):
         tuned.ask("二" * 6, str)
-    assert tuned.dialogue.said == [Said("一", "壹", True)]
+    assert tuned.dialogue.exchanges == [Exchange("一", "壹", True)]
 
 
 def test_reasoning_that_the_template_leaves_out_of_earlier_turns_is_not_remembered():
     template = ChatTemplate(QWEN3, {}, None, ("<|im_start|>", "<|im_end|>"))
     reasoned = "<think>\n数一数。\n</think>\n\n五。"
-    _, tuned = partner((reasoned, True), ("六。", True), template=template)
+    _, tuned = session((reasoned, True), ("六。", True), template=template)
     assert tuned.ask("2加3？", str).text == reasoned
     tuned.ask("3加3？", str)
-    assert [said.answer for said in tuned.dialogue.said] == ["五。", "六。"]
+    assert [one.answer for one in tuned.dialogue.exchanges] == ["五。", "六。"]
     template.render([*tuned.dialogue.turns("4加3？"), Turn("assistant", "", trained=False)])
-    _, plain = partner((reasoned, True))
+    _, plain = session((reasoned, True))
     plain.ask("2加3？", str)
-    assert plain.dialogue.said[0].answer == reasoned
+    assert plain.dialogue.exchanges[0].answer == reasoned
 
 
 # ---- the row that it makes

@@ -13,8 +13,8 @@ from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import ALPACA_ZH, CHATML
 from yangtuo.errors import RunFailure
-from yangtuo.inference.generate import Sampling, Speaker, sampling_of
-from yangtuo.inference.load import Voice
+from yangtuo.inference.generate import Generator, Sampling, sampling_of
+from yangtuo.inference.load import LoadedModel
 
 GREEDY = Sampling(max_new_tokens=12)
 DRAWN = Sampling(max_new_tokens=12, temperature=1.5, top_p=0.95, seed=3)
@@ -61,11 +61,11 @@ class Scripted(nn.Module):
 
 def scripted(tokenizer, tokens, sampling=GREEDY, template=ALPACA_ZH):
     model = Scripted(tokens)
-    return model, Speaker(Voice(model, tokenizer, 480), template, sampling)
+    return model, Generator(LoadedModel(model, tokenizer, 480), template, sampling)
 
 
 @pytest.fixture(params=FAMILY)
-def voice(request, sentencepiece_tokenizer):
+def loaded(request, sentencepiece_tokenizer):
     values = {**SMALL, **FAMILY[request.param]}
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -73,31 +73,31 @@ def voice(request, sentencepiece_tokenizer):
         for weight in model.parameters():
             if weight.dim() > 1:
                 nn.init.normal_(weight, std=0.3)  # so that what was said decides what follows
-    return Voice(model.eval(), sentencepiece_tokenizer, 480)
+    return LoadedModel(model.eval(), sentencepiece_tokenizer, 480)
 
 
 # ---- what is said
 
 
-def test_greedy_answers_are_those_of_transformers(voice):
-    speaker = Speaker(voice, ALPACA_ZH, GREEDY)
+def test_greedy_answers_are_those_of_transformers(loaded):
+    generator = Generator(loaded, ALPACA_ZH, GREEDY)
     for turns in (QUESTION, DIALOGUE, QUESTION):
-        prompt = speaker.prompt(turns)
+        prompt = generator.prompt(turns)
         ids = torch.tensor([prompt])
-        expected = voice.model.generate(
+        expected = loaded.model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, eos_token_id=2
         )[0, ids.shape[1] :].tolist()
-        answer = speaker.answer(prompt)
-        assert answer.text == voice.tokenizer.decode(expected).rstrip("\ufffd")
+        answer = generator.answer(prompt)
+        assert answer.text == loaded.tokenizer.decode(expected).rstrip("\ufffd")
         assert answer.num_tokens == len(expected)
 
 
-def test_what_is_kept_of_the_last_prompt_changes_no_answer(voice):
-    prompts = [prompt_ids(voice.tokenizer, ALPACA_ZH, turns) for turns in (DIALOGUE, QUESTION, DIALOGUE, QUESTION)]
+def test_what_is_kept_of_the_last_prompt_changes_no_answer(loaded):
+    prompts = [prompt_ids(loaded.tokenizer, ALPACA_ZH, turns) for turns in (DIALOGUE, QUESTION, DIALOGUE, QUESTION)]
     prompts += [prompts[0] + prompts[1][1:], prompts[0]]  # longer, and shorter than what is kept
-    one = Speaker(voice, ALPACA_ZH, GREEDY)
+    one = Generator(loaded, ALPACA_ZH, GREEDY)
     assert [one.answer(prompt).text for prompt in prompts] == [
-        Speaker(voice, ALPACA_ZH, GREEDY).answer(prompt).text for prompt in prompts
+        Generator(loaded, ALPACA_ZH, GREEDY).answer(prompt).text for prompt in prompts
     ]
 
 
@@ -107,26 +107,28 @@ def test_a_second_turn_computes_only_what_is_new(sentencepiece_tokenizer, tmp_pa
     model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    speaker = Speaker(Voice(model, sentencepiece_tokenizer, 480), ALPACA_ZH, replace(GREEDY, max_new_tokens=1))
-    first, second = speaker.prompt(QUESTION), speaker.prompt(DIALOGUE)
-    speaker.answer(first)
-    speaker.answer(second)
-    speaker.answer(second)
+    generator = Generator(
+        LoadedModel(model, sentencepiece_tokenizer, 480), ALPACA_ZH, replace(GREEDY, max_new_tokens=1)
+    )
+    first, second = generator.prompt(QUESTION), generator.prompt(DIALOGUE)
+    generator.answer(first)
+    generator.answer(second)
+    generator.answer(second)
     assert second[: len(first)] == first
     assert read == [len(first), len(second) - len(first), 1]
 
 
 def test_the_prompt_is_that_of_training(sentencepiece_tokenizer):
-    _, speaker = scripted(sentencepiece_tokenizer, [])
-    assert speaker.prompt(DIALOGUE) == prompt_ids(sentencepiece_tokenizer, ALPACA_ZH, DIALOGUE)
+    _, generator = scripted(sentencepiece_tokenizer, [])
+    assert generator.prompt(DIALOGUE) == prompt_ids(sentencepiece_tokenizer, ALPACA_ZH, DIALOGUE)
 
 
 def test_text_is_told_as_it_grows_in_whole_characters(sentencepiece_tokenizer):
     said = "龘长城🦙很长。"
     tokens = sentencepiece_tokenizer.encode([said])[0]
-    _, speaker = scripted(sentencepiece_tokenizer, [*tokens, 2], replace(GREEDY, max_new_tokens=100))
+    _, generator = scripted(sentencepiece_tokenizer, [*tokens, 2], replace(GREEDY, max_new_tokens=100))
     told = []
-    answer = speaker.answer([1, 5], told.append)
+    answer = generator.answer([1, 5], told.append)
     assert answer.text == "".join(told) == said
     assert len(told) > 3
     assert "\ufffd" not in "".join(told)
@@ -139,46 +141,46 @@ def test_text_is_told_as_it_grows_in_whole_characters(sentencepiece_tokenizer):
 
 def test_the_templates_end_token_ends_an_answer_and_so_does_the_tokenizers(json_tokenizer):
     end = json_tokenizer.id_of("<|im_end|>")
-    _, speaker = scripted(json_tokenizer, [70, end, 71], template=CHATML)
-    assert speaker.answer([5]).stopped_by == "<|im_end|>"
+    _, generator = scripted(json_tokenizer, [70, end, 71], template=CHATML)
+    assert generator.answer([5]).stopped_by == "<|im_end|>"
     own = replace(json_tokenizer, eos_id=json_tokenizer.id_of("<think>"))
-    _, speaker = scripted(own, [70, own.eos_id, 71], template=CHATML)
-    answer = speaker.answer([5])
+    _, generator = scripted(own, [70, own.eos_id, 71], template=CHATML)
+    answer = generator.answer([5])
     assert (answer.stopped_by, answer.num_tokens) == ("<think>", 2)
 
 
 def test_an_answer_is_cut_at_the_limit_without_a_part_of_a_character(sentencepiece_tokenizer):
     tokens = sentencepiece_tokenizer.encode(["a🦙"])[0]
-    _, speaker = scripted(sentencepiece_tokenizer, tokens, replace(GREEDY, max_new_tokens=len(tokens) - 1))
-    answer = speaker.answer([5])
+    _, generator = scripted(sentencepiece_tokenizer, tokens, replace(GREEDY, max_new_tokens=len(tokens) - 1))
+    answer = generator.answer([5])
     assert (answer.text, answer.stopped_by, answer.is_whole) == ("a", "max_new_tokens", False)
 
 
 def test_an_interrupted_answer_is_kept_where_asked(sentencepiece_tokenizer):
     tokens = sentencepiece_tokenizer.encode(["长城很长"])[0]
     script = [*tokens[:2], KeyboardInterrupt(), *tokens, 2]
-    model, speaker = scripted(sentencepiece_tokenizer, script)
-    answer = speaker.answer([5, 6], keeps_interrupted=True)
+    model, generator = scripted(sentencepiece_tokenizer, script)
+    answer = generator.answer([5, 6], keeps_interrupted=True)
     assert answer.text == sentencepiece_tokenizer.decode(tokens[:2])
     assert (answer.stopped_by, answer.is_whole) == ("Ctrl-C", False)
     model.given.clear()
-    assert speaker.answer([5, 6, 7]).text == "长城很长"
+    assert generator.answer([5, 6, 7]).text == "长城很长"
     assert model.given[:3] == [5, 6, 7]  # what was kept may be in some layers only
-    _, speaker = scripted(sentencepiece_tokenizer, script[2:])
+    _, generator = scripted(sentencepiece_tokenizer, script[2:])
     with pytest.raises(KeyboardInterrupt):
-        speaker.answer([5, 6])
+        generator.answer([5, 6])
 
 
 # ---- drawing
 
 
-def test_draws_are_those_of_the_seed(voice):
+def test_draws_are_those_of_the_seed(loaded):
     def answers(sampling):
-        speaker = Speaker(voice, ALPACA_ZH, sampling)
-        prompt = speaker.prompt(QUESTION)
-        drawn = [speaker.answer(prompt).text, speaker.answer(prompt).text]
-        speaker.reseed()
-        return [*drawn, speaker.answer(prompt).text]
+        generator = Generator(loaded, ALPACA_ZH, sampling)
+        prompt = generator.prompt(QUESTION)
+        drawn = [generator.answer(prompt).text, generator.answer(prompt).text]
+        generator.reseed()
+        return [*drawn, generator.answer(prompt).text]
 
     one = answers(DRAWN)
     assert one == answers(DRAWN)
@@ -194,8 +196,8 @@ def test_a_repetition_penalty_keeps_tokens_from_coming_again_but_not_the_end(sen
             return SimpleNamespace(logits=scores, past_key_values=SimpleNamespace())
 
     def said(penalty):
-        voice = Voice(Stubborn([]), sentencepiece_tokenizer, 480)
-        return Speaker(voice, ALPACA_ZH, replace(GREEDY, repetition_penalty=penalty)).answer([1, 5, 2, 6])
+        loaded = LoadedModel(Stubborn([]), sentencepiece_tokenizer, 480)
+        return Generator(loaded, ALPACA_ZH, replace(GREEDY, repetition_penalty=penalty)).answer([1, 5, 2, 6])
 
     assert said(1.0).num_tokens == GREEDY.max_new_tokens
     assert (said(2.0).num_tokens, said(2.0).stopped_by) == (3, "</s>")
@@ -208,16 +210,16 @@ def test_top_p_leaves_the_unlikely_out(sentencepiece_tokenizer):
             scores[..., 300] = 6.0
             return SimpleNamespace(logits=scores, past_key_values=SimpleNamespace())
 
-    voice = Voice(Even([]), sentencepiece_tokenizer, 480)
-    few = Speaker(voice, ALPACA_ZH, replace(DRAWN, top_p=0.3, temperature=1.0)).answer([5])
-    many = Speaker(voice, ALPACA_ZH, replace(DRAWN, top_p=1.0, temperature=1.0)).answer([5])
+    loaded = LoadedModel(Even([]), sentencepiece_tokenizer, 480)
+    few = Generator(loaded, ALPACA_ZH, replace(DRAWN, top_p=0.3, temperature=1.0)).answer([5])
+    many = Generator(loaded, ALPACA_ZH, replace(DRAWN, top_p=1.0, temperature=1.0)).answer([5])
     assert few.text == sentencepiece_tokenizer.decode([300] * DRAWN.max_new_tokens)
     assert many.text != few.text
 
 
 def test_rows_that_the_voice_does_not_know_are_never_said(sentencepiece_tokenizer):
     model = Scripted([500, 501, 2], num_rows=512)
-    answer = Speaker(Voice(model, sentencepiece_tokenizer, 480), ALPACA_ZH, GREEDY).answer([490, 5])
+    answer = Generator(LoadedModel(model, sentencepiece_tokenizer, 480), ALPACA_ZH, GREEDY).answer([490, 5])
     assert answer.stopped_by == "</s>"
     assert answer.num_tokens == 3
 
@@ -228,14 +230,14 @@ def test_a_model_that_computes_no_numbers_is_told(sentencepiece_tokenizer):
             return SimpleNamespace(logits=torch.full((1, 1, 480), float("nan")), past_key_values=None)
 
     with pytest.raises(RunFailure, match="try --torch_dtype float32"):
-        Speaker(Voice(Broken([]), sentencepiece_tokenizer, 480), ALPACA_ZH, GREEDY).answer([5])
+        Generator(LoadedModel(Broken([]), sentencepiece_tokenizer, 480), ALPACA_ZH, GREEDY).answer([5])
 
 
-def test_top_k_leaves_all_but_the_likeliest_out(voice):
-    prompt = prompt_ids(voice.tokenizer, ALPACA_ZH, QUESTION)
-    greedy = Speaker(voice, ALPACA_ZH, GREEDY).answer(prompt)
-    assert Speaker(voice, ALPACA_ZH, replace(DRAWN, top_k=1, top_p=1.0)).answer(prompt).text == greedy.text
-    assert Speaker(voice, ALPACA_ZH, replace(DRAWN, top_k=400, top_p=1.0)).answer(prompt).text != greedy.text
+def test_top_k_leaves_all_but_the_likeliest_out(loaded):
+    prompt = prompt_ids(loaded.tokenizer, ALPACA_ZH, QUESTION)
+    greedy = Generator(loaded, ALPACA_ZH, GREEDY).answer(prompt)
+    assert Generator(loaded, ALPACA_ZH, replace(DRAWN, top_k=1, top_p=1.0)).answer(prompt).text == greedy.text
+    assert Generator(loaded, ALPACA_ZH, replace(DRAWN, top_k=400, top_p=1.0)).answer(prompt).text != greedy.text
 
 
 # ---- how answers are chosen, where nothing was asked for

@@ -77,11 +77,11 @@ def test_the_tuned_voice_is_what_peft_loads_and_the_other_is_the_base(kind, base
     folder = request.getfixturevalue(kind)
     model = opened(base, folder)
     expected = logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder))
-    torch.testing.assert_close(logits(model.voice.model), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(logits(model.loaded.model), expected, atol=2e-6, rtol=0)
     assert (expected - of_base(base)).abs().max() > 0.1
-    with model.base_voice.in_place():
-        assert torch.equal(logits(model.base_voice.model), of_base(base))
-    torch.testing.assert_close(logits(model.voice.model), expected, atol=2e-6, rtol=0)
+    with model.loaded_base.in_place():
+        assert torch.equal(logits(model.loaded_base.model), of_base(base))
+    torch.testing.assert_close(logits(model.loaded.model), expected, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("tie", [False, True])
@@ -94,44 +94,44 @@ def test_embeddings_that_came_with_null_modules_to_save_are_not_the_bases(tie, t
             old_adapter / "adapter_model.safetensors",
         )
     model = opened(base, old_adapter)
-    tuned = logits(model.voice.model)
+    tuned = logits(model.loaded.model)
     embedding = load_file(old_adapter / "adapter_model.safetensors")["base_model.model.model.embed_tokens.weight"]
-    assert torch.equal(model.voice.model.get_input_embeddings().weight, embedding)
+    assert torch.equal(model.loaded.model.get_input_embeddings().weight, embedding)
     for _ in range(2):
-        with model.base_voice.in_place():
-            assert torch.equal(logits(model.base_voice.model), of_base(base))
-        assert torch.equal(logits(model.voice.model), tuned)
+        with model.loaded_base.in_place():
+            assert torch.equal(logits(model.loaded_base.model), of_base(base))
+        assert torch.equal(logits(model.loaded.model), tuned)
 
 
 def test_the_base_comes_back_after_an_error(base, old_adapter):
     model = opened(base, old_adapter)
-    tuned = logits(model.voice.model)
-    with pytest.raises(KeyboardInterrupt), model.base_voice.in_place():
+    tuned = logits(model.loaded.model)
+    with pytest.raises(KeyboardInterrupt), model.loaded_base.in_place():
         raise KeyboardInterrupt
-    assert torch.equal(logits(model.voice.model), tuned)
+    assert torch.equal(logits(model.loaded.model), tuned)
 
 
 def test_nothing_is_trainable_and_dropout_is_off(base, full_adapter):
     model = opened(base, full_adapter)
     for _ in range(2):
-        assert not [name for name, weight in model.voice.model.named_parameters() if weight.requires_grad]
-        assert not [module for module in model.voice.model.modules() if module.training]
-        with model.base_voice.in_place():
+        assert not [name for name, weight in model.loaded.model.named_parameters() if weight.requires_grad]
+        assert not [module for module in model.loaded.model.modules() if module.training]
+        with model.loaded_base.in_place():
             pass
 
 
 def test_everything_is_in_the_number_format_of_the_weights(base, full_adapter):
     able = Hardware("cpu", bfloat16=True, float16=False)
     model = opened(base, full_adapter, hardware=able, model=ModelArguments(torch_dtype="bfloat16"))
-    assert {weight.dtype for weight in model.voice.model.parameters()} == {torch.bfloat16}
-    expected = logits(opened(base, full_adapter).voice.model)
-    assert (logits(model.voice.model) - expected).abs().mean() < 0.05 * expected.abs().mean()
+    assert {weight.dtype for weight in model.loaded.model.parameters()} == {torch.bfloat16}
+    expected = logits(opened(base, full_adapter).loaded.model)
+    assert (logits(model.loaded.model) - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
 def test_a_model_alone_has_no_other_voice(base):
     model = opened(base)
-    assert model.base_voice is None
-    assert torch.equal(logits(model.voice.model), of_base(base))
+    assert model.loaded_base is None
+    assert torch.equal(logits(model.loaded.model), of_base(base))
     assert model.num_positions == 512
 
 
@@ -151,10 +151,10 @@ def test_rows_are_added_for_the_adapters_tokens_and_the_base_is_asked_without_th
     folder = tiny.tiny_adapter(tmp_path / "adapter", base, tokenizer=grown_tokenizer, modules_to_save=FULL)
     model = opened(base, folder)
     rows = tiny.SENTENCEPIECE_VOCABULARY
-    assert (model.voice.num_rows, model.base_voice.num_rows) == (rows + 2, rows)
-    assert (model.voice.tokenizer.folder, model.base_voice.tokenizer.folder) == (folder, base)
-    with model.base_voice.in_place():
-        assert torch.equal(logits(model.base_voice.model)[..., :rows], of_base(base))
+    assert (model.loaded.num_rows, model.loaded_base.num_rows) == (rows + 2, rows)
+    assert (model.loaded.tokenizer.folder, model.loaded_base.tokenizer.folder) == (folder, base)
+    with model.loaded_base.in_place():
+        assert torch.equal(logits(model.loaded_base.model)[..., :rows], of_base(base))
 
 
 def test_a_base_without_a_tokenizer_is_asked_with_the_adapters(base, grown_tokenizer, tmp_path, caplog):
@@ -162,25 +162,25 @@ def test_a_base_without_a_tokenizer_is_asked_with_the_adapters(base, grown_token
     shutil.copytree(base, bare, ignore=shutil.ignore_patterns("tokenizer*"))
     folder = tiny.tiny_adapter(tmp_path / "adapter", base, tokenizer=grown_tokenizer)
     model = opened(bare, folder)
-    assert model.base_voice.tokenizer is model.voice.tokenizer
-    assert model.base_voice.num_rows == tiny.SENTENCEPIECE_VOCABULARY
+    assert model.loaded_base.tokenizer is model.loaded.tokenizer
+    assert model.loaded_base.num_rows == tiny.SENTENCEPIECE_VOCABULARY
 
 
 def test_spare_rows_are_never_said(tmp_path):
     base = tiny.tiny_sentencepiece(tiny.tiny_llama(tmp_path / "base", num_rows=512))
-    assert opened(base).voice.num_rows == tiny.SENTENCEPIECE_VOCABULARY
+    assert opened(base).loaded.num_rows == tiny.SENTENCEPIECE_VOCABULARY
 
 
 def test_a_tokenizer_may_have_tokens_that_the_model_has_no_rows_for(base, grown_tokenizer):
     model = opened(base, model=ModelArguments(tokenizer_name_or_path=str(grown_tokenizer)))
-    assert model.voice.num_rows == tiny.SENTENCEPIECE_VOCABULARY
+    assert model.loaded.num_rows == tiny.SENTENCEPIECE_VOCABULARY
 
 
 def test_no_tokenizer_anywhere(base, adapter, tmp_path):
     bare, lora = tmp_path / "bare", tmp_path / "lora"
     for source, target in ((base, bare), (adapter, lora)):
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("tokenizer*"))
-    assert opened(base, lora).voice.tokenizer.folder == base
+    assert opened(base, lora).loaded.tokenizer.folder == base
     with pytest.raises(UsageError, match="name --tokenizer_name_or_path"):
         opened(bare, lora)
 
@@ -214,8 +214,8 @@ def test_an_adapter_that_is_not_whole_is_taken_where_that_is_allowed(adapter, ba
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(AdapterError, match=r"lora_A.weight is missing"):
         opened(base, folder)
-    voice = opened(base, folder, lora=LoraArguments(allow_partial_adapter=True)).voice
-    assert not torch.allclose(logits(voice.model), of_base(base))
+    loaded = opened(base, folder, lora=LoraArguments(allow_partial_adapter=True)).loaded
+    assert not torch.allclose(logits(loaded.model), of_base(base))
 
 
 # ---- what a user names

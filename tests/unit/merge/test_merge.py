@@ -577,7 +577,7 @@ class Rows2023:
 def rows_after(here, num_rows, tmp_path, *, allowed=False):
     from yangtuo.merge.fit import rows_after
 
-    chain = merge.Chain({}, {}, here, "model.embed_tokens.weight", "lm_head.weight", False)
+    chain = merge.WeightEdits({}, {}, here, "model.embed_tokens.weight", "lm_head.weight", False)
     saved = Rows2023.of(num_rows)
     saved.folder = tmp_path / "adapter"
     return rows_after(saved, chain, fit.Allowed(new_vocabulary=allowed))
@@ -652,7 +652,7 @@ def test_folding_leaves_the_tensors_that_it_was_given_alone():
     weight, up, down = torch.randn(6, 5), torch.randn(6, 2), torch.randn(2, 5)
     copy, own = weight.clone(), torch.randn(6, 5)
     own_copy = own.clone()
-    edits = (merge.LowRank(up, down, 0.5), merge.Whole(own), merge.Rows((1, 4), weight[:2]))
+    edits = (merge.LowRank(up, down, 0.5), merge.Replace(own), merge.ReplaceRows((1, 4), weight[:2]))
     result = merge.fold(weight, edits)
     assert torch.equal(weight, copy)
     assert torch.equal(own, own_copy)

@@ -33,7 +33,7 @@ def is_in_it(settings, name):
 
 
 @pytest.mark.parametrize("name", sorted(DECIDES.keys() - {"peft_path", "new_adapter"}))  # which switch others off
-def test_the_value_of_an_option_is_part_of_the_meaning_as_it_says(name):
+def test_the_value_of_an_option_is_part_of_the_recipe_as_it_says(name):
     decides = DECIDES[name]
     switches = ("eval_strategy", "do_eval", "load_best_model_at_end")
     assert is_in_it(settings_of(), name) == (decides is Decides.RESULT or name in ("eval_strategy", "do_eval"))

@@ -8,7 +8,7 @@ from yangtuo.errors import RunFolderError
 from yangtuo.training import run_folder
 from yangtuo.training.run_folder import Decision, Start
 
-MEANING = {"learning_rate": 1e-4, "data": [["a.json", "0123"]], "max_steps": 100}
+RECIPE = {"learning_rate": 1e-4, "data": [["a.json", "0123"]], "max_steps": 100}
 
 
 @pytest.fixture
@@ -16,9 +16,9 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
-def record(out, *, state="running", meaning=MEANING, seed=42):
+def record(out, *, state="running", recipe=RECIPE, seed=42):
     out.mkdir(exist_ok=True)
-    run_folder.write_json(out / run_folder.RUN_FILE, {"state": state, "meaning": meaning, "seed": seed})
+    run_folder.write_json(out / run_folder.RUN_FILE, {"state": state, "recipe": recipe, "seed": seed})
 
 
 def save(out, step, *, mark=True):
@@ -31,8 +31,8 @@ def save(out, step, *, mark=True):
     return path
 
 
-def decide(out, *, meaning=MEANING, overwrite=False, checkpoint_dir=None):
-    return run_folder.decide(out, meaning, overwrite=overwrite, checkpoint_dir=checkpoint_dir)
+def decide(out, *, recipe=RECIPE, overwrite=False, checkpoint_dir=None):
+    return run_folder.decide(out, recipe, overwrite=overwrite, checkpoint_dir=checkpoint_dir)
 
 
 def refused(out, **options):
@@ -133,15 +133,15 @@ def test_a_chosen_checkpoint_has_to_be_whole(out, fault):
 # ---- another run, or something else
 
 
-def test_another_meaning_is_refused_with_what_differs(out):
-    record(out, meaning={**MEANING, "old": None, "gone": 1})
+def test_another_recipe_is_refused_with_what_differs(out):
+    record(out, recipe={**RECIPE, "old": None, "gone": 1})
     title = (
-        f"--output_dir {out} holds a run of another meaning; choose another folder, or add --overwrite_output_dir to "
+        f"--output_dir {out} holds a run of another recipe; choose another folder, or add --overwrite_output_dir to "
         "have this one renamed"
     )
-    changed = {**MEANING, "learning_rate": 2e-4, "gone": 1}
-    assert refused(out, meaning=changed) == f"{title}: learning_rate: 0.0001 there, 0.0002 here"
-    assert refused(out, meaning={**MEANING, "max_steps": 200, "data": [["龙.json", "0" * 80]]}).splitlines() == [
+    changed = {**RECIPE, "learning_rate": 2e-4, "gone": 1}
+    assert refused(out, recipe=changed) == f"{title}: learning_rate: 0.0001 there, 0.0002 here"
+    assert refused(out, recipe={**RECIPE, "max_steps": 200, "data": [["龙.json", "0" * 80]]}).splitlines() == [
         f"{title} (3 problems):",
         f'  data: [["a.json", "0123"]] there, [["龙.json", "{"0" * 21}...{"0" * 31}"]] here',
         "  gone: 1 there, null here",
@@ -149,10 +149,10 @@ def test_another_meaning_is_refused_with_what_differs(out):
     ]
 
 
-def test_another_meaning_is_moved_aside_where_asked_for(out):
+def test_another_recipe_is_moved_aside_where_asked_for(out):
     record(out, state="finished")
     save(out, 5)
-    assert decide(out, meaning={**MEANING, "max_steps": 1}, overwrite=True) == Decision(Start.MOVE_ASIDE)
+    assert decide(out, recipe={**RECIPE, "max_steps": 1}, overwrite=True) == Decision(Start.MOVE_ASIDE)
 
 
 @pytest.mark.parametrize("run_file", [None, "", "{", "[]"])
@@ -243,9 +243,7 @@ def test_a_folder_is_held_until_it_is_let_go(tmp_path):
         with pytest.raises(RunFolderError, match="process 7 on node3 is training into it"):
             run_folder.Lock(tmp_path).take()
         (tmp_path / run_folder.RUN_FILE).unlink()
-        assert (
-            run_folder.decide(tmp_path, MEANING, overwrite=False, checkpoint_dir=None).start is run_folder.Start.FRESH
-        )
+        assert run_folder.decide(tmp_path, RECIPE, overwrite=False, checkpoint_dir=None).start is run_folder.Start.FRESH
     with run_folder.Lock(tmp_path) as lock:
         lock.take()
 

@@ -29,7 +29,7 @@ class Dropped(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How files are read: the part of the settings that decides which records there are."""
 
     data_format: DataFormat = DataFormat.AUTO
@@ -52,7 +52,7 @@ class Reader:
     """
 
     paths: Sequence[Path]
-    reading: Reading = Reading()  # immutable
+    read_options: ReadOptions = ReadOptions()  # immutable
     on_progress: Callable[[int], None] | None = None
     sources: list[Source] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Reader:
                 problems.append(str(error))
             except OSError as error:  # the file went away while it was read
                 problems.append(f"{path}: cannot be read: {error.strerror or error}")
-        if self.reading.bad_rows is BadRows.ERROR:
+        if self.read_options.bad_rows is BadRows.ERROR:
             problems += [str(one) for one in self.dropped]
             unlisted = self.num_dropped - self._num_listed
             problems += [f"and {unlisted:,} more bad rows"] if unlisted else []
@@ -85,7 +85,8 @@ class Reader:
 
     def _file(self, path: Path) -> Iterator[Record]:
         encoding, values = files.values_of(path, self._progressed)
-        source, most, last_only = str(path), self.reading.max_rows, self.reading.train_turns is TrainTurns.LAST
+        asked, source = self.read_options, str(path)
+        most, last_only = asked.max_rows, asked.train_turns is TrainTurns.LAST
         data_format: DataFormat | None = None
         unused: set[str] = set()
         num_rows, bad_before = 0, self.num_dropped
@@ -109,7 +110,7 @@ class Reader:
             yield Record(source, value.row, _last_trained(turns) if last_only else turns)
         if num_rows == 0:
             raise DataError(f"{path}: no rows in it")
-        named = str(data_format or self.reading.data_format)
+        named = str(data_format or asked.data_format)
         num_bad = self.num_dropped - bad_before
         self.sources.append(
             Source(source, files.sha256_of(path), num_rows, num_bad, named, encoding, tuple(sorted(unused)))
@@ -120,8 +121,8 @@ class Reader:
             self.on_progress(self._bytes_before + num_bytes)
 
     def _format(self, path: Path, first: Value) -> DataFormat:
-        if self.reading.data_format is not DataFormat.AUTO:
-            return self.reading.data_format
+        if self.read_options.data_format is not DataFormat.AUTO:
+            return self.read_options.data_format
         found, why_not = formats.detect(first.content)
         if found is None:
             line = "" if first.line is None else f":{first.line}"
@@ -139,9 +140,9 @@ def _last_trained(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     return (*(turn._replace(trained=False) for turn in turns[:-1]), turns[-1])
 
 
-def read(paths: Sequence[Path], reading: Reading = Reading()) -> tuple[list[Record], list[Source]]:
+def read(paths: Sequence[Path], read_options: ReadOptions = ReadOptions()) -> tuple[list[Record], list[Source]]:
     """All records of small files at once; see `Reader.records`."""
-    reader = Reader(paths, reading)
+    reader = Reader(paths, read_options)
     return list(reader.records()), reader.sources
 
 

@@ -29,7 +29,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from yangtuo.errors import ModelError
 from yangtuo.export.gguf.vocabulary import Value
-from yangtuo.merge.edits import Chain
+from yangtuo.merge.edits import WeightEdits
 from yangtuo.model.weight_files import WeightFiles
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,9 @@ def _context_length(config: PreTrainedConfig) -> int:
     return length
 
 
-def tensors(folder: Path, weights: WeightFiles, chain: Chain, config: PreTrainedConfig, kind: str) -> list[Tensor]:
+def tensors(
+    folder: Path, weights: WeightFiles, chain: WeightEdits, config: PreTrainedConfig, kind: str
+) -> list[Tensor]:
     """All tensors of the GGUF file, in the order of the folder's files.
 
     Args:

@@ -8,12 +8,12 @@ import pytest
 from tests import tiny
 from yangtuo.config.schema import BadRows, DataFormat, TrainTurns
 from yangtuo.data.readers import records
-from yangtuo.data.readers.records import Dropped, Reader, Reading
+from yangtuo.data.readers.records import Dropped, Reader, ReadOptions
 from yangtuo.data.records import Record, Source, Turn
 from yangtuo.errors import DataError
 
 GOOD = {"instruction": "问", "output": "答"}
-DROP = Reading(bad_rows=BadRows.DROP)
+DROP = ReadOptions(bad_rows=BadRows.DROP)
 
 
 def lines(path, rows):
@@ -21,7 +21,7 @@ def lines(path, rows):
     return path
 
 
-def fault_of(paths, how=Reading()):  # noqa: B008  # immutable
+def fault_of(paths, how=ReadOptions()):  # noqa: B008  # immutable
     with pytest.raises(DataError) as caught:
         records.read(paths, how)
     return str(caught.value).replace(f"{paths[0].parent}/", "")
@@ -70,8 +70,8 @@ def test_a_first_row_that_is_no_object_decides_no_format(tmp_path):
 def test_a_format_that_was_named_is_not_detected(tmp_path):
     path = lines(tmp_path / "a.jsonl", [{**GOOD, "messages": []}])
     assert "its keys fit messages and alpaca; name one with --format" in fault_of([path])
-    assert len(records.read([path], Reading(DataFormat.ALPACA))[0]) == 1
-    assert "no 'prompt'" in fault_of([path], Reading(DataFormat.PROMPT_COMPLETION))
+    assert len(records.read([path], ReadOptions(DataFormat.ALPACA))[0]) == 1
+    assert "no 'prompt'" in fault_of([path], ReadOptions(DataFormat.PROMPT_COMPLETION))
 
 
 def test_all_faults_of_all_files_at_once(tmp_path):
@@ -130,7 +130,7 @@ def test_a_dropped_row_can_be_saved_whatever_it_holds(tmp_path):
 
 def test_rows_of_a_file_may_be_bounded(tmp_path):
     path = lines(tmp_path / "a.jsonl", [GOOD, GOOD, "{broken\n"])
-    read, (source,) = records.read([path], Reading(max_rows=2))
+    read, (source,) = records.read([path], ReadOptions(max_rows=2))
     assert (len(read), source.num_rows) == (2, 2)
 
 
@@ -141,7 +141,7 @@ def test_a_file_with_names_of_columns_alone_has_no_rows(tmp_path):
 
 def test_the_last_answer_alone_is_trained_when_asked(tmp_path):
     row = {**GOOD, "history": [["一", "1"]]}
-    last = Reading(train_turns=TrainTurns.LAST)
+    last = ReadOptions(train_turns=TrainTurns.LAST)
     (record,), _ = records.read([lines(tmp_path / "a.jsonl", [row])], last)
     assert [turn.trained for turn in record.turns] == [False, False, False, True]
 
@@ -152,7 +152,7 @@ def test_a_last_answer_that_is_not_trained_is_a_fault_where_no_other_is(tmp_path
     path = lines(tmp_path / "a.jsonl", [{"messages": turns}])
     assert len(records.read([path])[0]) == 1
     said = "a.jsonl:1 row 0: its last answer is not trained, and no other is with --train_turns last; remove the row"
-    assert fault_of([path], Reading(train_turns=TrainTurns.LAST)) == f"data: {said}"
+    assert fault_of([path], ReadOptions(train_turns=TrainTurns.LAST)) == f"data: {said}"
 
 
 def test_parquet_rows_have_a_number_and_no_line(tmp_path):

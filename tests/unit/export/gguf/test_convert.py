@@ -28,7 +28,7 @@ from tests import tiny
 from yangtuo.errors import ModelError, RunFailure, RunFolderError, UsageError
 from yangtuo.export.gguf import convert, model
 from yangtuo.export.gguf.model import paired
-from yangtuo.merge.edits import Chain
+from yangtuo.merge.edits import WeightEdits
 from yangtuo.model.base import read_config
 from yangtuo.model.weight_files import open_weights
 
@@ -264,7 +264,7 @@ def test_configurations_of_2023_name_no_rotary_embedding(tmp_path):
 
 def test_a_tensor_without_a_name_in_gguf_is_refused(folder):
     weights = open_weights(folder)
-    odd = Chain({"model.layers.0.odd.weight": "x"}, {}, ROWS, "", "", False)
+    odd = WeightEdits({"model.layers.0.odd.weight": "x"}, {}, ROWS, "", "", False)
     with pytest.raises(ModelError, match=r"GGUF has no name for model.layers.0.odd.weight in a llama model"):
         model.tensors(folder, weights, odd, read_config(folder), "f32")
 
