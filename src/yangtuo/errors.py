@@ -122,6 +122,11 @@ class StoppedError(RunFailure):
 _SHOWN, _PART = 70, 34  # characters of a value
 
 
+def one_line(error: object, most: int | None = None) -> str:
+    """What a library says, line breaks and indents taken out, at most so many characters of it."""
+    return " ".join(str(error).split())[:most]
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], of_old: str, of_new: str) -> list[str]:
     """What differs between two mappings of JSON values, each with both; of lists of pairs, the pairs that differ."""
     return [

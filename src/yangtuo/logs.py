@@ -43,6 +43,16 @@ class _Screen(logging.Handler):
 _notes = _Notes()
 
 
+def world_size() -> int:
+    """Number of processes of the run, as torchrun tells."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """This process's number, as torchrun tells."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def notes_so_far() -> list[str]:
     """Everything said at warning level by this program."""
     return list(_notes.texts)
@@ -54,8 +64,7 @@ def set_up() -> None:
     if logger.handlers:
         return
     screen = _Screen()
-    is_first = os.environ.get("RANK", "0") == "0"
-    screen.setLevel(logging.INFO if is_first else logging.ERROR)
+    screen.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
     logger.addHandler(screen)
     logger.addHandler(_notes)
     logger.setLevel(logging.INFO)

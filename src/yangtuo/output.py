@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all, and what is said when they cannot be written, as on a full disk.
+"""Files and folders that appear whole or not at all: drafts, flushes, renames, free space, what is moved aside.
 
-So do folders: those that a command makes here, checkpoints in `engine.checkpoint`.
+The only module that does any of this. Also what is said when something cannot be written, as on a full disk.
 """
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
@@ -14,15 +15,16 @@ from typing import IO, Any
 
 from safetensors import SafetensorError
 
-from yangtuo.errors import ProofError, RunFolderError, UsageError, WriteError
+from yangtuo.errors import ProofError, RunFolderError, UsageError, WriteError, YangtuoError, one_line
 
 OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _SPARE_BYTES = 64 << 20  # tokenizer and other small files
+_DRAFT, _FORMER = ".writing", ".former"  # ends of names; a leading dot hides them from everything that lists a folder
 
 
 def reason(error: Exception) -> str:
     """Why something cannot be written, in a few words."""
-    text = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    text = getattr(error, "strerror", None) or one_line(error, 200)
     short = re.fullmatch(r"(\d+) requested and (\d+) written", text)  # numpy, which does not say why
     return f"only {short[2]} of {short[1]} values could be written; is the disk full?" if short else text
 
@@ -80,6 +82,87 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             raise
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one piece: it is the old one or the new one, never a part.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with whole_file(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path, kind: type[YangtuoError] | None) -> Iterator[Path]:
+    """A folder to write into, which becomes `target` when the block ends well, and nothing when it does not.
+
+    All of it is on the disk before it gets its name. A folder of that name is replaced; should the process be killed
+    in between, `recover` ends what it has begun.
+
+    Args:
+        target: the folder's name.
+        kind: of the error when the disk is full or refuses; None for the OSError itself, and for what can be made
+            again, which is not waited for until it is on the disk.
+
+    Raises:
+        YangtuoError: of that kind; what was written is gone, what was there before is untouched.
+    """
+    draft, former = (target.with_name(f".{target.name}{end}") for end in (_DRAFT, _FORMER))
+    try:
+        for left_over in (draft, former):  # of a process that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        draft.mkdir(parents=True)
+        yield draft
+        if kind:
+            for path in (*sorted(draft.rglob("*"), reverse=True), draft):
+                flush(path)
+        if target.exists():
+            target.rename(former)
+        draft.rename(target)
+        if kind:
+            flush(target.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if kind is None:
+            raise
+        raise kind(f"{target}: cannot be written: {reason(error)}") from error
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """End what a killed process was writing: what had only to be renamed takes its place, all else goes."""
+    for former in folder.glob(f".*{_FORMER}"):
+        target = folder / former.name.removesuffix(_FORMER)[1:]
+        draft = folder / f".{target.name}{_DRAFT}"
+        if not target.exists():
+            (draft if draft.exists() else former).rename(target)
+    for left_over in (*folder.glob(f".*{_DRAFT}"), *folder.glob(f".*{_FORMER}")):
+        if left_over.is_dir():
+            shutil.rmtree(left_over, ignore_errors=True)
+        else:
+            left_over.unlink(missing_ok=True)
+
+
+def flush(path: Path, *, from_cache: bool = False) -> None:
+    """Have a file or folder on the disk; with `from_cache`, out of the system's cache where that can be asked for."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        if from_cache and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(path: Path) -> int:
+    """Free space where the path lies, or would."""
+    existing = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
+
+
 def is_text(word: str) -> bool:
     """Whether it can be written as UTF-8; names of files need not."""
     return not any("\ud800" <= letter <= "\udfff" for letter in word)
@@ -105,8 +188,7 @@ def check_space(out: Path, num_bytes: int, option: str) -> None:
     Raises:
         RunFolderError: too little is free.
     """
-    existing = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(out)
     if free < num_bytes + _SPARE_BYTES:
         raise RunFolderError(
             f"--{option} {out}: {num_bytes / 1e9:,.2f} GB are needed, {free / 1e9:,.2f} GB are free there"
@@ -126,37 +208,85 @@ def new_folder(out: Path, option: str) -> Iterator[Path]:
     """
     out = out.absolute()
     draft = out.with_name(f"{out.name}.unfinished")
-    _make(draft, option)
-    try:
+    _make(draft, option, is_folder=True)
+    with _proven(draft, out):
         yield draft
         if out.exists():
             out.rmdir()  # empty, as checked at the start
         draft.rename(out)
+
+
+@contextlib.contextmanager
+def new_file(out: Path, option: str) -> Iterator[Path]:
+    """The same for one file; a file that has got that name meanwhile is not replaced.
+
+    Raises:
+        RunFolderError: file or draft is there already, or the draft cannot be made.
+        WriteError: something cannot be written.
+        ProofError: with the name under which it is kept.
+    """
+    check_absent(out, option)
+    draft = out.with_name(f"{out.name}.unproven")
+    _make(draft, option, is_folder=False)
+    with _proven(draft, out):
+        yield draft
+        check_absent(out, option)
+        draft.rename(out)
+    flush(out.parent)
+
+
+def set_aside(draft: Path, out: Path) -> Path:
+    """Rename what failed its proof after the file or folder that it was to be; returns the new name."""
+    return draft.rename(free_name(out.with_name(f"{out.name}.failed-proof")))
+
+
+def free_name(path: Path) -> Path:
+    """This name, or the first with a number behind it that nothing has."""
+    name, number = path, 1
+    while name.exists():
+        number += 1
+        name = path.with_name(f"{path.name}-{number}")
+    return name
+
+
+@contextlib.contextmanager
+def _proven(draft: Path, out: Path) -> Iterator[None]:
+    try:
+        yield
     except ProofError as error:
         raise ProofError(f"{error}; do not use what was written, it is in {set_aside(draft, out)}") from error
     except (OSError, SafetensorError) as error:
         raise WriteError(f"{draft}: cannot be written: {reason(error)}") from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
 
 
-def set_aside(draft: Path, out: Path) -> Path:
-    """Rename what failed its proof after the file or folder that it was to be; returns the new name."""
-    failed, number = out.with_name(f"{out.name}.failed-proof"), 1
-    while failed.exists():
-        number += 1
-        failed = out.with_name(f"{out.name}.failed-proof-{number}")
-    return draft.rename(failed)
+def check_absent(out: Path, option: str) -> None:
+    """Refuse a name that something has.
+
+    Raises:
+        RunFolderError: it is there.
+    """
+    if out.exists():
+        raise RunFolderError(f"--{option} {out}: exists; choose another name, or remove it")
 
 
-def _make(draft: Path, option: str) -> None:
+def _make(draft: Path, option: str, *, is_folder: bool) -> None:
+    kind = "folder" if is_folder else "file"
+    taken = f"{draft} exists: another command is writing there, or one was killed; if none runs, remove that {kind}"
     if draft.exists():
-        raise RunFolderError(
-            f"{draft} exists: another command is writing there, or one was killed; if none runs, remove that folder"
-        )
+        raise RunFolderError(taken)
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
-        draft.mkdir()
+        if is_folder:
+            draft.mkdir()
+        else:
+            draft.touch(exist_ok=False)
     except OSError as error:
+        if draft.exists():
+            raise RunFolderError(taken) from error
         why = f"{error.filename} is a file" if isinstance(error, FileExistsError) else error.strerror
         raise RunFolderError(f"{draft}: cannot be made: {why}; choose another --{option}") from error

@@ -8,11 +8,11 @@ import sentencepiece
 import tokenizers
 from transformers import AutoTokenizer
 
+from yangtuo.data.token_stats import density
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.vocab import grow
 from yangtuo.vocab.grow import plan_growth
 from yangtuo.vocab.texts import texts_of
-from yangtuo.vocab.token_stats import density
 
 from .conftest import CHINESE_LLAMA_SHA256, SHARED
 

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import errno
 import json
 import os
@@ -14,13 +15,15 @@ from yangtuo.errors import UsageError, WriteError
 SURROGATE = "\udcca\udcfd"
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def few_bytes():
-    """Files of at most 64 bytes, as on a disk that is full."""
+    """Files of at most 64 bytes, as on a disk that is full; for no longer than a call, since pytest writes too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def write(path, text, mode="w"):
@@ -39,10 +42,10 @@ def test_a_file_is_the_old_one_until_it_is_whole(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, few_bytes):
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(WriteError) as caught:
+    with pytest.raises(WriteError) as caught, few_bytes():
         write(path, "x" * 100)
     assert str(caught.value) == f"{path}: cannot be written: {os.strerror(errno.EFBIG)}"
     assert path.read_text() == "old"

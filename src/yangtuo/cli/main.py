@@ -1,7 +1,6 @@
 """The command line: sub-commands, and what becomes of an error. Heavy imports happen inside a command."""
 
 import importlib
-import os
 import socket
 import sys
 import time
@@ -51,7 +50,7 @@ def _outcome(words: list[str]) -> int:
     try:
         return _answer(words)
     except YangtuoError as error:
-        if isinstance(error, StoppedError) and _rank() != "0":
+        if isinstance(error, StoppedError) and logs.rank() != 0:
             return error.exit_code  # rank 0 tells that all have stopped
         _let_others_speak_first(error)
         return _fail(str(error), error.exit_code)
@@ -90,20 +89,12 @@ def _let_others_speak_first(error: YangtuoError) -> None:
 
     The launcher, which ends all when one has ended, mostly ends this one meanwhile.
     """
-    if _is_one_of_many():
-        time.sleep(2 * _PATIENCE_S if error.is_second_hand else _PATIENCE_S if _rank() != "0" else 0)
-
-
-def _is_one_of_many() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def _rank() -> str:
-    return os.environ.get("RANK", "0")
+    if logs.world_size() > 1:
+        time.sleep(2 * _PATIENCE_S if error.is_second_hand else _PATIENCE_S if logs.rank() != 0 else 0)
 
 
 def _fail(message: str, code: int) -> int:
-    where = f" [rank {_rank()} on {socket.gethostname()}]" if _is_one_of_many() else ""
+    where = f" [rank {logs.rank()} on {socket.gethostname()}]" if logs.world_size() > 1 else ""
     with logs.lasting():
         sys.stderr.write(f"error{where}: {message}\n")
     return code

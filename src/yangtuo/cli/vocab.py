@@ -11,12 +11,12 @@ from pathlib import Path
 from rich.table import Table
 
 from yangtuo import logs, output
+from yangtuo.data.token_stats import Density, density
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import ModelError, RunFolderError, UsageError
 from yangtuo.output import check_new, check_space, new_folder
 from yangtuo.vocab import grow
 from yangtuo.vocab.texts import pieces_of, texts_of
-from yangtuo.vocab.token_stats import Density, density
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import yaml
 
 from yangtuo.config.unique_keys import UniqueKeys, unique
 from yangtuo.config.words import Parser, nearest
-from yangtuo.errors import UsageError
+from yangtuo.errors import UsageError, one_line
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -77,7 +77,7 @@ def _read(path: str) -> tuple[Mapping[Any, Any], Mapping[Any, Any]]:
         raise UsageError(f"configuration file {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:
         why = _wide_colon(text) if isinstance(error, yaml.YAMLError) else ""
-        raise UsageError(f"configuration file {path}: {why or ' '.join(str(error).split())}") from error
+        raise UsageError(f"configuration file {path}: {why or one_line(error)}") from error
     if not isinstance(values, Mapping):
         why = _wide_colon(text) or f"expected 'name: value' lines, found {type(values).__name__}"
         raise UsageError(f"configuration file {path}: {why}")

@@ -118,7 +118,7 @@ class EncodingCache:
             return _apart(make, paths)
         try:
             entry.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(entry.with_suffix(".lock")):
+            with _locked(_lock_of(entry)):
                 return self._found_or_made(entry, make_unchanged, paths)
         except (OSError, NotImplementedError) as error:  # the latter where there are no locks
             why = output.reason(error)
@@ -137,17 +137,9 @@ class EncodingCache:
                     "data: %s as encoded on %s, of the same bytes and settings (%s)", names, about["built"], entry
                 )
                 return found
-        draft = entry.with_suffix(".writing")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
-        try:
+        with output.whole_folder(entry, None) as draft:
             make(draft)
             _seal(draft)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        shutil.rmtree(entry, ignore_errors=True)
-        draft.rename(entry)
         return _load(entry, paths)[0]
 
     def entries(self) -> list[Entry]:
@@ -165,7 +157,7 @@ class EncodingCache:
         for place in self._places():
             if not place.is_dir():
                 continue
-            with contextlib.suppress(Timeout), FileLock(place.with_suffix(".lock"), blocking=False):
+            with contextlib.suppress(Timeout), FileLock(_lock_of(place), blocking=False):
                 num_bytes += sum(path.stat().st_size for path in place.iterdir())
                 shutil.rmtree(place)
                 num_entries += 1
@@ -173,6 +165,11 @@ class EncodingCache:
 
     def _places(self) -> list[Path]:
         return list(self.folder.iterdir()) if self.folder and self.folder.is_dir() else []
+
+
+def _lock_of(place: Path) -> Path:
+    """Of an entry, or of the draft of one."""
+    return place.with_name(f"{place.name.removeprefix('.').partition('.')[0]}.lock")
 
 
 def key_of(paths: Sequence[Path], tokenizer: Tokenizer, options: EncodingOptions, read_options: ReadOptions) -> str:
@@ -223,16 +220,10 @@ def _seal(entry: Path) -> None:
 
 
 def _check_of(path: Path) -> list[Any]:
-    size = path.stat().st_size
     digest = hashlib.blake2b(digest_size=8)
-    with path.open("rb") as file:
-        if size <= _WHOLLY_CHECKED_BYTES:
-            digest.update(file.read())
-        else:
-            for i in range(64):
-                file.seek((size - 65536) * i // 63)
-                digest.update(file.read(65536))
-    return [size, digest.hexdigest()]
+    for block in files.spread_blocks(path, whole_to=_WHOLLY_CHECKED_BYTES):
+        digest.update(block)
+    return [path.stat().st_size, digest.hexdigest()]
 
 
 def _load(entry: Path, paths: Sequence[Path]) -> tuple[EncodedFiles, Mapping[str, Any]]:

@@ -1,6 +1,5 @@
 """What can be told of encoded rows from a sample of them: does the tokenizer fit, what will the engine save."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,9 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from yangtuo.data.examples import Examples
+from yangtuo.data.token_stats import density
 from yangtuo.data.tokenizer import Tokenizer
-
-_CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+")
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ def sample(num_rows: int, most: int, seed: int) -> npt.NDArray[np.int64]:
 def fit_of(examples: Examples, rows: Sequence[int] | npt.NDArray[np.int64], tokenizer: Tokenizer) -> Fit:
     """Look at some rows."""
     controls = {tokenizer.bos_id, tokenizer.eos_id, *tokenizer.controls.values()} - {None}
-    chinese: list[str] = []
+    answers: list[str] = []
     joined: list[str] = []
     apart: list[list[int]] = []
     for row in rows:
@@ -48,19 +46,15 @@ def fit_of(examples: Examples, rows: Sequence[int] | npt.NDArray[np.int64], toke
         prompt = _tail(ids[:begin].tolist(), controls)
         answer = ids[begin : _end_of_run(supervised, begin)].tolist()
         answer = answer[: next((i for i, token in enumerate(answer) if token in controls), len(answer))]
-        text = tokenizer.decode(answer)
-        chinese += _CHINESE.findall(text)
-        joined.append(tokenizer.decode(prompt) + text)
+        answers.append(tokenizer.decode(answer))
+        joined.append(tokenizer.decode(prompt) + answers[-1])
         apart.append(prompt + answer)
     together = tokenizer.encode(joined)
-    num_chinese = sum(map(len, chinese))
-    # sentencepiece puts a blank of its own before a text; it belongs to no character.
-    in_tokens = tokenizer.encode(chinese) if chinese else []
-    num_tokens = sum(len(ids) - (tokenizer.bytes_of(ids[0]) == b" ") for ids in in_tokens)
+    dense = density(tokenizer, answers)
     return Fit(
         num_rows=len(rows),
-        num_chinese=num_chinese,
-        tokens_per_chinese=num_tokens / num_chinese if num_chinese else None,
+        num_chinese=dense.num_chinese,
+        tokens_per_chinese=dense.per_chinese_character(),
         num_other_at_boundary=sum(a != b for a, b in zip(together, apart, strict=True)),
     )
 

@@ -19,7 +19,7 @@ import yaml
 
 from yangtuo.config.unique_keys import UniqueKeys, unique
 from yangtuo.data.records import Turn
-from yangtuo.errors import DataError
+from yangtuo.errors import DataError, one_line
 
 
 class Piece(NamedTuple):
@@ -227,7 +227,7 @@ def read_template(path: Path) -> FrameTemplate:
         # YAML reads most JSON, but no tabs, and astral characters written as two escapes wrongly.
         content = json.loads(text, object_pairs_hook=unique) if path.suffix == ".json" else yaml.load(text, UniqueKeys)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"--template {path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise DataError(f"--template {path}: cannot be read: {one_line(error, 200)}") from error
     if not isinstance(content, dict):
         raise DataError(f"--template {path}: expected keys and texts; the keys are {', '.join(_FIELDS)}")
     problems = [f"unknown key {key!r}; the keys are {', '.join(_FIELDS)}" for key in content if key not in _FIELDS]

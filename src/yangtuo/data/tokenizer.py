@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from yangtuo.data.backends import Json, SentencePiece
-from yangtuo.errors import TokenizerError
+from yangtuo.errors import TokenizerError, one_line
 
 # What a tokenizer folder may consist of; copied beside every adapter.
 FILES = (
@@ -198,7 +198,7 @@ def _open_sentencepiece(
         model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     except (RuntimeError, OSError) as error:
         raise TokenizerError(
-            f"{folder}/tokenizer.model: not a sentencepiece model ({' '.join(str(error).split())[:120]}); "
+            f"{folder}/tokenizer.model: not a sentencepiece model ({one_line(error, 120)}); "
             "if the folder has a tokenizer.json as well, use a copy of it without tokenizer.model"
         ) from error
     backend = SentencePiece(model, added)
@@ -256,9 +256,7 @@ def _open_json(folder: Path, config: dict[str, Any], named: dict[str, str]) -> T
         # The library raises Exception itself for any fault of the file; whatever else there is, is a bug of ours.
         if type(error) is not Exception and not isinstance(error, OSError | ValueError):
             raise
-        raise TokenizerError(
-            f"{folder}/tokenizer.json: cannot be read: {' '.join(str(error).split())[:120]}"
-        ) from error
+        raise TokenizerError(f"{folder}/tokenizer.json: cannot be read: {one_line(error, 120)}") from error
     for tokenizer in (whole, plain):
         tokenizer.no_truncation()
         tokenizer.no_padding()

@@ -6,76 +6,30 @@ frozen base. It is written beside its place, flushed to disk, marked, and rename
 
 import contextlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from yangtuo import output
 from yangtuo.errors import CheckpointError, YangtuoError
 
 MARK = "complete.json"  # written last, so a checkpoint that has it has everything
 POSITION, TENSORS, TRAINER_STATE = "training_state.json", "optimizer.safetensors", "trainer_state.json"
-_DRAFT, _FORMER = ".writing", ".former"  # ends of names; a leading dot hides them from everything that lists a run
 
 
 @contextlib.contextmanager
 def written(target: Path, *, marked: bool = True) -> Iterator[Path]:
-    """A folder to write into, which becomes `target` when the block ends well, and nothing when it does not.
-
-    `marked` puts the mark of a complete checkpoint into it.
+    """See `output.whole_folder`; `marked` puts the mark of a complete checkpoint into it.
 
     Raises:
-        CheckpointError: the disk is full or refuses; what was written is gone, what was there before is untouched.
+        CheckpointError: the disk is full or refuses; what was there before is untouched.
     """
-    draft = target.with_name(f".{target.name}{_DRAFT}")
-    former = target.with_name(f".{target.name}{_FORMER}")
-    try:
-        for left_over in (draft, former):  # of a process that was killed
-            shutil.rmtree(left_over, ignore_errors=True)
-        draft.mkdir(parents=True)
+    with output.whole_folder(target, CheckpointError) as draft:
         yield draft
         if marked:
             mark_complete(draft)
-        for path in (*sorted(draft.rglob("*"), reverse=True), draft):
-            _flush(path)
-        if target.exists():
-            target.rename(former)
-        draft.rename(target)
-        _flush(target.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise CheckpointError(f"{target}: cannot be written: {output.reason(error)}") from error
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def recover(output_dir: Path) -> None:
-    """End what a killed process was writing: what had only to be renamed takes its place, all else goes."""
-    for former in output_dir.glob(f".*{_FORMER}"):
-        target = output_dir / former.name.removesuffix(_FORMER)[1:]
-        draft = output_dir / f".{target.name}{_DRAFT}"
-        if not target.exists():
-            (draft if draft.exists() else former).rename(target)
-    for left_over in (*output_dir.glob(f".*{_DRAFT}"), *output_dir.glob(f".*{_FORMER}")):
-        if left_over.is_dir():
-            shutil.rmtree(left_over, ignore_errors=True)
-        else:
-            left_over.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_room(folder: Path, num_bytes: int, error: type[YangtuoError] = CheckpointError) -> None:
@@ -84,8 +38,7 @@ def check_room(folder: Path, num_bytes: int, error: type[YangtuoError] = Checkpo
     Raises:
         YangtuoError: of the given kind; too little is free.
     """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = output.free_bytes(folder)
     if free < num_bytes:
         raise error(
             f"{folder}: {_mebibytes(free)} free on its disk, where a checkpoint of {_mebibytes(num_bytes)} is to be "
@@ -119,12 +72,10 @@ def prune(output_dir: Path, limit: int | None, *, newest: Path, best: Path | Non
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """List the files, those of sub-folders too, and their sizes; the mark appears in one piece."""
+    """List the files, those of sub-folders too, and their sizes. For a folder that has no name yet, see `written`."""
     files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != MARK]
     sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
-    draft = checkpoint / f".{MARK}"
-    draft.write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
-    draft.rename(checkpoint / MARK)
+    (checkpoint / MARK).write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
 
 
 def is_complete(checkpoint: Path) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import TrainingArguments, get_scheduler
 
-from yangtuo.errors import UsageError
+from yangtuo.errors import UsageError, one_line
 
 _REHEARSED_STEPS = 100
 
@@ -58,4 +58,4 @@ def rehearse(choose: Callable[[TrainingArguments], tuple[Any, dict[str, Any]]], 
         num_warmup = args.get_warmup_steps(_REHEARSED_STEPS)
         get_scheduler(args.lr_scheduler_type, optimizer, num_warmup, _REHEARSED_STEPS, args.lr_scheduler_kwargs)
     except Exception as error:  # of any package
-        raise UsageError(f"{option} cannot be made: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{option} cannot be made: {one_line(error)}") from error

@@ -26,7 +26,8 @@ from yangtuo.engine.layer_kinds import reason_not_to_share
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss
 from yangtuo.engine.processes import largest
-from yangtuo.errors import AdapterError
+from yangtuo.errors import AdapterError, one_line
+from yangtuo.model.dtypes import name_of
 from yangtuo.model.lora import FusedLinear
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def choose_shortcuts(
         trial.try_head()
         shares = may_share and trial.try_sharing()
         pads = not may_share or shares or trial.try_padding()
-    dtype = str(trial.compared.dtype).removeprefix("torch.")
+    dtype = name_of(trial.compared.dtype)
     found = Shortcuts(shares, pads, trial.compared.kind, dtype, trial.compared.limit, trial.distances, trial.refused)
     _tell(found)
     return found
@@ -176,7 +177,7 @@ class _Trial:
         try:
             off = distance(compute(), self._expected if expected is None else expected)
         except _REFUSALS as error:
-            off, reason = math.inf, " ".join(str(error).split())[:120]
+            off, reason = math.inf, one_line(error, 120)
         (off,) = largest([off], next(self._base.parameters()).device)
         self.distances[name] = off if math.isfinite(off) else None
         if off > self.compared.limit:

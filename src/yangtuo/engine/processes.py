@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch.distributed.rendezvous import rendezvous
 
-from yangtuo.errors import PeerLostError, UsageError, YangtuoError, differences
+from yangtuo.errors import PeerLostError, UsageError, YangtuoError, differences, one_line
+from yangtuo.logs import rank, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +32,6 @@ class Store(Protocol):
 
     def check(self, keys: list[str]) -> bool:
         """Whether all are there."""
-
-
-def world_size() -> int:
-    """Number of processes, as torchrun tells."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def rank() -> int:
-    """This process's number, as torchrun tells."""
-    return int(os.environ.get("RANK", "0"))
 
 
 def connect(device: str, *, backend: str | None, timeout_seconds: int, deepspeed: bool) -> Store | None:
@@ -122,7 +113,7 @@ def peers_lost_are_named(what: str) -> Iterator[None]:
     try:
         yield
     except (torch.distributed.DistError, RuntimeError) as error:
-        text = " ".join(str(error).split())
+        text = one_line(error)
         is_network = isinstance(error, torch.distributed.DistError) or any(
             word in text for word in ("gloo", "Gloo", "NCCL", "Connection reset", "Connection closed")
         )

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from yangtuo.engine import checkpoint
 from yangtuo.engine.processes import from_rank_0, largest, share_tensors
 from yangtuo.engine.training_state import EngineState, OptimizerState, Tensors, gather_weights
-from yangtuo.errors import CheckpointError, YangtuoError
+from yangtuo.errors import CheckpointError, YangtuoError, one_line
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.asking import Asking
@@ -146,5 +146,5 @@ def _load(file: Path) -> Tensors:
     try:
         tensors: Tensors = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {' '.join(str(error).split())[:160]}") from error
+        raise CheckpointError(f"{file}: cannot be read: {one_line(error, 160)}") from error
     return tensors

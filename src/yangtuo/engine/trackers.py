@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 
-from yangtuo.errors import UsageError
+from yangtuo.errors import UsageError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def start(names: Sequence[str], trainer: Any) -> None:
 
 
 def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+    return one_line(error, _SHOWN) or type(error).__name__
 
 
 def _started(name: str, trainer: Any) -> TrainerCallback:

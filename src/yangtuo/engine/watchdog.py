@@ -11,8 +11,8 @@ import threading
 import time
 from typing import Any
 
-from yangtuo.engine.processes import Store, name_of_host, rank, world_size
-from yangtuo.logs import lasting
+from yangtuo.engine.processes import Store, name_of_host
+from yangtuo.logs import lasting, rank, world_size
 
 
 class Watchdog:

@@ -24,7 +24,7 @@ from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
-from yangtuo.errors import AdapterError, UsageError
+from yangtuo.errors import AdapterError, UsageError, one_line
 from yangtuo.model import adapter_files, base, fingerprint, provenance
 from yangtuo.model.adapter_config import CONFIG_FILE
 from yangtuo.model.adapters import attach_saved, merge_in
@@ -167,7 +167,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{path}: cannot be read: {' '.join(str(error).split())[:160]}") from error
+        raise AdapterError(f"{path}: cannot be read: {one_line(error, 160)}") from error
     if not isinstance(value, dict):
         raise AdapterError(f"{path}: expected an object")
     return value

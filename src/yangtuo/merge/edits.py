@@ -14,9 +14,7 @@ import torch
 from tqdm import tqdm
 
 from yangtuo.errors import RunFailure
-from yangtuo.model.weight_files import Spec, WeightFiles, bytes_of, shards, write_index, write_shard
-
-MOST_SHARD_BYTES = 4 << 30
+from yangtuo.model.weight_files import MOST_SHARD_BYTES, Spec, WeightFiles, bytes_of, shards, write_index, write_shard
 
 
 @dataclass(frozen=True)

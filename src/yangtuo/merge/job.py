@@ -14,7 +14,7 @@ from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenize
 from yangtuo.errors import AdapterError, UsageError
 from yangtuo.merge import fit
 from yangtuo.merge import plan as merge_plan
-from yangtuo.model import adapter_files, fingerprint, provenance
+from yangtuo.model import adapter_files, dtypes, fingerprint, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.base import read_config
 from yangtuo.model.folders import local_folder
@@ -24,7 +24,7 @@ from yangtuo.output import check_new, check_space
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype | None] = {"auto": None, **dtypes.BY_NAME}
 
 
 @dataclass(frozen=True)

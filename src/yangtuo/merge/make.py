@@ -21,6 +21,7 @@ from yangtuo.merge.job import Job
 from yangtuo.model import fingerprint, generation_config, provenance
 from yangtuo.model.asking import CARD, Asking, asking_of
 from yangtuo.model.base import read_config
+from yangtuo.model.dtypes import name_of
 from yangtuo.model.weight_files import WeightFiles, open_weights
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def write_merged(job: Job, draft: Path, base_name: str, asking: Asking | None) -
             "merged_before": job.merged_before,
         },
         "adapters": [{"folder": str(saved.folder.resolve()), "sha256": saved.sha256} for saved in job.adapters],
-        "dtype": "auto" if job.dtype is None else str(job.dtype).removeprefix("torch."),
+        "dtype": "auto" if job.dtype is None else name_of(job.dtype),
         "vocabulary_rows": chain.num_rows,
         "tied": chain.is_tied,
         "files": dict(written.files),
@@ -105,7 +106,7 @@ def write_small_files(job: Job, draft: Path, chain: edits.WeightEdits, hashes: S
         config["tie_word_embeddings"] = False
     if job.dtype is not None:
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
-            config[key] = str(job.dtype).removeprefix("torch.")
+            config[key] = name_of(job.dtype)
     config[fingerprint.MERGED_KEY] = list(hashes)
     (draft / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     if (job.folder / "generation_config.json").is_file():

@@ -20,9 +20,9 @@ from yangtuo.errors import ModelError, ProofError
 from yangtuo.merge.edits import Grow, WeightEdits
 from yangtuo.merge.plan import Plan, empty_model
 from yangtuo.model.adapter_names import PREFIX
+from yangtuo.model.dtypes import ROUNDING
 from yangtuo.model.weight_files import WeightFiles
 
-_ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # largest relative error
 # Sums of thousands of float32 products differ by some roundings where a library orders them otherwise.
 _SUMMING = 2.0**-21
 _LEAST_SHAKING = 2.0**-20  # the same, of a whole model
@@ -123,7 +123,7 @@ def _distance(value: torch.Tensor, expected: torch.Tensor) -> float:
     kind = torch.finfo(value.dtype)
     largest = max(abs(float(bound)) for bound in torch.aminmax(expected))
     slack = _SUMMING * largest + kind.smallest_normal * kind.eps
-    relative = _ROUNDING[value.dtype]
+    relative = ROUNDING[value.dtype]
     worst = torch.zeros(())
     for found, wanted in zip(_blocks(value), _blocks(expected), strict=True):
         allowed = wanted.abs().mul_(relative).add_(slack)
@@ -204,7 +204,7 @@ def prove_split(
         weight = exact(name).clone()
         stored = plain_name(name)
         spec = new_base.specs.get(new_plan.before.stored_name(stored))
-        size = max(_ROUNDING[spec.dtype] if spec and stored in plan.chain.edits else 0.0, _LEAST_SHAKING)
+        size = max(ROUNDING[spec.dtype] if spec and stored in plan.chain.edits else 0.0, _LEAST_SHAKING)
         return _shake(weight, size, generator)
 
     limits = _logits(new_plan.last.model, perturbed, ids, "proof by logits 3/3")
@@ -260,7 +260,7 @@ def _perturbed(base: WeightFiles, merged: WeightFiles, chain: WeightEdits) -> Va
         exact = weight.float() if weight.dtype is not torch.float32 else weight.clone()
         was_rounded = stored in chain.edits or weight.dtype != base.specs[chain.sources[stored]].dtype
         if was_rounded or weight.dtype is torch.float32:
-            _shake(exact, max(_ROUNDING[weight.dtype], _LEAST_SHAKING), generator)
+            _shake(exact, max(ROUNDING[weight.dtype], _LEAST_SHAKING), generator)
         return exact
 
     return value

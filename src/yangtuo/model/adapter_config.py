@@ -10,7 +10,7 @@ from typing import Any
 
 from peft import LoraConfig
 
-from yangtuo.errors import AdapterError
+from yangtuo.errors import AdapterError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +70,12 @@ def read_config(folder: Path) -> LoraConfig:
             warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # said above, with names
             return LoraConfig.from_pretrained(str(folder))
     except PEFT_REFUSALS as error:
-        raise AdapterError(f"{file}: PEFT cannot use it: {' '.join(str(error).split())[:300]}") from error
+        raise AdapterError(f"{file}: PEFT cannot use it: {one_line(error, 300)}") from error
 
 
 def refusal(whose: str, model_type: str, error: Exception) -> AdapterError:
     """One line of what PEFT refused, with what to do where an option decides it."""
-    text = " ".join(str(error).split())[:300].rstrip(".")
+    text = one_line(error, 300).rstrip(".")
     does = "; give --lora_dropout 0" if "lora_dropout" in text else ""
     return AdapterError(f"{whose} does not fit this {model_type} base: {text}{does}")
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from yangtuo.config.words import separated
-from yangtuo.errors import AdapterError, ProofError
+from yangtuo.errors import AdapterError, ProofError, one_line
 from yangtuo.model.adapter_config import CONFIG_FILE, read_config
 from yangtuo.model.adapter_names import as_used
 from yangtuo.model.provenance import OLD_WEIGHTS_FILE, WEIGHTS_FILE, sha256_of
@@ -167,9 +167,7 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             return {str(key): value for key, value in tensors.items()}
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         file = new if new.is_file() else old
-        raise AdapterError(
-            f"{file}: cannot be read, perhaps cut short: {' '.join(str(error).split())[:160]}"
-        ) from error
+        raise AdapterError(f"{file}: cannot be read, perhaps cut short: {one_line(error, 160)}") from error
     except pickle.UnpicklingError as error:  # what torch.load raises for a file with code in it
         raise AdapterError(
             f"{old}: refused, it is no plain file of tensors: {str(error).splitlines()[0][:160]}"

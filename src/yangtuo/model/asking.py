@@ -19,7 +19,7 @@ from yangtuo.data.probe_prompts import Prompt
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
-from yangtuo.errors import DataError
+from yangtuo.errors import DataError, one_line
 from yangtuo.model import generation_config, serving
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def _difference(folder: Path, template: Template, tokenizer: Tokenizer) -> str:
             found = [_ids(theirs, prompt) for prompt in prompts]
             texts = [_text(theirs, prompt) for prompt in prompts]
     except Exception as error:  # whatever a tokenizer's own code may raise: the run is not to end by it
-        return f"transformers {_version()} cannot ask from this folder ({' '.join(str(error).split())[:120]})"
+        return f"transformers {_version()} cannot ask from this folder ({one_line(error, 120)})"
     return _told(prompts, found, texts, tokenizer)
 
 

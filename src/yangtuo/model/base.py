@@ -14,21 +14,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from yangtuo.config.schema import ATTENTIONS, ModelArguments
-from yangtuo.errors import MissingDependencyError, ModelError, UsageError
+from yangtuo.errors import MissingDependencyError, ModelError, UsageError, one_line
+from yangtuo.model import dtypes
+from yangtuo.model.dtypes import name_of
 from yangtuo.model.sharding import gathered, shape_of
 from yangtuo.model.weight_names import not_used
 
 logger = logging.getLogger(__name__)
-
-_DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-    "half": torch.float16,
-}
 
 
 @dataclass(frozen=True)
@@ -85,21 +77,21 @@ def choose_precision(
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16: give one of them")
     name = (torch_dtype or "auto").removeprefix("torch.")
-    if name not in ("auto", *_DTYPES):
+    weights = stored or torch.float32 if name == "auto" else dtypes.named(name)
+    if weights is None:
         raise UsageError(f"--torch_dtype {torch_dtype}: expected auto, float32, bfloat16 or float16")
-    weights = (stored or torch.float32) if name == "auto" else _DTYPES[name]
     asked = torch.float16 if fp16 else torch.bfloat16 if bf16 else weights
     compute = _nearest(asked, hardware)
     if compute is torch.float32 and hardware.device == "cpu":
         # 16-bit weights would be widened again in every matrix product.
         if weights is not torch.float32 or asked is not torch.float32:
-            wish = "--fp16" if fp16 else "--bf16" if bf16 else f"{_name(weights)} weights"
+            wish = "--fp16" if fp16 else "--bf16" if bf16 else f"{name_of(weights)} weights"
             logger.warning("precision: float32 instead of %s (16-bit numbers are not native on this CPU)", wish)
         return Precision(torch.float32)
     nearest = _nearest(weights, hardware)
     replaced = _replaced((nearest, weights), (compute, asked))
     if replaced:
-        kept = f"; the base stays in {_name(nearest)}" if nearest is weights and nearest is not compute else ""
+        kept = f"; the base stays in {name_of(nearest)}" if nearest is weights and nearest is not compute else ""
         logger.warning("precision: %s, which this %s cannot train in%s", replaced, hardware.device.upper(), kept)
     return Precision(nearest, bf16=compute is torch.bfloat16, fp16=compute is torch.float16)
 
@@ -108,7 +100,7 @@ def _replaced(weights: tuple[torch.dtype, torch.dtype], compute: tuple[torch.dty
     """What is said of number formats, each a pair of the one used and the one asked for; "" where they are the same."""
     pairs = {"weights in ": weights, "computed in ": compute} if weights != compute else {"": weights}
     replaced = {what: pair for what, pair in pairs.items() if pair[0] is not pair[1]}
-    told = [f"{what}{_name(used)} instead of {_name(asked)}" for what, (used, asked) in replaced.items()]
+    told = [f"{what}{name_of(used)} instead of {name_of(asked)}" for what, (used, asked) in replaced.items()]
     return " and ".join(told)
 
 
@@ -126,10 +118,6 @@ def _computed_in(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision.bf16 else torch.float16 if precision.fp16 else precision.weights
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The model's config.json.
 
@@ -139,7 +127,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedC
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder}: config.json cannot be used: {' '.join(str(error).split())[:200]}") from error
+        raise ModelError(f"{folder}: config.json cannot be used: {one_line(error, 200)}") from error
 
 
 def check_positions(config: PreTrainedConfig, max_seq_length: int) -> None:
@@ -183,7 +171,7 @@ def _why_not(config: PreTrainedConfig, arguments: ModelArguments, hardware: Hard
         with torch.device("meta"):
             AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation=name, trust_remote_code=trust)
     except (ValueError, ImportError, OSError) as error:
-        return " ".join(str(error).split())[:200].rstrip(".")
+        return one_line(error, 200).rstrip(".")
     return ""
 
 
@@ -217,7 +205,7 @@ def modules_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> 
     except _OF_MODELS as error:
         raise ModelError(
             f"{config.name_or_path}: transformers makes no causal language model of this config.json (model_type "
-            f"{config.model_type!r}): {' '.join(str(error).split())[:200]}"
+            f"{config.model_type!r}): {one_line(error, 200)}"
         ) from error
     return dict(model.named_modules())
 
@@ -278,7 +266,7 @@ def load(folder: Path, precision: Precision, arguments: ModelArguments) -> PreTr
             **_quantisation(arguments, precision),
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{folder}: the weights cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise ModelError(f"{folder}: the weights cannot be loaded: {one_line(error, 300)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         shown = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
@@ -326,7 +314,7 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, are_trained: bool
 def describe(config: PreTrainedConfig, model: Any, precision: Precision, arguments: ModelArguments) -> str:
     """One line about the base, for the screen."""
     total = sum(math.prod(shape_of(p)) for p in model.parameters())
-    bits, width, compute = num_bits(arguments), _name(precision.weights), _name(_computed_in(precision))
+    bits, width, compute = num_bits(arguments), name_of(precision.weights), name_of(_computed_in(precision))
     kind = f"{bits} bits{' (nf4)' if bits == 4 else ''}" if bits else width
     kind += f", computed in {compute}" if bits or compute != width else ""
     return f"base: {config.model_type}, {total / 1e6:,.1f} M parameters, frozen in {kind}"

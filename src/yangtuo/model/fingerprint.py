@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, ModelError
 from yangtuo.model import provenance
+from yangtuo.model.dtypes import ROUNDING, name_of
 from yangtuo.model.layer_values import value_of
 from yangtuo.model.weight_files import WeightFiles, open_weights
 
@@ -30,7 +31,6 @@ _CONFIG_FIELDS = (  # what decides the computation, and is spelled alike in ever
     *("num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "rope_theta", "sliding_window"),
 )
 MERGED_KEY = "yangtuo_merged"  # in a merged model's config.json, since files beside it are easily left behind
-_ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float64: 2.0**-53}
 _SMALLEST_HALF = 2.0**-24  # below it float16 knows nothing
 
 
@@ -44,7 +44,7 @@ def of_base(name: str, folder: Path, config: PreTrainedConfig) -> dict[str, Any]
     samples = {
         tensor: {
             "shape": list(weights.specs[tensor].shape),
-            "dtype": _name(weights.specs[tensor].dtype),
+            "dtype": name_of(weights.specs[tensor].dtype),
             "values": [float(f"{value:.9g}") for value in _sample(weights, tensor, weights.specs[tensor].shape)],
         }
         for tensor in _chosen(weights)
@@ -185,9 +185,9 @@ def _of_values(there: Mapping[str, Any], base: Path, config: PreTrainedConfig) -
 
 def _agree(sample: Mapping[str, Any], found: Sequence[float | None], dtype: torch.dtype) -> bool:
     """Equal as far as both have the row; of two dtypes, within the coarser one's rounding."""
-    same = sample["dtype"] == _name(dtype)
+    same = sample["dtype"] == name_of(dtype)
     other: torch.dtype = getattr(torch, sample["dtype"])
-    size = 0.0 if same else 2 * max(_ROUNDING[dtype], _ROUNDING[other])
+    size = 0.0 if same else 2 * max(ROUNDING[dtype], ROUNDING[other])
     least = 0.0 if same else _SMALLEST_HALF
     return all(
         here is None
@@ -199,7 +199,7 @@ def _agree(sample: Mapping[str, Any], found: Sequence[float | None], dtype: torc
 
 def _chosen(weights: WeightFiles) -> list[str]:
     """Tensors from all over the model: in the order of a hash, so that no kind of layer is left out by its number."""
-    names = [name for name, spec in weights.specs.items() if spec.dtype in _ROUNDING and "rotary_emb" not in name]
+    names = [name for name, spec in weights.specs.items() if spec.dtype in ROUNDING and "rotary_emb" not in name]
     ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
     chosen = set(ranked[:_MOST_TENSORS])
     return [name for name in weights.specs if name in chosen]  # in the order of the files, each opened once
@@ -230,7 +230,3 @@ def _of_config(config: PreTrainedConfig) -> dict[str, Any]:
     values["rope_theta"] = values["rope_theta"] or rope.get("rope_theta")
     values["rope_type"] = rope.get("rope_type")
     return {name: value for name, value in values.items() if isinstance(value, int | float | str)}
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from yangtuo.errors import ModelError
+from yangtuo.errors import ModelError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def _fetch(name: str, option: str, revision: str | None, cache_dir: str | None, 
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"--{option} {name}: no such folder, and no hub model of that name could be fetched "
-            f"({' '.join(str(error).split())[:160]}); HF_ENDPOINT names a mirror"
+            f"({one_line(error, 160)}); HF_ENDPOINT names a mirror"
         ) from error
 
 

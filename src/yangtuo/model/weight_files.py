@@ -7,7 +7,6 @@ beforehand (https://github.com/huggingface/safetensors#format); read tensors are
 import hashlib
 import json
 import math
-import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from yangtuo import output
-from yangtuo.errors import ModelError, WriteError
+from yangtuo.errors import ModelError, WriteError, one_line
 
 INDEX_FILE = "model.safetensors.index.json"
 _LAYOUTS = (  # as transformers looks for them, safetensors first
@@ -37,6 +36,7 @@ _NAMES = {  # of safetensors
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+MOST_SHARD_BYTES = 4 << 30
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 # Pages that were read through a mapping count as memory of this process until it is closed.
 _MOST_MAPPED_BYTES = 1 << 29
@@ -169,7 +169,7 @@ def _opened(path: Path) -> Any:
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160]
+    return one_line(error, 160)
 
 
 def shards(specs: Mapping[str, Spec], most_bytes: int) -> dict[str, list[str]]:
@@ -220,10 +220,7 @@ def write_shard(
                 digest.update(data)
                 file.write(data)
                 del data
-            file.flush()
-            os.fsync(file.fileno())
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        output.flush(path, from_cache=True)
     except OSError as error:
         raise WriteError(f"{path}: cannot be written: {output.reason(error)}") from error
     return digest.hexdigest()

@@ -1,6 +1,5 @@
 """What a training run would train on, told before any weight is loaded: `yangtuo check` prints it. Imports no torch."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.engine import planning
 from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.planning import StepShape
+from yangtuo.logs import world_size
 from yangtuo.model.weight_names import check_described
 from yangtuo.training.dataset import (
     Corpus,
@@ -102,7 +102,7 @@ def _steps(settings: Settings, corpus: Corpus) -> dict[str, Any]:
     shape = StepShape(
         settings.training_value("per_device_train_batch_size"),
         settings.training_value("gradient_accumulation_steps"),
-        int(os.environ.get("WORLD_SIZE", "1")),
+        world_size(),
     )
     num_rows, drop_last = corpus.num_rows_of_epoch(), settings.training_value("dataloader_drop_last")
     epochs, most = settings.training_value("num_train_epochs"), settings.training_value("max_steps")

@@ -19,11 +19,12 @@ from yangtuo.config.schema import OUR_GROUPS, Decides
 from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling
 from yangtuo.config.trainer_values import TRACKERS, tracker_names
 from yangtuo.config.unique_keys import unique
+from yangtuo.data.readers.files import spread_blocks
 from yangtuo.engine.planning import StepShape
-from yangtuo.engine.processes import rank, world_size
 from yangtuo.engine.progress import Logging
 from yangtuo.engine.steps import Recipe
-from yangtuo.errors import MissingDependencyError, UsageError
+from yangtuo.errors import MissingDependencyError, UsageError, one_line
+from yangtuo.logs import rank, world_size
 from yangtuo.model import base
 from yangtuo.model.base import Hardware, Precision
 from yangtuo.model.lora_options import begins_from_the_base, names
@@ -150,21 +151,9 @@ def _hash_of(folder: Path) -> str:
             digest.update(path.read_bytes())
         elif path.suffix in (".safetensors", ".bin") and path.name != "training_args.bin":
             digest.update(os.fsencode(path.name) + f" {path.stat().st_size}".encode())
-            digest.update(_sample(path))
+            for block in spread_blocks(path):  # quick on 70B, and no two trainings agree in them
+                digest.update(block)
     return digest.hexdigest()
-
-
-def _sample(path: Path, *, num_blocks: int = 64, block_bytes: int = 65536) -> bytes:
-    """Blocks spread evenly over a file, all of it if it is small: quick on 70B, and no two trainings agree in them."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size <= num_blocks * block_bytes:
-            return file.read()
-        blocks = []
-        for i in range(num_blocks):
-            file.seek((size - block_bytes) * i // (num_blocks - 1))
-            blocks.append(file.read(block_bytes))
-    return b"".join(blocks)
 
 
 def logging_of(settings: Settings) -> Logging:
@@ -227,9 +216,9 @@ def training_arguments(
     try:
         return TrainingArguments(**values)
     except (ValueError, TypeError) as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(one_line(error)) from error
     except ImportError as error:
-        raise MissingDependencyError(" ".join(str(error).split())) from error
+        raise MissingDependencyError(one_line(error)) from error
 
 
 def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> None:

@@ -23,6 +23,7 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 import yangtuo
+from yangtuo import output
 from yangtuo.config.parser import Settings, as_dict
 from yangtuo.config.schema import ModulesToSavePolicy
 from yangtuo.config.trainer_values import tracker_names
@@ -41,7 +42,6 @@ from yangtuo.engine.processes import (
     connect,
     from_rank_0,
     peers_lost_are_named,
-    world_size,
 )
 from yangtuo.engine.progress import Progress
 from yangtuo.engine.run_context import RunContext
@@ -51,7 +51,7 @@ from yangtuo.engine.steps import Execution
 from yangtuo.engine.trainer import StepTrainer, Subject
 from yangtuo.engine.watchdog import Watchdog
 from yangtuo.errors import StoppedError, UsageError
-from yangtuo.logs import notes_so_far
+from yangtuo.logs import notes_so_far, world_size
 from yangtuo.model import adapter_state, adapters, base, fingerprint, generation_config, provenance
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.asking import Asking, asking_of
@@ -104,7 +104,7 @@ def train(settings: Settings) -> None:
         execution = _choose_execution(settings, inputs, args, corpus.train, decision)
         run = _run_record(settings, recipe, args.seed, began) | {"plan": plan}
         if is_main:
-            run_folder.write_json(output_dir / run_folder.RUN_FILE, run)
+            output.write_json(output_dir / run_folder.RUN_FILE, run)
             write_audit(output_dir, corpus.audits, corpus.dropped)
         context = RunContext(
             _open_journal(output_dir, decision.checkpoint, writes=is_main),
@@ -136,7 +136,7 @@ def train(settings: Settings) -> None:
         if is_main:
             run |= {"shortcuts": trainer.shortcuts and asdict(trainer.shortcuts)}
             run |= {"state": "finished", "seconds": time.time() - began, "notes": notes_so_far()}
-            run_folder.write_json(output_dir / run_folder.RUN_FILE, run)
+            output.write_json(output_dir / run_folder.RUN_FILE, run)
 
 
 def _meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precision, TrainingArguments, Store | None]:
@@ -274,7 +274,7 @@ def _train(trainer: StepTrainer, decision: run_folder.Decision, stop: StopReques
         )
     if trainer.is_world_process_zero():
         run_folder.write_metrics(output_dir, "train", metrics)
-        run_folder.write_json(output_dir / checkpoint.TRAINER_STATE, dataclasses.asdict(trainer.state))
+        output.write_json(output_dir / checkpoint.TRAINER_STATE, dataclasses.asdict(trainer.state))
 
 
 def _asking(inputs: Inputs, *, tries: bool) -> Asking:
@@ -350,7 +350,7 @@ def _prepare_folder(
         run_folder.make(output_dir)
         lock.take()
     if args.should_save:
-        checkpoint.recover(output_dir)
+        output.recover(output_dir)
 
 
 def _provenance(settings: Settings, inputs: Inputs, recipe: dict[str, Any]) -> dict[str, Any]:

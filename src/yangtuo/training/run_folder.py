@@ -173,15 +173,10 @@ def _move_aside(output_dir: Path) -> Decision:
     return Decision(Start.MOVE_ASIDE)
 
 
-def move_aside(folder: Path, mark: str | None = None) -> Path:
-    """Rename the folder to its name with a mark, by default the date; returns the new name."""
-    name = f"{folder.name}.{mark or time.strftime('%Y%m%d-%H%M%S')}"
-    target, number = folder.with_name(name), 1
-    while target.exists():
-        number += 1
-        target = target.with_name(f"{name}-{number}")
-    folder.rename(target)
-    return target
+def move_aside(folder: Path) -> Path:
+    """Rename the folder to its name with the date; returns the new name."""
+    name = f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}"
+    return folder.rename(output.free_name(folder.with_name(name)))
 
 
 def read_run(output_dir: Path) -> dict[str, Any] | None:
@@ -202,16 +197,6 @@ def write_metrics(output_dir: Path, split: str, metrics: Mapping[str, Any]) -> N
 
     Its own `save_metrics` cannot read the file of all metrics after it was killed while writing it.
     """
-    write_json(output_dir / f"{split}_results.json", dict(sorted(metrics.items())))
+    output.write_json(output_dir / f"{split}_results.json", dict(sorted(metrics.items())))
     everything = output_dir / "all_results.json"
-    write_json(everything, dict(sorted({**(_read_json(everything) or {}), **metrics}.items())))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one piece: it is the old one or the new one, never a part.
-
-    Raises:
-        WriteError: it cannot be written.
-    """
-    with output.whole_file(path) as file:
-        file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    output.write_json(everything, dict(sorted({**(_read_json(everything) or {}), **metrics}.items())))

@@ -21,18 +21,18 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from yangtuo import output
 from yangtuo.data.examples import Examples
 from yangtuo.engine import memory
 from yangtuo.engine.comparison import computed_in
 from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.tolerance import mean_loss_limit
 from yangtuo.engine.trainer import StepTrainer
-from yangtuo.errors import ProofError
+from yangtuo.errors import ProofError, one_line
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.provenance import WEIGHTS_FILE
 from yangtuo.model.sharding import is_sharded
-from yangtuo.training import run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -190,11 +190,9 @@ def prove(
         "gain": gain and asdict(gain),
         "shortcuts": trainer.shortcuts and asdict(trainer.shortcuts),
     }
-    from_rank_0(lambda: run_folder.write_json(saved.parent / PROOF_FILE, record))
+    from_rank_0(lambda: output.write_json(saved.parent / PROOF_FILE, record))
     if problems:
-        aside = (
-            run_folder.move_aside(saved, "failed-proof") if trainer.args.should_save else None
-        )  # on each machine's disk
+        aside = output.set_aside(saved, saved) if trainer.args.should_save else None  # on each machine's disk
         failed = from_rank_0(lambda: aside)
         raise ProofError(f"proof failed: {'; '.join(problems)}; do not use what was saved, it is in {failed}")
     logger.info(
@@ -265,7 +263,7 @@ def _fresh(
     except torch.OutOfMemoryError:
         return None
     except (RuntimeError, ValueError, KeyError) as error:  # of PEFT and transformers
-        logger.error("proof: the adapter on the disk cannot be loaded: %s", " ".join(str(error).split())[:300])
+        logger.error("proof: the adapter on the disk cannot be loaded: %s", one_line(error, 300))
         return math.nan, math.nan
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yangtuo.data.tokenizer import Tokenizer
-from yangtuo.errors import DataError, TokenizerError, UsageError
+from yangtuo.errors import DataError, TokenizerError, UsageError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,7 @@ def _read(path: Path) -> Any:
         sentencepiece.SentencePieceProcessor(model_file=str(path))
         data = path.read_bytes()
     except (RuntimeError, OSError) as error:
-        raise TokenizerError(f"{path}: not a sentencepiece model ({' '.join(str(error).split())[:120]})") from error
+        raise TokenizerError(f"{path}: not a sentencepiece model ({one_line(error, 120)})") from error
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(data)
     return model
@@ -229,7 +229,7 @@ def train(texts: Iterable[str], training: Training) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        told = " ".join(str(error).split())
+        told = one_line(error)
         if "sentences_.empty()" in told:
             raise DataError("no text in these files; a vocabulary needs some") from error
         if "Vocabulary size too high" in told:

@@ -12,12 +12,19 @@ import torch
 from yangtuo import output
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import ModelError, RunFailure, WriteError
-from yangtuo.model.weight_files import Spec, WeightFiles, open_weights, shards, write_index, write_shard
+from yangtuo.model.weight_files import (
+    MOST_SHARD_BYTES,
+    Spec,
+    WeightFiles,
+    open_weights,
+    shards,
+    write_index,
+    write_shard,
+)
 from yangtuo.vocab.grow import Growth, grow, plan_growth
 
 logger = logging.getLogger(__name__)
 
-MOST_SHARD_BYTES = 4 << 30
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 
 

@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from yangtuo import output
 from yangtuo.engine import checkpoint
 from yangtuo.errors import CheckpointError
 
@@ -163,13 +164,13 @@ def test_what_a_killed_process_was_writing_is_ended_at_the_next_start(tmp_path, 
     for name in left:
         (tmp_path / names[name]).mkdir()
         (tmp_path / names[name] / name).touch()
-    checkpoint.recover(tmp_path)
+    output.recover(tmp_path)
     left_over = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     assert left_over == {"sft_lora_model"} | ({"best", f"best/{expected}"} if expected else set())
 
 
 def test_recovering_nothing(tmp_path):
-    checkpoint.recover(tmp_path / "not" / "yet")
+    output.recover(tmp_path / "not" / "yet")
     assert not (tmp_path / "not").exists()
 
 

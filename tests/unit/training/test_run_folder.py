@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from yangtuo import output
 from yangtuo.engine import checkpoint
 from yangtuo.errors import RunFolderError
 from yangtuo.training import run_folder
@@ -18,7 +19,7 @@ def out(tmp_path):
 
 def record(out, *, state="running", recipe=RECIPE, seed=42):
     out.mkdir(exist_ok=True)
-    run_folder.write_json(out / run_folder.RUN_FILE, {"state": state, "recipe": recipe, "seed": seed})
+    output.write_json(out / run_folder.RUN_FILE, {"state": state, "recipe": recipe, "seed": seed})
 
 
 def save(out, step, *, mark=True):
@@ -203,13 +204,13 @@ def test_moving_aside_deletes_nothing(out, monkeypatch):
 
 def test_json_is_written_whole_and_readable(out):
     out.mkdir()
-    run_folder.write_json(out / run_folder.RUN_FILE, {"note": "羊驼", "loss": 1e-7})
-    run_folder.write_json(out / run_folder.RUN_FILE, {"note": "羊驼"})
+    output.write_json(out / run_folder.RUN_FILE, {"note": "羊驼", "loss": 1e-7})
+    output.write_json(out / run_folder.RUN_FILE, {"note": "羊驼"})
     assert (out / run_folder.RUN_FILE).read_text(encoding="utf-8") == '{\n  "note": "羊驼"\n}\n'
     assert run_folder.read_run(out) == {"note": "羊驼"}
     assert [path.name for path in out.iterdir()] == ["run.json"]
     with pytest.raises(TypeError):
-        run_folder.write_json(out / run_folder.RUN_FILE, {"bad": object()})
+        output.write_json(out / run_folder.RUN_FILE, {"bad": object()})
     assert json.loads((out / run_folder.RUN_FILE).read_text(encoding="utf-8")) == {"note": "羊驼"}
 
 
@@ -239,7 +240,7 @@ def test_a_folder_is_held_until_it_is_let_go(tmp_path):
         lock.take()  # once more, after the folder was renamed and made anew
         with pytest.raises(RunFolderError, match="another process is training into it"):
             run_folder.Lock(tmp_path).take()
-        run_folder.write_json(tmp_path / run_folder.RUN_FILE, {"process": "process 7 on node3"})
+        output.write_json(tmp_path / run_folder.RUN_FILE, {"process": "process 7 on node3"})
         with pytest.raises(RunFolderError, match="process 7 on node3 is training into it"):
             run_folder.Lock(tmp_path).take()
         (tmp_path / run_folder.RUN_FILE).unlink()

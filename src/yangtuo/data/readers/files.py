@@ -25,6 +25,7 @@ from yangtuo.errors import DataError
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".csv")
 _PROGRESS_ROWS = 256
+_SPREAD_BYTES = 65536
 
 
 def find_files(
@@ -91,6 +92,18 @@ def kind_of(path: Path) -> str:
     """The suffix that tells what is in a file, without that of its packing."""
     name = path.with_suffix("") if path.suffix.lower() in PACKED else path
     return name.suffix.lower()
+
+
+def spread_blocks(path: Path, *, whole_to: int = 64 * _SPREAD_BYTES) -> Iterator[bytes]:
+    """64 blocks spread evenly over a file, first and last bytes included; all of a file of `whole_to` bytes at most."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= whole_to:
+            yield file.read()
+            return
+        for i in range(64):
+            file.seek((size - _SPREAD_BYTES) * i // 63)
+            yield file.read(_SPREAD_BYTES)
 
 
 def sha256_of(path: Path) -> str:

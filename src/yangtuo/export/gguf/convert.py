@@ -5,7 +5,6 @@ name. What goes in is decided in `gguf_model` and `gguf_vocabulary`, the compari
 """
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from yangtuo import output
 from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.errors import ModelError, ProofError, RunFolderError, UsageError, WriteError
+from yangtuo.errors import ModelError, UsageError, WriteError
 from yangtuo.export.gguf import model, vocabulary
 from yangtuo.export.gguf.model import KINDS, Tensor
 from yangtuo.export.gguf.verify import prove
@@ -30,7 +29,7 @@ from yangtuo.merge import plan
 from yangtuo.merge.edits import is_finite
 from yangtuo.model.base import read_config
 from yangtuo.model.weight_files import WeightFiles, open_weights
-from yangtuo.output import check_space, set_aside
+from yangtuo.output import check_absent, check_space, new_file
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ def write(folder: Path, out: Path, kind: str, chat_template: str | None, *, opti
     """
     if kind not in KINDS:
         raise UsageError(f"{kind!r} is no kind of GGUF; choose from {', '.join(KINDS)}")
-    _check_new(out, option)
+    check_absent(out, option)
     config, weights = read_config(folder), open_weights(folder)
     architecture = MODEL_ARCH_NAMES[model.architecture(folder, config)]
     chain = plan.start(weights, config)
@@ -96,38 +95,13 @@ def write(folder: Path, out: Path, kind: str, chat_template: str | None, *, opti
         fields[Keys.Tokenizer.CHAT_TEMPLATE] = chat_template
     check_space(out, sum(tensor.num_bytes for tensor in tensors), option)
 
-    draft = _make_draft(out, option)
-    try:
+    with new_file(out, option) as draft:
         started = time.monotonic()
         _write(draft, architecture, fields, tensors, weights)
         num_bytes = draft.stat().st_size
         logger.info("written: %.2f GB in %.0f s", num_bytes / 1e9, time.monotonic() - started)
-        error = _prove(draft, out, {Keys.General.ARCHITECTURE: architecture, **fields}, tensors, weights)
-        _check_new(out, option)
-        draft.rename(out)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync(out.parent)
+        error = _prove(draft, {Keys.General.ARCHITECTURE: architecture, **fields}, tensors, weights)
     return Written(out, architecture, len(tensors), chain.num_rows, num_bytes, error)
-
-
-def _check_new(out: Path, option: str) -> None:
-    if out.exists():
-        raise RunFolderError(f"--{option} {out}: exists; choose another name, or remove it")
-
-
-def _make_draft(out: Path, option: str) -> Path:
-    draft = out.with_name(f"{out.name}.unproven")
-    try:
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        draft.touch(exist_ok=False)
-    except OSError as error:
-        if draft.exists():
-            raise RunFolderError(
-                f"{draft} exists: another command is writing there, or one was killed; if none runs, remove that file"
-            ) from None
-        raise RunFolderError(f"{draft}: cannot be made: {error.strerror}; choose another --{option}") from error
-    return draft
 
 
 def _write(
@@ -146,7 +120,7 @@ def _write(
         for tensor in tqdm(tensors, "writing", unit="tensor", leave=False, disable=None, file=sys.stderr):
             writer.write_tensor_data(_encoded(tensor, tensor.read(weights)))
         writer.close()
-        _sync(draft)
+        output.flush(draft, from_cache=True)  # the proof reads the disk
     except OSError as error:
         raise WriteError(f"{draft}: cannot be written: {output.reason(error)}") from error
     finally:
@@ -176,25 +150,9 @@ def _encoded(tensor: Tensor, value: torch.Tensor) -> Any:
         return quantize(value.float().numpy(), tensor.type)
 
 
-def _sync(path: Path) -> None:
-    """On the disk, and a file out of the system's cache where it can be asked for: the proof reads the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        if path.is_file() and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
-
-
-def _prove(
-    draft: Path, out: Path, fields: Mapping[str, Value], tensors: Sequence[Tensor], weights: WeightFiles
-) -> float:
+def _prove(draft: Path, fields: Mapping[str, Value], tensors: Sequence[Tensor], weights: WeightFiles) -> float:
     started = time.monotonic()
-    try:
-        error = prove(draft, fields, tensors, weights)
-    except ProofError as failure:
-        raise ProofError(f"{failure}; do not use what was written, it is in {set_aside(draft, out)}") from failure
+    error = prove(draft, fields, tensors, weights)
     logger.info(
         "proof: %d tensors and %d keys read again; values off by %.2g of their tensor's largest at most (%.0f s)",
         len(tensors),

@@ -13,7 +13,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader
 from tqdm import tqdm
 
-from yangtuo.errors import ProofError
+from yangtuo.errors import ProofError, one_line
 from yangtuo.export.gguf.model import Tensor
 from yangtuo.export.gguf.vocabulary import Value
 from yangtuo.model.weight_files import WeightFiles
@@ -63,7 +63,7 @@ def _opened(path: Path) -> Any:
     try:
         return GGUFReader(path)
     except (OSError, ValueError, KeyError, IndexError, OverflowError) as error:  # whatever a broken header leads to
-        raise ProofError(f"proof failed: {path.name} cannot be read: {' '.join(str(error).split())[:160]}") from error
+        raise ProofError(f"proof failed: {path.name} cannot be read: {one_line(error, 160)}") from error
 
 
 def _mapped(path: Path, tensor: Tensor, offset: int) -> Any:
