@@ -18,17 +18,17 @@ def fsdp_on_cpu():
     """accelerate leaves FSDP out on a CPU unless its state says otherwise; the product refuses it there."""
     from accelerate import DistributedType, PartialState
 
-    from yangtuo.training import run
+    from yangtuo.training import environment
 
-    real = run.training_arguments
+    real = environment.training_arguments
 
     def training_arguments(*args):
         result = real(*args)
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
         return result
 
-    run.check_engines = lambda settings, hardware, *, merges: None
-    run.training_arguments = training_arguments
+    environment.check_engines = lambda settings, hardware, *, merges: None
+    environment.training_arguments = training_arguments
 
 
 def failing():

@@ -51,6 +51,32 @@ class FlopCount:
         return total
 
 
+class StepMeter:
+    """What a step was done at: its seconds, tokens a second, and the share of this machine's speed that it used."""
+
+    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype):
+        """The model of transformers that is trained, where, and in which dtype it computes."""
+        self._flops, self._peak_rate = FlopCount.of(model), matmul_rate(device, dtype)
+        self._begin = 0.0
+
+    def begin(self) -> None:
+        """Call when a step begins."""
+        self._begin = time.monotonic()
+
+    def flop(self, layouts: Iterable[Layout]) -> int:
+        """See `FlopCount.flop`."""
+        return self._flops.flop(layouts)
+
+    def rates(self, layouts: Iterable[Layout], num_tokens: float) -> dict[str, float]:
+        """Of the step that has just ended."""
+        seconds = time.monotonic() - self._begin
+        return {
+            "tokens_per_s": num_tokens / seconds,
+            "mfu": self.flop(layouts) / seconds / self._peak_rate,
+            "step_seconds": seconds,
+        }
+
+
 _NOT_LINEAR = ("embed", "lora_", "wte", "wpe")
 
 

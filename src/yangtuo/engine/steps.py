@@ -147,27 +147,29 @@ class Steps(Dataset[Step]):
     """The steps of an epoch as one rank sees them; `epoch` and `execution` are set as the run goes on."""
 
     def __init__(self, examples: Examples, recipe: Recipe, execution: Execution, rank: int):
+        """`execution.shares_prefixes` is a wish: the model is tried before the first step."""
         self.epoch, self.execution, self.planner = 0, execution, Planner(examples)
-        self._recipe, self._rank = recipe, rank
+        self.examples, self.recipe, self._rank = examples, recipe, rank
         self._order: tuple[int, Rows] = (-1, np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
-        return self._recipe.shape.num_steps(len(self._rows_of(epoch=0)), drop_last=self._recipe.drop_last)
+        return self.recipe.shape.num_steps(len(self._rows_of(epoch=0)), drop_last=self.recipe.drop_last)
 
     def __getitem__(self, number: int) -> Step:
         if self._order[0] != self.epoch:
             self._order = (self.epoch, self._ordered(self.epoch))
-        return self._lay_out(step_rows(self._order[1], number, self._recipe.shape))
+        return self._lay_out(step_rows(self._order[1], number, self.recipe.shape))
 
-    def first_rows(self, num_steps: int) -> Rows:
-        """The rows of the first steps, at most of one epoch, in their order."""
-        return self._ordered(0)[: min(num_steps, len(self)) * self._recipe.shape.rows_per_step]
+    def spread(self, num_steps: int, num_rows: int) -> Examples:
+        """At most so many of the rows of the first steps, or of the first epoch, evenly spread over them."""
+        rows = self._ordered(0)[: min(num_steps, len(self)) * self.recipe.shape.rows_per_step]
+        return self.examples.take(rows[np.unique(np.linspace(0, len(rows) - 1, num_rows).astype(int))])
 
     def _ordered(self, epoch: int) -> Rows:
-        return epoch_order(self._rows_of(epoch), epoch, self._recipe.order_seed, self._recipe.order)
+        return epoch_order(self._rows_of(epoch), epoch, self.recipe.order_seed, self.recipe.order)
 
     def _rows_of(self, epoch: int) -> Rows:
-        examples, recipe = self.planner.examples, self._recipe
+        examples, recipe = self.examples, self.recipe
         if recipe.mix is None:
             return np.arange(len(examples))
         return mixing.rows_of_epoch(examples.source_numbers, recipe.mix, epoch, recipe.order_seed)
@@ -177,5 +179,5 @@ class Steps(Dataset[Step]):
         return step if step.execution == self.execution else self._lay_out(step.plan.rows)
 
     def _lay_out(self, rows: Rows) -> Step:
-        plan = self.planner.step(rows, self._recipe, self.execution)
+        plan = self.planner.step(rows, self.recipe, self.execution)
         return Step(self.execution, plan, list(self.planner.lay_out(plan, self._rank, self.execution)))

@@ -12,12 +12,10 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerControl, TrainingArguments
@@ -29,7 +27,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.engine import checkpoint
 from yangtuo.engine.calibration import calibrate, can_measure
 from yangtuo.engine.callbacks import Callbacks
-from yangtuo.engine.flops import FlopCount, matmul_rate
+from yangtuo.engine.flops import StepMeter
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, mean_loss
 from yangtuo.engine.neftune import EmbeddingNoise
@@ -39,75 +37,57 @@ from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.run_context import RunContext
 from yangtuo.engine.runner import StepKey, StepRunner
 from yangtuo.engine.saving import Saver
-from yangtuo.engine.steps import Execution, Planner, Recipe, Step, Steps
+from yangtuo.engine.steps import Planner, Recipe, Step, Steps
 from yangtuo.engine.training_state import EngineState, engine_state_of, plain_values, schedule_for
 from yangtuo.errors import UsageError
 from yangtuo.model import adapter_state
-from yangtuo.model.adapter_state import Adapter
-from yangtuo.model.asking import Asking
 
 logger = logging.getLogger(__name__)
 
 _PROOF_ROWS = 16
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is trained, and on what."""
-
-    adapter: Adapter
-    asking: Asking
-    provenance: Mapping[str, Any]
-    train_set: Examples
-    eval_set: Examples | None
-
-
 class StepTrainer(Trainer):
     """Trainer whose batches are whole steps."""
 
     def __init__(
-        self, subject: Subject, recipe: Recipe, execution: Execution, context: RunContext, args: TrainingArguments
+        self, steps: Steps, eval_set: Examples | None, saver: Saver, context: RunContext, args: TrainingArguments
     ):
-        """`execution.shares_prefixes` is a wish: the model is tried before the first step."""
-        self._steps = Steps(subject.train_set, recipe, execution, args.process_index)
+        """`saver` has the adapter that is trained, and what is saved with it."""
+        self._steps = steps
         super().__init__(
-            model=subject.adapter.model,
+            model=saver.adapter.model,
             args=args,
-            train_dataset=self._steps,
-            eval_dataset=subject.eval_set,
+            train_dataset=steps,
+            eval_dataset=eval_set,
             callbacks=[Callbacks(context.screen, context.save_minutes, context.stop, self._evaluate_and_save)],
         )
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        self._subject, self._recipe, self._out = subject, recipe, context
-        self._step_begin = 0.0
+        self._saver, self._out = saver, context
         self._step: Step | None = None
-        base = subject.adapter.model.get_base_model()
-        self._loss = SupervisedLoss(base, recipe.label_smoothing)
-        noise = EmbeddingNoise(base, recipe.neftune_noise_alpha)
-        self._runner = StepRunner(self.accelerator, self._loss, noise, self._steps.planner, context.watchdog)
-        self._eval_planner = None if subject.eval_set is None else Planner(subject.eval_set)
+        self._base = saver.adapter.model.get_base_model()
+        self._loss = SupervisedLoss(self._base, steps.recipe.label_smoothing)
+        noise = EmbeddingNoise(self._base, steps.recipe.neftune_noise_alpha)
+        self._runner = StepRunner(self.accelerator, self._loss, noise, steps.planner, context.watchdog)
+        self._eval_planner = None if eval_set is None else Planner(eval_set)
         self.shortcuts: Shortcuts | None = None  # once they are tried
         self.loss_at_start: float | None = None  # of `proof_rows`, before the first step
-        step_log = context.step_log
-        self._best, self._losses = from_rank_0(
-            lambda: (step_log.best_eval_loss, step_log.losses)
-        )  # losses of all steps
+        step_log = context.step_log  # its losses are those of all steps
+        self._best, self._losses = from_rank_0(lambda: (step_log.best_eval_loss, step_log.losses))
         # At its end, transformers would delete the last checkpoint for this limit, before the adapter is saved.
         self._save_total_limit, args.save_total_limit = args.save_total_limit, None
-        self._saver = Saver(subject.adapter, subject.asking, subject.provenance, args.should_save, args.device)
         self._engine_state: EngineState | None = None  # once there is an engine
         self._resume_from: Path | None = None
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
-        self._flops = FlopCount.of(base)
-        number_format = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-        self._peak_rate = matmul_rate(args.device, number_format)
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        self._meter = StepMeter(self._base, args.device, dtype)
 
     # ---- a run's beginning and end
 
     def checkpoint_bytes(self) -> int:
         """Size of a checkpoint, estimated: float32 weights and, as AdamW has them, two moments of each."""
-        return self._subject.adapter.num_trainable() * 4 * (1 if self.args.save_only_model else 3)
+        return self._saver.adapter.num_trainable() * 4 * (1 if self.args.save_only_model else 3)
 
     def run(self, resume_from: Path | None) -> dict[str, Any]:
         """Train, from a checkpoint where one is given; returns the Trainer's metrics."""
@@ -128,7 +108,7 @@ class StepTrainer(Trainer):
         self._engine_state = self._new_access()
         if self._resume_from is not None:
             if self.is_deepspeed_enabled:
-                self._runner.prime(self.model_wrapped, self.optimizer, two_rows(self._subject.train_set))
+                self._runner.prime(self.model_wrapped, self.optimizer, two_rows(self._steps.examples))
             position = self._saver.restore(self._engine_state, self._resume_from)
             self.loss_at_start = position["loss_at_start"]
             scheduler = self.lr_scheduler
@@ -160,7 +140,7 @@ class StepTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The Trainer's, or LoRA+'s with its two learning rates."""
-        ratio = self._recipe.loraplus_lr_ratio
+        ratio = self._steps.recipe.loraplus_lr_ratio
         if ratio is None:
             return super().create_optimizer(model)
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -171,7 +151,7 @@ class StepTrainer(Trainer):
         return f"{self.accelerator.distributed_type.value} on {self.accelerator.num_processes}"
 
     def _new_access(self) -> EngineState:
-        parameters = adapter_state.trained_parameters(self._subject.adapter)
+        parameters = adapter_state.trained_parameters(self._saver.adapter)
         return engine_state_of(self.accelerator, parameters, self.model_wrapped, self.optimizer)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -212,15 +192,15 @@ class StepTrainer(Trainer):
 
     def num_examples(self, dataloader: DataLoader[dict[str, Step]]) -> int:
         """Rows, for the Trainer's rates."""
-        return len(self._subject.train_set)
+        return len(self._steps.examples)
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         """Rows of a step, for the Trainer's rates."""
-        return self._recipe.shape.rows_per_step
+        return self._steps.recipe.shape.rows_per_step
 
     def floating_point_ops(self, inputs: dict[str, Step]) -> int:
-        """What a step cannot do without, see `work`."""
-        return self._flops.flop(inputs["step"].layouts)
+        """What a step cannot do without, see `flops`."""
+        return self._meter.flop(inputs["step"].layouts)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Step], num_items_in_batch: torch.Tensor | int | None = None
@@ -236,7 +216,7 @@ class StepTrainer(Trainer):
         self._try_shortcuts(model)
         if self.loss_at_start is None:
             self.loss_at_start = self.loss_of(self.proof_rows())
-        self._step_begin = time.monotonic()
+        self._meter.begin()
         model.train()
         if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimizers have two modes
             train()
@@ -260,10 +240,10 @@ class StepTrainer(Trainer):
         """Once, with the engine in place, since only it can run a sharded model."""
         if self.shortcuts is not None:
             return
-        base, execution = self._subject.adapter.model.get_base_model(), self._steps.execution
+        execution = self._steps.execution
         with self.accelerator.autocast():
             self.shortcuts = choose_shortcuts(
-                model, base, self._loss, self._subject.train_set, may_share=execution.shares_prefixes
+                model, self._base, self._loss, self._steps.examples, may_share=execution.shares_prefixes
             )
             execution = replace(execution, shares_prefixes=self.shortcuts.shares_prefixes)
             if not self.shortcuts.pads_exactly:
@@ -282,7 +262,7 @@ class StepTrainer(Trainer):
         planner = self._eval_planner
         if planner is None:
             raise UsageError("evaluation needs --validation_file or --validation_split_percentage")
-        mean = self._mean_loss(planner, self._recipe)
+        mean = self._mean_loss(planner, self._steps.recipe)
         prefix = metric_key_prefix
         metrics = {
             f"{prefix}_loss": mean,
@@ -308,12 +288,11 @@ class StepTrainer(Trainer):
 
     def loss_of(self, rows: Examples) -> float:
         """Mean over the tokens of some rows, in nats, by the engine as it is."""
-        return self._mean_loss(Planner(rows), replace(self._recipe, reduction=LossReduction.TOKEN))
+        return self._mean_loss(Planner(rows), replace(self._steps.recipe, reduction=LossReduction.TOKEN))
 
     def proof_rows(self) -> Examples:
         """Some of the rows that the run trains on, the same at its start and its end."""
-        rows = self._steps.first_rows(self.state.max_steps)
-        return self._subject.train_set.take(rows[np.unique(np.linspace(0, len(rows) - 1, _PROOF_ROWS).astype(int))])
+        return self._steps.spread(self.state.max_steps, _PROOF_ROWS)
 
     def _alive(self, layout: Layout) -> Layout:
         self._out.watchdog.alive()
@@ -379,13 +358,8 @@ class StepTrainer(Trainer):
 
     def _log_step(self, step: int, logs: dict[str, float]) -> None:
         assert self._step is not None
-        seconds = time.monotonic() - self._step_begin
         sizes = self._steps.planner.sizes_of(self._step)
-        rates = {
-            "tokens_per_s": sizes["num_tokens"] / seconds,
-            "mfu": self._flops.flop(self._step.layouts) / seconds / self._peak_rate,
-            "step_seconds": seconds,
-        }
+        rates = self._meter.rates(self._step.layouts, sizes["num_tokens"])
         self._losses.append(logs["loss"])
         self._out.tell_step({"step": step, "epoch": self.state.epoch, **logs, **sizes, **rates})
 

@@ -6,18 +6,26 @@ what differs; no checkpoint and no adapter is ever deleted or overwritten.
 
 import json
 import logging
+import os
+import platform
+import socket
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+import yangtuo
 from yangtuo import output
+from yangtuo.config.parser import Settings, as_dict
 from yangtuo.engine import checkpoint
-from yangtuo.errors import RunFolderError, differences
+from yangtuo.errors import RunFolderError, UsageError, differences
+from yangtuo.logs import notes_so_far, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +119,34 @@ class Decision:
     seed: int | None = None
 
 
-def decide(output_dir: Path, recipe: Mapping[str, Any], *, overwrite: bool, checkpoint_dir: str | None) -> Decision:
+def output_dir_of(settings: Settings) -> Path:
+    """The output folder as it was named.
+
+    Raises:
+        UsageError: it was not.
+    """
+    given = settings.training.get("output_dir")
+    if not given:
+        raise UsageError("--output_dir is missing: the folder for checkpoints and the adapter")
+    return Path(given)
+
+
+def decide(settings: Settings, output_dir: Path, recipe: Mapping[str, Any], lock: Lock) -> Decision:
+    """See `start_of`, of a folder that no other process is training into.
+
+    Raises:
+        RunFolderError: another one is; and see there.
+    """
+    lock.take()
+    return start_of(
+        output_dir,
+        recipe,
+        overwrite=settings.run.overwrite_output_dir,
+        checkpoint_dir=settings.training.get("resume_from_checkpoint"),
+    )
+
+
+def start_of(output_dir: Path, recipe: Mapping[str, Any], *, overwrite: bool, checkpoint_dir: str | None) -> Decision:
     """Look at the output folder; nothing is changed yet.
 
     Args:
@@ -200,3 +235,40 @@ def write_metrics(output_dir: Path, split: str, metrics: Mapping[str, Any]) -> N
     output.write_json(output_dir / f"{split}_results.json", dict(sorted(metrics.items())))
     everything = output_dir / "all_results.json"
     output.write_json(everything, dict(sorted({**(_read_json(everything) or {}), **metrics}.items())))
+
+
+def prepare(output_dir: Path, decision: Decision, lock: Lock, *, is_main: bool, writes: bool) -> None:
+    """Rank 0 makes or takes over the folder; on each machine that writes, what a killed process left is tidied up."""
+    if is_main:
+        if decision.start is Start.MOVE_ASIDE:
+            lock.release()
+            logger.warning("output folder: the former %s is now %s", output_dir, move_aside(output_dir))
+        if decision.start is Start.RESUME:
+            logger.warning("resuming from %s", decision.checkpoint)
+        make(output_dir)
+        lock.take()
+    if writes:
+        output.recover(output_dir)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that compute."""
+    libraries = ("torch", "transformers", "peft", "accelerate", "sentencepiece", "tokenizers", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
+
+
+def run_record(settings: Settings, recipe: dict[str, Any], seed: int, began: float) -> dict[str, Any]:
+    """What run.json says of a run that has begun; `began` is time.time()."""
+    return {
+        "yangtuo": yangtuo.__version__,
+        "state": "running",
+        "command": sys.argv,
+        "process": f"process {os.getpid()} on {socket.gethostname()}",
+        "began": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began)),
+        "versions": versions(),
+        "world_size": world_size(),
+        "seed": seed,
+        "arguments": as_dict(settings),
+        "recipe": recipe,
+        "notes": notes_so_far(),
+    }

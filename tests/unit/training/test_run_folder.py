@@ -33,7 +33,7 @@ def save(out, step, *, mark=True):
 
 
 def decide(out, *, recipe=RECIPE, overwrite=False, checkpoint_dir=None):
-    return run_folder.decide(out, recipe, overwrite=overwrite, checkpoint_dir=checkpoint_dir)
+    return run_folder.start_of(out, recipe, overwrite=overwrite, checkpoint_dir=checkpoint_dir)
 
 
 def refused(out, **options):
@@ -244,7 +244,9 @@ def test_a_folder_is_held_until_it_is_let_go(tmp_path):
         with pytest.raises(RunFolderError, match="process 7 on node3 is training into it"):
             run_folder.Lock(tmp_path).take()
         (tmp_path / run_folder.RUN_FILE).unlink()
-        assert run_folder.decide(tmp_path, RECIPE, overwrite=False, checkpoint_dir=None).start is run_folder.Start.FRESH
+        assert (
+            run_folder.start_of(tmp_path, RECIPE, overwrite=False, checkpoint_dir=None).start is run_folder.Start.FRESH
+        )
     with run_folder.Lock(tmp_path) as lock:
         lock.take()
 

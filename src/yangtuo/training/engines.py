@@ -1,0 +1,146 @@
+"""What the options ask of engines and packages (DeepSpeed, FSDP, optimizers, trackers): read, and refused in time."""
+
+import functools
+import importlib.util
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from yangtuo.config.parser import Settings
+from yangtuo.config.trainer_values import TRACKERS, tracker_names
+from yangtuo.config.unique_keys import unique
+from yangtuo.errors import MissingDependencyError, UsageError
+from yangtuo.logs import rank
+from yangtuo.model import base
+from yangtuo.model.base import Hardware
+from yangtuo.model.lora_options import begins_from_the_base, names
+
+logger = logging.getLogger(__name__)
+
+
+def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> None:
+    """Refuse what is not there or would run as something else, before the processes meet.
+
+    `merges` where an adapter is put into the base in memory.
+
+    Raises:
+        UsageError: FSDP on a CPU; what needs a whole base under ZeRO-3; a quantised base where it would be changed; a
+            DeepSpeed file that cannot be read.
+        MissingDependencyError: DeepSpeed is asked for and not installed.
+    """
+    if hardware.device == "cpu" and fsdp(settings.training.get("fsdp")):
+        raise UsageError("--fsdp: accelerate runs plain DDP in its place on a CPU; leave --fsdp out")
+    config = deepspeed_of(settings)
+    stage = config.get("zero_optimization", {}).get("stage")
+    lora, bits = settings.lora, base.num_bits(settings.model)
+    if stage == 3 and hardware.device == "cpu" and lora.train_new_tokens_only:
+        raise UsageError(
+            "--train_new_tokens_only under ZeRO-3 needs a GPU, where PEFT collects the rows; use ZeRO-2 or no DeepSpeed"
+        )
+    if lora.loraplus_lr_ratio is not None and "optimizer" in config:
+        raise UsageError("--loraplus_lr_ratio: the optimizer in the DeepSpeed file knows one rate; take it out there")
+    if bits and lora.init_lora_weights.lower() == "orthogonal":
+        raise UsageError(f"--load_in_{bits}bit with --init_lora_weights orthogonal: PEFT cannot; leave one out")
+    quantised = sorted(set(names(lora.modules_to_save)) - {"embed_tokens", "lm_head"})
+    if bits and quantised:
+        raise UsageError(f"--load_in_{bits}bit with --modules_to_save {quantised[0]}: it is quantised; leave it out")
+    whole = [
+        *([f"--load_in_{bits}bit"] if bits else []),
+        *(["an adapter that is merged in memory (--new_adapter, or one trained so)"] if merges else []),
+        *([f"--init_lora_weights {lora.init_lora_weights}"] if begins_from_the_base(lora) else []),
+    ]
+    if whole and stage == 3:
+        raise UsageError(f"{whole[0]} needs the base whole in each process, which ZeRO-3 divides; use ZeRO-2 or DDP")
+    if bits and fsdp(settings.training.get("fsdp")):
+        raise UsageError(f"--load_in_{bits}bit under --fsdp is untested and refused; use DDP or ZeRO-2")
+    if bits and len(whole) > 1:
+        raise UsageError(
+            f"--load_in_{bits}bit with {whole[1]}: the base would be changed and rounded to {bits} bits once more; "
+            "merge or begin on the 16-bit base"
+        )
+
+
+# Part of an optimizer's name and the module that this needs; transformers finds out after loading the weights.
+_OPTIMIZERS = (
+    *((part, "bitsandbytes") for part in ("bnb", "paged", "lion", "ademamix", "adamw_8bit")),
+    *((part, "torchao") for part in ("adamw_torch_4bit", "adamw_torch_8bit")),
+    ("schedule_free", "schedulefree"),
+    ("grokadamw", "grokadamw"),
+    ("stable_adamw", "optimi"),
+    ("anyprecision", "torchdistx"),
+)
+_TO_INSTALL = {
+    "azureml": "azureml-core",
+    "optimi": "torch-optimi",
+    "torchdistx": "git+https://github.com/pytorch/torchdistx",
+}
+
+
+def check_packages(settings: Settings) -> None:
+    """Look for what the options need, before anything is read.
+
+    Raises:
+        MissingDependencyError: all packages that are missing.
+    """
+    optim = str(settings.training_value("optim"))
+    needs = [(f"--optim {optim}", module) for part, module in _OPTIMIZERS if part in optim]
+    if rank() == 0:  # the others start no tracker
+        for name in tracker_names(str(settings.training_value("report_to"))):
+            needs += [(f"--report_to {name}", modules) for modules in TRACKERS.get(name, "").split()]
+    missing = []
+    for option, modules in needs:
+        first, *others = modules.split("|")
+        if all(importlib.util.find_spec(module) is None for module in (first, *others)):
+            install = _TO_INSTALL.get(first, first)
+            missing.append(f"{option}: the package {first} is not installed; pip install {install}")
+    if missing:
+        raise MissingDependencyError.of_problems("optional packages", missing)
+
+
+def fsdp(given: Any) -> Any:
+    """The value of `--fsdp`: its type allows text, so a truth value arrives as text."""
+    return {"true": True, "false": False}.get(str(given).lower(), given)
+
+
+def deepspeed_of(settings: Settings) -> dict[str, Any]:
+    """The DeepSpeed configuration that the options name; empty without one."""
+    return deepspeed(settings.training.get("deepspeed")) or {}
+
+
+@functools.cache  # what it has to say is said once
+def deepspeed(given: Any) -> Any:
+    """The DeepSpeed configuration as a dictionary, with the one value that today's DeepSpeed refuses mended.
+
+    Raises:
+        MissingDependencyError: DeepSpeed is not installed.
+        UsageError: the file cannot be read.
+    """
+    if not given:
+        return None
+    if importlib.util.find_spec("deepspeed") is None:
+        raise MissingDependencyError(
+            "--deepspeed: DeepSpeed is not installed; pip install 'yangtuo[deepspeed]' (in a checkout: "
+            "pip install -e '.[deepspeed]'), or leave --deepspeed out: the result is the same"
+        )
+    text = given if str(given).lstrip().startswith("{") else _read_text(str(given))
+    try:
+        config = dict(json.loads(text, object_pairs_hook=unique))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"--deepspeed {given}: broken JSON: {error}") from error
+    scale = config.get("fp16", {}).get("min_loss_scale")
+    if isinstance(scale, float) and not scale.is_integer():
+        config["fp16"]["min_loss_scale"] = 1
+        config.setdefault("bf16", {"enabled": "auto"})
+        logger.warning(
+            "deepspeed: min_loss_scale %g counts as 1 (this DeepSpeed takes whole numbers; the file is unchanged)",
+            scale,
+        )
+    return config
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--deepspeed {path}: {error.strerror}; give a JSON file") from error

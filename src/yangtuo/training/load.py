@@ -1,0 +1,96 @@
+"""The base with the LoRA that is trained, what asks it, and what travels with the adapter."""
+
+import logging
+import shlex
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+import yangtuo
+from yangtuo.config.parser import Settings
+from yangtuo.config.schema import ModulesToSavePolicy
+from yangtuo.data.saved_template import to_values
+from yangtuo.model import adapters, base, fingerprint, generation_config, provenance
+from yangtuo.model.adapter_state import Adapter
+from yangtuo.model.asking import Asking, asking_of
+from yangtuo.model.base import Precision
+from yangtuo.training.inputs import Inputs
+
+logger = logging.getLogger(__name__)
+
+
+def load_base(settings: Settings, inputs: Inputs, precision: Precision) -> PreTrainedModel:
+    """The base below the LoRA that is trained."""
+    saved, lora = inputs.adapter, settings.lora
+    model = base.load(inputs.base, precision, settings.model)
+    num_tokens = inputs.tokenizer.num_tokens
+    brings = saved and saved.holds_more_than_lora and lora.modules_to_save_policy is not ModulesToSavePolicy.DROP
+    are_trained = bool(lora.modules_to_save or lora.train_new_tokens_only or brings)
+    base.fit_vocabulary(model, num_tokens, are_trained=are_trained)
+    for below in inputs.merged_in:
+        model = adapters.merge_in(model, below, lora)
+    return model
+
+
+def load_adapter(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -> Adapter:
+    """The base with the LoRA that is trained; the seed decides how a new one begins."""
+    torch.manual_seed(seed)
+    saved, lora = inputs.adapter, settings.lora
+    model = load_base(settings, inputs, precision)
+    if saved and not lora.new_adapter:
+        adapter = adapters.attach_saved(model, saved, lora, settings.origins)
+    else:
+        new_tokens = range(inputs.config.get_text_config().vocab_size, inputs.tokenizer.num_tokens)
+        adapter = adapters.attach_new(model, lora, new_tokens if lora.train_new_tokens_only else ())
+    logger.info(base.describe(inputs.config, model, precision, settings.model))
+    logger.info(adapter.describe())
+    return adapter
+
+
+def how_asked(inputs: Inputs, *, tries: bool) -> Asking:
+    """What is saved beside the weights for other programs; tried by the processes that save."""
+    folders = [inputs.adapter.folder] if inputs.adapter else []
+    found = generation_config.first_of([*folders, inputs.base])
+    asking = asking_of(inputs.template, inputs.tokenizer, found[1] if found else None)
+    return asking.tried() if tries else asking
+
+
+def provenance_of(settings: Settings, inputs: Inputs, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What travels with the adapter: its base, what lies between it and the base, its tokenizer and its prompt."""
+    return {
+        "yangtuo": yangtuo.__version__,
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+        "base": fingerprint.of_base(str(settings.model.model_name_or_path), inputs.base, inputs.config),
+        "stack": [{"sha256": each.sha256, "folder": str(each.folder.resolve())} for each in inputs.merged_in],
+        "continued": _continued(settings, inputs),
+        "num_bits": base.num_bits(settings.model),
+        "tokenizer": {"sha256": inputs.tokenizer.sha256(), "num_tokens": inputs.tokenizer.num_tokens},
+        "template": to_values(inputs.template),
+        "data": recipe["data"],
+    }
+
+
+def _continued(settings: Settings, inputs: Inputs) -> list[dict[str, str]]:
+    """The adapters that the trained one has in it, oldest first: the one that it continues, and those before that."""
+    saved = inputs.adapter
+    if saved is None or settings.lora.new_adapter:
+        return []
+    before = (provenance.read(saved.folder) or {}).get("continued", [])
+    return [*before, {"sha256": saved.sha256, "folder": str(saved.folder.resolve())}]
+
+
+def how_to_merge(known: dict[str, Any], saved: Path) -> str:
+    """The command that merges the adapter, for the end of a run."""
+    order = [*(one["folder"] for one in known["stack"]), str(saved)]
+    words = [
+        "--model_name_or_path",
+        known["base"]["name"],
+        "--peft_path",
+        ",".join(order),
+        "--output_dir",
+        "merged",
+    ]
+    return f"yangtuo merge {shlex.join(words)}"

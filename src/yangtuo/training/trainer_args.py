@@ -1,0 +1,78 @@
+"""What transformers' Trainer is given: the user's values where it does the work, fixed ones where we do."""
+
+import copy
+from pathlib import Path
+
+from transformers import PreTrainedConfig, TrainingArguments
+
+from yangtuo.config.parser import Settings
+from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling
+from yangtuo.engine.progress import Logging
+from yangtuo.errors import MissingDependencyError, UsageError, one_line
+from yangtuo.model.base import Hardware, Precision
+from yangtuo.training import engines
+
+
+def training_arguments(
+    settings: Settings, precision: Precision, hardware: Hardware, config: PreTrainedConfig, output_dir: Path
+) -> TrainingArguments:
+    """What transformers is given: the user's values where it does the work, fixed ones where we do.
+
+    Raises:
+        UsageError: transformers refuses a value.
+        MissingDependencyError: an engine that is not installed.
+    """
+    values = {
+        name: value
+        for name, value in settings.training.items()
+        if TRAINING_ARGUMENTS[name].handling is ArgHandling.PASSED
+    }
+    for name in ("", "_kwargs"):  # today's name of the same option, so that no warning is printed
+        old = values.pop(f"gradient_checkpointing{name}", None)
+        if old is not None:
+            values.setdefault(f"activation_checkpointing{name}", old)
+    if "fsdp" in values:
+        values["fsdp"] = engines.fsdp(values["fsdp"])
+    for name in ("dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"):
+        values[name] = settings.training_value(name)
+    # Buffers (rotary frequencies) are the same everywhere; sending them in a forward would leave a rank that ran out of
+    # memory before it, and its peers, in different collectives.
+    values.setdefault("ddp_broadcast_buffers", False)
+    # Only a mixture of experts leaves trained weights out of a step; looking for them walks the graph each time.
+    values.setdefault("ddp_find_unused_parameters", any("experts" in name for name in config.to_dict()))
+    if values.get("save_strategy") == "best":
+        values.setdefault("metric_for_best_model", "loss")
+    values |= {
+        "output_dir": str(output_dir),
+        "per_device_train_batch_size": settings.training_value("per_device_train_batch_size"),
+        "per_device_eval_batch_size": settings.training_value("per_device_eval_batch_size"),
+        "gradient_accumulation_steps": 1,  # a batch of the Trainer is a whole step already
+        "bf16": precision.bf16,
+        "fp16": precision.fp16,
+        "use_cpu": hardware.device == "cpu",
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "greater_is_better": False,  # of loss and perplexity; by itself, transformers would look for the largest one
+        "disable_tqdm": True,
+        "report_to": "none",  # see `engine.trackers`
+        "deepspeed": copy.deepcopy(engines.deepspeed(settings.training.get("deepspeed"))),
+        "remove_unused_columns": False,
+        "do_train": bool(settings.training.get("do_train")),
+        "do_eval": bool(settings.training.get("do_eval")),
+    }
+    try:
+        return TrainingArguments(**values)
+    except (ValueError, TypeError) as error:
+        raise UsageError(one_line(error)) from error
+    except ImportError as error:
+        raise MissingDependencyError(one_line(error)) from error
+
+
+def logging_of(settings: Settings) -> Logging:
+    """When the screen is told."""
+    return Logging(
+        strategy=str(settings.training_value("logging_strategy")),
+        steps=float(settings.training_value("logging_steps")),
+        first_step=bool(settings.training_value("logging_first_step")),
+    )
