@@ -24,7 +24,7 @@ import numpy.typing as npt
 from circumstances import commit, computer, versions, without_folders
 
 from yangtuo.cli.demo import DATA, cache_folder
-from yangtuo.config.schema import DataOrder, LossReduction
+from yangtuo.config.choices import DataOrder, LossReduction
 from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.examples import Examples
 from yangtuo.data.readers import files, records
@@ -152,7 +152,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--micro_batch_tokens", type=_positive, default=16384, help="Default: %(default)s.")
     parser.add_argument("--seed", type=_positive, default=42, help="Of the order of rows. Default: %(default)s.")
     options = parser.parse_args(words)
-    if options.json and (options.json.is_dir() or not os.engine_state(options.json.resolve().parent, os.W_OK)):
+    if options.json and (options.json.is_dir() or not os.access(options.json.resolve().parent, os.W_OK)):
         raise UsageError(f"--json {options.json}: cannot be written there")
     return options
 

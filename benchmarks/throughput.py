@@ -65,7 +65,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(words)
     if options.model and not (options.model / "config.json").is_file():
         raise UsageError(f"--model {options.model}: no config.json there; give a model's folder")
-    if options.json and (options.json.is_dir() or not os.engine_state(options.json.resolve().parent, os.W_OK)):
+    if options.json and (options.json.is_dir() or not os.access(options.json.resolve().parent, os.W_OK)):
         raise UsageError(f"--json {options.json}: cannot be written there")
     options.contenders = choose_contenders(options.contenders, has_trl=importlib.util.find_spec("trl") is not None)
     return options

@@ -167,7 +167,7 @@ def test_old_options_are_told_as_they_are_treated(name):
     assert flags_of(ignored) == set(WITHOUT_EFFECT)
     assert flags_of(gone) == set(GONE)
     refused_names = flags_of(refused.split("|")[1])
-    assert {TRAINING_ARGUMENTS[option].fate for option in refused_names} == {ArgHandling.REFUSED}
+    assert {TRAINING_ARGUMENTS[option].handling for option in refused_names} == {ArgHandling.REFUSED}
 
 
 def landmarks() -> tuple[str, str, str, str]:

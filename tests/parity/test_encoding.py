@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from yangtuo.config.schema import Truncation
+from yangtuo.config.choices import Truncation
 from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.readers import records
 from yangtuo.data.templates import ALPACA_ZH

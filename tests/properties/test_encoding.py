@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests import chat_templates, tiny
 from tests.dialogues import controlled, records, turns
-from yangtuo.config.schema import Truncation
+from yangtuo.config.choices import Truncation
 from yangtuo.data.backends import SentencePiece
 from yangtuo.data.choice import choose_template
 from yangtuo.data.encoding import EncodingOptions, count_reasons, encode, end_id

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yangtuo.config.schema import DataOrder, LossReduction
+from yangtuo.config.choices import DataOrder, LossReduction
 from yangtuo.data.examples import Examples
 from yangtuo.engine.layout import common_prefixes, pad
 from yangtuo.engine.planning import (

@@ -74,7 +74,8 @@ RULES = {
     "output": [*SLOW, *others("errors")],
     **{part: others(part, *below) for part, below in LAYERS.items()},
     **{f"config.{name}": SLOW for name in CONFIG},  # but for the words of transformers, which only --help wants
-    "config.schema": [*SLOW, "yangtuo"],
+    "config.choices": [*SLOW, "yangtuo"],
+    "config.schema": [*SLOW, *others("config")],
     "data": [*SLOW, *others("data", *LAYERS["data"])],
     **{f"engine.{name}": SLOW for name in ("planning", "layout", "step_log", "checkpoint")},
     **{f"training.{name}": SLOW for name in ("preflight", "dataset", "run_folder")},
@@ -140,13 +141,12 @@ def test_data_starts_without_torch():
     assert "torch" in loaded_by("yangtuo.engine.batches")
 
 
-def parsed(*words, prints="", **how):
+def parsed(*words, prints=""):
     """What parsing these words in a fresh interpreter has loaded."""
-    build = f"parser = build_parser('yangtuo check', **{how!r})"
-    return loaded_by(
-        "yangtuo.config.parser",
-        then=f"from yangtuo.config.parser import *\n{build}\nas_dict(parse({words!r}, parser)[0])\n{prints}",
-    )
+    build = "parser = build_parser('yangtuo check')"
+    then = "from yangtuo.config.parser import *\nfrom yangtuo.config.settings import as_dict\n"
+    then += f"{build}\nas_dict(parse({words!r}, parser)[0])\n{prints}"
+    return loaded_by("yangtuo.config.parser", then=then)
 
 
 def test_a_command_line_is_parsed_without_torch(tmp_path):
@@ -157,5 +157,5 @@ def test_a_command_line_is_parsed_without_torch(tmp_path):
 
 
 def test_help_loads_transformers_only_where_it_explains_it():
-    assert parsed(prints="parser.print_help()", explains_training=False) == set()
-    assert "transformers" in parsed(prints="parser.print_help()")
+    assert parsed(prints="parser.print_help()") == set()
+    assert "transformers" in parsed(prints="parser.format_long_help()")

@@ -1,6 +1,6 @@
 """`yangtuo check`: what a training run would train on, as tables, bars and a verdict, before any weight is loaded.
 
-Colour at a terminal, plain text in a pipe. Imports no torch.
+Colour at a terminal, plain text in a pipe.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from yangtuo import output
-from yangtuo.config.parser import Settings
+from yangtuo.config.settings import Settings
 from yangtuo.data.audit import summary
 from yangtuo.errors import DataError, RunFolderError
 from yangtuo.logs import console, print_json, sign

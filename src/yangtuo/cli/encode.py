@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yangtuo import logs, output
-from yangtuo.config.parser import Settings
+from yangtuo.config.settings import Settings
 from yangtuo.data.audit import audit, summary
 from yangtuo.data.encoding import end_id
 from yangtuo.data.examples import Examples

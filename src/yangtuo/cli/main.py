@@ -107,7 +107,7 @@ def _run(verb: str, argv: list[str]) -> None:
     module, name = module_of(verb), f"yangtuo {verb}"
     asked: tuple[Any, ...]
     if verb in OF_A_RUN:
-        asked = parse(argv, build_parser(name, module.add_options, explains_training=verb == "train"))
+        asked = parse(argv, build_parser(name, module.add_options, module.__doc__))
     else:
         parser = Parser(name, description=module.__doc__)
         module.add_options(parser)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rich.text import Text
 
 from yangtuo import logs, output
-from yangtuo.config.parser import Settings
+from yangtuo.config.settings import Settings
 from yangtuo.data.examples import Examples, RowOutcome
 from yangtuo.data.measures import sample
 from yangtuo.data.token_view import Chip, chips_of
@@ -60,7 +60,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
             raise UsageError(f"--row {options.row}: {why}")
         chosen = [("row", int(found[0]))]
     else:
-        chosen = list(choose(examples, options.num_rows, int(settings.training_value("seed"))))
+        chosen = list(choose(examples, options.num_rows, settings.trainer.seed))
     if options.html:
         from yangtuo.cli import preview_page
 

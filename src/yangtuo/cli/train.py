@@ -2,7 +2,7 @@
 
 import argparse
 
-from yangtuo.config.parser import Settings
+from yangtuo.config.settings import Settings
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

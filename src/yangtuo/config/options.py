@@ -1,6 +1,9 @@
-"""Options as argparse takes them: from the fields of a dataclass of ours, and from the table of transformers' own.
+"""The table of options: everything that is known of each, once, and how argparse is told.
 
-The table, `training_fields.json`, has the fields of transformers' `TrainingArguments`, since loading transformers for
+Ours are the fields of the dataclasses in `schema`; those of transformers' `TrainingArguments` are put together from
+`training_fields.json` and the rules in `trainer_options`; names of earlier versions are in `old_options`.
+
+`training_fields.json` has the fields of transformers' `TrainingArguments`, since loading transformers for
 them takes seconds. A test holds it equal to the dataclass, and `python -m tests.training_fields` writes it anew. An
 option is spelled as transformers' own parser spells it: `--a_name` or `--a-name`, switches bare or with a value, and
 `--no_a_name` for a switch that is on by default.
@@ -16,44 +19,71 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from yangtuo.config.schema import Decides
+from yangtuo.config.old_options import RENAMED
+from yangtuo.config.schema import OUR_GROUPS, Decides
+from yangtuo.config.trainer_options import GROUP_OF, RARE, SENTENCES, TRAINING_ARGUMENTS, ArgHandling
 
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in (str, int, float, bool)}
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option: the `kind` of its value, what of a result it decides, and what argparse wants to know.
+    """One option.
 
-    `help` is None until somebody asks; `decides` is None for fields of `TrainingArguments`, see `trainer_options`.
+    Attributes:
+        name: without dashes.
+        kind: of its value.
+        default: when it is not given.
+        decides: what of a run's result; the recipe of a run is computed from this.
+        group: under which `--help` has it.
+        handling: whether this program does it, transformers does, or nobody.
+        reason: why it is not simply passed on.
+        nargs: see argparse.
+        const: see argparse.
+        choices: the words that it takes, where there are only some.
+        help: a sentence; None for transformers' own until somebody asks, see `training_help`.
+        aliases: other spellings that stay.
+        old_names: of earlier versions, each said when it is given.
     """
 
     name: str
     kind: type
     default: Any
+    decides: Decides
+    group: str
+    handling: ArgHandling = ArgHandling.OURS
+    reason: str = ""
     nargs: str | None = None
     const: Any = None
     choices: Sequence[str] | None = None
     help: str | None = None
     aliases: Sequence[str] = ()
-    decides: Decides | None = None
+    old_names: Sequence[str] = ()
 
 
 def _training_options() -> Iterator[Option]:
     text = Path(__file__).with_name("training_fields.json").read_text(encoding="utf-8")
     for name, row in json.loads(text).items():
-        yield Option(name, _KINDS[row.pop("kind")], **row)
+        rule = TRAINING_ARGUMENTS[name]
+        yield Option(
+            name,
+            _KINDS[row.pop("kind")],
+            row.pop("default"),
+            rule.decides,
+            GROUP_OF.get(name, RARE),
+            rule.handling,
+            rule.reason,
+            help=f"Not supported: {rule.reason}." if rule.handling is ArgHandling.REFUSED else SENTENCES.get(name),
+            old_names=_old_names(name),
+            **row,
+        )
 
 
-TRAINING_OPTIONS = {option.name: option for option in _training_options()}
+def _old_names(today: str) -> tuple[str, ...]:
+    return tuple(old for old, name in RENAMED.items() if name == today)
 
 
-def training_default(name: str) -> Any:
-    """The default of a field of `TrainingArguments`, the caller's own to change."""
-    return copy.copy(TRAINING_OPTIONS[name].default)
-
-
-def options_of(group: type) -> Iterator[Option]:
+def options_of(group: Any) -> Iterator[Option]:
     """The fields of a dataclass as options; `help` and `aliases` are in a field's metadata.
 
     Raises:
@@ -70,7 +100,24 @@ def options_of(group: type) -> Iterator[Option]:
             kind = str
         if more or kind not in _KINDS.values():
             raise TypeError(f"{group.__name__}.{field.name}: no option can have the type {hint}")
-        yield Option(field.name, kind, field.default, choices=choices, **field.metadata)
+        yield Option(
+            field.name,
+            kind,
+            field.default,
+            group=group.group,
+            choices=choices,
+            old_names=_old_names(field.name),
+            **field.metadata,
+        )
+
+
+TRAINING_OPTIONS = {option.name: option for option in _training_options()}
+OPTIONS = {**{option.name: option for group in OUR_GROUPS for option in options_of(group)}, **TRAINING_OPTIONS}
+
+
+def training_default(name: str) -> Any:
+    """The default of a field of `TrainingArguments`, the caller's own to change."""
+    return copy.copy(TRAINING_OPTIONS[name].default)
 
 
 def add(parser: argparse.ArgumentParser, option: Option) -> None:

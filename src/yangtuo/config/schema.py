@@ -7,71 +7,18 @@ what only inspects data must start fast.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
-
-class Truncation(StrEnum):
-    """What happens to an example longer than `max_seq_length`."""
-
-    KEEP_ANSWER = "keep_answer"
-    RIGHT = "right"
-    DROP = "drop"
-    ERROR = "error"
-
-
-class DataFormat(StrEnum):
-    """How a row spells a dialogue."""
-
-    AUTO = "auto"
-    ALPACA = "alpaca"
-    SHAREGPT = "sharegpt"
-    MESSAGES = "messages"
-    PROMPT_COMPLETION = "prompt_completion"
-
-
-class BadRows(StrEnum):
-    """What happens to rows that cannot be used."""
-
-    ERROR = "error"
-    DROP = "drop"
-
-
-class TrainTurns(StrEnum):
-    """Which answers of a dialogue carry a loss."""
-
-    ALL = "all"
-    LAST = "last"
-
-
-class Deduplicate(StrEnum):
-    """Which repeated rows are left out."""
-
-    OFF = "off"
-    EXACT = "exact"
-    NEAR = "near"
-
-
-class LossReduction(StrEnum):
-    """How the loss of a step is averaged."""
-
-    TOKEN = "token"
-    DEVICE_BATCH = "device_batch"
-
-
-class ModulesToSavePolicy(StrEnum):
-    """What becomes of the modules that an adapter holds in full, when it is continued."""
-
-    KEEP = "keep"
-    DROP = "drop"
-    FREEZE = "freeze"
-    RESET = "reset"
-
-
-class DataOrder(StrEnum):
-    """In which order an epoch visits the rows."""
-
-    SHUFFLED = "shuffled"
-    SEQUENTIAL = "sequential"
+from yangtuo.config.choices import (
+    BadRows,
+    DataFormat,
+    DataOrder,
+    Deduplicate,
+    LossReduction,
+    ModulesToSavePolicy,
+    TrainTurns,
+    Truncation,
+)
 
 
 class Decides(StrEnum):
@@ -99,6 +46,8 @@ ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_att
 @dataclass(frozen=True)
 class ModelArguments:
     """Base model and tokenizer."""
+
+    group: ClassVar[str] = "base model and tokenizer"
 
     model_name_or_path: str | None = _option(
         None, "Folder (or hub name) of the base model, Hugging Face format.", decides=Decides.CONTENT
@@ -144,6 +93,8 @@ class ModelArguments:
 @dataclass(frozen=True)
 class DataArguments:
     """What is trained on."""
+
+    group: ClassVar[str] = "data"
 
     dataset_dir: str | None = _option(
         None,
@@ -254,6 +205,8 @@ class DataArguments:
 class LoraArguments:
     """What is trained."""
 
+    group: ClassVar[str] = "LoRA"
+
     lora_rank: int = _option(8, "Rank r of the LoRA matrices.", decides=Decides.RESULT)
     lora_alpha: float = _option(
         32.0,
@@ -338,6 +291,8 @@ class LoraArguments:
 @dataclass(frozen=True)
 class RunArguments:
     """How the run behaves."""
+
+    group: ClassVar[str] = "the run"
 
     loss_reduction: LossReduction = _option(
         LossReduction.TOKEN,

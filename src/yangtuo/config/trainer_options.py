@@ -149,3 +149,37 @@ TRAINING_ARGUMENTS: dict[str, ArgRule] = {
     **_refused("remove_unused_columns label_names length_column_name", "rows have no columns here; leave it out"),
     **_refused("do_predict", "there is no test set; use --do_eval with --validation_file"),
 }
+
+_GROUPS = {
+    "steps and optimizer": (
+        "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate "
+        "lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1 adam_beta2 "
+        "adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha dataloader_drop_last seed data_seed "
+        "do_train"
+    ),
+    "evaluation": (
+        "do_eval eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size load_best_model_at_end "
+        "metric_for_best_model greater_is_better"
+    ),
+    "output folder, checkpoints, logs": (
+        "output_dir save_strategy save_steps save_total_limit save_only_model save_on_each_node resume_from_checkpoint "
+        "logging_strategy logging_steps logging_first_step report_to run_name disable_tqdm log_level"
+    ),
+    "precision, memory, several GPUs": (
+        "bf16 fp16 tf32 use_cpu gradient_checkpointing deepspeed fsdp fsdp_config ddp_backend ddp_timeout "
+        "ddp_find_unused_parameters"
+    ),
+}
+RARE = "rarely used"  # the group of all others
+GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names.split()}
+
+# In our words, since transformers' own take seconds to load; of those that most runs give.
+SENTENCES = {
+    "output_dir": "Folder for checkpoints, log and adapter; the same command again goes on there.",
+    "learning_rate": "Largest learning rate.",
+    "num_train_epochs": "How often all rows are trained on.",
+    "max_steps": "Steps in all, instead of --num_train_epochs; -1 for that.",
+    "per_device_train_batch_size": "Rows of a step on each GPU, times --gradient_accumulation_steps.",
+    "gradient_accumulation_steps": "Makes a step of so many times the rows; memory is seen to by itself.",
+    "gradient_checkpointing": "Saves memory, costs a third of the speed; auto: where a row would not fit otherwise.",
+}

@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+from yangtuo.config.help import verb_help
+from yangtuo.config.other_tools import elsewhere
 from yangtuo.errors import UsageError
 from yangtuo.output import is_text
 
@@ -100,6 +102,12 @@ class Parser(argparse.ArgumentParser):
         self.doubled: list[str] = []
         self._given: dict[str, tuple[str, Any]] = {}
 
+    def format_help(self) -> str:
+        """In the form that all verbs have."""
+        if any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
+            return super().format_help()
+        return verb_help(self.prog, self.description, [a for a in self._actions if a.dest != "help"])
+
     def error(self, message: str) -> NoReturn:
         """Raise it, with what was probably meant."""
         quoted = re.search(r": '([^']+)'", message)
@@ -146,7 +154,8 @@ class Parser(argparse.ArgumentParser):
         for before, word in zip(["", *words], words, strict=False):
             if word.startswith("-"):
                 name = word.split("=")[0]
-                hint = did_you_mean(name, self.known_options(), f"{self.prog} --help lists the options")
+                known = self.known_options()
+                hint = elsewhere(name, known) or did_you_mean(name, known, f"{self.prog} --help lists the options")
                 yield f"unknown option {name!r}; {hint}"
             elif not before.startswith("-") or "=" in before:  # else it is the value of that one
                 yield (

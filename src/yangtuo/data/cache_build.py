@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from yangtuo.config.schema import BadRows
+from yangtuo.config.choices import BadRows
 from yangtuo.data.encoding import Encoder, EncodingOptions, check_kept, count_reasons
 from yangtuo.data.encoding_options import check_rendered
 from yangtuo.data.readers.records import MOST_LISTED, Dropped, Reader, ReadOptions

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from yangtuo.config.schema import Truncation
+from yangtuo.config.choices import Truncation
 from yangtuo.data.columns import Columns, examples_of
 from yangtuo.data.control_tokens import SpecialText, split_as_transformers, split_at_controls
 from yangtuo.data.encoding_options import (

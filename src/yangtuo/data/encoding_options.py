@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from yangtuo.config.schema import Truncation
+from yangtuo.config.choices import Truncation
 from yangtuo.data.readers.records import Dropped
 from yangtuo.data.templates import Template
 from yangtuo.errors import DataError

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch.utils.data import Dataset
 
-from yangtuo.config.schema import DataOrder, LossReduction
+from yangtuo.config.choices import DataOrder, LossReduction
 from yangtuo.data import mixing
 from yangtuo.data.dedup import common_prefix
 from yangtuo.data.examples import Examples

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerControl, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from yangtuo import output
-from yangtuo.config.schema import LossReduction
+from yangtuo.config.choices import LossReduction
 from yangtuo.data.examples import Examples
 from yangtuo.engine import checkpoint
 from yangtuo.engine.calibration import calibrate, can_measure

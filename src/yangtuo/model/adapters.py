@@ -15,7 +15,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from yangtuo.config.schema import LoraArguments, ModulesToSavePolicy
+from yangtuo.config.choices import ModulesToSavePolicy
+from yangtuo.config.schema import LoraArguments
 from yangtuo.errors import AdapterError
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from yangtuo import output
-from yangtuo.config.parser import Settings
-from yangtuo.config.schema import Deduplicate
+from yangtuo.config.choices import Deduplicate
+from yangtuo.config.settings import Settings
 from yangtuo.data import dedup, mixing, splitting
 from yangtuo.data.audit import audit, dropped_rows, summary
 from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
@@ -152,7 +152,7 @@ def store_folder(given: str | None) -> Path | None:
 
 def wants_evaluation(settings: Settings) -> bool:
     """Whether anything is evaluated."""
-    return bool(settings.training.get("do_eval")) or settings.training_value("eval_strategy") != "no"
+    return settings.trainer.do_eval or settings.trainer.eval_strategy != "no"
 
 
 @dataclass(frozen=True)

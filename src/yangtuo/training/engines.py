@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from yangtuo.config.parser import Settings
+from yangtuo.config.settings import Settings
 from yangtuo.config.trainer_values import TRACKERS, tracker_names
 from yangtuo.config.unique_keys import unique
 from yangtuo.errors import MissingDependencyError, UsageError
@@ -29,7 +29,7 @@ def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> No
             DeepSpeed file that cannot be read.
         MissingDependencyError: DeepSpeed is asked for and not installed.
     """
-    if hardware.device == "cpu" and fsdp(settings.training.get("fsdp")):
+    if hardware.device == "cpu" and fsdp(settings.trainer.fsdp):
         raise UsageError("--fsdp: accelerate runs plain DDP in its place on a CPU; leave --fsdp out")
     config = deepspeed_of(settings)
     stage = config.get("zero_optimization", {}).get("stage")
@@ -52,7 +52,7 @@ def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> No
     ]
     if whole and stage == 3:
         raise UsageError(f"{whole[0]} needs the base whole in each process, which ZeRO-3 divides; use ZeRO-2 or DDP")
-    if bits and fsdp(settings.training.get("fsdp")):
+    if bits and fsdp(settings.trainer.fsdp):
         raise UsageError(f"--load_in_{bits}bit under --fsdp is untested and refused; use DDP or ZeRO-2")
     if bits and len(whole) > 1:
         raise UsageError(
@@ -83,10 +83,10 @@ def check_packages(settings: Settings) -> None:
     Raises:
         MissingDependencyError: all packages that are missing.
     """
-    optim = str(settings.training_value("optim"))
+    optim = settings.trainer.optim
     needs = [(f"--optim {optim}", module) for part, module in _OPTIMIZERS if part in optim]
     if rank() == 0:  # the others start no tracker
-        for name in tracker_names(str(settings.training_value("report_to"))):
+        for name in tracker_names(settings.trainer.report_to):
             needs += [(f"--report_to {name}", modules) for modules in TRACKERS.get(name, "").split()]
     missing = []
     for option, modules in needs:
@@ -105,7 +105,7 @@ def fsdp(given: Any) -> Any:
 
 def deepspeed_of(settings: Settings) -> dict[str, Any]:
     """The DeepSpeed configuration that the options name; empty without one."""
-    return deepspeed(settings.training.get("deepspeed")) or {}
+    return deepspeed(settings.trainer.deepspeed) or {}
 
 
 @functools.cache  # what it has to say is said once

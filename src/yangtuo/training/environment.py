@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 
-from yangtuo.config.parser import Settings
+from yangtuo.config.settings import Settings
 from yangtuo.data.examples import Examples
 from yangtuo.engine import checkpoint, memory
 from yangtuo.engine.memory import ModelShape
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 def meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precision, TrainingArguments, Store | None]:
     """The number formats, what transformers is given, and the store in which the processes have met."""
-    hardware = base.detect_hardware(settings.training_value("use_cpu"))
+    hardware = base.detect_hardware(settings.trainer.use_cpu)
     precision = base.choose_precision(
         settings.model.torch_dtype,
-        fp16=settings.training_value("fp16"),
-        bf16=settings.training_value("bf16"),
+        fp16=settings.trainer.fp16,
+        bf16=settings.trainer.bf16,
         stored=inputs.config.dtype,
         hardware=hardware,
     )
@@ -39,9 +39,9 @@ def meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precisio
         logger.warning(warning)
     store = connect(
         hardware.device,
-        backend=settings.training.get("ddp_backend"),
-        timeout_seconds=settings.training_value("ddp_timeout"),
-        deepspeed=bool(settings.training.get("deepspeed")),
+        backend=settings.trainer.ddp_backend,
+        timeout_seconds=settings.trainer.ddp_timeout,
+        deepspeed=bool(settings.trainer.deepspeed),
     )
     if hardware.device == "cpu":
         memory.keep_freed_memory()
@@ -93,7 +93,7 @@ def _cells_of(started: Path | None) -> int | None:
 
 def wants_prefix_sharing(settings: Settings) -> bool:
     """Whether rows may share prefixes, as far as the options go."""
-    return not settings.model.attn_implementation and not settings.training_value("neftune_noise_alpha")
+    return not settings.model.attn_implementation and not settings.trainer.neftune_noise_alpha
 
 
 def checkpointing_asked(settings: Settings) -> bool | None:
@@ -106,7 +106,7 @@ def checkpointing_asked(settings: Settings) -> bool | None:
 
 def seed_of(settings: Settings, recorded: int | None) -> int:
     """The seed of the options, or the recorded one of the run that goes on."""
-    asked = agree(int(settings.training_value("seed")))
+    asked = agree(settings.trainer.seed)
     if recorded is not None and recorded != asked:
         logger.warning("seed: %d, of the run that goes on, instead of %d", recorded, asked)
         return recorded

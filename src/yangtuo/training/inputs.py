@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedConfig
 
-from yangtuo.config.parser import Settings
-from yangtuo.config.schema import LoraArguments, ModulesToSavePolicy
+from yangtuo.config.choices import ModulesToSavePolicy
+from yangtuo.config.schema import LoraArguments
+from yangtuo.config.settings import Settings
 from yangtuo.data.examples import Examples
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
@@ -60,7 +61,7 @@ def open_inputs(settings: Settings) -> Inputs:
     )
     config = base.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
     base.check_positions(config, settings.data.max_seq_length)
-    base.check_attention(config, model, base.detect_hardware(settings.training_value("use_cpu")))
+    base.check_attention(config, model, base.detect_hardware(settings.trainer.use_cpu))
     saved = adapter_files.read(lora.peft_path) if lora.peft_path else None
     known, merged_in = None, []
     if saved:

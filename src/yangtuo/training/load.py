@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel
 
 import yangtuo
-from yangtuo.config.parser import Settings
-from yangtuo.config.schema import ModulesToSavePolicy
+from yangtuo.config.choices import ModulesToSavePolicy
+from yangtuo.config.settings import Settings
 from yangtuo.data.saved_template import to_values
 from yangtuo.model import adapters, base, fingerprint, generation_config, provenance
 from yangtuo.model.adapter_state import Adapter

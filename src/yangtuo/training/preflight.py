@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from yangtuo.config.parser import Settings
+from yangtuo.config.settings import Settings
 from yangtuo.data import dedup, measures
 from yangtuo.data.encoding import end_id
 from yangtuo.data.examples import Examples
@@ -78,7 +78,7 @@ def preflight(settings: Settings, place: str) -> Preflight:
     validation = None
     if opened.validation_files is not None:
         validation = encode_files(settings, opened.validation_files, opened.tokenizer, opened.template)
-    seed = int(settings.training_value("seed"))
+    seed = settings.trainer.seed
     end = end_id(opened.tokenizer, opened.template)
     corpus = split_and_audit(settings, Encoded(train, validation), end, seed)
     rows = measures.sample(len(corpus.train), _ROWS_LOOKED_AT, seed)
@@ -100,12 +100,12 @@ def preflight(settings: Settings, place: str) -> Preflight:
 
 def _steps(settings: Settings, corpus: Corpus) -> dict[str, Any]:
     shape = StepShape(
-        settings.training_value("per_device_train_batch_size"),
-        settings.training_value("gradient_accumulation_steps"),
+        settings.trainer.per_device_train_batch_size,
+        settings.trainer.gradient_accumulation_steps,
         world_size(),
     )
-    num_rows, drop_last = corpus.num_rows_of_epoch(), settings.training_value("dataloader_drop_last")
-    epochs, most = settings.training_value("num_train_epochs"), settings.training_value("max_steps")
+    num_rows, drop_last = corpus.num_rows_of_epoch(), settings.trainer.dataloader_drop_last
+    epochs, most = settings.trainer.num_train_epochs, settings.trainer.max_steps
     per_epoch = shape.num_steps(num_rows, drop_last=drop_last)
     return {
         "rows_of_an_epoch": num_rows,
@@ -119,8 +119,8 @@ def _steps(settings: Settings, corpus: Corpus) -> dict[str, Any]:
 
 def _savings(settings: Settings, examples: Examples, seed: int) -> dict[str, float]:
     """Of what rows padded in groups of `per_device_train_batch_size` would cost, the parts that are not computed."""
-    group = settings.training_value("per_device_train_batch_size")
-    rows_of_step = group * settings.training_value("gradient_accumulation_steps")
+    group = settings.trainer.per_device_train_batch_size
+    rows_of_step = group * settings.trainer.gradient_accumulation_steps
     order = np.random.default_rng([seed, 0]).permutation(len(examples))
     lengths, supervised = examples.lengths(), examples.num_supervised()
     padded = tokens = cells = heads = 0
@@ -181,9 +181,9 @@ def _findings(settings: Settings, report: dict[str, Any], place: str) -> Iterato
 def _too_few(settings: Settings, steps: dict[str, Any]) -> str:
     epochs = int(np.ceil(_FEW_STEPS * 1.5 / steps["an_epoch"]))
     proposal = f"--num_train_epochs {epochs} gives {epochs * steps['an_epoch']}"
-    if settings.training_value("gradient_accumulation_steps") > 1:
+    if settings.trainer.gradient_accumulation_steps > 1:
         proposal += ", or fewer --gradient_accumulation_steps"
-    elif settings.training_value("per_device_train_batch_size") > 1:
+    elif settings.trainer.per_device_train_batch_size > 1:
         proposal += ", or a smaller --per_device_train_batch_size"
     return f"{steps['all']} steps: too few to change the model; {proposal}"
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from yangtuo.config.options import options_of
-from yangtuo.config.parser import Settings, as_dict
-from yangtuo.config.schema import OUR_GROUPS, Decides
-from yangtuo.config.trainer_options import TRAINING_ARGUMENTS
+from yangtuo.config.options import OPTIONS
+from yangtuo.config.schema import Decides
+from yangtuo.config.settings import Settings, as_dict
 from yangtuo.data.readers.files import spread_blocks
 from yangtuo.engine import planning
 from yangtuo.engine.planning import StepShape
@@ -25,33 +24,28 @@ from yangtuo.training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
 
-DECIDES: dict[str, Decides] = {
-    **{option.name: Decides(str(option.decides)) for group in OUR_GROUPS for option in options_of(group)},
-    **{name: row.decides for name, row in TRAINING_ARGUMENTS.items()},
-}
-
 
 def step_shape(settings: Settings) -> StepShape:
     """Rows of a step."""
     return StepShape(
-        settings.training_value("per_device_train_batch_size"),
-        settings.training_value("gradient_accumulation_steps"),
+        settings.trainer.per_device_train_batch_size,
+        settings.trainer.gradient_accumulation_steps,
         world_size(),
     )
 
 
 def recipe_of(settings: Settings, seed: int, mix: tuple[float, ...] | None) -> Recipe:
     """What the engine computes; `mix` is how often an epoch has the rows of each training file."""
-    data_seed = settings.training_value("data_seed")
+    data_seed = settings.trainer.data_seed
     return Recipe(
         shape=step_shape(settings),
         reduction=settings.run.loss_reduction,
         order=settings.data.data_order,
         order_seed=seed if data_seed is None else data_seed,
-        drop_last=settings.training_value("dataloader_drop_last"),
-        label_smoothing=settings.training_value("label_smoothing_factor"),
-        neftune_noise_alpha=settings.training_value("neftune_noise_alpha"),
-        eval_rows=settings.training_value("per_device_eval_batch_size"),
+        drop_last=settings.trainer.dataloader_drop_last,
+        label_smoothing=settings.trainer.label_smoothing_factor,
+        neftune_noise_alpha=settings.trainer.neftune_noise_alpha,
+        eval_rows=settings.trainer.per_device_eval_batch_size,
         mix=mix,
         loraplus_lr_ratio=settings.lora.loraplus_lr_ratio,
     )
@@ -59,8 +53,8 @@ def recipe_of(settings: Settings, seed: int, mix: tuple[float, ...] | None) -> R
 
 def plan_steps(settings: Settings, num_rows: int) -> list[str]:
     """What the steps will be, said and returned for run.json."""
-    shape, drop_last = step_shape(settings), settings.training_value("dataloader_drop_last")
-    if not settings.training.get("do_train"):
+    shape, drop_last = step_shape(settings), settings.trainer.dataloader_drop_last
+    if not settings.trainer.do_train:
         lines = ["only evaluating: --do_eval without --do_train"]
     elif shape.num_steps(num_rows, drop_last=drop_last) == 0:
         raise UsageError(
@@ -68,7 +62,7 @@ def plan_steps(settings: Settings, num_rows: int) -> list[str]:
             "leaves out a short step: nothing would be trained"
         )
     else:
-        epochs, max_steps = settings.training_value("num_train_epochs"), settings.training_value("max_steps")
+        epochs, max_steps = settings.trainer.num_train_epochs, settings.trainer.max_steps
         lines = planning.describe(shape, num_rows, epochs, max_steps, drop_last=drop_last)
     for line in lines:
         logger.info(line)
@@ -92,7 +86,7 @@ def record_recipe(settings: Settings, inputs: Inputs, encoded: Encoded) -> dict[
         "merged_in": [each.sha256 for each in inputs.merged_in],
         "rows_per_step": shape.rows_per_step,
         "rows_per_group": shape.rows_per_group if in_groups else None,
-        "eval_rows_per_group": settings.training_value("per_device_eval_batch_size") if in_groups else None,
+        "eval_rows_per_group": settings.trainer.per_device_eval_batch_size if in_groups else None,
         "data": [[Path(source.path).name, source.sha256] for source in encoded.train.sources],
         "validation": [[Path(source.path).name, source.sha256] for source in validation],
         "template": hashlib.sha256(inputs.template.identity().encode()).hexdigest(),
@@ -116,15 +110,15 @@ def _told(part: Any) -> Any:
 def deciding_values(settings: Settings) -> dict[str, Any]:
     """The options that decide the result by their values, as far as they have any effect in this run."""
     evaluates = wants_evaluation(settings)
-    takes_best = evaluates and bool(settings.training_value("load_best_model_at_end"))
+    takes_best = evaluates and settings.trainer.load_best_model_at_end
     counts = {Decides.RESULT: True, Decides.EVALUATION: evaluates, Decides.FINAL: takes_best}
     # The adapter that is continued decides the others.
     continued = ("lora_dropout", "modules_to_save_policy", "loraplus_lr_ratio")
     is_continued = settings.lora.peft_path is not None and not settings.lora.new_adapter
     return {
         name: _plain(settings.value(name))
-        for name, decides in DECIDES.items()
-        if counts.get(decides) and not (is_continued and name in vars(settings.lora) and name not in continued)
+        for name, option in OPTIONS.items()
+        if counts.get(option.decides) and not (is_continued and name in vars(settings.lora) and name not in continued)
     }
 
 
@@ -133,9 +127,9 @@ def without_effect(settings: Settings, arguments: Mapping[str, Mapping[str, Any]
     now = as_dict(settings)
     return [
         name
-        for name, decides in DECIDES.items()
+        for name, option in OPTIONS.items()
         if settings.given(name)
-        and decides is Decides.NOTHING
+        and option.decides is Decides.NOTHING
         and now[name]["value"] != arguments.get(name, {}).get("value")
     ]
 
@@ -144,7 +138,7 @@ def tell_finished(settings: Settings, output_dir: Path) -> None:
     """Say that the folder holds this very run, finished, and which options therefore change nothing."""
     logger.info("%s holds this very run, finished; choose another --output_dir to train once more", output_dir)
     run = run_folder.read_run(output_dir) or {}
-    asked = settings.training_value("seed")
+    asked = settings.trainer.seed
     if settings.given("seed") and run.get("seed") != asked:
         logger.warning("--seed %s has no effect: the finished run had %s", asked, run.get("seed"))
     for name in without_effect(settings, run.get("arguments", {})):

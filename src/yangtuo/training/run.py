@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from yangtuo import output
-from yangtuo.config.parser import Settings
+from yangtuo.config.settings import Settings
 from yangtuo.config.trainer_values import tracker_names
 from yangtuo.data.encoding import end_id
 from yangtuo.engine import checkpoint, trackers
@@ -75,7 +75,7 @@ def train(settings: Settings) -> None:
             write_audit(output_dir, corpus.audits, corpus.dropped)
         context = RunContext(
             _open_log(output_dir, decision.checkpoint, writes=is_main),
-            Progress(shown=is_main, bar=not settings.training.get("disable_tqdm", False)),
+            Progress(shown=is_main, bar=not settings.trainer.disable_tqdm),
             logging_of(settings),
             settings.run.save_minutes,
             StopRequest(),
@@ -86,7 +86,7 @@ def train(settings: Settings) -> None:
         steps = Steps(corpus.train, recipe_of(settings, args.seed, corpus.mix), execution, args.process_index)
         trainer = StepTrainer(steps, corpus.validation, saver, context, args)
         check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
-        from_rank_0(lambda: trackers.start(tracker_names(settings.training_value("report_to")), trainer))
+        from_rank_0(lambda: trackers.start(tracker_names(settings.trainer.report_to), trainer))
 
         with context.screen:
             if args.do_train:

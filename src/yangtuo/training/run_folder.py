@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 import yangtuo
 from yangtuo import output
-from yangtuo.config.parser import Settings, as_dict
+from yangtuo.config.settings import Settings, as_dict
 from yangtuo.engine import checkpoint
 from yangtuo.errors import RunFolderError, UsageError, differences
 from yangtuo.logs import notes_so_far, world_size
@@ -125,7 +125,7 @@ def output_dir_of(settings: Settings) -> Path:
     Raises:
         UsageError: it was not.
     """
-    given = settings.training.get("output_dir")
+    given = settings.trainer.output_dir
     if not given:
         raise UsageError("--output_dir is missing: the folder for checkpoints and the adapter")
     return Path(given)
@@ -142,7 +142,7 @@ def decide(settings: Settings, output_dir: Path, recipe: Mapping[str, Any], lock
         output_dir,
         recipe,
         overwrite=settings.run.overwrite_output_dir,
-        checkpoint_dir=settings.training.get("resume_from_checkpoint"),
+        checkpoint_dir=settings.trainer.resume_from_checkpoint,
     )
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig, TrainingArguments
 
-from yangtuo.config.parser import Settings
-from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling
+from yangtuo.config.options import OPTIONS
+from yangtuo.config.settings import Settings
+from yangtuo.config.trainer_options import ArgHandling
 from yangtuo.engine.progress import Logging
 from yangtuo.errors import MissingDependencyError, UsageError, one_line
 from yangtuo.model.base import Hardware, Precision
@@ -22,11 +23,7 @@ def training_arguments(
         UsageError: transformers refuses a value.
         MissingDependencyError: an engine that is not installed.
     """
-    values = {
-        name: value
-        for name, value in settings.training.items()
-        if TRAINING_ARGUMENTS[name].handling is ArgHandling.PASSED
-    }
+    values = {name: value for name, value in settings.training.items() if OPTIONS[name].handling is ArgHandling.PASSED}
     for name in ("", "_kwargs"):  # today's name of the same option, so that no warning is printed
         old = values.pop(f"gradient_checkpointing{name}", None)
         if old is not None:
@@ -44,8 +41,8 @@ def training_arguments(
         values.setdefault("metric_for_best_model", "loss")
     values |= {
         "output_dir": str(output_dir),
-        "per_device_train_batch_size": settings.training_value("per_device_train_batch_size"),
-        "per_device_eval_batch_size": settings.training_value("per_device_eval_batch_size"),
+        "per_device_train_batch_size": settings.trainer.per_device_train_batch_size,
+        "per_device_eval_batch_size": settings.trainer.per_device_eval_batch_size,
         "gradient_accumulation_steps": 1,  # a batch of the Trainer is a whole step already
         "bf16": precision.bf16,
         "fp16": precision.fp16,
@@ -56,10 +53,10 @@ def training_arguments(
         "greater_is_better": False,  # of loss and perplexity; by itself, transformers would look for the largest one
         "disable_tqdm": True,
         "report_to": "none",  # see `engine.trackers`
-        "deepspeed": copy.deepcopy(engines.deepspeed(settings.training.get("deepspeed"))),
+        "deepspeed": copy.deepcopy(engines.deepspeed(settings.trainer.deepspeed)),
         "remove_unused_columns": False,
-        "do_train": bool(settings.training.get("do_train")),
-        "do_eval": bool(settings.training.get("do_eval")),
+        "do_train": settings.trainer.do_train,
+        "do_eval": settings.trainer.do_eval,
     }
     try:
         return TrainingArguments(**values)
@@ -72,7 +69,7 @@ def training_arguments(
 def logging_of(settings: Settings) -> Logging:
     """When the screen is told."""
     return Logging(
-        strategy=str(settings.training_value("logging_strategy")),
-        steps=float(settings.training_value("logging_steps")),
-        first_step=bool(settings.training_value("logging_first_step")),
+        strategy=settings.trainer.logging_strategy,
+        steps=settings.trainer.logging_steps,
+        first_step=settings.trainer.logging_first_step,
     )

@@ -4,16 +4,19 @@ import argparse
 import json
 from dataclasses import dataclass, field, fields, make_dataclass
 from enum import StrEnum
-from typing import Optional
+from types import NoneType
+from typing import ClassVar, Optional, get_args, get_type_hints
 
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from tests.training_fields import FILE, kind_of, rows
-from yangtuo.config.options import TRAINING_OPTIONS, add, options_of, training_default
+from yangtuo.config.options import OPTIONS, TRAINING_OPTIONS, add, options_of, training_default
+from yangtuo.config.other_tools import OTHER_NAMES
 from yangtuo.config.parser import build_parser, parse
-from yangtuo.config.schema import OUR_GROUPS
-from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling
+from yangtuo.config.schema import OUR_GROUPS, Decides
+from yangtuo.config.settings import TrainerArguments
+from yangtuo.config.trainer_options import GROUP_OF, SENTENCES, TRAINING_ARGUMENTS, ArgHandling
 from yangtuo.errors import UsageError
 
 # ---- the table
@@ -113,19 +116,24 @@ class Colour(StrEnum):
     BLUE = "blue"
 
 
+def field_of(default, **more):
+    return field(default=default, metadata={"decides": Decides.NOTHING, **more})
+
+
 @dataclass
 class Every:
-    word: str = "w"
-    maybe_word: str | None = None
-    count: int = 1
-    maybe_count: Optional[int] = None  # noqa: UP045  # the older way to say it
-    part: float = 0.5
-    maybe_part: float | None = None
-    off: bool = False
-    on: bool = True
-    maybe_on: bool | None = None
-    colour: Colour = Colour.RED
-    maybe_colour: Colour | None = field(default=None, metadata={"help": "A colour.", "aliases": ["--tint"]})
+    group: ClassVar[str] = "every kind"
+    word: str = field_of("w")
+    maybe_word: str | None = field_of(None)
+    count: int = field_of(1)
+    maybe_count: Optional[int] = field_of(None)  # noqa: UP045  # the older way to say it
+    part: float = field_of(0.5)
+    maybe_part: float | None = field_of(None)
+    off: bool = field_of(False)
+    on: bool = field_of(True)
+    maybe_on: bool | None = field_of(None)
+    colour: Colour = field_of(Colour.RED)
+    maybe_colour: Colour | None = field_of(None, help="A colour.", aliases=["--tint"])
 
 
 @pytest.fixture
@@ -137,7 +145,7 @@ def every():
 
 
 def test_every_kind_of_option_is_as_transformers_has_it(every):
-    theirs = spelled(HfArgumentParser(Every))
+    theirs = spelled(TheirParser(Every))
     bare = ("--maybe_on", "--maybe-on")
     assert theirs[bare][2:4] == (None, None)
     theirs[bare] = (*theirs[bare][:2], "?", True, *theirs[bare][4:])
@@ -212,41 +220,77 @@ def test_what_is_refused_is_refused_whatever_its_value():
         training_of("--parallelism_config", "x")
 
 
-# ---- help
+# ---- the table
 
-SHORT = "Every other option of yangtuo train is taken too; yangtuo train --help lists them."
+
+def test_every_option_stands_in_the_table_once_with_what_it_decides():
+    ours = [f.name for group in OUR_GROUPS for f in fields(group)]
+    assert list(OPTIONS) == [*ours, *TRAINING_OPTIONS]
+    assert [name for name, option in OPTIONS.items() if not isinstance(option.decides, Decides)] == []
+    assert [name for name, option in OPTIONS.items() if not option.group] == []
+
+
+def test_an_undecided_option_is_refused():
+    twin = make_dataclass("Twin", [("new", int, field(default=1, metadata={"help": "New."}))])
+    twin.group = "twins"
+    with pytest.raises(TypeError, match="decides"):
+        list(options_of(twin))
+
+
+def test_every_name_of_a_group_is_an_option():
+    assert GROUP_OF.keys() <= TRAINING_OPTIONS.keys()
+    assert SENTENCES.keys() <= TRAINING_OPTIONS.keys()
+
+
+def test_what_is_read_by_this_program_has_the_type_of_its_option():
+    hints = get_type_hints(TrainerArguments)
+    for name, hint in hints.items():
+        kind, *none = [part for part in get_args(hint) or (hint,) if part is not NoneType]
+        assert kind is OPTIONS[name].kind, name
+        assert not none
+        assert (NoneType in get_args(hint)) == (OPTIONS[name].default is None), name
+
+
+# ---- help
 
 
 def own(parser):
     parser.add_argument("--out", help="File to write.")
 
 
-def help_of(**how):
-    return " ".join(build_parser("yangtuo check", own, **how).format_help().split())
-
-
-def test_the_long_help_has_the_words_of_transformers():
-    text = help_of()
-    assert TrainingArguments.__dataclass_fields__["learning_rate"].metadata["help"] in text
+def test_the_long_help_has_a_sentence_on_each():
+    text = " ".join(build_parser("yangtuo check", own).format_long_help().split())
+    assert TrainingArguments.__dataclass_fields__["adam_beta1"].metadata["help"] in text
     assert "--evaluation_strategy [EVALUATION_STRATEGY] now --eval_strategy" in text
+    assert "Not supported: it would change which rows form a step;" in text
     assert "File to write." in text
-    assert SHORT not in text
 
 
-def test_the_short_help_has_our_options_and_the_verbs_own():
-    text = help_of(explains_training=False)
-    for group in OUR_GROUPS:
-        for f in fields(group):
-            assert f"--{f.name} " in text
-    assert text.endswith(f"--out OUT File to write. (default: None) {SHORT}")
-    assert "--learning_rate" not in text
+def test_the_short_help_has_every_option_that_does_something():
+    text = build_parser("yangtuo check", own, "What it does.").format_help()
+    for option in OPTIONS.values():
+        is_offered = option.handling not in (ArgHandling.REFUSED, ArgHandling.FIXED)
+        assert (f" --{option.name}" in [f" {word}" for word in text.split()]) == is_offered, option.name
+    assert text.startswith("usage: yangtuo check [run.yaml] [options]\n\nWhat it does.\n")
+    assert "  --out                           File to write.\n" in text
     assert "--evaluation_strategy" not in text
-    assert "names of earlier versions" not in text
+    assert max(map(len, text.splitlines())) <= 110
+    assert len(text.splitlines()) < 100
 
 
-def test_what_the_short_help_leaves_out_is_taken():
-    parser = build_parser("yangtuo check", own, explains_training=False)
+def test_what_the_short_help_only_names_is_taken():
+    parser = build_parser("yangtuo check", own)
     settings, options = parse(["--learning_rate", "1e-3", "--evaluation_strategy", "steps", "--out", "x"], parser)
     evaluates = {"eval_strategy": "steps", "eval_steps": 500, "do_train": True}
     assert settings.training == {"learning_rate": 1e-3, **evaluates}
     assert options.out == "x"
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_what_other_tools_call_it(name):
+    tool, ours = OTHER_NAMES[name]
+    assert name not in OPTIONS
+    assert {word[2:] for word in ours.split() if word.startswith("--")} <= OPTIONS.keys()
+    with pytest.raises(UsageError) as caught:
+        training_of(f"--{name}", "1")
+    assert str(caught.value) == f"options: unknown option '--{name}'; that is {tool} name; here it is {ours}"

@@ -3,9 +3,10 @@ import logging
 
 import pytest
 
+from yangtuo.config.choices import DataOrder, LossReduction, Truncation
 from yangtuo.config.old_options import GONE, WITHOUT_EFFECT
-from yangtuo.config.parser import as_dict, build_parser, parse
-from yangtuo.config.schema import DataOrder, LossReduction, Truncation
+from yangtuo.config.parser import build_parser, parse
+from yangtuo.config.settings import as_dict
 from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling
 from yangtuo.errors import UsageError
 
@@ -565,12 +566,6 @@ def test_every_option_is_recorded_with_its_origin_and_no_secret():
     assert recorded["hub_token"] == {"value": "(not written)", "from": "command line"}
     assert recorded["learning_rate"] == {"value": 5e-5, "from": "default"}
     assert "hf_secret" not in str(recorded)
-
-
-def test_help_says_what_is_refused():
-    text = " ".join(PARSER.format_help().split())
-    assert "Not supported: it would change which rows form a step;" in text
-    assert "now --eval_strategy" in text
 
 
 def test_nothing_is_said_about_a_command_line_of_today(caplog):

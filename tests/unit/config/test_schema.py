@@ -17,7 +17,7 @@ def test_every_field_of_training_arguments_has_a_row_and_no_row_is_left_over():
     assert {f.name for f in fields(TrainingArguments) if f.init} == TRAINING_ARGUMENTS.keys()
 
 
-@pytest.mark.parametrize("fate", [ArgHandling.OURS, ArgHandling.FIXED, ArgHandling.REFUSED])
+@pytest.mark.parametrize("handling", [ArgHandling.OURS, ArgHandling.FIXED, ArgHandling.REFUSED])
 def test_what_is_not_passed_on_says_why(handling):
     rows = {name: row for name, row in TRAINING_ARGUMENTS.items() if row.handling is handling}
     assert rows

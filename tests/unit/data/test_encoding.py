@@ -7,7 +7,7 @@ from tests import tiny
 from tests.dialogues import controlled, turns
 from tests.dialogues import records as made
 from tests.dialogues import shown as text_runs
-from yangtuo.config.schema import Truncation
+from yangtuo.config.choices import Truncation
 from yangtuo.data.encoding import EncodingOptions, encode, prompt_ids
 from yangtuo.data.examples import IGNORED_LABEL, RowOutcome
 from yangtuo.data.records import Record, Turn

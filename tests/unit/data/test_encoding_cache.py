@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from yangtuo.config.schema import BadRows, DataFormat, TrainTurns, Truncation
+from yangtuo.config.choices import BadRows, DataFormat, TrainTurns, Truncation
 from yangtuo.data import cache_build
 from yangtuo.data import encoding_cache as module
 from yangtuo.data.encoding import EncodingOptions, count_reasons, encode

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from yangtuo.config.schema import DataOrder, LossReduction
+from yangtuo.config.choices import DataOrder, LossReduction
 from yangtuo.engine.planning import (
     StepShape,
     Unit,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests.unit.engine.small import examples_of
-from yangtuo.config.schema import DataOrder, LossReduction
+from yangtuo.config.choices import DataOrder, LossReduction
 from yangtuo.engine.planning import StepShape
 from yangtuo.engine.steps import Execution, Planner, Recipe, Steps
 

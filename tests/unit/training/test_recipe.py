@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from yangtuo.config.options import TRAINING_OPTIONS
+from yangtuo.config.options import OPTIONS, TRAINING_OPTIONS
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.schema import Decides
-from yangtuo.training.recipe import DECIDES, _told, deciding_values
+from yangtuo.training.recipe import _told, deciding_values
 
 EVALUATES, TAKES_BEST = {"eval_strategy": "steps"}, {"eval_strategy": "steps", "load_best_model_at_end": True}
 
@@ -32,9 +32,9 @@ def is_in_it(settings, name):
     return deciding_values(settings) != deciding_values(changed(settings, name))
 
 
-@pytest.mark.parametrize("name", sorted(DECIDES.keys() - {"peft_path", "new_adapter"}))  # which switch others off
+@pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {"peft_path", "new_adapter"}))  # which switch others off
 def test_the_value_of_an_option_is_part_of_the_recipe_as_it_says(name):
-    decides = DECIDES[name]
+    decides = OPTIONS[name].decides
     switches = ("eval_strategy", "do_eval", "load_best_model_at_end")
     assert is_in_it(settings_of(), name) == (decides is Decides.RESULT or name in ("eval_strategy", "do_eval"))
     if name not in switches:
@@ -45,7 +45,7 @@ def test_the_value_of_an_option_is_part_of_the_recipe_as_it_says(name):
 def test_of_a_continued_adapter_only_what_it_leaves_open_counts():
     settings = settings_of()
     continued = replace(settings, lora=replace(settings.lora, peft_path="adapter"))
-    lora = [name for name in vars(settings.lora) if DECIDES[name] is Decides.RESULT]
+    lora = [name for name in vars(settings.lora) if OPTIONS[name].decides is Decides.RESULT]
     assert {name for name in lora if is_in_it(continued, name)} >= {"lora_dropout", "loraplus_lr_ratio"}
     assert not is_in_it(continued, "lora_rank")
     on_top = replace(settings, lora=replace(settings.lora, peft_path="adapter", new_adapter=True))

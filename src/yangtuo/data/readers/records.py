@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yangtuo.config.schema import BadRows, DataFormat, TrainTurns
+from yangtuo.config.choices import BadRows, DataFormat, TrainTurns
 from yangtuo.data.readers import files
 from yangtuo.data.readers import turns as formats
 from yangtuo.data.records import Record, Source, Turn, Value

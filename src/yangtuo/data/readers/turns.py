@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from yangtuo.config.schema import DataFormat
+from yangtuo.config.choices import DataFormat
 from yangtuo.data.readers.json_rows import Doubled
 from yangtuo.data.records import Turn
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests import tiny
-from yangtuo.config.schema import BadRows, DataFormat, TrainTurns
+from yangtuo.config.choices import BadRows, DataFormat, TrainTurns
 from yangtuo.data.readers import records
 from yangtuo.data.readers.records import Dropped, Reader, ReadOptions
 from yangtuo.data.records import Record, Source, Turn

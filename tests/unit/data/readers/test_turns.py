@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yangtuo.config.schema import DataFormat
+from yangtuo.config.choices import DataFormat
 from yangtuo.data.readers.json_rows import Doubled
 from yangtuo.data.readers.turns import detect, shown, turns_of, unused_columns
 from yangtuo.data.records import Turn

@@ -1,0 +1,79 @@
+"""What is wrong with settings, as far as the options alone tell; all problems at once."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from yangtuo.config import trainer_values
+from yangtuo.config.choices import DataOrder
+from yangtuo.config.options import TRAINING_OPTIONS
+from yangtuo.config.schema import ATTENTIONS
+from yangtuo.config.settings import Settings
+from yangtuo.config.words import did_you_mean
+from yangtuo.errors import UsageError
+
+
+def settle(settings: Settings) -> Settings:
+    """Check what can be checked from the options alone, all problems at once, and settle what depends on others."""
+    problems = list(_problems(settings))
+    if problems:
+        raise UsageError.of_problems("options", problems)
+    training = dict(settings.training)
+    if not training.get("do_train") and not training.get("do_eval"):
+        training["do_train"] = True
+    if training.get("eval_strategy") == "steps" and not training.get("eval_steps"):
+        training["eval_steps"] = settings.trainer.logging_steps  # as transformers; ours logs every step
+    data = settings.data
+    if training.pop("train_sampling_strategy", None) == "sequential":
+        data = replace(data, data_order=DataOrder.SEQUENTIAL)
+    return replace(settings, data=data, training=training)
+
+
+def _ranges(settings: Settings) -> Iterator[str]:
+    data, lora = settings.data, settings.lora
+    part = data.validation_split_percentage
+    if part is not None and not 0 < part < 100:
+        yield f"--validation_split_percentage {part}: above 0 and below 100"
+    if not 0 <= lora.lora_dropout < 1:
+        yield f"--lora_dropout {lora.lora_dropout}: from 0 to below 1"
+    if not 0 < lora.lora_alpha < math.inf:
+        yield f"--lora_alpha {lora.lora_alpha:g}: above 0"
+    for name in ("save_minutes", "watchdog_minutes"):
+        if not getattr(settings.run, name) >= 0:
+            yield f"--{name} {getattr(settings.run, name):g}: at least 0"
+
+
+def _problems(settings: Settings) -> Iterator[str]:
+    data, lora = settings.data, settings.lora
+    yield from _ranges(settings)
+    if data.dataset_dir and data.train_file:
+        yield "--dataset_dir and --train_file: give one of them"
+    if settings.training.get("do_train") is False and not settings.trainer.do_eval:
+        yield "--do_train False without --do_eval: nothing to do"
+    if not (settings.run.micro_batch_tokens == "auto" or settings.run.micro_batch_tokens.isdecimal()):
+        yield f"--micro_batch_tokens {settings.run.micro_batch_tokens}: auto, or a number of tokens"
+    elif settings.run.micro_batch_tokens != "auto" and int(settings.run.micro_batch_tokens) < 1:
+        yield f"--micro_batch_tokens {settings.run.micro_batch_tokens}: at least 1"
+    yield from _attention(settings.model.attn_implementation)
+    strategy = settings.training.get("train_sampling_strategy")
+    if strategy and settings.given("data_order") and (strategy == "sequential") != (data.data_order == "sequential"):
+        yield f"--train_sampling_strategy {strategy} and --data_order {data.data_order}: give one of them"
+    workers = data.preprocessing_num_workers
+    batch = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+    counts = {
+        "max_seq_length": (data.max_seq_length, 2),
+        "lora_rank": (lora.lora_rank, 1),
+        "preprocessing_num_workers": (1 if workers is None else workers, 1),
+        "max_rows": (1 if data.max_rows is None else data.max_rows, 1),
+        **{name: (settings.training_value(name), 1) for name in batch},
+    }
+    for name, (value, least) in counts.items():
+        if value < least:
+            yield f"--{name} {value}: at least {least}"
+    yield from trainer_values.problems({name: settings.training_value(name) for name in TRAINING_OPTIONS})
+
+
+def _attention(named: str | None) -> Iterator[str]:
+    if named and "/" not in named and named not in ATTENTIONS:
+        hint = did_you_mean(named, ATTENTIONS, f"expected one of {', '.join(ATTENTIONS)}")
+        yield f"--attn_implementation {named}: {hint}"

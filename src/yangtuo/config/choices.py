@@ -1,0 +1,67 @@
+"""The words that options take, where there are only some."""
+
+from enum import StrEnum
+
+
+class Truncation(StrEnum):
+    """What happens to an example longer than `max_seq_length`."""
+
+    KEEP_ANSWER = "keep_answer"
+    RIGHT = "right"
+    DROP = "drop"
+    ERROR = "error"
+
+
+class DataFormat(StrEnum):
+    """How a row spells a dialogue."""
+
+    AUTO = "auto"
+    ALPACA = "alpaca"
+    SHAREGPT = "sharegpt"
+    MESSAGES = "messages"
+    PROMPT_COMPLETION = "prompt_completion"
+
+
+class BadRows(StrEnum):
+    """What happens to rows that cannot be used."""
+
+    ERROR = "error"
+    DROP = "drop"
+
+
+class TrainTurns(StrEnum):
+    """Which answers of a dialogue carry a loss."""
+
+    ALL = "all"
+    LAST = "last"
+
+
+class Deduplicate(StrEnum):
+    """Which repeated rows are left out."""
+
+    OFF = "off"
+    EXACT = "exact"
+    NEAR = "near"
+
+
+class LossReduction(StrEnum):
+    """How the loss of a step is averaged."""
+
+    TOKEN = "token"
+    DEVICE_BATCH = "device_batch"
+
+
+class ModulesToSavePolicy(StrEnum):
+    """What becomes of the modules that an adapter holds in full, when it is continued."""
+
+    KEEP = "keep"
+    DROP = "drop"
+    FREEZE = "freeze"
+    RESET = "reset"
+
+
+class DataOrder(StrEnum):
+    """In which order an epoch visits the rows."""
+
+    SHUFFLED = "shuffled"
+    SEQUENTIAL = "sequential"
