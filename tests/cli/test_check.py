@@ -234,7 +234,7 @@ def test_it_starts_fast_and_without_torch(inputs, tmp_path):
         assert (done.code, done.err.splitlines()[-1]) == (0, "[]"), done.said
         help_ = run([*words[:3], name, "--help"], cwd=tmp_path)
         assert (help_.code, help_.err.splitlines()[-1]) == (0, "[]")
-        assert "yangtuo train" in help_.out
+        assert f"usage: yangtuo {name} [run.yaml] [options]" in help_.out
 
 
 def test_options_without_effect_are_said(verb):
