@@ -31,6 +31,8 @@ master_addr=${master_addr-}
 master_port=${master_port-}
 max_restarts=${max_restarts-0}                        # 进程死掉后自动重启续训的次数 / times to restart and go on by itself
 
+dry_run=${dry_run-}                                   # 不为空则只打印命令 / not empty: only print the command
+
 ########启动命令########
 set -euo pipefail
 scripts="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -69,7 +71,9 @@ else
 fi
 
 # torchrun, but with the exit code and the message of the process that failed in place of a stack trace.
-exec python -m yangtuo.cli.torchrun "${meeting[@]}" --max_restarts "$max_restarts" --nproc_per_node "$num_gpu_per_node" "$scripts/run_clm_sft_with_peft.py" \
+run=exec
+[ -z "$dry_run" ] || run='printf %s\n'                  # one word a line
+$run python -m yangtuo.cli.torchrun "${meeting[@]}" --max_restarts "$max_restarts" --nproc_per_node "$num_gpu_per_node" "$scripts/run_clm_sft_with_peft.py" \
     --model_name_or_path "$pretrained_model" \
     --dataset_dir "$dataset_dir" \
     --validation_split_percentage 0.001 \
