@@ -207,7 +207,7 @@ def test_examples_parse_without_a_word(path, caplog, monkeypatch):
 
 def test_example_has_the_values_of_the_script():
     """Every flag that the script passes with a fixed value stands in the example with the same value."""
-    command = text_of("scripts/run_sft.sh").split("exec python -m yangtuo.cli.torchrun")[1].replace("\\\n", " ")
+    command = text_of("scripts/run_sft.sh").split("$run python -m yangtuo.cli.torchrun")[1].replace("\\\n", " ")
     words = command.split("run_clm_sft_with_peft.py")[1].split("${flags")[0].strip('" ')
     fixed = [flag for flag in re.split(r"\s(?=--)", f" {words}") if flag.strip() and "$" not in flag]
     script, _ = parse([word for flag in fixed for word in flag.split()], build_parser("yangtuo train"))
