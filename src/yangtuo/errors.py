@@ -30,7 +30,7 @@ from typing import Any
 class YangtuoError(Exception):
     """A failure with a known cause; `exit_code` is what the process returns.
 
-    `is_second_hand` where this process only heard of it: the one that has it from its own speaks first.
+    `is_second_hand` is True if the error happened on another rank, which reports it first.
     """
 
     exit_code = 1

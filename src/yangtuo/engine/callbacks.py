@@ -1,4 +1,4 @@
-"""Turns of events that have no method of the Trainer to override."""
+"""Trainer callbacks: progress bar, timed checkpoints, stopping on a signal."""
 
 import time
 from collections.abc import Callable

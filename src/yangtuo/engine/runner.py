@@ -103,7 +103,7 @@ class StepRunner:
     def _has_to_rehearse(self, step: Step) -> bool:
         """Whether DDP's only micro-batch is larger than any before, so that it is computed once for its memory alone.
 
-        After a forward that is to exchange gradients, DDP knows no way back. All ranks decide alike, from the plan:
+        DDP cannot abandon a step after a forward with gradient exchange enabled. All ranks decide alike, from the plan:
         DDP's first forwards are themselves meetings of the ranks.
         """
         is_ddp = self._accelerator.num_processes > 1 and self.can_redo

@@ -26,7 +26,7 @@ from yangtuo.engine.planning import (
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is computed, whatever computes it.
+    """The options that decide the result of a run, independent of batching and hardware.
 
     Attributes:
         shape: rows of a step.
@@ -55,7 +55,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Execution:
-    """How it is computed; changes no result beyond float rounding.
+    """How a step is cut into micro-batches; changes no result beyond float rounding.
 
     Attributes:
         shares_prefixes: lay rows out as a prefix tree, else on padded lines.

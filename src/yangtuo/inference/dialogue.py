@@ -158,7 +158,7 @@ class ChatSession:
         return answer
 
     def start_over(self) -> None:
-        """As if nothing had been said, draws included."""
+        """Reset the dialogue and the random generator."""
         self.dialogue.clear()
         self._generator.reseed()
 

@@ -269,7 +269,7 @@ def _fresh(
 
 @contextlib.contextmanager
 def _unsaid() -> Iterator[None]:
-    """What loading the base says was said before."""
+    """Silence the log lines that loading the base has printed once already."""
     own = logging.getLogger("yangtuo")
     level = own.level
     own.setLevel(logging.ERROR)
