@@ -2,7 +2,7 @@
 
 import sys
 
-from yangtuo.cli.main import main
+from yangtuo.cli import main
 
 if __name__ == "__main__":  # the processes that encode large data import this file
     sys.exit(main(["train", *sys.argv[1:]]))

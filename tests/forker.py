@@ -34,7 +34,7 @@ def run(request, rank):
     sys.argv = ["yangtuo", *request["argv"]]
     try:
         exec(request["first"], {})
-        from yangtuo.cli.main import main
+        from yangtuo.cli import main
 
         code = main()
     except SystemExit as error:

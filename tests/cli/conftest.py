@@ -2,7 +2,7 @@
 
 import pytest
 
-from yangtuo.cli.main import main
+from yangtuo.cli import main
 
 
 @pytest.fixture

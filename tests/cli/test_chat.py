@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.command import REPOSITORY
-from yangtuo.cli.main import main
+from yangtuo.cli import main
 from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
 from yangtuo.data.saved_template import to_values

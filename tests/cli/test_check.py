@@ -10,7 +10,7 @@ import pytest
 
 from tests import tiny
 from tests.command import REPOSITORY, run
-from yangtuo.cli.main import main
+from yangtuo.cli import main
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_special_text_is_counted(verb, tmp_path):
 def test_it_starts_fast_and_without_torch(inputs, tmp_path):
     options = ["--tokenizer_name_or_path", inputs.base, "--dataset_dir", inputs.data, "--data_cache_dir", tmp_path]
     code = (
-        "import atexit, sys; from yangtuo.cli.main import main;"
+        "import atexit, sys; from yangtuo.cli import main;"
         "atexit.register(lambda: print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)), file=sys.stderr));"
         "sys.exit(main(sys.argv[1:]))"
     )

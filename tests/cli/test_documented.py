@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests import tiny
 from tests.command import REPOSITORY
 from tests.unit.export.test_server_check import Served, running
-from yangtuo.cli.main import main
+from yangtuo.cli import main
 from yangtuo.data.templates import CHATML, read_template
 
 # What would take long, or needs more text than a test has; in place of the documented values.

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from tests.command import yangtuo
-from yangtuo.cli.main import main
+from yangtuo.cli import main
 from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.readers import files, records
 from yangtuo.data.templates import ALPACA_ZH

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from tests import tiny
-from yangtuo.cli.main import main
+from yangtuo.cli import main
 
 
 @pytest.fixture

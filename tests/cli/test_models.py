@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from tests import tiny
 from tests.command import evaluations_of, log_of
-from yangtuo.cli.main import main
+from yangtuo.cli import main
 from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.readers import records
 from yangtuo.data.templates import CHATML

@@ -104,7 +104,7 @@ def prepare():
 
 
 if __name__ == "__main__":
-    from yangtuo.cli.main import main
+    from yangtuo.cli import main
 
     prepare()
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 import yangtuo
-from yangtuo.cli import cache, chat, check, check_deploy, demo, encode, export, preview, vocab
-from yangtuo.cli.main import main
+from yangtuo.cli import cache, chat, check, check_deploy, demo, encode, export, main, preview, vocab
 from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.schema import OUR_GROUPS

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.command import yangtuo
-from yangtuo.cli.main import main
+from yangtuo.cli import main
 
 from .test_merge import logits
 

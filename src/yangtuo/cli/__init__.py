@@ -1,1 +1,127 @@
-"""The command line: one module a verb, with its options and what it prints; `main` finds the verb."""
+"""The command line: sub-commands, and what becomes of an error. Heavy imports happen inside a command."""
+
+import importlib
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from yangtuo import __version__, logs, output
+from yangtuo.config.parser import build_parser, parse
+from yangtuo.config.words import Parser, did_you_mean
+from yangtuo.errors import StoppedError, UsageError, YangtuoError
+
+_PATIENCE_S = 5.0  # a launcher ends the others of a failed run within about one
+
+_HELP = """usage: yangtuo VERB [options]
+
+Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
+
+  train     train a LoRA, or continue one with --peft_path
+  check     what a run would train on: counts, lengths, losses, faults, verdict; loads no weights
+  preview   rows as the model sees them: prompt, trained tokens, end token, in colour or as a page
+  chat      talk to a model, or ask it, in the template that it was trained with; also base and tuned side by side
+  merge     put adapters into their base, and prove that the result is the same model
+  export    merge, and write what Ollama, vLLM and llama.cpp need to ask as training did
+  check-deploy  compare a running server with training: the ids of prompts, greedy answers
+  vocab     merge a vocabulary into LLaMA's, grow a model to fit, train one, measure
+  encode    write the token ids and labels that training sees, as JSON lines
+  cache     list or clear the encoded rows that are kept on this machine
+  demo      a real model, real Chinese data, minutes on two processor cores
+
+yangtuo VERB --help lists a verb's options; --version prints the version.
+A file of options can be given first: yangtuo train run.yaml --learning_rate 1e-4"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 the run failed, 2 something that the user gave."""
+    logs.prepare()
+    code = _outcome(list(sys.argv[1:] if argv is None else argv))
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        failed = _of_output(error)
+        return code or failed
+    return code
+
+
+def _outcome(words: list[str]) -> int:
+    try:
+        return _answer(words)
+    except YangtuoError as error:
+        if isinstance(error, StoppedError) and logs.rank() != 0:
+            return error.exit_code  # rank 0 tells that all have stopped
+        _let_others_speak_first(error)
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("stopped by Ctrl-C; a run goes on from its last checkpoint with the same command", 130)
+    except BrokenPipeError as error:
+        return _of_output(error)
+    except OSError as error:
+        if error.errno not in output.OF_DISKS:
+            raise  # a bug of ours
+        if error.filename is None and not logs.can_write():
+            return _of_output(error)
+        return _fail(f"{error.filename or 'a file'}: cannot be written: {output.reason(error)}", 1)
+
+
+def _answer(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_HELP)  # noqa: T201  # the answer to --help belongs on standard output
+    elif words[0] == "--version":
+        print(f"yangtuo {__version__}")  # noqa: T201
+    else:
+        logs.set_up()
+        _run(words[0], words[1:])
+    return 0
+
+
+def _of_output(error: OSError) -> int:
+    logs.mute(sys.stdout)
+    if isinstance(error, BrokenPipeError):  # the reader has left, as `head` does
+        return 141
+    return _fail(f"standard output: cannot be written: {output.reason(error)}", 1)
+
+
+def _let_others_speak_first(error: YangtuoError) -> None:
+    """Wait where another process may have the same to say, and longer where it has the cause.
+
+    The launcher, which ends all when one has ended, mostly ends this one meanwhile.
+    """
+    if logs.world_size() > 1:
+        time.sleep(2 * _PATIENCE_S if error.is_second_hand else _PATIENCE_S if logs.rank() != 0 else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    where = f" [rank {logs.rank()} on {socket.gethostname()}]" if logs.world_size() > 1 else ""
+    with logs.lasting():
+        sys.stderr.write(f"error{where}: {message}\n")
+    return code
+
+
+def _run(verb: str, argv: list[str]) -> None:
+    if verb not in VERBS:
+        known = (*VERBS, "--help", "--version")
+        raise UsageError(f"unknown verb {verb!r}; {did_you_mean(verb, known, 'yangtuo --help lists them')}")
+    module, name = module_of(verb), f"yangtuo {verb}"
+    asked: tuple[Any, ...]
+    if verb in OF_A_RUN:
+        asked = parse(argv, build_parser(name, module.add_options, module.__doc__))
+    else:
+        parser = Parser(name, description=module.__doc__)
+        module.add_options(parser)
+        asked = (parser.parse_args(argv),)
+    if verb in _LOAD_MODELS:
+        logs.quiet_libraries()
+    module.run(*asked)
+
+
+def module_of(verb: str) -> Any:
+    """Its module, with `add_options` and `run`; imported when the verb is given."""
+    return importlib.import_module(f"yangtuo.cli.{verb.replace('-', '_')}")
+
+
+OF_A_RUN = ("train", "check", "preview", "encode")  # take every option of a run, and their `run` its settings
+VERBS = (*OF_A_RUN, "chat", "merge", "export", "check-deploy", "vocab", "cache", "demo")
+_LOAD_MODELS = ("train", "chat", "merge", "export")  # whose libraries have to be told to be quiet

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from yangtuo.cli.main import OF_A_RUN, VERBS, module_of
+from yangtuo.cli import OF_A_RUN, VERBS, module_of
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.words import Parser, nearest, plain, value_meant
 from yangtuo.data import mixing

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests import tiny
+from yangtuo.cli import main
 from yangtuo.cli import merge as cli_merge
-from yangtuo.cli.main import main
 from yangtuo.config.schema import LoraArguments
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
