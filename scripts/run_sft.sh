@@ -38,9 +38,13 @@ set -euo pipefail
 scripts="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$scripts/setup.sh"
 
+run=exec
+[ -z "$dry_run" ] || run='printf %s\n' # one word a line
+
 if [ -z "$pretrained_model" ]; then
     echo "pretrained_model is empty, so the demo runs: SmolLM2-135M on src/yangtuo/demo_data. Edit the block at the top of $0 for your own model."
-    exec yangtuo demo --output_dir "$output_dir"
+    $run yangtuo demo --output_dir "$output_dir"
+    exit
 fi
 
 # An empty optional value drops its flag.
@@ -71,8 +75,6 @@ else
 fi
 
 # torchrun, but with the exit code and the message of the process that failed in place of a stack trace.
-run=exec
-[ -z "$dry_run" ] || run='printf %s\n'                  # one word a line
 $run python -m yangtuo.cli.torchrun "${meeting[@]}" --max_restarts "$max_restarts" --nproc_per_node "$num_gpu_per_node" "$scripts/run_clm_sft_with_peft.py" \
     --model_name_or_path "$pretrained_model" \
     --dataset_dir "$dataset_dir" \

@@ -1,7 +1,7 @@
 """The fields of transformers' `TrainingArguments` as `training_fields.json` has them.
 
 `python -m tests.training_fields` writes the file anew; do so when transformers is updated, and give each new field a
-row in `yangtuo.config.schema.TRAINING_ARGUMENTS`.
+row in `yangtuo.config.trainer_options.TRAINING_ARGUMENTS`.
 """
 
 import json

@@ -145,6 +145,11 @@ def test_run_sft_continues_an_adapter_with_its_values_left_empty(environment, in
     assert_trained(inputs, tmp_path / "second")
 
 
+def test_run_sft_as_shipped_would_run_the_demo(environment):
+    done = run(["bash", "run_sft.sh"], env=environment | {"dry_run": "1", "pretrained_model": ""}, cwd=SCRIPTS)
+    assert (done.code, done.out.splitlines()[-4:]) == (0, ["yangtuo", "demo", "--output_dir", "output_dir"])
+
+
 def test_run_sft_on_several_machines(environment):
     """Each is told its number and where all meet; that two launchers meet so is tested with them."""
     values = {"pretrained_model": "x", "num_nodes": "2", "num_gpu_per_node": "4", "master_addr": "10.0.0.1"}

@@ -9,7 +9,7 @@ import pytest
 
 from tests import tiny
 from tests.command import log_of, yangtuo
-from tests.distributed.launch import Running, assert_bit_identical, assert_same, command, free_port, needs
+from tests.distributed.launch import RUN, Running, assert_bit_identical, assert_same, command, free_port, needs
 from yangtuo.engine import checkpoint
 
 
@@ -25,7 +25,7 @@ def both(words, env=None, prefixes=((), ())):
         return [running.end() for running in nodes]
 
 
-@pytest.mark.parametrize(("name", "layout"), [("zero2", "one each")])  # one folder for both: over the cable, below
+@pytest.mark.parametrize(("name", "layout"), [("zero2", "one each")])  # one folder for both: in forks, below
 def test_two_machines_train_die_and_go_on(name, layout, engines, inputs, tmp_path, whole):
     """Killed at step 5 on the second machine; each machine has the seed that its own script has drawn."""
     needs(engines[name])
@@ -92,6 +92,21 @@ def on_each(folder, words):
     first += f"a, here = {str(folder / 'a')!r}, {str(folder)!r} + '/' + 'ab'[int(os.environ['RANK'])]\n"
     first += "sys.argv = [word.replace(a, here) for word in sys.argv]"
     return yangtuo("train", *words, first=first, num_processes=2)
+
+
+def test_two_machines_with_one_folder_die_and_go_on(engines, inputs, tmp_path, whole):
+    """As over a shared disk; killed at step 5 on the second."""
+    apart = "import os; os.environ.update(LOCAL_RANK='0', LOCAL_WORLD_SIZE='1')\n"
+    apart += "from tests.distributed.launched import prepare; prepare()"
+    values = {**RUN, "per_device_train_batch_size": 4, "seed": 11}
+    words = ["train", *inputs.options(tmp_path / "out", **values)]
+    died = yangtuo(*words, env={"KILL_AT": "1:5"}, first=apart, num_processes=2)
+    assert died.code == 137
+    assert checkpoint.latest_complete(tmp_path / "out").name == "checkpoint-3"
+    again = yangtuo(*words, first=apart, num_processes=2)
+    assert again.code == 0, again.said
+    assert "resuming from" in again.said
+    assert_bit_identical(tmp_path / "out", whole("ddp", seed=11))
 
 
 def test_save_on_each_node_writes_on_both(inputs, tmp_path):

@@ -13,7 +13,7 @@ from yangtuo import logs, output
 from yangtuo.config.settings import Settings
 from yangtuo.data.examples import Examples, RowOutcome
 from yangtuo.data.measures import sample
-from yangtuo.data.token_view import Chip, chips_of
+from yangtuo.data.token_view import TokenView, token_views
 from yangtuo.errors import UsageError
 from yangtuo.training.dataset import encode_files, open_data, tell_without_effect
 
@@ -64,7 +64,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     if options.html:
         from yangtuo.cli import preview_page
 
-        rows = [(heading(examples, kind, i), list(chips_of(examples, i, opened.tokenizer))) for kind, i in chosen]
+        rows = [(heading(examples, kind, i), list(token_views(examples, i, opened.tokenizer))) for kind, i in chosen]
         title = f"{len(rows)} of {len(examples):,} rows, template {opened.template.name}"
         preview_page.write(Path(options.html), title, rows)
         logger.info("preview: %s", options.html)
@@ -72,7 +72,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     console = logs.console()
     for kind, i in chosen:
         console.print(Text(heading(examples, kind, i), "bold"))
-        console.print(as_text(chips_of(examples, i, opened.tokenizer), coloured=console.is_terminal))
+        console.print(as_text(token_views(examples, i, opened.tokenizer), coloured=console.is_terminal))
         console.print()
     console.print(_legend(coloured=console.is_terminal))
 
@@ -107,16 +107,16 @@ def heading(examples: Examples, kind: str, i: int) -> str:
     return f"{kind}: {examples.where(i)}: {num} tokens, {trained} trained{told}"
 
 
-def as_text(chips: Iterator[Chip], *, coloured: bool) -> Text:
+def as_text(views: Iterator[TokenView], *, coloured: bool) -> Text:
     """A row for the terminal; without colour, what is trained stands between ⟦ and ⟧."""
     text, (opens, closes), line_end = Text(), _brackets(), logs.sign("↵", "\\n")
     was_trained = False
-    for chip in chips:
-        if not coloured and chip.is_trained != was_trained:
-            text.append(opens if chip.is_trained else closes)
-        was_trained = chip.is_trained
-        shown = chip.text if chip.is_control else chip.text.replace("\n", f"{line_end}\n")
-        text.append(shown, _style(chip))
+    for view in views:
+        if not coloured and view.is_trained != was_trained:
+            text.append(opens if view.is_trained else closes)
+        was_trained = view.is_trained
+        shown = view.text if view.is_control else view.text.replace("\n", f"{line_end}\n")
+        text.append(shown, _style(view))
     if not coloured and was_trained:
         text.append(closes)
     return text
@@ -126,12 +126,12 @@ def _brackets() -> tuple[str, str]:
     return logs.sign("⟦", "[["), logs.sign("⟧", "]]")
 
 
-def _style(chip: Chip) -> str:
-    if chip.is_control:
-        return "black on green" if chip.is_trained else "dim reverse"
-    if chip.is_spelled_in_bytes:
-        return "underline yellow" if chip.is_trained else "dim underline yellow"
-    return "green" if chip.is_trained else "dim"
+def _style(view: TokenView) -> str:
+    if view.is_control:
+        return "black on green" if view.is_trained else "dim reverse"
+    if view.is_spelled_in_bytes:
+        return "underline yellow" if view.is_trained else "dim underline yellow"
+    return "green" if view.is_trained else "dim"
 
 
 def _legend(*, coloured: bool) -> Text:

@@ -6,7 +6,7 @@ from pathlib import Path
 import jinja2
 
 from yangtuo import output
-from yangtuo.data.token_view import Chip
+from yangtuo.data.token_view import TokenView
 
 _PAGE = """<!doctype html>
 <html lang="zh">
@@ -40,11 +40,11 @@ _PAGE = """<!doctype html>
 <p class="legend">prompt · <span class="t">trained</span> ·
 <span class="t c">{{ end }}</span> end token, trained ·
 <span class="b">字</span> spelled in bytes: no token of the vocabulary · a token shows its id under the pointer</p>
-{% for heading, chips in rows -%}
+{% for heading, views in rows -%}
 <section><h2>{{ heading }}</h2><div class="row">
-{%- for chip in chips -%}
-<span class="{{ 't ' if chip.is_trained }}{{ 'c ' if chip.is_control }}{{ 'b' if chip.is_spelled_in_bytes }}" title="{{
-chip.ids | join(' ') }}">{{ chip.text }}</span>
+{%- for view in views -%}
+<span class="{{ 't ' if view.is_trained }}{{ 'c ' if view.is_control }}{{ 'b' if view.is_spelled_in_bytes }}" title="{{
+view.ids | join(' ') }}">{{ view.text }}</span>
 {%- endfor -%}
 </div></section>
 {% endfor %}
@@ -52,13 +52,13 @@ chip.ids | join(' ') }}">{{ chip.text }}</span>
 """
 
 
-def write(path: Path, title: str, rows: Sequence[tuple[str, Sequence[Chip]]]) -> None:
+def write(path: Path, title: str, rows: Sequence[tuple[str, Sequence[TokenView]]]) -> None:
     """Write the page of some rows, each with its heading and its tokens.
 
     Raises:
         WriteError: it cannot be written.
     """
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
-    end = next((c.text for _, chips in rows for c in chips if c.is_control and c.is_trained), "")
+    end = next((c.text for _, views in rows for c in views if c.is_control and c.is_trained), "")
     with output.whole_file(path) as file:
         file.write(page.render(title=title, end=end, rows=rows))

@@ -22,10 +22,13 @@ def verb_help(prog: str, about: str | None, actions: Sequence[argparse.Action]) 
     """The help of a verb: what it does, its arguments, and its options with a sentence each."""
     arguments = [action for action in actions if not action.option_strings]
     options = [action for action in actions if action.option_strings]
+    below = [one for action in arguments for one in _verbs_below(action)]
     parts = [" ".join([f"usage: {prog}", *map(_placed, arguments), *(["[options]"] if options else [])])]
     if about:
         parts.append(about.strip())
-    for title, some in (("arguments", arguments), ("options", options)):
+    if below:
+        parts.append("\n".join(["each with a --help of its own:", *(_line(a.dest, a.help) for a in below)]))
+    for title, some in (("arguments", [] if below else arguments), ("options", options)):
         if some:
             lines = [_line(a.option_strings[0] if a.option_strings else _name(a), _sentence(a)) for a in some]
             parts.append("\n".join([f"{title}:", *lines]))
@@ -54,8 +57,12 @@ def _name(action: argparse.Action) -> str:
     return str(action.metavar or action.dest)
 
 
+def _verbs_below(action: argparse.Action) -> list[argparse.Action]:
+    return action._choices_actions if isinstance(action, argparse._SubParsersAction) else []
+
+
 def _placed(action: argparse.Action) -> str:
-    several = "..." if action.nargs in ("+", "*") else ""
+    several = "..." if action.nargs in ("+", "*", argparse.PARSER) else ""
     return f"[{_name(action)}]" if action.nargs in ("?", "*") else f"{_name(action)}{several}"
 
 

@@ -3,10 +3,9 @@
 Ours are the fields of the dataclasses in `schema`; those of transformers' `TrainingArguments` are put together from
 `training_fields.json` and the rules in `trainer_options`; names of earlier versions are in `old_options`.
 
-`training_fields.json` has the fields of transformers' `TrainingArguments`, since loading transformers for
-them takes seconds. A test holds it equal to the dataclass, and `python -m tests.training_fields` writes it anew. An
-option is spelled as transformers' own parser spells it: `--a_name` or `--a-name`, switches bare or with a value, and
-`--no_a_name` for a switch that is on by default.
+`training_fields.json` is a copy, since loading transformers for them takes seconds; a test holds it equal to the
+dataclass, and `python -m tests.training_fields` writes it anew. An option is spelled as transformers' own parser spells
+it: `--a_name` or `--a-name`, switches bare or with a value, and `--no_a_name` for a switch that is on by default.
 """
 
 import argparse

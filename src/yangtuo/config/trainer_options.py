@@ -176,10 +176,10 @@ GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names.sp
 # In our words, since transformers' own take seconds to load; of those that most runs give.
 SENTENCES = {
     "output_dir": "Folder for checkpoints, log and adapter; the same command again goes on there.",
-    "learning_rate": "Largest learning rate.",
+    "learning_rate": "Learning rate at its highest: after the warm-up, before the schedule lowers it.",
     "num_train_epochs": "How often all rows are trained on.",
     "max_steps": "Steps in all, instead of --num_train_epochs; -1 for that.",
     "per_device_train_batch_size": "Rows of a step on each GPU, times --gradient_accumulation_steps.",
-    "gradient_accumulation_steps": "Makes a step of so many times the rows; memory is seen to by itself.",
-    "gradient_checkpointing": "Saves memory, costs a third of the speed; auto: where a row would not fit otherwise.",
+    "gradient_accumulation_steps": "Gives a step so many times the rows; memory is saved by --micro_batch_tokens.",
+    "gradient_checkpointing": "Less memory, about a third slower; auto: on where a row would not fit otherwise.",
 }

@@ -104,8 +104,6 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """In the form that all verbs have."""
-        if any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
-            return super().format_help()
         return verb_help(self.prog, self.description, [a for a in self._actions if a.dest != "help"])
 
     def error(self, message: str) -> NoReturn:

@@ -143,9 +143,11 @@ class EncodingCache:
         return _load(entry, paths)[0]
 
     def entries(self) -> list[Entry]:
-        """All entries, the newest first."""
+        """All entries that are whole, the newest first."""
         found = []
         for place in self._places():
+            if place.name.startswith("."):  # being built, or left over
+                continue
             with contextlib.suppress(OSError, ValueError):
                 about = json.loads((place / "about.json").read_text(encoding="utf-8"))
                 found.append(Entry(place, about, sum(path.stat().st_size for path in place.iterdir())))

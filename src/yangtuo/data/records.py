@@ -1,4 +1,4 @@
-"""A row as read: who says what, and which of it is trained. Values only; reading is `files` and `formats`."""
+"""A row as read: who says what, and which of it is trained. Values only; reading is `data.readers`."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -7,7 +7,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.data.tokenizer import Tokenizer
 
 
-class Chip(NamedTuple):
+class TokenView(NamedTuple):
     """A token, or the tokens that make one character together.
 
     Attributes:
@@ -28,7 +28,7 @@ class Chip(NamedTuple):
         return len(self.ids) > 1
 
 
-def chips_of(examples: Examples, i: int, tokenizer: Tokenizer) -> Iterator[Chip]:
+def token_views(examples: Examples, i: int, tokenizer: Tokenizer) -> Iterator[TokenView]:
     """The tokens of row `i`, those that make a character together as one."""
     ids, supervised = examples.row(i)
     waiting: list[int] = []
@@ -36,10 +36,10 @@ def chips_of(examples: Examples, i: int, tokenizer: Tokenizer) -> Iterator[Chip]
     was_trained = False
     names: dict[int, str | None] = {}
 
-    def taken() -> Iterator[Chip]:
+    def taken() -> Iterator[TokenView]:
         nonlocal spelled
         if waiting:
-            yield Chip(spelled.decode(errors="replace"), tuple(waiting), was_trained, is_control=False)
+            yield TokenView(spelled.decode(errors="replace"), tuple(waiting), was_trained, is_control=False)
             waiting.clear()
             spelled = b""
 
@@ -51,7 +51,7 @@ def chips_of(examples: Examples, i: int, tokenizer: Tokenizer) -> Iterator[Chip]
             yield from taken()  # a cut left part of a character
         was_trained = is_trained
         if name is not None:
-            yield Chip(name, (token,), is_trained, is_control=True)
+            yield TokenView(name, (token,), is_trained, is_control=True)
             continue
         waiting.append(token)
         spelled += tokenizer.bytes_of(token)

@@ -13,7 +13,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import nn
@@ -26,6 +26,7 @@ from yangtuo.engine.layer_kinds import reason_not_to_share
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss
 from yangtuo.engine.processes import largest
+from yangtuo.engine.steps import Execution
 from yangtuo.errors import AdapterError, one_line
 from yangtuo.model.dtypes import name_of
 from yangtuo.model.lora import FusedLinear
@@ -67,6 +68,12 @@ class Shortcuts:
     limit: float
     distances: Mapping[str, float | None] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+
+    def allowed(self, wish: Execution) -> Execution:
+        """The wish, as far as the model bears it; one whose rows change beside padding is computed a row at a time."""
+        if not self.pads_exactly:
+            return Execution(self.shares_prefixes, max_cells=1)
+        return replace(wish, shares_prefixes=self.shares_prefixes)
 
 
 def choose_shortcuts(

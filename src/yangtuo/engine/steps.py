@@ -1,10 +1,12 @@
 """A run's recipe, and its steps as one rank sees them: what the trainer is fed."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from yangtuo.config.choices import DataOrder, LossReduction
 from yangtuo.data import mixing
@@ -22,6 +24,8 @@ from yangtuo.engine.planning import (
     plan_step,
     step_rows,
 )
+
+_LARGEST_EXPONENT = 700  # exp of more is no float64
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,16 @@ class Planner:
             "prefix_saved": 1 - cells / own_tokens if shares else 0.0,
         }
 
+    def metrics(self, mean_loss: float, seconds: float, prefix: str) -> dict[str, float]:
+        """Those of an evaluation, named as transformers names them; the loss in nats a token."""
+        return {
+            f"{prefix}_loss": mean_loss,
+            f"{prefix}_perplexity": math.exp(mean_loss) if mean_loss < _LARGEST_EXPONENT else math.inf,
+            f"{prefix}_rows": len(self.examples),
+            f"{prefix}_tokens": int(self.num_supervised.sum()),
+            f"{prefix}_runtime": seconds,
+        }
+
     def _units_of(self, execution: Execution, num_ranks: int) -> tuple[Callable[[Rows], list[Unit]], int]:
         def of_tree(rows: Rows) -> list[Unit]:
             prefixes = common_prefixes([self.examples.row(int(row))[0] for row in rows])
@@ -160,6 +174,18 @@ class Steps(Dataset[Step]):
             self._order = (self.epoch, self._ordered(self.epoch))
         return self._lay_out(step_rows(self._order[1], number, self.recipe.shape))
 
+    def loader(self, num_workers: int, prefetch_factor: int | None, context: str | None) -> DataLoader[dict[str, Step]]:
+        """The steps one after another, laid out by processes of their own where `num_workers` says so."""
+        loader: DataLoader[Any] = DataLoader(
+            self,
+            batch_size=1,
+            collate_fn=_as_batch,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            multiprocessing_context=context if num_workers else None,
+        )
+        return loader
+
     def spread(self, num_steps: int, num_rows: int) -> Examples:
         """At most so many of the rows of the first steps, or of the first epoch, evenly spread over them."""
         rows = self._ordered(0)[: min(num_steps, len(self)) * self.recipe.shape.rows_per_step]
@@ -181,3 +207,8 @@ class Steps(Dataset[Step]):
     def _lay_out(self, rows: Rows) -> Step:
         plan = self.planner.step(rows, self.recipe, self.execution)
         return Step(self.execution, plan, list(self.planner.lay_out(plan, self._rank, self.execution)))
+
+
+def _as_batch(steps: list[Step]) -> dict[str, Step]:
+    """The Trainer looks for keys in a batch."""
+    return {"step": steps[0]}

@@ -8,7 +8,6 @@ FSDP) stay the Trainer's. It is told to accumulate nothing, since the step is wh
 import dataclasses
 import json
 import logging
-import math
 import statistics
 import tempfile
 import time
@@ -179,16 +178,9 @@ class StepTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Step]]:
         """Not handed to accelerate, which would deal the steps out to the ranks once more."""
-        workers = self.args.dataloader_num_workers
-        loader: DataLoader[Any] = DataLoader(
-            self._steps,
-            batch_size=1,
-            collate_fn=_as_batch,
-            num_workers=workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
-        )
-        return loader
+        args = self.args
+        how = (args.dataloader_num_workers, args.dataloader_prefetch_factor, args.dataloader_multiprocessing_context)
+        return self._steps.loader(*how)
 
     def num_examples(self, dataloader: DataLoader[dict[str, Step]]) -> int:
         """Rows, for the Trainer's rates."""
@@ -240,14 +232,12 @@ class StepTrainer(Trainer):
         """Once, with the engine in place, since only it can run a sharded model."""
         if self.shortcuts is not None:
             return
-        execution = self._steps.execution
+        wish = self._steps.execution
         with self.accelerator.autocast():
             self.shortcuts = choose_shortcuts(
-                model, self._base, self._loss, self._steps.examples, may_share=execution.shares_prefixes
+                model, self._base, self._loss, self._steps.examples, may_share=wish.shares_prefixes
             )
-            execution = replace(execution, shares_prefixes=self.shortcuts.shares_prefixes)
-            if not self.shortcuts.pads_exactly:
-                execution = replace(execution, max_cells=1, is_auto=False)
+            execution = self.shortcuts.allowed(wish)
             if execution.is_auto and not self._runner.can_redo and can_measure(self.args.device):
                 execution = calibrate(model, self._loss, self._steps.planner, execution, self.accelerator)
         self._steps.execution = execution
@@ -263,14 +253,7 @@ class StepTrainer(Trainer):
         if planner is None:
             raise UsageError("evaluation needs --validation_file or --validation_split_percentage")
         mean = self._mean_loss(planner, self._steps.recipe)
-        prefix = metric_key_prefix
-        metrics = {
-            f"{prefix}_loss": mean,
-            f"{prefix}_perplexity": math.exp(mean) if mean < 700 else math.inf,
-            f"{prefix}_rows": len(planner.examples),
-            f"{prefix}_tokens": int(planner.num_supervised.sum()),
-            f"{prefix}_runtime": time.monotonic() - begin,
-        }
+        metrics = planner.metrics(mean, time.monotonic() - begin, metric_key_prefix)
         self._evaluated = (self.state.global_step, metrics)
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -362,8 +345,3 @@ class StepTrainer(Trainer):
         rates = self._meter.rates(self._step.layouts, sizes["num_tokens"])
         self._losses.append(logs["loss"])
         self._out.tell_step({"step": step, "epoch": self.state.epoch, **logs, **sizes, **rates})
-
-
-def _as_batch(steps: list[Step]) -> dict[str, Step]:
-    """The Trainer looks for keys in a batch."""
-    return {"step": steps[0]}

@@ -104,7 +104,7 @@ class Answer:
 
 
 class Generator:
-    """Answers one dialogue after the other with one voice.
+    """Answers one dialogue after the other with one model.
 
     What a prompt has in common with the last one is not computed again.
     """

@@ -62,7 +62,7 @@ class LoadedModel:
         model: as transformers runs it, adapter layers inside.
         tokenizer: its own.
         num_rows: rows of the vocabulary that it knows; later ones are never chosen.
-        in_place: a context in which the weights are this voice's.
+        in_place: a context in which the weights are this model's.
     """
 
     model: PreTrainedModel
@@ -79,8 +79,8 @@ class Opened:
         places: where it lies.
         config: of the base.
         template: of training, see `provenance.find_template`.
-        voice: the tuned model, or the model itself where nothing was tuned.
-        base_voice: the base alone, in the same memory; None without an adapter.
+        loaded: the tuned model, or the model itself where nothing was tuned.
+        loaded_base: the base alone, in the same memory; None without an adapter.
     """
 
     places: Places

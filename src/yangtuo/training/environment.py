@@ -43,8 +43,6 @@ def meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precisio
         timeout_seconds=settings.trainer.ddp_timeout,
         deepspeed=bool(settings.trainer.deepspeed),
     )
-    if hardware.device == "cpu":
-        memory.keep_freed_memory()
     args = training_arguments(settings, precision, hardware, inputs.config, output_dir)
     rehearse(StepTrainer.get_optimizer_cls_and_kwargs, args)
     return precision, args, store
@@ -76,6 +74,8 @@ def choose_execution(
         max_cells = from_rank_0(lambda: _cells_of(resumed) or chosen)
     else:
         max_cells = int(budget)
+    if args.device.type == "cpu":
+        memory.keep_freed_memory()  # from here on, not what loading has freed
     shares = wants_prefix_sharing(settings)
     logger.info(
         "engine: micro-batches of at most %s tokens%s%s%s",

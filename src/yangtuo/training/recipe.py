@@ -1,4 +1,4 @@
-"""Settings -> what is computed: the values that decide a run's result, and those that transformers is given."""
+"""Settings -> the recipe: what decides a run's result, for the engine and for run.json."""
 
 import hashlib
 import logging
@@ -72,8 +72,8 @@ def plan_steps(settings: Settings, num_rows: int) -> list[str]:
 def record_recipe(settings: Settings, inputs: Inputs, encoded: Encoded) -> dict[str, Any]:
     """The recipe as JSON values, for run.json; two runs with equal ones (and seeds) have equal results.
 
-    Which options are in it by their values, the options themselves say (`arguments.Decides`). What they lead to is in
-    it by its content.
+    Which options are in it by their values, the options themselves say (`config.schema.Decides`); what they lead to is
+    in it by its content.
     """
     shape, lora = step_shape(settings), settings.lora
     in_groups = settings.run.loss_reduction == "device_batch"

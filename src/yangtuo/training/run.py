@@ -73,14 +73,7 @@ def train(settings: Settings) -> None:
         if is_main:
             output.write_json(output_dir / run_folder.RUN_FILE, run)
             write_audit(output_dir, corpus.audits, corpus.dropped)
-        context = RunContext(
-            _open_log(output_dir, decision.checkpoint, writes=is_main),
-            Progress(shown=is_main, bar=not settings.trainer.disable_tqdm),
-            logging_of(settings),
-            settings.run.save_minutes,
-            StopRequest(),
-            watchdog,
-        )
+        context = _context(settings, output_dir, decision.checkpoint, watchdog, is_main=is_main)
         known, saved = provenance_of(settings, inputs, recipe), output_dir / run_folder.ADAPTER_FOLDER
         saver = Saver(adapter, asking, known, args.should_save, args.device)
         steps = Steps(corpus.train, recipe_of(settings, args.seed, corpus.mix), execution, args.process_index)
@@ -103,6 +96,19 @@ def train(settings: Settings) -> None:
             shortcuts = trainer.shortcuts and dataclasses.asdict(trainer.shortcuts)
             end = {"shortcuts": shortcuts, "seconds": time.time() - began, "notes": notes_so_far()}
             output.write_json(output_dir / run_folder.RUN_FILE, run | end | {"state": "finished"})
+
+
+def _context(
+    settings: Settings, output_dir: Path, resumed: Path | None, watchdog: Watchdog, *, is_main: bool
+) -> RunContext:
+    return RunContext(
+        _open_log(output_dir, resumed, writes=is_main),
+        Progress(shown=is_main, bar=not settings.trainer.disable_tqdm),
+        logging_of(settings),
+        settings.run.save_minutes,
+        StopRequest(),
+        watchdog,
+    )
 
 
 def _open_log(output_dir: Path, started: Path | None, *, writes: bool) -> StepLog:

@@ -195,6 +195,10 @@ def prove(
         aside = output.set_aside(saved, saved) if trainer.args.should_save else None  # on each machine's disk
         failed = from_rank_0(lambda: aside)
         raise ProofError(f"proof failed: {'; '.join(problems)}; do not use what was saved, it is in {failed}")
+    _tell(num_tensors, num_bytes, found, reload, gain)
+
+
+def _tell(num_tensors: int, num_bytes: int, found: Changes, reload: Reload, gain: Gain | None) -> None:
     logger.info(
         "proof: %d tensors, %s MB, bit-equal to memory; %d of %d trained tensors have changed",
         num_tensors,

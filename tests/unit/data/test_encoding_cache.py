@@ -249,6 +249,9 @@ def test_listing_and_clearing(tmp_path, files, tokenizer):
 def test_an_entry_in_use_is_not_cleared(tmp_path, files, tokenizer):
     stored_in(tmp_path / "store", files, tokenizer)
     (entry,) = EncodingCache(tmp_path / "store").entries()
+    draft = entry.folder.with_name(f".{entry.folder.name}.writing")  # of the process that builds it anew
+    shutil.copytree(entry.folder, draft)
+    assert len(EncodingCache(tmp_path / "store").entries()) == 1
     context = multiprocessing.get_context("fork")
     ready, done = context.Event(), context.Event()
 
@@ -261,9 +264,11 @@ def test_an_entry_in_use_is_not_cleared(tmp_path, files, tokenizer):
     process.start()
     assert ready.wait(30)
     assert EncodingCache(tmp_path / "store").clear() == (0, 0)
+    assert draft.is_dir()
     done.set()
     process.join(30)
-    assert EncodingCache(tmp_path / "store").clear()[0] == 1
+    assert EncodingCache(tmp_path / "store").clear()[0] == 2
+    assert not draft.exists()
 
 
 def _build(folder, files, tokenizer_folder, results):

@@ -69,7 +69,7 @@ def write(folder: Path, out: Path, kind: str, chat_template: str | None, *, opti
     Memory is that of the largest tensor in float32, and its copy in the file's type.
 
     Args:
-        folder: config.json, weights and tokenizer, of one of `gguf_model.ARCHITECTURES`; no adapter.
+        folder: config.json, weights and tokenizer, of one of `gguf.model.ARCHITECTURES`; no adapter.
         out: the file to be made; must not exist.
         kind: "f32", "f16" or "q8_0", of the matrices; norms and biases are always float32.
         chat_template: jinja text that goes into the file; None for none.

@@ -180,7 +180,7 @@ def tensors(
     Args:
         folder: for messages.
         weights: its files.
-        chain: what `merge_plan.start` says about them: a tied head is left out, llama.cpp takes the embedding.
+        chain: what `merge.plan.start` says about them: a tied head is left out, llama.cpp takes the embedding.
         config: one that `architecture` accepts.
         kind: one of KINDS.
 

@@ -57,7 +57,7 @@ def written(folder, out, kind="f32", chat_template=None):
 
 
 def plan(folder, kind):
-    """What `gguf.write` writes, for proofs of files that are broken afterwards."""
+    """What `convert.write` writes, for proofs of files that are broken afterwards."""
     config, weights = read_config(folder), open_weights(folder)
     chain = start(weights, config)
     fields = {
