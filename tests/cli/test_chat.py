@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
-from tests.command import REPOSITORY
+from tests.command import Started
 from yangtuo.cli import main
 from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
@@ -219,25 +219,15 @@ def test_a_pipe_that_is_not_utf_8(base, chat):
 # ---- at a terminal
 
 
-# A terminal sends Ctrl-C to the session that it controls; to be told so takes a process without threads.
-TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-)
-
-
 class Terminal:
     """The program at a pseudo-terminal."""
 
     def __init__(self, *words):
         self._bytes, self._at = b"", 0
         self._terminal, inner = pty.openpty()
-        env = {**os.environ, "TERM": "xterm-256color", "LANG": "C.UTF-8", "COLUMNS": "70", "LINES": "30"}
-        env.pop("NO_COLOR", None)
-        command = [sys.executable, "-c", TAKE_TERMINAL, "-m", "yangtuo", "chat", *map(str, words)]
-        self._process = subprocess.Popen(
-            command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True, cwd=REPOSITORY, env=env
-        )
+        env = {"TERM": "xterm-256color", "LANG": "C.UTF-8", "COLUMNS": "70", "LINES": "30", "NO_COLOR": ""}
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), os.ttyname(inner))
+        self._process = Started(["-m", "yangtuo", "chat", *words], env=env, **streams)
         os.close(inner)
 
     @property
@@ -370,10 +360,8 @@ def test_a_terminal_is_told_that_json_is_not_for_it(base, terminal):
 
 
 def test_ctrl_c_on_a_pipe_ends_the_program_in_one_line(base):
-    command = [sys.executable, "-m", "yangtuo", "chat", str(base)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
-    )
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = Started(["-m", "yangtuo", "chat", base], **streams)
     process.stdin.write("你好\n")
     process.stdin.flush()
     assert process.stdout.readline() == "> 你好\n"

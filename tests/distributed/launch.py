@@ -3,8 +3,6 @@
 import contextlib
 import importlib.util
 import json
-import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.command import REPOSITORY, Finished, evaluations_of, forked, log_of, run
+from tests.command import REPOSITORY, Finished, Started, evaluations_of, forked, log_of, own_environment
 
 LAUNCHED = Path(__file__).parent / "launched.py"
 RUN = {"max_steps": 8, "save_strategy": "steps", "save_steps": 3, "lora_dropout": 0}
@@ -94,7 +92,8 @@ def train(inputs, out, engine: Engine, *, expect=0, env=None, timeout=150, launc
         prepare = "from tests.distributed.launched import prepare; prepare()"
         done = forked(*words, env=environment, timeout=timeout, first=prepare, num_processes=2)
     else:
-        done = run(words, env=environment, timeout=timeout)
+        with Running(words, env=environment) as running:
+            done = running.end(timeout)
     assert done.code == expect, done.said
     return done
 
@@ -115,20 +114,18 @@ def whole(engines, inputs, tmp_path_factory):
 
 
 class Running:
-    """A command that goes on while the test looks on; everything it has started is gone at the end."""
+    """A command that goes on while the test looks on; everything it has started is gone at the end.
 
-    def __init__(self, words, env=None):
-        environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
-        environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})}
-        self.process = subprocess.Popen(
-            [str(word) for word in words],
-            env=environment,
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    A Python program starts by a fork; `ignores`: signals that it ignores from the start, as under nohup.
+    """
+
+    def __init__(self, words, env=None, ignores=()):
+        streams, env = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}, {"OMP_NUM_THREADS": "1", **(env or {})}
+        if words[0] == sys.executable:
+            self.process = Started(words[1:], env=env, ignores=ignores, **streams)
+        else:
+            words, streams["env"] = [str(word) for word in words], {**own_environment(), **env}
+            self.process = subprocess.Popen(words, cwd=REPOSITORY, text=True, start_new_session=True, **streams)
 
     def __enter__(self):
         return self
@@ -147,6 +144,7 @@ class Running:
         self.process.stdout.close()
 
     def end(self, timeout=120) -> Finished:
+        """What it has said to the end; TimeoutExpired where that takes too long."""
         out, _ = self.process.communicate(timeout=timeout)
         return Finished(self.process.returncode, out, "")
 
@@ -156,12 +154,6 @@ def wait_for(condition, *, seconds=90):
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
 
 
 def curve(out):

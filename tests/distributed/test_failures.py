@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.command import log_of
+from tests.command import free_port, log_of
 from tests.distributed.launch import (
     LAUNCHED,
     RUN,
@@ -17,7 +17,6 @@ from tests.distributed.launch import (
     assert_bit_identical,
     command,
     curve,
-    free_port,
     train,
     wait_for,
 )

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from tests import tiny
-from tests.command import log_of, yangtuo
-from tests.distributed.launch import RUN, Running, assert_bit_identical, assert_same, command, free_port, needs
+from tests.command import free_port, log_of, yangtuo
+from tests.distributed.launch import RUN, Running, assert_bit_identical, assert_same, command, needs
 from yangtuo.engine import checkpoint
 
 

@@ -1,19 +1,16 @@
 """A run that was killed goes on bit for bit; with another engine, or another number of processes, within rounding."""
 
-import fcntl
 import json
 import os
 import pty
 import select
 import shutil
 import signal
-import subprocess
 import sys
-import termios
 
 import pytest
 
-from tests.command import REPOSITORY, log_of, yangtuo
+from tests.command import Started, log_of, yangtuo
 from tests.distributed.launch import (
     LAUNCHED,
     RUN,
@@ -133,15 +130,9 @@ def test_a_terminal_that_is_gone_stops_and_saves(is_launched, inputs, tmp_path):
     options = {"save_steps": 100, "logging_steps": 1}
     alone = [sys.executable, LAUNCHED, *inputs.options(out, **{**RUN, **options, "per_device_train_batch_size": 8})]
     master, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [str(word) for word in (command(inputs, out, **options) if is_launched else alone)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "STEP_SECONDS": "0.4"},
-        cwd=REPOSITORY,
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        preexec_fn=own_terminal,
-    )
+    words = command(inputs, out, **options)[1:] if is_launched else alone[1:]
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), os.ttyname(terminal))
+    process = Started(words, env={"OMP_NUM_THREADS": "1", "STEP_SECONDS": "0.4"}, **streams)
     os.close(terminal)
     try:
         wait_for(lambda: read_all(master) and (out / "log.jsonl").exists() and len(log_of(out)) >= 2)
@@ -152,11 +143,6 @@ def test_a_terminal_that_is_gone_stops_and_saves(is_launched, inputs, tmp_path):
     steps = len(log_of(out))
     assert steps < 8
     assert (out / f"checkpoint-{steps}" / "complete.json").exists()
-
-
-def own_terminal():
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def read_all(master) -> bool:
@@ -170,8 +156,8 @@ def read_all(master) -> bool:
 def test_under_nohup_a_run_outlives_its_terminal(is_launched, inputs, tmp_path):
     out = tmp_path / "out"
     alone = [sys.executable, LAUNCHED, *inputs.options(out, **{**RUN, "per_device_train_batch_size": 8})]
-    words = ["nohup", *(command(inputs, out) if is_launched else alone)]
-    with Running(words, env={"STEP_SECONDS": "0.4"}) as running:
+    words = command(inputs, out) if is_launched else alone
+    with Running(words, env={"STEP_SECONDS": "0.4"}, ignores=[signal.SIGHUP]) as running:  # what nohup does
         wait_for(lambda: (out / "log.jsonl").exists() and len(log_of(out)) >= 2)
         running.process.send_signal(signal.SIGHUP)
         done = running.end()
