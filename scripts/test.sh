@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All checks, with their own set-up on a fresh machine: style, types, tests. Arguments go to pytest:
-#   bash scripts/test.sh                 everything (the demo's real run included), two processes at a time
+#   bash scripts/test.sh                 everything (the demo's real run included), a process for each processor
+#   bash scripts/test.sh fast            style, types and the quick ring (unit, properties, docs), as plain `pytest` runs it
 #   bash scripts/test.sh -m 'not demo'   without the minutes of the demo
 #   bash scripts/test.sh tests/unit -x   what is named, as pytest runs it by itself; the same with -n, --lf or --pdb
 set -euo pipefail
@@ -19,7 +20,7 @@ decides_itself() {
     for word in "$@"; do
         if [ -n "$is_value" ]; then is_value=; continue; fi
         case "$word" in
-            -n* | --numprocesses* | --dist* | no:xdist | --pdb* | --trace | --co | --collect* | --lf | --last* | --ff | --fail* | --sw* | --stepwise* | -h | --help | --version) return 0 ;;
+            -n* | --numprocesses* | --dist* | --pdb* | --trace | --co | --collect* | --lf | --last* | --ff | --fail* | --sw* | --stepwise* | -h | --help | --version) return 0 ;;
             -p) is_value=; continue ;;
             -m | -k | -c | -o | -W | -r | --maxfail | --deselect | --ignore | --ignore-glob | --durations | --tb | --basetemp | --junit*xml | --rootdir | --confcutdir | --color | --log-level | --hypothesis-seed | --hypothesis-profile) is_value=1 ;;
             -*) ;;
@@ -29,14 +30,14 @@ decides_itself() {
     return 1
 }
 
+if [ "${1:-}" = fast ]; then shift; exec python -m pytest "$@"; fi
 if decides_itself "$@"; then exec python -m pytest "$@"; fi
-# Two at a time, tiny models with one thread each; by themselves those that watch the clock while processes meet, die and
-# hang, and the demo, whose real model takes all cores.
+# By themselves: tests that watch the clock while processes die and hang, and the demo, whose real model takes all cores.
 # Code 5: no test of that part was chosen, which is a failure where none of the other was either.
-alone=(tests/distributed/test_{failures,machines,resume}.py tests/cli/test_demo.py)
+alone=(tests/distributed/test_failures.py tests/cli/test_demo.py)
 first=0 second=0
-OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${alone[@]/#/--ignore=}" "$@" || first=$?
+python -m pytest tests "${alone[@]/#/--ignore=}" "$@" || first=$?
 if [ "$first" -ne 0 ] && [ "$first" -ne 5 ]; then exit "$first"; fi
-python -m pytest "${alone[@]}" "$@" || second=$?
+python -m pytest -n 0 "${alone[@]}" "$@" || second=$?
 if [ "$second" -eq 5 ]; then exit "$first"; fi
 exit "$second"

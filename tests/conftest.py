@@ -1,17 +1,28 @@
 """Inputs that many tests share, built once a session."""
 
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side, and tiny models: one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from tests import tiny
 from tests.command import end_forker
+from tests.sentences import sentences
+
+__all__ = ["sentences"]
 
 # Processes inherit what is ignored: nohup ignores SIGHUP, and a shell SIGINT for what it starts with `&`.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--renew-sentences", action="store_true", help="write tests/sentences.json anew, with -n 0")
 
 
 @dataclass(frozen=True)

@@ -358,13 +358,13 @@ def test_reset_begins_again_with_the_bases(train, inputs, tmp_path, full):
     assert (embedding_of(full) - of_base(inputs.base)).abs().max() > 1e-3
 
 
-def test_modules_can_be_added(train, inputs, tmp_path):
+def test_modules_can_be_added(train, inputs, tmp_path, sentences):
     train(tmp_path / "plain")
     folder, said = continued(train, tmp_path, adapter_of(tmp_path / "plain"), modules_to_save="lm_head")
     assert "lm_head is trained in full from the base's, new to this adapter" in said
     assert f"{PREFIX}lm_head.weight" in tensors_of(folder)
     said = train(tmp_path / "x", peft_path=folder, modules_to_save="embed_tokens", expect=2)
-    assert "--modules_to_save embed_tokens: the adapter has lm_head; to leave modules out" in said
+    sentences(said, "--modules_to_save embed_tokens")
 
 
 def test_the_recipe_of_2023_is_continued_by_each_policy(train, inputs, tmp_path, full):
@@ -591,7 +591,7 @@ def test_what_is_left_out_when_it_is_saved_fails_the_run(train, monkeypatch, tmp
     assert not adapter_of(tmp_path / "out").exists()
 
 
-def test_a_module_that_learns_nothing_fails_the_run(train, monkeypatch, tmp_path):
+def test_a_module_that_learns_nothing_fails_the_run(train, monkeypatch, tmp_path, sentences):
     from yangtuo.training import verify
 
     def one_is_idle(before, after):
@@ -600,7 +600,7 @@ def test_a_module_that_learns_nothing_fails_the_run(train, monkeypatch, tmp_path
 
     found = verify.changes
     said = failing(train, monkeypatch, "changes", one_is_idle, tmp_path / "out")
-    assert "proof failed: 1 trained modules have not changed: model.layers.0.self_attn.q_proj" in said
+    sentences(said, "proof failed")
     # What the others learned is not lost.
     assert (tmp_path / "out" / "sft_lora_model.failed-proof" / "adapter_model.safetensors").is_file()
     assert proof_of(tmp_path / "out")["passed"] is False

@@ -117,7 +117,7 @@ def test_draws_do_not_depend_on_the_other_questions(base, chat):
     )
 
 
-def test_the_folders_own_way_to_answer_is_taken_and_told(base, chat, tmp_path):
+def test_the_folders_own_way_to_answer_is_taken_and_told(base, chat, tmp_path, sentences):
     folder = shutil.copytree(base, tmp_path / "base")
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 2.0, "top_p": 0.9}))
     drawn = chat(folder, "--ask", QUESTION, *SHORT)
@@ -127,7 +127,7 @@ def test_the_folders_own_way_to_answer_is_taken_and_told(base, chat, tmp_path):
     assert drawn != chat(folder, "--ask", QUESTION, *SHORT, "--temperature", "0") == greedy(base) + "\n"
     assert "answers:" not in chat.err
     (folder / "generation_config.json").write_text(json.dumps({"temperature": "hot"}))
-    assert "generation_config.json: temperature is 'hot'; expected a number" in chat(folder, "--ask", "?", code=2)
+    sentences(chat(folder, "--ask", "?", code=2), "generation_config.json")
 
 
 def test_options_that_only_draws_need_are_told_to_be_without_effect(base, chat):
@@ -204,12 +204,12 @@ def test_a_run_without_its_adapter_names_its_best(adapter, chat, tmp_path):
     assert "(found: a, best); did you mean its sub-folder 'best'?" in chat(tmp_path / "run", "--ask", "?", code=2)
 
 
-def test_an_adapter_whose_base_is_gone_names_the_option(adapter, chat, tmp_path):
+def test_an_adapter_whose_base_is_gone_names_the_option(adapter, chat, tmp_path, sentences):
     folder = shutil.copytree(adapter, tmp_path / "adapter")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "owner/gone"}))
     said = chat(folder, "--ask", "?", code=2)
-    assert "its base owner/gone is not a folder here; name the base with --model_name_or_path" in said
+    sentences(said, "--model_name_or_path")
 
 
 def test_a_pipe_that_is_not_utf_8(base, chat):

@@ -132,11 +132,11 @@ def test_rows_that_lose_their_end_are_a_bad_verdict(verb):
     assert "rows teach where an answer ends" in err
 
 
-def test_dropped_rows_are_listed_in_a_file(verb, tmp_path):
+def test_dropped_rows_are_listed_in_a_file(verb, tmp_path, sentences):
     data = rows_file(tmp_path, [*tiny.rows(40), {"instruction": "问", "output": None}])
     out, err = verb("check", dataset_dir=data, bad_rows="drop")
     assert "1 rows cannot be used and are dropped" in out
-    assert "check: rows are dropped; --out FOLDER lists them in dropped_rows.jsonl" in err
+    sentences(err, "--out FOLDER")
     _, err = verb("check", "--out", "audit", dataset_dir=data, bad_rows="drop")
     assert "check: rows are dropped" not in err
     (listed,) = [json.loads(line) for line in (tmp_path / "audit" / "dropped_rows.jsonl").read_text().splitlines()]
@@ -145,7 +145,7 @@ def test_dropped_rows_are_listed_in_a_file(verb, tmp_path):
     assert "'output' is null" in listed["reason"]
 
 
-def test_rows_that_the_template_cannot_render_are_bad_rows(verb, tmp_path):
+def test_rows_that_the_template_cannot_render_are_bad_rows(verb, tmp_path, sentences):
     folder = tiny.tiny_json_tokenizer(tmp_path / "tokenizer")
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}{% if '坏' in m.content %}{{ raise_exception('no') }}{% endif %}"
@@ -157,7 +157,7 @@ def test_rows_that_the_template_cannot_render_are_bad_rows(verb, tmp_path):
     said = "rows that the template cannot render; --bad_rows drop leaves them out: "
     _, err = verb("check", **chosen, expect=2)
     assert said in err
-    assert "rows.json row 40: the tokenizer's chat template refuses it: no" in err
+    sentences(err, "rows.json row 40")
     out, _ = verb("check", "--out", ".", **chosen, bad_rows="drop")
     assert "1 rows dropped: the tokenizer's chat template refuses it: no" in out
     assert len((tmp_path / "dropped_rows.jsonl").read_text().splitlines()) == 1
@@ -202,13 +202,13 @@ def test_repeats_are_counted_and_left_out_where_asked_for(verb, tmp_path):
     assert "equal or nearly so" in verb("check", dataset_dir=data)[0]
 
 
-def test_a_mix_shows_the_rows_of_an_epoch(verb):
+def test_a_mix_shows_the_rows_of_an_epoch(verb, sentences):
     out, _ = verb("check", mix="a.json:2,b.json:0.5")
     assert "a.json 30, b.json 4" in out
     report = json.loads(verb("check", "--json", mix="a.json:2,b.json:0.5")[0])
     assert report["steps"]["rows_of_an_epoch"] == 34
     _, err = verb("check", mix="c.json:2", expect=2)
-    assert "'c.json': no training file has this name (files: a.json, b.json)" in err
+    sentences(err, "c.json")
 
 
 def test_special_text_is_counted(verb, tmp_path):

@@ -37,12 +37,12 @@ def test_empty_folder(fails, tmp_path):
     assert "no data file in it (found: nothing)" in fails(dataset_dir=tmp_path / "empty")
 
 
-def test_folder_of_only_broken_json(fails, tmp_path):
+def test_folder_of_only_broken_json(fails, tmp_path, sentences):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.json").write_text('[{"instruction": "a", "output": "b"},\n {"instr')
     (tmp_path / "broken" / "b.json").write_text("not json")
     said = fails(dataset_dir=tmp_path / "broken")
-    assert "a.json:2:3: broken JSON after 1 whole row(s): Unterminated string" in said
+    sentences(said, "a.json:2:3")
     assert "b.json:1:1: broken JSON: Expecting value" in said
 
 
@@ -72,10 +72,10 @@ def test_weights_of_the_base_that_are_cut_short(run, inputs, tmp_path, size):
     assert f"error: {base}: the weights cannot be loaded: " in run("chat", base, "--ask", "你好", expect=2)
 
 
-def test_misspelt_trainable(fails):
+def test_misspelt_trainable(fails, sentences):
     said = fails(trainable="q_proj,v_prj", modules_to_save="lm_haed")
-    assert "--trainable: the base has no module 'v_prj'; did you mean 'v_proj'?" in said
-    assert "--modules_to_save: the base has no module 'lm_haed'; did you mean 'lm_head'?" in said
+    sentences(said, "--trainable")
+    sentences(said, "--modules_to_save")
 
 
 def test_a_module_that_is_like_none_is_answered_with_those_that_there_are(fails):
@@ -83,9 +83,9 @@ def test_a_module_that_is_like_none_is_answered_with_those_that_there_are(fails)
     assert "the base has no module 'attention'; it has down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj" in said
 
 
-def test_attention_code_that_is_misspelt(fails):
+def test_attention_code_that_is_misspelt(fails, sentences):
     said = fails(attn_implementation="sdap")
-    assert said == "error: options: --attn_implementation sdap: did you mean 'sdpa'?\n"
+    sentences(said, "--attn_implementation sdap")
     said = fails(attn_implementation="flex_attention", use_cpu=True)
     assert "--attn_implementation flex_attention: torch has no gradient" in said
 
@@ -113,8 +113,8 @@ def test_drop_last_that_would_leave_no_step(fails):
     assert "nothing would be trained" in said
 
 
-def test_evaluation_without_rows_to_evaluate(fails):
-    assert "evaluation needs --validation_file or --validation_split_percentage" in fails(do_eval=True, do_train=True)
+def test_evaluation_without_rows_to_evaluate(fails, sentences):
+    sentences(fails(do_eval=True, do_train=True), "--validation_file or")
 
 
 @pytest.mark.parametrize(

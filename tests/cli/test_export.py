@@ -183,13 +183,13 @@ def test_what_vllm_does_not_load_is_refused(train, run, inputs, tmp_path):
     assert not (tmp_path / "pure").exists()
 
 
-def test_options_that_contradict_each_other(run, inputs, tmp_path):
+def test_options_that_contradict_each_other(run, inputs, tmp_path, sentences):
     said = export(run, inputs.base, tmp_path / "x", "--pure_lora", expect=2)
     assert "--pure_lora: it divides the adapter of --peft_path" in said
     said = export(run, inputs.base, tmp_path / "x", "--pure_lora", "--gguf", "f16", adapters=["a"], expect=2)
     assert "--pure_lora: a GGUF file is of a merged model" in said
     said = export(run, inputs.base, tmp_path / "x", "--dtype", "float16", expect=2)
-    assert "--dtype float16: weights are rounded when adapters are merged" in said
+    sentences(said, "--dtype float16")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert "not empty" in export(run, inputs.base, tmp_path / "full", expect=2)
@@ -207,12 +207,12 @@ def test_a_model_that_llama_cpp_does_not_know_is_refused_before_anything_is_writ
     assert not (tmp_path / "x").exists()
 
 
-def test_what_is_wrong_is_said_before_anything_is_written(train, run, inputs, tmp_path):
+def test_what_is_wrong_is_said_before_anything_is_written(train, run, inputs, tmp_path, sentences):
     train(tmp_path / "out")
     adapter, out = adapter_of(tmp_path / "out"), tmp_path / "exported"
     said = export(run, inputs.base, out, "--template", "llama3", adapters=[adapter], expect=2)
     assert "has no token <|start_header_id|>" in said
-    assert "it is an adapter, which is given as --peft_path, beside its base" in export(run, adapter, out, expect=2)
+    sentences(export(run, adapter, out, expect=2), "--peft_path")
     assert "did you mean '--peft_path'?" in export(run, inputs.base, out, "--peft_pat", adapter, expect=2)
     (tmp_path / "file").write_text("mine")
     assert "file: a file; choose a folder" in export(run, inputs.base, tmp_path / "file", expect=2)

@@ -218,11 +218,11 @@ def test_other_words_that_are_no_text_are_named(words):
     assert line.endswith(f"{words[-1]} '\\udcca\\udcfd': not UTF-8; rename what has this name")
 
 
-def test_a_value_of_a_file_of_options_that_is_no_text_is_named(tmp_path):
+def test_a_value_of_a_file_of_options_that_is_no_text_is_named(tmp_path, sentences):
     (tmp_path / "run.yaml").write_text('template: "\\ud800"\nlora_rank: 4\n')
     done = forked("check", tmp_path / "run.yaml")
     assert done.code == 2
-    assert done.err == "error: options: --template '\\ud800': not UTF-8; rename what has this name\n"
+    sentences(done.err, "--template '")
 
 
 def test_a_folder_that_libraries_cannot_name_gets_no_merged_model(inputs, tmp_path):

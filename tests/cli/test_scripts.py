@@ -227,7 +227,7 @@ def checks(tmp_path):
     """Run `scripts/test.sh` where python, ruff and mypy only note how they are called; returns code and calls."""
     environment, calls = tmp_path / "venv", tmp_path / "calls"
     (environment / "bin").mkdir(parents=True)
-    note = f'#!/bin/sh\n[ "$1" = -c ] && exit 0\necho "${{OMP_NUM_THREADS:-}} $*" >> {calls}\n'
+    note = f'#!/bin/sh\n[ "$1" = -c ] && exit 0\necho "$*" >> {calls}\n'
     code = 'case "$*" in *--ignore=*) exit $FIRST ;; *) exit $SECOND ;; esac\n'
     for name, text in (("python", note + code), ("ruff", "#!/bin/sh\n"), ("mypy", "#!/bin/sh\n")):
         (environment / "bin" / name).write_text(text)
@@ -239,7 +239,6 @@ def checks(tmp_path):
     def call(*words, first=0, second=0):
         calls.write_text("")
         env = {**os.environ, "YANGTUO_VENV": str(environment), "FIRST": str(first), "SECOND": str(second)}
-        env.pop("OMP_NUM_THREADS", None)
         command = ["bash", SCRIPTS / "test.sh", *words]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         return done.returncode, calls.read_text().splitlines()
@@ -247,10 +246,9 @@ def checks(tmp_path):
     return call
 
 
-BY_THEMSELVES = [f"tests/distributed/test_{name}.py" for name in ("failures", "machines", "resume")]
-BY_THEMSELVES.append("tests/cli/test_demo.py")
-TWO = "1 -m pytest -n 2 --dist loadfile --no-loadscope-reorder " + " ".join(f"--ignore={one}" for one in BY_THEMSELVES)
-ALONE = " -m pytest " + " ".join(BY_THEMSELVES)
+BY_THEMSELVES = ["tests/distributed/test_failures.py", "tests/cli/test_demo.py"]
+TOGETHER = "-m pytest tests " + " ".join(f"--ignore={one}" for one in BY_THEMSELVES)
+ALONE = "-m pytest -n 0 " + " ".join(BY_THEMSELVES)
 
 
 @pytest.mark.parametrize(
@@ -263,9 +261,14 @@ ALONE = " -m pytest " + " ".join(BY_THEMSELVES)
         ["--hypothesis-seed=7"],
     ],
 )
-def test_tests_run_two_at_a_time_and_those_of_several_processes_alone(words, checks):
+def test_tests_run_together_and_those_that_watch_the_clock_by_themselves(words, checks):
     given = "".join(f" {word}" for word in words)
-    assert checks(*words) == (0, [f"{TWO}{given}", f"{ALONE}{given}"])
+    assert checks(*words) == (0, [f"{TOGETHER}{given}", f"{ALONE}{given}"])
+
+
+def test_the_quick_ring_is_what_plain_pytest_runs(checks):
+    assert checks("fast") == (0, ["-m pytest"])
+    assert checks("fast", "-x") == (0, ["-m pytest -x"])
 
 
 @pytest.mark.parametrize(
@@ -276,14 +279,13 @@ def test_tests_run_two_at_a_time_and_those_of_several_processes_alone(words, che
         ["-m", "not demo", "tests/cli"],
         ["-n", "4"],
         ["-n0"],
-        ["-p", "no:xdist"],
         ["--lf"],
         ["--pdb"],
         ["--collect-only"],
     ],
 )
 def test_what_is_named_or_asked_for_runs_as_it_is(words, checks):
-    assert checks(*words, second=3) == (3, [f" -m pytest {' '.join(words)}"])
+    assert checks(*words, second=3) == (3, [f"-m pytest {' '.join(words)}"])
 
 
 @pytest.mark.parametrize(

@@ -289,14 +289,14 @@ def test_a_command_that_asks_for_another_result_is_not_the_finished_run(change, 
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
-def test_the_finished_run_says_what_of_a_command_is_without_effect(train, tmp_path):
+def test_the_finished_run_says_what_of_a_command_is_without_effect(train, tmp_path, sentences):
     train(seed=1)
     said = train(seed=2, logging_steps=3, save_total_limit=1, eval_steps=7)
     assert "holds this very run, finished" in said
     assert "--seed 2 has no effect: the finished run had 1" in said
     for name in ("logging_steps", "save_total_limit"):
         assert f"--{name} has no effect: the run is finished, and this option changes no result" in said
-    assert "--eval_steps has no effect: neither --do_eval nor --eval_strategy is given" in said
+    sentences(said, "--eval_steps has")
 
 
 def test_an_unfinished_run_does_not_go_on_with_another_validation_set(train, inputs, tmp_path):
@@ -560,9 +560,9 @@ def test_values_that_are_looked_at_late_are_refused_before_anything_is_read(run,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_schedule_that_cannot_be_made_is_refused_before_the_weights_are_loaded(train, tmp_path):
+def test_a_schedule_that_cannot_be_made_is_refused_before_the_weights_are_loaded(train, tmp_path, sentences):
     said = train(lr_scheduler_type="polynomial", lr_scheduler_kwargs='{"lr_end": 1}', expect=2)
-    assert "--lr_scheduler_type polynomial cannot be made: lr_end (1) must be smaller" in said
+    sentences(said, "--lr_scheduler_type polynomial")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,7 @@
 """Imports point one way, and what only looks at data starts without torch."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -117,45 +118,35 @@ def test_a_broken_twin_is_found(source, found):
     assert offences("data", *RULES["data"], imports=twin) == ({"yangtuo.data.twin": found} if found else {})
 
 
-def loaded_by(*modules, then=""):
-    """Which of the slow libraries a fresh interpreter has after importing these, and doing something with them."""
-    code = f"import sys, {', '.join(modules)}\n{then}\n"
-    code += "print(*({'torch', 'transformers', 'peft', 'accelerate'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
+# Run one after the other in one fresh interpreter, which tells after each which slow libraries it has.
+STAGES = {
+    "import what looks at data": "import yangtuo, yangtuo.cli, yangtuo.config.schema, yangtuo.engine.planning, "
+    "yangtuo.engine.layout, yangtuo.config.parser, "
+    + ", ".join(module for module in MODULES if lies_in(module, "yangtuo.data")),
+    "parse": """
+from yangtuo.config.parser import *
+from yangtuo.config.settings import as_dict
+parser = build_parser("yangtuo check")
+as_dict(parse(words, parser)[0])""",
+    "print the short help": "parser.print_help()",
+    "make the long help": "parser.format_long_help()",
+    "import what computes": "import yangtuo.engine.batches",
+}
 
 
-def test_data_starts_without_torch():
-    data = [module for module in MODULES if lies_in(module, "yangtuo.data")]
-    assert (
-        loaded_by(
-            "yangtuo",
-            "yangtuo.cli",
-            "yangtuo.config.schema",
-            "yangtuo.engine.planning",
-            "yangtuo.engine.layout",
-            *data,
-        )
-        == set()
-    )
-    assert "torch" in loaded_by("yangtuo.engine.batches")
-
-
-def parsed(*words, prints=""):
-    """What parsing these words in a fresh interpreter has loaded."""
-    build = "parser = build_parser('yangtuo check')"
-    then = "from yangtuo.config.parser import *\nfrom yangtuo.config.settings import as_dict\n"
-    then += f"{build}\nas_dict(parse({words!r}, parser)[0])\n{prints}"
-    return loaded_by("yangtuo.config.parser", then=then)
-
-
-def test_a_command_line_is_parsed_without_torch(tmp_path):
+def test_a_command_line_is_parsed_and_data_is_read_without_torch(tmp_path):
+    """Only the help in full has the words of transformers."""
     file = tmp_path / "run.yaml"
     file.write_text("lr_scheduler_kwargs: {num_cycles: 0.25}\nlabel_smoothing_factor: 0.1\ntrainable: [q_proj]\n")
-    assert loaded_by("yangtuo.config.parser") == set()
-    assert parsed(str(file), *SEED_PAGE.split()) == set()
-
-
-def test_help_loads_transformers_only_where_it_explains_it():
-    assert parsed(prints="parser.print_help()") == set()
-    assert "transformers" in parsed(prints="parser.format_long_help()")
+    code = f"import sys, json\nwords, shared, loaded = {[str(file), *SEED_PAGE.split()]!r}, {{}}, []\n"
+    code += f"shared['words'] = words\nfor stage in {list(STAGES.values())!r}:\n    exec(stage, shared)\n"
+    code += (
+        "    loaded.append([name for name in ('torch', 'transformers', 'peft', 'accelerate') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nprint(json.dumps(loaded))"], capture_output=True, text=True, check=True
+    )
+    data, parse, short, long, compute = json.loads(done.stdout.splitlines()[-1])
+    assert data == parse == short == []
+    assert "transformers" in long
+    assert "torch" in compute

@@ -207,12 +207,10 @@ def test_an_option_of_several_words_and_one_that_may_stand_bare():
     assert training_of("--fsdp")["fsdp"] is True
 
 
-def test_a_switch_says_what_it_takes():
+def test_a_switch_says_what_it_takes(sentences):
     with pytest.raises(UsageError) as caught:
         training_of("--fp16", "maybe")
-    assert str(caught.value) == (
-        "yangtuo check: argument --fp16: 'maybe' is neither true nor false (yes and no, t and f, y and n, 1 and 0 too)"
-    )
+    sentences(str(caught.value), "--fp")
 
 
 def test_what_is_refused_is_refused_whatever_its_value():

@@ -126,14 +126,14 @@ def test_sub_folders_without_data_are_not_offered_again(tmp_path):
     assert "--include_subfolders" not in finding_fault(tmp_path, tmp_path, recursive=True)
 
 
-def test_no_such_place_names_the_option(tmp_path):
+def test_no_such_place_names_the_option(tmp_path, sentences):
     rest = "no such folder or file; give a folder with data files, or files"
     assert finding_fault(tmp_path / "none", tmp_path) == f"--dataset_dir DIR/none: {rest}"
     one = write(tmp_path / "a.json")
     assert finding_fault(f"{one},b.json", tmp_path, option="train_file") == f"--train_file b.json: {rest}"
     assert finding_fault("x" * 5_000, tmp_path).endswith(rest)
     assert finding_fault("x\0", tmp_path).endswith(rest)
-    assert finding_fault(",", tmp_path) == "--dataset_dir ,: names no file; give a folder with data files, or files"
+    sentences(finding_fault(",", tmp_path), "--dataset_dir")
 
 
 def test_a_pipe_is_no_plain_file(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.unit.engine.families import PADDED, SHARING, model_of, rows
+from tests.invariants.families import PADDED, SHARING, model_of, rows
 from yangtuo.engine import probe
 from yangtuo.engine.layer_kinds import reason_not_to_share
 from yangtuo.engine.loss import SupervisedLoss

@@ -1,6 +1,6 @@
 """Model families by what they can share, tiny and random; as a program, the table of their gradients' distances.
 
-    python -m tests.unit.engine.families
+    python -m tests.invariants.families
 
 For each family and dtype: how far the gradient of the trained LoRA weights is off where two rows share their prefix, as
 a part of its size. The trial before a run draws its limit between the two groups.
@@ -108,7 +108,7 @@ def rows() -> Examples:
 
 def table() -> None:
     """Print it."""
-    from tests.unit.engine.test_families import tried
+    from tests.invariants.test_families import tried
 
     sys.stdout.write(f"{'':20}{'float32':>12}{'bfloat16':>12}{'float16':>12}\n")
     for kind in (*SHARING, *PADDED):
