@@ -159,8 +159,8 @@ def tiny_adapter(
     from yangtuo.data.tokenizer import open_tokenizer
     from yangtuo.model.adapter_state import save, trained_parameters
     from yangtuo.model.adapters import attach_new
-    from yangtuo.model.asking import asking_of
     from yangtuo.model.base import fit_vocabulary
+    from yangtuo.model.prompt_files import prompt_files_of
 
     opened = open_tokenizer(tokenizer or base)
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -172,5 +172,5 @@ def tiny_adapter(
         for _, weight in sorted(weights.items()):
             weight.copy_(torch.randn(weight.shape, generator=draws) * 0.2)
     known = provenance_of(base, opened, **provenance)
-    save(adapter, folder, asking_of(from_values(known["template"]), opened, None), weights, known)
+    save(adapter, folder, prompt_files_of(from_values(known["template"]), opened, None), weights, known)
     return folder

@@ -312,7 +312,7 @@ def test_an_adapter_that_continues_another_is_merged_alone(train, run, inputs, t
     assert f"--peft_path {second},{above} --output_dir merged" in said
 
 
-# ---- full modules when continuing
+# ---- modules_to_save when continuing
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--ask", action="append", metavar="QUESTION", help="Ask this and end; may be given several times.")
     add("--multi_turn", action="store_true", help="Questions of --ask or a pipe follow each other in one dialogue.")
     add("--json", action="store_true", help="One JSON object a question.")
-    add("--torch_dtype", help="Number format: auto (as stored), float32, bfloat16 or float16. Default: auto.")
+    add("--torch_dtype", help="Dtype: auto (as stored), float32, bfloat16 or float16. Default: auto.")
     add("--use_cpu", action="store_true", help="Do not use an accelerator.")
     add("--cache_dir", help="Where hub models are kept. Default: the hub's own cache.")
     add("--trust_remote_code", action="store_true", help="Run Python code that comes with the model.")

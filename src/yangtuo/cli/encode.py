@@ -12,10 +12,9 @@ from typing import Any
 from yangtuo import logs, output
 from yangtuo.config.settings import Settings
 from yangtuo.data.audit import audit, summary
-from yangtuo.data.encoding import end_id
 from yangtuo.data.examples import Examples
 from yangtuo.errors import UsageError
-from yangtuo.training.dataset import encode_files, open_data, tell_without_effect
+from yangtuo.training.dataset import encode_files, folders, open_data, tell_without_effect
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +41,10 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         output.check_place(Path(out), "out")
     unused = ("mix", "deduplicate", "validation_split_percentage")
     tell_without_effect(settings, unused, "every kept row is written, once")
-    opened = open_data(settings)
+    opened = open_data(settings, *folders(settings))
     stored = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
     examples = stored.examples
-    for line in summary("data", audit(examples, stored, end_id(opened.tokenizer, opened.template))):
+    for line in summary("data", audit(examples, stored, opened.end_id)):
         logger.info(line)
     # Standard output may lack what a file's name has; then its escape is written.
     escapes = out == "-" and not logs.can_print("".join(examples.paths))

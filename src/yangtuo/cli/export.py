@@ -3,7 +3,7 @@
 With adapters, they are merged into the base first, with the proofs of `yangtuo merge`. Beside the weights lie what asks
 the model as training did: chat_template.jinja, generation_config.json with the end tokens, an Ollama Modelfile,
 prompt.txt; with --gguf a file for llama.cpp. With --pure_lora there are two folders instead: a base that has the
-adapter's full modules inside, and a plain LoRA for it.
+adapter's modules_to_save inside, and a plain LoRA for it.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pure_lora",
         action="store_true",
-        help="Write base/ with the adapter's full modules inside and adapter/ with LoRA alone, as vLLM loads them.",
+        help="Write base/ with the adapter's modules_to_save inside and adapter/ with LoRA alone, as vLLM loads them.",
     )
 
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     if options.gguf:  # what llama.cpp does not know is refused before hours of merging
         num_rows = job.plan.chain.num_rows if job else read_config(folder).get_text_config().vocab_size
         architecture(folder, read_config(folder))
-        vocabulary.fields(texts.asking.tokenizer, num_rows)
+        vocabulary.fields(texts.prompt_files.tokenizer, num_rows)
     if job:
         check_room(job, out)
     with new_folder(out, "output_dir") as draft:
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
         else:
             write_whole(job or folder, draft, out, texts, base_name=asked.model_name_or_path, gguf=options.gguf)
     _tell(out, options, gguf_name(options.gguf))
-    texts.asking.tell()
+    texts.prompt_files.tell()
 
 
 def _check_combination(options: argparse.Namespace) -> None:

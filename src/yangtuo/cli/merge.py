@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from yangtuo.merge.job import DTYPES, MergeOptions, base_folder, check_room, prepare
-from yangtuo.merge.make import how_asked, write_merged
+from yangtuo.merge.make import prompt_files_for, write_merged
 from yangtuo.output import new_folder
 
 logger = logging.getLogger(__name__)
@@ -62,9 +62,9 @@ def run(options: argparse.Namespace) -> None:
     out, asked = Path(options.output_dir), merge_options_of(options)
     job = prepare(asked, base_folder(asked))
     check_room(job, out)
-    asking = how_asked(job)
+    prompt_files = prompt_files_for(job)
     with new_folder(out, "output_dir") as draft:
-        write_merged(job, draft, options.model_name_or_path, asking)
+        write_merged(job, draft, options.model_name_or_path, prompt_files)
     logger.info("merged and proven: %s", out)
-    if asking:
-        asking.tell()
+    if prompt_files:
+        prompt_files.tell()

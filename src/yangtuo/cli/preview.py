@@ -15,7 +15,7 @@ from yangtuo.data.examples import Examples, RowOutcome
 from yangtuo.data.measures import sample
 from yangtuo.data.token_view import TokenView, token_views
 from yangtuo.errors import UsageError
-from yangtuo.training.dataset import encode_files, open_data, tell_without_effect
+from yangtuo.training.dataset import encode_files, folders, open_data, tell_without_effect
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         output.check_place(Path(options.html), "html")
     unused = ("mix", "deduplicate", "validation_split_percentage")
     tell_without_effect(settings, unused, "rows are shown as they are encoded, of all that are kept")
-    opened = open_data(settings)
+    opened = open_data(settings, *folders(settings))
     stored = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
     examples = stored.examples
     if options.row is not None:

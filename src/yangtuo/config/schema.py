@@ -59,7 +59,7 @@ class ModelArguments:
     )
     torch_dtype: str | None = _option(
         None,
-        "Number format of the frozen base weights: auto (as stored), float32, bfloat16 or float16. Default: auto. "
+        "Dtype of the frozen base weights: auto (as stored), float32, bfloat16 or float16. Default: auto. "
         "Replaced, and said, where the hardware cannot train well in it. Trained weights are always float32.",
         aliases=["--dtype"],
         decides=Decides.RESULT,
@@ -272,8 +272,8 @@ class LoraArguments:
     )
     modules_to_save_policy: ModulesToSavePolicy = _option(
         ModulesToSavePolicy.KEEP,
-        "When continuing, what becomes of the adapter's full modules. keep: trained further; freeze: used and saved, "
-        "not trained; drop: left out, the base's own are used; reset: trained again from the base's.",
+        "When continuing, what becomes of the adapter's modules_to_save. keep: trained further; freeze: used and "
+        "saved, not trained; drop: left out, the base's own are used; reset: trained again from the base's.",
         decides=Decides.RESULT,
     )
     force_base: bool = _option(

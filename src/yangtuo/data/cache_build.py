@@ -6,11 +6,11 @@ The main process reads and checks rows; batches of them are encoded by worker pr
 import json
 import multiprocessing
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,31 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "hashes": ("<u8", 2),
 }
 _BATCH_ROWS = 2048
-_PARALLEL_BYTES = (
-    1 << 24
-)  # of data files; below, threads are faster (docs/log.md); processes share the work in Python too
+# Of data files; below, threads are faster (docs/log.md), above, processes, which share the work in Python too.
+_PARALLEL_BYTES = 1 << 24
 _MOST_WAITING = 3  # batches for each worker that are read ahead, so that memory stays bounded
 
 _Result = tuple[dict[str, Any], list[Dropped], dict[str, int]]
+
+
+@dataclass
+class _Totals:
+    """What all batches gave together; `is_plain` where weights say no more than the mask."""
+
+    num_kept: int = 0
+    num_tokens: int = 0
+    is_plain: bool = True
+    dropped: list[Dropped] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    special: Counter[str] = field(default_factory=Counter)
+
+    def add(self, arrays: dict[str, Any], dropped: list[Dropped], special: dict[str, int]) -> None:
+        self.num_kept += len(arrays["rows"])
+        self.num_tokens += len(arrays["input_ids"])
+        self.is_plain = self.is_plain and bool((arrays["weights"] == arrays["supervised"]).all())
+        self.dropped += dropped[: max(0, MOST_LISTED - len(self.dropped))]
+        self.reasons.update(count_reasons(dropped))
+        self.special.update(special)
 
 
 def build(
@@ -59,14 +78,9 @@ def build(
     Raises:
         DataError: see `readers.records.Reader` and `encoding_options.check_kept`.
     """
-    names = list(map(str, paths))
+    names, totals = list(map(str, paths)), _Totals()
     num_bytes = sum(path.stat().st_size for path in paths if path.is_file())
     is_large = num_bytes >= _PARALLEL_BYTES
-    dropped: list[Dropped] = []
-    reasons: dict[str, int] = {}
-    special: dict[str, int] = {}
-    num_kept = num_tokens = 0
-    is_plain = True  # weights say no more than the mask
     with ExitStack() as stack:
         bar: tqdm[Any] = stack.enter_context(
             tqdm(
@@ -85,34 +99,28 @@ def build(
             for name, column in arrays.items():
                 # Not tofile, which does not say why it fails.
                 out[name].write(np.ascontiguousarray(column, dtype=COLUMNS[name][0]).data)
-            is_plain = is_plain and bool((arrays["weights"] == arrays["supervised"]).all())
-            num_kept, num_tokens = num_kept + len(arrays["rows"]), num_tokens + len(arrays["input_ids"])
-            for reason, count in count_reasons(dropped_there).items():
-                reasons[reason] = reasons.get(reason, 0) + count
-            dropped += dropped_there[: max(0, MOST_LISTED - len(dropped))]
-            for text, count in special_there.items():
-                special[text] = special.get(text, 0) + count
-            bar.set_postfix_str(f"{num_kept:,} rows", refresh=False)
+            totals.add(arrays, dropped_there, special_there)
+            bar.set_postfix_str(f"{totals.num_kept:,} rows", refresh=False)
     num_read = sum(source.num_rows for source in reader.sources)
     if read_options.bad_rows is BadRows.ERROR:
-        check_rendered(dropped, reasons)
-    check_kept(num_kept, num_read, dropped, reasons, options)
-    if is_plain:
+        check_rendered(totals.dropped, totals.reasons)
+    check_kept(totals.num_kept, num_read, totals.dropped, totals.reasons, options)
+    if totals.is_plain:
         (folder / "weights").unlink()
     number_of = {name: number for number, name in enumerate(names)}
     about = {
-        "rows": num_kept,
-        "tokens": num_tokens,
+        "rows": totals.num_kept,
+        "tokens": totals.num_tokens,
         "tokenizer": str(tokenizer.folder.resolve()),
         "template": options.template.name,
         "max_seq_length": options.max_seq_length,
         "truncation": options.truncation,
         "reading": asdict(read_options),
         "sources": [asdict(source) for source in reader.sources],
-        "dropped": [[number_of[one.source], *one[1:]] for one in (*reader.dropped, *dropped)],
+        "dropped": [[number_of[one.source], *one[1:]] for one in (*reader.dropped, *totals.dropped)],
         "num_bad": reader.num_dropped,
-        "reasons": reasons,
-        "special": special,
+        "reasons": totals.reasons,
+        "special": totals.special,
     }
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
@@ -135,9 +143,8 @@ def _encoded(
     batches = (
         batch
         for batch in _batches(reader.records())
-        if not (
-            reader.num_dropped and reader.read_options.bad_rows is BadRows.ERROR
-        )  # reading goes on to name the others
+        # Where one row is an error, reading goes on only to name the others.
+        if not (reader.num_dropped and reader.read_options.bad_rows is BadRows.ERROR)
     )
     if not is_large or workers == 1:
         encoder = Encoder(tokenizer, options, num_workers)

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from yangtuo.data.examples import Examples
-from yangtuo.data.hashing import Hashes, mixed
+from yangtuo.data.examples import Examples, Hashes, mixed
 
 _CHUNK_ROWS = 8192
 _ALIKE = 0.8  # Jaccard similarity of their triples of tokens, from which on two rows are nearly equal

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 
 from yangtuo.config.choices import Truncation
-from yangtuo.data.columns import Columns, examples_of
 from yangtuo.data.control_tokens import SpecialText, split_as_transformers, split_at_controls
 from yangtuo.data.encoding_options import (
     NO_ANSWER_LEFT,
@@ -27,7 +26,7 @@ from yangtuo.data.encoding_options import (
     check_kept,
     count_reasons,
 )
-from yangtuo.data.examples import Examples, RowOutcome
+from yangtuo.data.examples import Columns, Examples, RowOutcome, examples_of
 from yangtuo.data.readers.records import Dropped
 from yangtuo.data.records import Record, Turn
 from yangtuo.data.templates import Exchange, Piece, Template, TemplateFault

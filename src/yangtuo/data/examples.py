@@ -1,14 +1,17 @@
-"""Encoded rows as columns."""
+"""Encoded rows as columns: put together, hashed, looked at and chosen from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntFlag
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from yangtuo.data.hashing import Hashes, hashes_of
+from yangtuo.data.readers.records import Dropped
 
+Hashes = npt.NDArray[np.uint64]
 IGNORED_LABEL = -100  # the label that transformers and torch leave out of the loss
 
 
@@ -47,7 +50,7 @@ class Examples:
         source_numbers: int32 [num_rows], index into `paths`.
         rows: int64 [num_rows], 0-based row number in its file.
         outcomes: uint8 [num_rows], `RowOutcome` of each row.
-        hashes: uint64 [num_rows, 2], of each row and of its prompt, see `hashing`.
+        hashes: uint64 [num_rows, 2], of each row and of its prompt, see `hashes_of`.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -140,3 +143,93 @@ class Examples:
         chosen = np.asarray(indices, dtype=np.int64)
         by_row = ("begins", "ends", "trained", "source_numbers", "rows", "outcomes", "hashes")
         return replace(self, **{name: getattr(self, name)[chosen] for name in by_row})
+
+
+@dataclass
+class Columns:
+    """Encoded rows of some records, as they are put together; numbers of sources are those of `paths`.
+
+    `dropped` lists the records without an example, `special` how often texts held what looks like a control token.
+    """
+
+    input_ids: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    runs: "array[int]" = field(default_factory=lambda: array("q"))  # lengths, without and with a loss in turn
+    run_weights: "array[float]" = field(default_factory=lambda: array("f"))
+    num_runs: "array[int]" = field(default_factory=lambda: array("q"))  # of each row
+    sources: list[str] = field(default_factory=list)
+    rows: "array[int]" = field(default_factory=lambda: array("q"))
+    outcomes: bytearray = field(default_factory=bytearray)
+    dropped: list[Dropped] = field(default_factory=list)
+    special: dict[str, int] = field(default_factory=dict)
+
+    def arrays(self, paths: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """`input_ids`, `supervised`, `weights` by token; `lengths`, `trained`, `source_numbers`, `rows`, ..."""
+        ids = np.concatenate(self.input_ids) if self.input_ids else np.zeros(0, np.int32)
+        runs, run_weights = np.frombuffer(self.runs, np.int64), np.frombuffer(self.run_weights, np.float32)
+        firsts = np.concatenate([[0], np.cumsum(np.frombuffer(self.num_runs, np.int64))]).astype(np.int64)[:-1]
+
+        def by_row(of_runs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return np.add.reduceat(of_runs, firsts) if len(firsts) else of_runs[:0]
+
+        trained = [by_row(runs * (run_weights > 0)), by_row(runs * run_weights.astype(np.float64))]
+        number_of = {path: number for number, path in enumerate(paths)}
+        supervised, lengths = np.repeat(run_weights > 0, runs), by_row(runs)
+        return {
+            "input_ids": ids,
+            "supervised": supervised,
+            "weights": np.repeat(run_weights, runs),
+            "lengths": lengths,
+            "trained": np.stack(trained, axis=1).astype(np.float64),
+            "source_numbers": np.array([number_of[source] for source in self.sources], dtype=np.int32),
+            "rows": np.frombuffer(self.rows, np.int64),
+            "outcomes": np.frombuffer(self.outcomes, np.uint8),
+            "hashes": hashes_of(ids, supervised, lengths),
+        }
+
+
+def examples_of(arrays: Mapping[str, npt.NDArray[Any]], paths: tuple[str, ...]) -> Examples:
+    """Columns put together; `weights` left out where they say no more than `supervised`."""
+    rest = dict(arrays)
+    lengths, weights = rest.pop("lengths"), rest.pop("weights", None)
+    is_plain = weights is None or bool((weights == rest["supervised"]).all())
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return Examples(**rest, weights=None if is_plain else weights, begins=ends - lengths, ends=ends, paths=paths)
+
+
+def hashes_of(input_ids: npt.NDArray[Any], supervised: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Hashes:
+    """Two hashes of each row: of its tokens with which of them carry a loss, and of its prompt.
+
+    The prompt is what the model reads before the row's first trained token.
+
+    Args:
+        input_ids: ids of all rows, one after another [num_tokens].
+        supervised: which carry a loss [num_tokens].
+        lengths: tokens of each row, at least one [num_rows].
+
+    Returns:
+        uint64 [num_rows, 2].
+    """
+    if not len(lengths):
+        return np.zeros((0, 2), dtype=np.uint64)
+    trained = supervised.astype(bool)
+    firsts = np.cumsum(lengths) - lengths
+    place = (np.arange(len(input_ids)) - np.repeat(firsts, lengths)).astype(np.uint64)
+    ids = input_ids.astype(np.uint64)
+    seen = np.cumsum(trained)
+    is_prompt = seen == np.repeat(seen[firsts] - trained[firsts], lengths)
+    ordered = place * np.uint64(0xC2B2AE3D27D4EB4F) + np.uint64(1)
+    tokens = mixed(ids * np.uint64(0x9E3779B97F4A7C15) + ordered)
+    marked = mixed((ids + (trained.astype(np.uint64) << np.uint64(40))) * np.uint64(0x9E3779B97F4A7C15) + ordered)
+    prompts = np.where(is_prompt, tokens, np.uint64(0))
+    return np.stack([np.add.reduceat(marked, firsts), np.add.reduceat(prompts, firsts)], axis=1)
+
+
+def mixed(values: Hashes) -> Hashes:
+    """The finaliser of splitmix64: nearby values become far apart.
+
+    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    """
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    result: Hashes = values ^ (values >> np.uint64(31))
+    return result

@@ -126,7 +126,7 @@ def mean_loss(
         loss: its loss function.
         layouts: this rank's share of the rows.
         total_weight: of all ranks' predictions.
-        accelerator: adds up over ranks, and sets the number format of the forward.
+        accelerator: adds up over ranks, and sets the dtype of the forward.
     """
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)

@@ -16,7 +16,7 @@ from yangtuo.engine.training_state import EngineState, OptimizerState, Tensors, 
 from yangtuo.errors import CheckpointError, YangtuoError, one_line
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
-from yangtuo.model.asking import Asking
+from yangtuo.model.prompt_files import PromptFiles
 from yangtuo.model.provenance import WEIGHTS_FILE
 from yangtuo.model.sharding import reshard, shape_of
 
@@ -29,14 +29,14 @@ class Saver:
 
     Attributes:
         adapter: the trained model.
-        asking: saved with it.
+        prompt_files: saved with it.
         provenance: what the adapter is trained on, see `model.provenance`; saved with it.
         writes: whether this process writes; one does, or one a machine (`--save_on_each_node`).
         device: where tensors are exchanged.
     """
 
     adapter: Adapter
-    asking: Asking
+    prompt_files: PromptFiles
     provenance: Mapping[str, Any]
     writes: bool
     device: torch.device
@@ -77,7 +77,7 @@ class Saver:
 
         def write() -> None:
             sizes = [tensor.nbytes for tensors in (weights, state.tensors) for tensor in tensors.values()]
-            checkpoint.check_room(folder, sum(sizes) + self.asking.num_bytes() + _ROOM)
+            checkpoint.check_room(folder, sum(sizes) + self.prompt_files.num_bytes() + _ROOM)
             with checkpoint.written(folder) as draft:
                 self._write_adapter(draft, weights)
                 (draft / checkpoint.TRAINER_STATE).write_text(trainer_state, encoding="utf-8")
@@ -117,7 +117,7 @@ class Saver:
         return engine_state.weights(on_this_rank=self.writes) | kept
 
     def _write_adapter(self, folder: Path, weights: Tensors) -> None:
-        adapter_state.save(self.adapter, folder, self.asking, weights, self.provenance)
+        adapter_state.save(self.adapter, folder, self.prompt_files, weights, self.provenance)
 
     def _on_writers(self, write: Callable[[], None]) -> None:
         """All ranks fail, or none."""

@@ -3,7 +3,7 @@
 With adapters, they are merged into the base first, with the proofs of `yangtuo merge`. Beside the weights lie what asks
 the model as training did: chat_template.jinja, generation_config.json with the end tokens, an Ollama Modelfile,
 prompt.txt; with --gguf a file for llama.cpp. With --pure_lora there are two folders instead: a base that has the
-adapter's full modules inside, and a plain LoRA for it.
+adapter's modules_to_save inside, and a plain LoRA for it.
 """
 
 import json
@@ -28,8 +28,8 @@ from yangtuo.merge import edits, fit, make, verify
 from yangtuo.merge import plan as merge_plan
 from yangtuo.merge.job import Job
 from yangtuo.model import adapter_files, fingerprint, generation_config, provenance, serving
-from yangtuo.model.asking import CHAT_TEMPLATE, Asking, asking_of
 from yangtuo.model.base import read_config
+from yangtuo.model.prompt_files import CHAT_TEMPLATE, PromptFiles, prompt_files_of
 from yangtuo.model.weight_files import open_weights
 from yangtuo.output import check_space
 
@@ -44,8 +44,8 @@ _LINKED_BYTES = 1 << 20  # files of weights are linked, texts are written anew
 class Texts:
     """What asks the model, by file name; made before anything is written."""
 
-    asking: Asking
-    files: Mapping[str, str]  # beside those of `asking`
+    prompt_files: PromptFiles
+    files: Mapping[str, str]  # beside those of `prompt_files`
     choosing: Mapping[str, float]  # of the tokens of an answer
 
 
@@ -73,14 +73,14 @@ def texts_of(job: Job | None, folder: Path, template: str | None, system_prompt:
     if job and template is None and not any(provenance.template_of(saved.folder) for saved in job.adapters):
         logger.warning("template: none travels with the adapter; name the one of its training with --template")
     existing = generation_config.first_of(folders)
-    asking = asking_of(found, tokenizer, existing[1] if existing else None, is_strict=True)
-    values = json.loads(asking.files[generation_config.GENERATION_CONFIG])
+    prompt_files = prompt_files_of(found, tokenizer, existing[1] if existing else None, is_strict=True)
+    values = json.loads(prompt_files.files[generation_config.GENERATION_CONFIG])
     try:
         files = {"prompt.txt": serving.prompt_text_of(found, tokenizer)}
     except DataError as error:
         logger.warning("prompt.txt is not written: %s", error)
         files = {}
-    return Texts(asking.tried(folder / "config.json"), files, generation_config.choosing(values, folder)[0])
+    return Texts(prompt_files.tried(folder / "config.json"), files, generation_config.choosing(values, folder)[0])
 
 
 def write_whole(source: Job | Path, draft: Path, out: Path, texts: Texts, *, base_name: str, gguf: str | None) -> None:
@@ -92,13 +92,13 @@ def write_whole(source: Job | Path, draft: Path, out: Path, texts: Texts, *, bas
     """
     if isinstance(source, Path):
         _copy(source, draft, out)
-        make.save_asking(texts.asking, draft)
+        make.save_prompt_files(texts.prompt_files, draft)
     else:
-        make.write_merged(source, draft, base_name, texts.asking)
+        make.write_merged(source, draft, base_name, texts.prompt_files)
     _write_texts(texts, draft)
     file = gguf_name(gguf)
     if file and gguf:
-        convert.write(draft, draft / file, gguf, texts.asking.files[CHAT_TEMPLATE], option="output_dir")
+        convert.write(draft, draft / file, gguf, texts.prompt_files.files[CHAT_TEMPLATE], option="output_dir")
     _write_modelfile(texts, draft, file)
 
 
@@ -115,7 +115,7 @@ def _write_texts(texts: Texts, place: Path) -> None:
 def _write_modelfile(texts: Texts, place: Path, file: str | None) -> None:
     try:
         text = serving.modelfile_of(
-            texts.asking.template, texts.asking.tokenizer, f"./{file}" if file else ".", texts.choosing
+            texts.prompt_files.template, texts.prompt_files.tokenizer, f"./{file}" if file else ".", texts.choosing
         )
     except DataError as error:
         logger.warning("Modelfile is not written: %s", error)
@@ -146,7 +146,7 @@ def _link(path: Path, folder: Path) -> None:
 
 
 def write_split(job: Job, draft: Path, out: Path, texts: Texts) -> None:
-    """A base with the adapter's full modules inside, and a plain LoRA for it.
+    """A base with the adapter's modules_to_save inside, and a plain LoRA for it.
 
     Raises:
         ProofError: together they are not the base with the adapter.
@@ -156,24 +156,26 @@ def write_split(job: Job, draft: Path, out: Path, texts: Texts) -> None:
     base.mkdir()
     edits.write(job.base, chain, base, job.dtype)
     *below, last = (saved.sha256 for saved in job.adapters)
-    make.write_small_files(job, base, chain, [*job.merged_before, *below, f"{last} (full modules)"])
+    make.write_small_files(job, base, chain, [*job.merged_before, *below, f"{last} (modules_to_save)"])
     config = read_config(base)
-    plain_lora.write_lora(lora, adapter, _provenance_of(job, base, out / BASE_FOLDER, config, texts.asking))
-    texts.asking.save(adapter)
+    plain_lora.write_lora(lora, adapter, _provenance_of(job, base, out / BASE_FOLDER, config, texts.prompt_files))
+    texts.prompt_files.save(adapter)
     _prove(job, chain, draft)
-    make.save_asking(texts.asking, base)
+    make.save_prompt_files(texts.prompt_files, base)
     _write_texts(texts, base)
 
 
-def _provenance_of(job: Job, base: Path, name: Path, config: PreTrainedConfig, asking: Asking) -> dict[str, Any]:
+def _provenance_of(
+    job: Job, base: Path, name: Path, config: PreTrainedConfig, prompt_files: PromptFiles
+) -> dict[str, Any]:
     """The plain LoRA's, for its new base."""
     return {
         **(job.known[-1] or {}),
         "yangtuo": __version__,
         "base": fingerprint.of_base(str(name), base, config),
         "stack": [],
-        "tokenizer": {"sha256": asking.tokenizer.sha256(), "num_tokens": asking.tokenizer.num_tokens},
-        "template": to_values(asking.template),
+        "tokenizer": {"sha256": prompt_files.tokenizer.sha256(), "num_tokens": prompt_files.tokenizer.num_tokens},
+        "template": to_values(prompt_files.template),
     }
 
 

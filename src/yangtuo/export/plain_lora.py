@@ -1,4 +1,4 @@
-"""An adapter with full modules as two: a base that has those inside, and a plain LoRA that vLLM and others take.
+"""An adapter with modules_to_save as two: a base that has those inside, and a plain LoRA that vLLM and others take.
 
 vLLM knows no `modules_to_save`, no new rows and no DoRA, and one rank and one scale for all modules. Rank and scale are
 made one by arithmetic: small ranks are filled up with zeros, and B takes the scale in. A function of a merge's plan.

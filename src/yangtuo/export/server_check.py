@@ -182,6 +182,6 @@ def notes(
                 yield "the model on the server has another TEMPLATE than the Modelfile of this folder; create it again"
     if Match.DIFFERS not in prompts and any(row.answer is Match.DIFFERS for row in rows):
         yield (
-            "the prompts are right and answers differ: other weights, a quantisation, another number format, or "
+            "the prompts are right and answers differ: other weights, a quantisation, another dtype, or "
             "near ties that rounding decides"
         )

@@ -1,6 +1,6 @@
 """Models to be asked, not trained: a base, a base with an adapter on it, or a merged folder.
 
-Opened as training has it: the same vocabulary rows, the same number formats, the adapter's own tokenizer and template.
+Opened as training has it: the same vocabulary rows, the same dtypes, the adapter's own tokenizer and template.
 An adapter leaves the base beside it in memory, so that both can be asked with one set of weights.
 """
 
@@ -27,6 +27,7 @@ from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenize
 from yangtuo.errors import AdapterError, UsageError, one_line
 from yangtuo.model import adapter_files, base, fingerprint, provenance
 from yangtuo.model.adapter_config import CONFIG_FILE
+from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.adapters import attach_saved, merge_in
 from yangtuo.model.base import Hardware
 from yangtuo.model.folders import local_folder
@@ -184,7 +185,7 @@ def open_model(
 
     Args:
         places: of the weights.
-        model: number format, tokenizer, and how to load.
+        model: dtype, tokenizer, and how to load.
         template: the user's choice, None for the one that travels along.
         hardware: see `base.detect_hardware`.
         lora: says whether an adapter of another base, or one that is not whole, is taken; None for neither.
@@ -192,27 +193,17 @@ def open_model(
     Raises:
         UserError: a part cannot be used, or does not fit the others.
     """
+    lora = lora or LoraArguments()
     config = base.read_config(places.base, trust_remote_code=model.trust_remote_code)
     saved = adapter_files.read(str(places.adapter), is_optional=False) if places.adapter else None
     below = provenance.below(places.adapter, fingerprint.merged_into(places.base)) if places.adapter else []
-    told, lora = None, lora or LoraArguments()
+    told = None
     if saved:
         merged = [provenance.sha256_of(folder) for folder in below]
         told = fingerprint.check(saved.folder, places.base, config, merged=merged, force=lora.force_base)
-    places_of_tokenizer = (places.travelling, places.base)
-    tokenizer = provenance.find_tokenizer(places_of_tokenizer, model.tokenizer_name_or_path, model.cache_dir)
-    if tokenizer is None:
-        raise UsageError(
-            f"neither {places.travelling} nor {places.base} has a tokenizer; name --tokenizer_name_or_path"
-        )
+    tokenizer = _find_tokenizer(places, model)
     fingerprint.check_tokenizer(told, places.travelling, tokenizer, force=lora.force_base)
-    chosen, why = provenance.find_template([places.travelling], tokenizer, template, None)
-    prompt_ids(tokenizer, chosen, _PROBE)  # it fits the tokenizer, or the error comes before the weights
-    logger.info("template: %s (%s)", chosen.name, why)
-    if template is not None:
-        provenance.tell_other([places.travelling], chosen)
-    if saved and template is None and provenance.template_of(saved.folder) is None:
-        logger.warning("template: none travels with the adapter; name the one of its training with --template")
+    chosen = _find_template(places, tokenizer, template, is_tuned=saved is not None)
     loaded, dtype, num_new = _load(places.base, config, model, tokenizer, hardware)
     for folder in below:
         loaded = merge_in(loaded, adapter_files.read(str(folder), is_optional=False), lora)
@@ -222,6 +213,42 @@ def open_model(
         return Opened(places, config, chosen, LoadedModel(_ready(loaded, dtype, hardware), tokenizer, known), None)
     if num_new and not saved.holds_more_than_lora:
         logger.warning("vocabulary: the adapter brings no weights for the %d rows added", num_new)
+    ready, base_alone = _with_adapter(loaded, saved, lora, dtype, hardware)
+    of_base = _tokenizer_of_base(places.base, chosen, tokenizer) if num_new else tokenizer
+    return Opened(
+        places,
+        config,
+        chosen,
+        LoadedModel(ready, tokenizer, min(num_rows, tokenizer.num_tokens)),
+        LoadedModel(ready, of_base, min(num_rows - num_new, of_base.num_tokens), base_alone),
+    )
+
+
+def _find_tokenizer(places: Places, model: ModelArguments) -> Tokenizer:
+    folders = (places.travelling, places.base)
+    tokenizer = provenance.find_tokenizer(folders, model.tokenizer_name_or_path, model.cache_dir)
+    if tokenizer is None:
+        raise UsageError(
+            f"neither {places.travelling} nor {places.base} has a tokenizer; name --tokenizer_name_or_path"
+        )
+    return tokenizer
+
+
+def _find_template(places: Places, tokenizer: Tokenizer, template: str | None, *, is_tuned: bool) -> Template:
+    chosen, why = provenance.find_template([places.travelling], tokenizer, template, None)
+    prompt_ids(tokenizer, chosen, _PROBE)  # it fits the tokenizer, or the error comes before the weights
+    logger.info("template: %s (%s)", chosen.name, why)
+    if template is not None:
+        provenance.tell_other([places.travelling], chosen)
+    elif is_tuned and provenance.template_of(places.travelling) is None:
+        logger.warning("template: none travels with the adapter; name the one of its training with --template")
+    return chosen
+
+
+def _with_adapter(
+    loaded: PreTrainedModel, saved: SavedAdapter, lora: LoraArguments, dtype: torch.dtype, hardware: Hardware
+) -> tuple[PreTrainedModel, Callable[[], AbstractContextManager[None]]]:
+    """The model with the adapter in it, and the context in which it is the base alone."""
     replaced = [weight for weight in _embeddings(loaded) if saved.holds_more_than_lora]
     originals = [weight.detach().clone() for weight in replaced]
     adapter = attach_saved(loaded, saved, lora, ())
@@ -229,17 +256,7 @@ def open_model(
     # Embeddings that came with null modules_to_save were put in the place of the base's own; PEFT knows of none.
     kept = zip(replaced, originals, strict=True) if adapter.kept else ()
     swaps = [(weight, original.to(weight.device)) for weight, original in kept]
-    of_base = _tokenizer_of_base(places.base, chosen, tokenizer) if num_new else tokenizer
-    inner = ready.get_base_model()
-    return Opened(
-        places,
-        config,
-        chosen,
-        LoadedModel(inner, tokenizer, min(num_rows, tokenizer.num_tokens)),
-        LoadedModel(
-            inner, of_base, min(num_rows - num_new, of_base.num_tokens), functools.partial(_base_alone, ready, swaps)
-        ),
-    )
+    return ready.get_base_model(), functools.partial(_base_alone, ready, swaps)
 
 
 def open_base(folder: Path, model: ModelArguments, tuned: Opened, hardware: Hardware) -> LoadedModel:
@@ -260,7 +277,7 @@ def open_base(folder: Path, model: ModelArguments, tuned: Opened, hardware: Hard
 def _load(
     folder: Path, config: PreTrainedConfig, model: ModelArguments, tokenizer: Tokenizer, hardware: Hardware
 ) -> tuple[PreTrainedModel, torch.dtype, int]:
-    """The weights with a row for every token; also their number format, and how many of the rows are new."""
+    """The weights with a row for every token; also their dtype, and how many of the rows are new."""
     precision = base.choose_precision(model.torch_dtype, fp16=False, bf16=False, stored=config.dtype, hardware=hardware)
     loaded = base.load(folder, precision, model)
     # What is said of rows that are not trained is advice for a training run.
@@ -279,7 +296,7 @@ def _embeddings(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def _ready(model: Any, dtype: torch.dtype, hardware: Hardware) -> Any:
-    """Frozen, in one number format, and where it is computed."""
+    """Frozen, in one dtype, and where it is computed."""
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)  # an adapter's, which training keeps in float32

@@ -19,9 +19,9 @@ from yangtuo.errors import ModelError, ProofError
 from yangtuo.merge import edits, verify
 from yangtuo.merge.job import Job
 from yangtuo.model import fingerprint, generation_config, provenance
-from yangtuo.model.asking import CARD, Asking, asking_of
 from yangtuo.model.base import read_config
 from yangtuo.model.dtypes import name_of
+from yangtuo.model.prompt_files import CARD, PromptFiles, prompt_files_of
 from yangtuo.model.weight_files import WeightFiles, open_weights
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _PROBES = (
 _NUM_SPREAD = 24  # ids of the probe that is no text
 
 
-def how_asked(job: Job) -> Asking | None:
+def prompt_files_for(job: Job) -> PromptFiles | None:
     """How the merged model is asked: as the last adapter that tells it; None where none does."""
     values = next((each["template"] for each in reversed(job.known) if each), None)
     if not values or not job.tokenizer:
@@ -44,11 +44,11 @@ def how_asked(job: Job) -> Asking | None:
             logger.warning("prompts: no adapter tells the template of its training; the tokenizer's own is kept")
         return None
     existing = generation_config.first_of([*(saved.folder for saved in reversed(job.adapters)), job.folder])
-    made = asking_of(from_values(values), job.tokenizer, existing[1] if existing else None)
+    made = prompt_files_of(from_values(values), job.tokenizer, existing[1] if existing else None)
     return made.tried(job.folder / "config.json")
 
 
-def write_merged(job: Job, draft: Path, base_name: str, asking: Asking | None) -> None:
+def write_merged(job: Job, draft: Path, base_name: str, prompt_files: PromptFiles | None) -> None:
     """Write a merged folder, prove it, and tell in it what was merged; `base_name` is how the base was named.
 
     Raises:
@@ -60,8 +60,8 @@ def write_merged(job: Job, draft: Path, base_name: str, asking: Asking | None) -
     written = edits.write(job.base, chain, draft, job.dtype)
     write_small_files(job, draft, chain, [*job.merged_before, *hashes])
     (draft / CARD).write_text(_card(job, base_name), encoding="utf-8")
-    if asking:  # in place of the base's own
-        save_asking(asking, draft)
+    if prompt_files:  # in place of the base's own
+        save_prompt_files(prompt_files, draft)
     num_bytes = sum(spec.num_bytes for spec in chain.specs(job.base, job.dtype).values())
     logger.info("written: %.2f GB in %.0f s", num_bytes / 1e9, time.monotonic() - started)
     record = {
@@ -83,10 +83,10 @@ def write_merged(job: Job, draft: Path, base_name: str, asking: Asking | None) -
     (draft / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def save_asking(asking: Asking, folder: Path) -> None:
+def save_prompt_files(prompt_files: PromptFiles, folder: Path) -> None:
     """How a model without adapters is asked, also by this program."""
-    asking.save_prompt(folder)
-    text = provenance.to_text({"yangtuo": __version__, "template": to_values(asking.template)})
+    prompt_files.save_prompt(folder)
+    text = provenance.to_text({"yangtuo": __version__, "template": to_values(prompt_files.template)})
     (folder / provenance.PROVENANCE_FILE).write_text(text, encoding="utf-8")
 
 

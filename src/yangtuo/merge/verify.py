@@ -187,7 +187,7 @@ def prove_split(
     Args:
         base: the base's files.
         plan: of the base and the adapter.
-        new_base: files of the base that has the adapter's full modules inside.
+        new_base: files of the base that has the adapter's modules_to_save inside.
         new_plan: of that base and the plain LoRA.
         probes: token ids; each is repeated or cut to one length.
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from yangtuo.errors import CheckpointError, ProofError
 from yangtuo.model.adapter_files import check_written
-from yangtuo.model.asking import Asking
+from yangtuo.model.prompt_files import PromptFiles
 from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, WEIGHTS_FILE, to_text
 from yangtuo.model.sharding import shape_of, whole
 
@@ -62,7 +62,7 @@ class Adapter:
         told = f", in full: {', '.join(full)}" if full else ""
         rows = next(iter((config.trainable_token_indices or {}).values()), ())
         new = f", the {len(rows)} new rows of the vocabulary" if rows else ""
-        frozen = f", {len(self.kept)} full modules of the adapter frozen" if self.kept else ""
+        frozen = f", {len(self.kept)} modules_to_save of the adapter frozen" if self.kept else ""
         return (
             f"adapter: {kind}rank {rank}, alpha {config.lora_alpha:g}, dropout {config.lora_dropout:g} on "
             f"{targets}{begin}{told}{new}{frozen}; "
@@ -104,7 +104,7 @@ def names_of_keys(adapter: Adapter) -> dict[str, str]:
 
 
 def expected_shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
-    """Keys and shapes of LoRA matrices and full modules in the file, by formula: not by PEFT's code that writes them.
+    """Keys and shapes of LoRA matrices and modules_to_save in the file, by formula, not by PEFT's code.
 
     A layer of in x out with rank r has A [r, in] and B [out, r] (an embedding of rows x width: A [r, rows] and
     B [width, r]), with DoRA a length for each of its out rows, with a trained bias one for B; the experts of a layer
@@ -215,7 +215,7 @@ def file_config(adapter: Adapter) -> LoraConfig:
 def save(
     adapter: Adapter,
     folder: Path,
-    asking: Asking,
+    prompt_files: PromptFiles,
     weights: Mapping[str, torch.Tensor],
     provenance: Mapping[str, Any],
 ) -> None:
@@ -240,7 +240,7 @@ def save(
         file_config(adapter).save_pretrained(str(folder))
         adapter.model.create_or_update_model_card(str(folder))
     check_written(folder, tensors)
-    asking.save(folder)
+    prompt_files.save(folder)
 
 
 def _unshared(tensors: Tensors) -> Tensors:

@@ -182,9 +182,9 @@ def _tell(policy: ModulesToSavePolicy, full: set[str], added: set[str], loose: C
         ModulesToSavePolicy.RESET: "trained again from the base's",
     }
     if policy is not ModulesToSavePolicy.KEEP and not full and not loose:
-        logger.warning("--modules_to_save_policy has no effect: the adapter has no full modules")
+        logger.warning("--modules_to_save_policy has no effect: the adapter has no modules_to_save")
     if full and policy in what:
-        logger.warning("adapter: its full modules %s are %s", ", ".join(sorted(_last(full))), what[policy])
+        logger.warning("adapter: its modules_to_save %s are %s", ", ".join(sorted(_last(full))), what[policy])
     if added:
         logger.warning("adapter: %s is trained in full from the base's, new to this adapter", ", ".join(sorted(added)))
     if loose:

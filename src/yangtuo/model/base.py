@@ -1,4 +1,4 @@
-"""The frozen base model: its number format, its weights, and how many rows its vocabulary has."""
+"""The frozen base model: its dtype, its weights, and how many rows its vocabulary has."""
 
 import copy
 import importlib.util
@@ -62,7 +62,7 @@ class Precision:
 def choose_precision(
     torch_dtype: str | None, *, fp16: bool, bf16: bool, stored: torch.dtype | None, hardware: Hardware
 ) -> Precision:
-    """The number formats of a run: what was asked for where the hardware trains well in it, else the nearest.
+    """The precision of a run: what was asked for where the hardware trains well in it, else the nearest.
 
     Args:
         torch_dtype: the option; None and "auto" mean as stored.
@@ -97,7 +97,7 @@ def choose_precision(
 
 
 def _replaced(weights: tuple[torch.dtype, torch.dtype], compute: tuple[torch.dtype, torch.dtype]) -> str:
-    """What is said of number formats, each a pair of the one used and the one asked for; "" where they are the same."""
+    """What is said of dtypes, each a pair of the one used and the one asked for; "" where they are the same."""
     pairs = {"weights in ": weights, "computed in ": compute} if weights != compute else {"": weights}
     replaced = {what: pair for what, pair in pairs.items() if pair[0] is not pair[1]}
     told = [f"{what}{name_of(used)} instead of {name_of(asked)}" for what, (used, asked) in replaced.items()]

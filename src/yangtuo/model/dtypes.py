@@ -1,4 +1,4 @@
-"""Number formats of weights: their names, and how far a value moves when it is rounded to one."""
+"""Dtypes of weights: their names, and how far a value moves when it is rounded to one."""
 
 import torch
 

@@ -44,21 +44,32 @@ def find_tokenizer(settings: Settings, base_folder: Path | None, adapter_folder:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What the verbs that only look at data open; `base` where one was named."""
+class DataInputs:
+    """What rows become ids by, and the files that they are in; no row is read yet."""
 
-    base: Path | None
     tokenizer: Tokenizer
     template: Template
     train_files: list[Path]
     validation_files: list[Path] | None
 
+    @property
+    def end_id(self) -> int:
+        """Id of the token that ends an answer."""
+        return end_id(self.tokenizer, self.template)
 
-def open_data(settings: Settings) -> Opened:
-    """Tokenizer, template and files, without the base's weights and without torch."""
+
+def open_data(settings: Settings, base: Path | None, adapter: Path | None) -> DataInputs:
+    """Tokenizer, template and files, from the folders of the base and of the adapter that is continued."""
+    tokenizer = find_tokenizer(settings, base, adapter)
+    return DataInputs(tokenizer, find_template(settings, tokenizer, adapter), *find_data(settings))
+
+
+def folders(settings: Settings) -> tuple[Path | None, Path | None]:
+    """Folders of base and adapter, where they are named, for verbs that need no weights."""
     model = settings.model
-    base = (
-        local_folder(
+    base = None
+    if model.model_name_or_path:
+        base = local_folder(
             model.model_name_or_path,
             option="model_name_or_path",
             must_hold=["config.json"],
@@ -66,14 +77,10 @@ def open_data(settings: Settings) -> Opened:
             cache_dir=model.cache_dir,
             weights=False,
         )
-        if model.model_name_or_path
-        else None
-    )
     adapter = Path(settings.lora.peft_path) if settings.lora.peft_path else None
     if adapter and not (adapter / "adapter_config.json").is_file():
         raise AdapterError(f"--peft_path {adapter}: no adapter_config.json in it; give the folder of an adapter")
-    tokenizer = find_tokenizer(settings, base, adapter)
-    return Opened(base, tokenizer, find_template(settings, tokenizer, adapter), *find_data(settings))
+    return base, adapter
 
 
 def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
@@ -119,6 +126,14 @@ def find_template(settings: Settings, tokenizer: Tokenizer, adapter: Path | None
     return template
 
 
+def encode_data(settings: Settings, inputs: DataInputs) -> tuple[EncodedFiles, EncodedFiles | None]:
+    """Training rows and validation rows as ids, before any of them is set aside."""
+    train = encode_files(settings, inputs.train_files, inputs.tokenizer, inputs.template)
+    if inputs.validation_files is None:
+        return train, None
+    return train, encode_files(settings, inputs.validation_files, inputs.tokenizer, inputs.template)
+
+
 def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer, template: Template) -> EncodedFiles:
     """The rows of the files as ids, from the store where it has them."""
     data = settings.data
@@ -156,19 +171,6 @@ def wants_evaluation(settings: Settings) -> bool:
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """The rows as examples, before any of them is set aside."""
-
-    train: EncodedFiles
-    validation: EncodedFiles | None
-
-    def checks(self) -> list[list[Any]]:
-        """Sizes and hashes of all columns; equal ones, and the rows are equal."""
-        parts = [self.train, *([self.validation] if self.validation else [])]
-        return [[name, *check] for part in parts for name, check in sorted(part.checks.items())]
-
-
-@dataclass(frozen=True)
 class Corpus:
     """What is trained and evaluated on.
 
@@ -196,13 +198,22 @@ class Corpus:
         return mixing.num_rows_of_epoch(self.train.source_numbers, weights)
 
 
-def split_and_audit(settings: Settings, encoded: Encoded, end: int, seed: int) -> Corpus:
+def split_and_audit(
+    settings: Settings, encoded: EncodedFiles, validation: EncodedFiles | None, end: int, seed: int
+) -> Corpus:
     """Leave repeats out where asked for, set the validation part aside, and say what became of the rows.
 
-    `end` is the id that ends an answer.
+    Args:
+        settings: of the run.
+        encoded: all training rows.
+        validation: the rows of `--validation_file`.
+        end: id that ends an answer.
+        seed: of the draw of the rows that are set aside.
+
+    Raises:
+        UsageError: no row is left to train on.
     """
-    train, validation = encoded.train.examples, encoded.validation
-    aside = validation.examples if validation else None
+    train, aside = encoded.examples, validation.examples if validation else None
     repeats = dedup.exact_repeats(train)
     num_exact = int(repeats.sum())
     if settings.data.deduplicate is Deduplicate.NEAR:
@@ -216,22 +227,21 @@ def split_and_audit(settings: Settings, encoded: Encoded, end: int, seed: int) -
             raise UsageError(f"--validation_split_percentage {percentage} leaves no row to train on")
         train = rest
     is_left_out = settings.data.deduplicate is not Deduplicate.OFF
-    audits = {"train": audit(train, encoded.train, end)}
+    audits = {"train": audit(train, encoded, end)}
     audits["train"] |= {
         "repeated_rows": num_exact,
         "repeated_rows_left_out": int(repeats.sum()) if is_left_out else 0,
         "rows_set_aside_for_evaluation": 0 if aside is None or validation else len(aside),
     }
     if aside is not None:
-        audits["validation"] = audit(aside, validation or replace(encoded.train, num_bad=0, reasons={}), end)
+        audits["validation"] = audit(aside, validation or replace(encoded, num_bad=0, reasons={}), end)
         audits["validation"]["prompts_also_trained_on"] = splitting.num_shared_prompts(train, aside)
         if not validation:
             audits["validation"]["rows_read"] = len(aside)
     mix = mixing.parse(settings.data.mix, train.paths) if settings.data.mix else None
     if mix and not sum(mixing.num_rows_of_epoch(train.source_numbers, mix)):
         raise UsageError(f"--mix {settings.data.mix}: an epoch would have no row; raise a weight")
-    parts = [encoded.train, *([validation] if validation else [])]
-    return Corpus(train, aside, mix, audits, dropped_rows(parts))
+    return Corpus(train, aside, mix, audits, dropped_rows([encoded, *([validation] if validation else [])]))
 
 
 def log_summary(corpus: Corpus) -> None:

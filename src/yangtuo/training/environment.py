@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precision, TrainingArguments, Store | None]:
-    """The number formats, what transformers is given, and the store in which the processes have met."""
+    """The precision, what transformers is given, and the store in which the processes have met."""
     hardware = base.detect_hardware(settings.trainer.use_cpu)
     precision = base.choose_precision(
         settings.model.torch_dtype,

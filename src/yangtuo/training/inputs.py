@@ -1,7 +1,7 @@
 """Opening everything that a run reads, in the order in which its errors are cheapest to see; no weights of the base."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +10,18 @@ from transformers import PreTrainedConfig
 from yangtuo.config.choices import ModulesToSavePolicy
 from yangtuo.config.schema import LoraArguments
 from yangtuo.config.settings import Settings
+from yangtuo.data.encoding_cache import EncodedFiles
 from yangtuo.data.examples import Examples
-from yangtuo.data.templates import Template
-from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
+from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import TokenizerError, UsageError
 from yangtuo.model import adapter_files, base, fingerprint, lora_options, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
 from yangtuo.training.dataset import (
-    Encoded,
+    DataInputs,
+    encode_data,
     encode_files,
-    find_data,
-    find_template,
-    find_tokenizer,
+    open_data,
     tell_without_effect,
     wants_evaluation,
 )
@@ -31,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Inputs(DataInputs):
     """Everything that a run reads, opened and checked; no weights of the base yet.
 
     `merged_in` are adapters that are put into the base in memory, in order, below the one that is trained.
@@ -41,10 +40,6 @@ class Inputs:
     config: PreTrainedConfig
     adapter: SavedAdapter | None
     merged_in: list[SavedAdapter]
-    tokenizer: Tokenizer
-    template: Template
-    train_files: list[Path]
-    validation_files: list[Path] | None
 
 
 def open_inputs(settings: Settings) -> Inputs:
@@ -81,13 +76,12 @@ def open_inputs(settings: Settings) -> Inputs:
             loraplus_lr_ratio=lora.loraplus_lr_ratio,
         )
     lora_options.check_options(lora, modules)
-    tokenizer = find_tokenizer(settings, folder_of_base, saved.folder if saved else None)
+    data = open_data(settings, folder_of_base, saved.folder if saved else None)
     if saved and not is_tokenizer_folder(saved.folder):  # else ids are compared on the data
-        fingerprint.check_tokenizer(known, saved.folder, tokenizer, force=settings.lora.force_base)
+        fingerprint.check_tokenizer(known, saved.folder, data.tokenizer, force=settings.lora.force_base)
     if settings.lora.train_new_tokens_only and not (saved and not settings.lora.new_adapter):
-        base.check_new_tokens(config, tokenizer.num_tokens)
-    template = find_template(settings, tokenizer, saved.folder if saved else None)
-    return Inputs(folder_of_base, config, saved, merged_in, tokenizer, template, *find_data(settings))
+        base.check_new_tokens(config, data.tokenizer.num_tokens)
+    return Inputs(**vars(data), base=folder_of_base, config=config, adapter=saved, merged_in=merged_in)
 
 
 def _check_verbs(settings: Settings) -> None:
@@ -105,7 +99,7 @@ def _check_verbs(settings: Settings) -> None:
         )
 
 
-def encode_inputs(settings: Settings, inputs: Inputs) -> Encoded:
+def encode_inputs(settings: Settings, inputs: Inputs) -> tuple[EncodedFiles, EncodedFiles | None]:
     """All rows as ids; before processes know of each other, so that none waits in a collective for another's work."""
     wants_eval = wants_evaluation(settings)
     if wants_eval and inputs.validation_files is None and settings.data.validation_split_percentage is None:
@@ -115,11 +109,9 @@ def encode_inputs(settings: Settings, inputs: Inputs) -> Encoded:
         tell_without_effect(settings, unused, "neither --do_eval nor --eval_strategy is given")
     if settings.given("per_device_eval_batch_size") and settings.run.loss_reduction == "token":
         logger.warning("--per_device_eval_batch_size has no effect: the mean is over all tokens, memory sets the batch")
-    train = encode_files(settings, inputs.train_files, inputs.tokenizer, inputs.template)
+    train, validation = encode_data(settings, inputs if wants_eval else replace(inputs, validation_files=None))
     _compare_tokenizers(settings, inputs, train.examples)
-    if inputs.validation_files is None or not wants_eval:
-        return Encoded(train, None)
-    return Encoded(train, encode_files(settings, inputs.validation_files, inputs.tokenizer, inputs.template))
+    return train, validation
 
 
 def _compare_tokenizers(settings: Settings, inputs: Inputs, train: Examples) -> None:

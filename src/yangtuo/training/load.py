@@ -15,8 +15,8 @@ from yangtuo.config.settings import Settings
 from yangtuo.data.saved_template import to_values
 from yangtuo.model import adapters, base, fingerprint, generation_config, provenance
 from yangtuo.model.adapter_state import Adapter
-from yangtuo.model.asking import Asking, asking_of
 from yangtuo.model.base import Precision
+from yangtuo.model.prompt_files import PromptFiles, prompt_files_of
 from yangtuo.training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
@@ -50,12 +50,12 @@ def load_adapter(settings: Settings, inputs: Inputs, precision: Precision, seed:
     return adapter
 
 
-def how_asked(inputs: Inputs, *, tries: bool) -> Asking:
+def prompt_files_for(inputs: Inputs, *, tries: bool) -> PromptFiles:
     """What is saved beside the weights for other programs; tried by the processes that save."""
     folders = [inputs.adapter.folder] if inputs.adapter else []
     found = generation_config.first_of([*folders, inputs.base])
-    asking = asking_of(inputs.template, inputs.tokenizer, found[1] if found else None)
-    return asking.tried() if tries else asking
+    prompt_files = prompt_files_of(inputs.template, inputs.tokenizer, found[1] if found else None)
+    return prompt_files.tried() if tries else prompt_files
 
 
 def provenance_of(settings: Settings, inputs: Inputs, recipe: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from yangtuo.config.settings import Settings
 from yangtuo.data import dedup, measures
-from yangtuo.data.encoding import end_id
 from yangtuo.data.examples import Examples
 from yangtuo.engine import planning
 from yangtuo.engine.layout import common_prefixes
@@ -17,8 +16,8 @@ from yangtuo.logs import world_size
 from yangtuo.model.weight_names import check_described
 from yangtuo.training.dataset import (
     Corpus,
-    Encoded,
-    encode_files,
+    encode_data,
+    folders,
     open_data,
     split_and_audit,
     tell_without_effect,
@@ -71,16 +70,12 @@ def preflight(settings: Settings, place: str) -> Preflight:
     if not wants_evaluation(settings):
         unused = ("validation_split_percentage",)
         tell_without_effect(settings, unused, "neither --do_eval nor --eval_strategy is given")
-    opened = open_data(settings)
-    if opened.base:
-        check_described(opened.base)
-    train = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
-    validation = None
-    if opened.validation_files is not None:
-        validation = encode_files(settings, opened.validation_files, opened.tokenizer, opened.template)
+    base, adapter = folders(settings)
+    opened = open_data(settings, base, adapter)
+    if base:
+        check_described(base)
     seed = settings.trainer.seed
-    end = end_id(opened.tokenizer, opened.template)
-    corpus = split_and_audit(settings, Encoded(train, validation), end, seed)
+    corpus = split_and_audit(settings, *encode_data(settings, opened), opened.end_id, seed)
     rows = measures.sample(len(corpus.train), _ROWS_LOOKED_AT, seed)
     report = {
         **corpus.audits,

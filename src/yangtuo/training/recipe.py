@@ -10,6 +10,7 @@ from typing import Any
 from yangtuo.config.options import OPTIONS
 from yangtuo.config.schema import Decides
 from yangtuo.config.settings import Settings, as_dict
+from yangtuo.data.encoding_cache import EncodedFiles
 from yangtuo.data.readers.files import spread_blocks
 from yangtuo.engine import planning
 from yangtuo.engine.planning import StepShape
@@ -18,7 +19,7 @@ from yangtuo.errors import UsageError
 from yangtuo.logs import world_size
 from yangtuo.model.lora_options import names
 from yangtuo.training import run_folder
-from yangtuo.training.dataset import Encoded, wants_evaluation
+from yangtuo.training.dataset import wants_evaluation
 from yangtuo.training.engines import deepspeed_of
 from yangtuo.training.inputs import Inputs
 
@@ -69,7 +70,9 @@ def plan_steps(settings: Settings, num_rows: int) -> list[str]:
     return lines
 
 
-def record_recipe(settings: Settings, inputs: Inputs, encoded: Encoded) -> dict[str, Any]:
+def record_recipe(
+    settings: Settings, inputs: Inputs, train: EncodedFiles, validation: EncodedFiles | None
+) -> dict[str, Any]:
     """The recipe as JSON values, for run.json; two runs with equal ones (and seeds) have equal results.
 
     Which options are in it by their values, the options themselves say (`config.schema.Decides`); what they lead to is
@@ -77,7 +80,7 @@ def record_recipe(settings: Settings, inputs: Inputs, encoded: Encoded) -> dict[
     """
     shape, lora = step_shape(settings), settings.lora
     in_groups = settings.run.loss_reduction == "device_batch"
-    validation = encoded.validation.sources if encoded.validation else ()
+    sources = validation.sources if validation else ()
     return {
         **deciding_values(settings),
         "trainable": sorted(names(lora.trainable)),
@@ -87,8 +90,8 @@ def record_recipe(settings: Settings, inputs: Inputs, encoded: Encoded) -> dict[
         "rows_per_step": shape.rows_per_step,
         "rows_per_group": shape.rows_per_group if in_groups else None,
         "eval_rows_per_group": settings.trainer.per_device_eval_batch_size if in_groups else None,
-        "data": [[Path(source.path).name, source.sha256] for source in encoded.train.sources],
-        "validation": [[Path(source.path).name, source.sha256] for source in validation],
+        "data": [[Path(source.path).name, source.sha256] for source in train.sources],
+        "validation": [[Path(source.path).name, source.sha256] for source in sources],
         "template": hashlib.sha256(inputs.template.identity().encode()).hexdigest(),
         "tokenizer": inputs.tokenizer.sha256(),
         "base": _hash_of(inputs.base),

@@ -14,7 +14,6 @@ from pathlib import Path
 from yangtuo import output
 from yangtuo.config.settings import Settings
 from yangtuo.config.trainer_values import tracker_names
-from yangtuo.data.encoding import end_id
 from yangtuo.engine import checkpoint, trackers
 from yangtuo.engine.processes import check_alike, check_engine, from_rank_0, peers_lost_are_named
 from yangtuo.engine.progress import Progress
@@ -33,7 +32,7 @@ from yangtuo.training.dataset import log_summary, split_and_audit, write_audit
 from yangtuo.training.engines import check_packages
 from yangtuo.training.environment import choose_execution, meet, seed_of
 from yangtuo.training.inputs import encode_inputs, open_inputs
-from yangtuo.training.load import how_asked, how_to_merge, load_adapter, load_base, provenance_of
+from yangtuo.training.load import how_to_merge, load_adapter, load_base, prompt_files_for, provenance_of
 from yangtuo.training.recipe import plan_steps, recipe_of, record_recipe, tell_finished
 from yangtuo.training.run_folder import Decision, Lock, Start
 from yangtuo.training.trainer_args import logging_of
@@ -46,27 +45,27 @@ def train(settings: Settings) -> None:
     began = time.time()
     check_packages(settings)
     inputs = open_inputs(settings)
-    encoded = encode_inputs(settings, inputs)
+    encoded, validation = encode_inputs(settings, inputs)
 
     output_dir = run_folder.output_dir_of(settings)
-    recipe = record_recipe(settings, inputs, encoded)
+    recipe = record_recipe(settings, inputs, encoded, validation)
     precision, args, store = meet(settings, inputs, output_dir)  # processes know each other from here on
     watchdog = Watchdog(store, settings.run.watchdog_minutes * 60)  # from now on, since loading may take long
     with watchdog, Lock(output_dir) as lock, peers_lost_are_named("training"):
-        read = {"rows": encoded.checks(), "precision": str(precision), "versions": run_folder.versions()}
-        check_alike(recipe | read)
+        rows = {"rows": [part.checks for part in (encoded, validation) if part]}
+        check_alike(recipe | rows | {"precision": str(precision), "versions": run_folder.versions()})
         decision = from_rank_0(lambda: run_folder.decide(settings, output_dir, recipe, lock))
         if decision.start is Start.FINISHED:
             tell_finished(settings, output_dir)
             return
         args.seed = seed_of(settings, decision.seed)
-        corpus = split_and_audit(settings, encoded, end_id(inputs.tokenizer, inputs.template), args.seed)
+        corpus = split_and_audit(settings, encoded, validation, inputs.end_id, args.seed)
         log_summary(corpus)
         plan = plan_steps(settings, corpus.num_rows_of_epoch())
         is_main = args.process_index == 0
         run_folder.prepare(output_dir, decision, lock, is_main=is_main, writes=args.should_save)
 
-        asking = how_asked(inputs, tries=args.should_save)
+        prompt_files = prompt_files_for(inputs, tries=args.should_save)
         adapter = load_adapter(settings, inputs, precision, args.seed)
         execution = choose_execution(settings, inputs, args, corpus.train, decision.checkpoint)
         run = run_folder.run_record(settings, recipe, args.seed, began) | {"plan": plan}
@@ -75,7 +74,7 @@ def train(settings: Settings) -> None:
             write_audit(output_dir, corpus.audits, corpus.dropped)
         context = _context(settings, output_dir, decision.checkpoint, watchdog, is_main=is_main)
         known, saved = provenance_of(settings, inputs, recipe), output_dir / run_folder.ADAPTER_FOLDER
-        saver = Saver(adapter, asking, known, args.should_save, args.device)
+        saver = Saver(adapter, prompt_files, known, args.should_save, args.device)
         steps = Steps(corpus.train, recipe_of(settings, args.seed, corpus.mix), execution, args.process_index)
         trainer = StepTrainer(steps, corpus.validation, saver, context, args)
         check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
@@ -89,7 +88,7 @@ def train(settings: Settings) -> None:
                 load_again = functools.partial(load_base, settings, inputs, precision)
                 verify.prove(trainer, adapter, at_start, saved, load_again, is_continued=inputs.adapter is not None)
                 logger.info("the adapter is in %s; to merge it: %s", saved, how_to_merge(known, saved))
-                asking.tell()
+                prompt_files.tell()
             if args.do_eval:
                 _evaluate(trainer, output_dir)
         if is_main:

@@ -24,7 +24,7 @@ from yangtuo.model.base import read_config
 ROWS = tiny.SENTENCEPIECE_VOCABULARY
 PREFIX = "base_model.model."
 COPIES = {
-    "full modules": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "modules_to_save": {"modules_to_save": ["embed_tokens", "lm_head"]},
     "frozen": {},
     "lora on both": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
 }
@@ -77,7 +77,7 @@ def as_copies(tensors, num_rows):
 def test_copies_of_embedding_and_head_are_taken_as_what_they_are(kind, tie, num_rows, tmp_path):
     base, folder = tiny.tiny_llama(tmp_path / "base", tie=tie), tmp_path / "adapter"
     expected = logits(of_peft(base, folder, num_rows=num_rows, **COPIES[kind]))
-    if kind == "full modules":
+    if kind == "modules_to_save":
         rewritten(folder, lambda tensors: as_copies(tensors, num_rows))
     if num_rows != ROWS:  # its tokenizer says how many rows there are
         tokenizer = open_tokenizer(tiny.tiny_sentencepiece(tmp_path / "tokenizer"))

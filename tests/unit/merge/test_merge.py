@@ -26,8 +26,8 @@ from yangtuo.merge import plan as merge_plan
 from yangtuo.model import adapter_files
 from yangtuo.model.adapter_state import save, trained_parameters
 from yangtuo.model.adapters import attach_new
-from yangtuo.model.asking import asking_of
 from yangtuo.model.base import fit_vocabulary, read_config
+from yangtuo.model.prompt_files import prompt_files_of
 from yangtuo.model.weight_files import Spec, open_weights, shards
 
 IDS = torch.tensor([[1, 5, 80, 300, 479, 17, 3, 7], [2, 4, 6, 8, 470, 471, 472, 473]])
@@ -211,7 +211,7 @@ def test_what_yangtuo_saves_on_a_grown_vocabulary_is_merged(tmp_path, which, tie
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         weights, provenance = trained_parameters(adapter), tiny.provenance_of(folder, tokenizer)
-        save(adapter, tmp_path / "adapter", asking_of(ALPACA_ZH, tokenizer, None), weights, provenance)
+        save(adapter, tmp_path / "adapter", prompt_files_of(ALPACA_ZH, tokenizer, None), weights, provenance)
     out = run(folder, [tmp_path / "adapter"], tmp_path / "out")
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is tie
     torch.testing.assert_close(logits(load(out)), logits(adapter.model.eval()), atol=2e-5, rtol=1e-5)

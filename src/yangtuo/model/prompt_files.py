@@ -31,7 +31,7 @@ _PAST_ANSWERS = ("I am an assistant.", "42", "Sure! Here is a list:", "```python
 
 
 @dataclass(frozen=True)
-class Asking:
+class PromptFiles:
     """How a model is asked, as it is saved with weights.
 
     Attributes:
@@ -81,7 +81,7 @@ class Asking:
         """Say the same on the screen."""
         logger.log(logging.WARNING if self.difference else logging.INFO, "prompts: %s", self.told())
 
-    def tried(self, config: Path | None = None) -> "Asking":
+    def tried(self, config: Path | None = None) -> "PromptFiles":
         """With `difference` as it is found in a folder of these files; `config` is the model's, which decides too."""
         try:
             with tempfile.TemporaryDirectory() as name:
@@ -94,9 +94,9 @@ class Asking:
             return replace(self, difference=f"what transformers makes of it was not tried ({error})")
 
 
-def asking_of(
+def prompt_files_of(
     template: Template, tokenizer: Tokenizer, existing: Mapping[str, Any] | None, *, is_strict: bool = False
-) -> Asking:
+) -> PromptFiles:
     """How a model is asked.
 
     Args:
@@ -117,11 +117,11 @@ def asking_of(
         jinja = template.source
     values = generation_config.of_training(existing, tokenizer, template)
     files = {CHAT_TEMPLATE: jinja, generation_config.GENERATION_CONFIG: generation_config.to_text(values)}
-    return Asking(tokenizer, template, files)
+    return PromptFiles(tokenizer, template, files)
 
 
 def _difference(folder: Path, template: Template, tokenizer: Tokenizer) -> str:
-    """See `Asking.difference`."""
+    """See `PromptFiles.difference`."""
     from transformers import AutoTokenizer
 
     try:
