@@ -45,8 +45,10 @@ yangtuo_setup() {
         fi
         echo "setup: installing into $environment with $("$python" --version), once; a few minutes"
         "$python" -m venv "$environment" || return 1
-        "$environment/bin/python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.lock" || return 1
+        # Compiled by all processors, where pip takes one; files of another Python among them do no harm.
+        "$environment/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check -r "$root/requirements.lock" || return 1
         "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e "$root" || return 1
+        "$environment/bin/python" -m compileall -qq -j 0 "$environment/lib" || true
         echo "$wanted" > "$stamp"
     fi
     export PATH="$environment/bin:$PATH"

@@ -32,12 +32,12 @@ decides_itself() {
 
 if [ "${1:-}" = fast ]; then shift; exec python -m pytest "$@"; fi
 if decides_itself "$@"; then exec python -m pytest "$@"; fi
-# By themselves: tests that watch the clock while processes die and hang, and the demo, whose real model takes all cores.
+# By itself: the demo, whose real model takes all processors.
 # Code 5: no test of that part was chosen, which is a failure where none of the other was either.
-alone=(tests/distributed/test_failures.py tests/cli/test_demo.py)
+alone=tests/cli/test_demo.py
 first=0 second=0
-python -m pytest tests "${alone[@]/#/--ignore=}" "$@" || first=$?
+python -m pytest tests --ignore="$alone" "$@" || first=$?
 if [ "$first" -ne 0 ] && [ "$first" -ne 5 ]; then exit "$first"; fi
-python -m pytest -n 0 "${alone[@]}" "$@" || second=$?
+python -m pytest -n 0 "$alone" "$@" || second=$?
 if [ "$second" -eq 5 ]; then exit "$first"; fi
 exit "$second"

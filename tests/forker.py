@@ -151,7 +151,13 @@ def serve(requests, answer):
 
 
 IMPORTED = (  # by programs, some of them only once they run
-    *("deepspeed", "google.protobuf.text_format", "numpy.ctypeslib", "numpy.ma", "peft.tuners.lora.bnb"),
+    *("deepspeed", "deepspeed.ops.op_builder.all_ops", "google.protobuf.text_format", "numpy.ctypeslib", "numpy.ma"),
+    *(
+        "peft.tuners.lora.bnb",
+        "sentencepiece.sentencepiece_model_pb2",
+        "setuptools.dist",
+        "torch.profiler._cupti_monitor",
+    ),
     *("peft.utils.transformers_weight_conversion", "rich.live", "rich.table", "torch.distributed.fsdp"),
     *("torch.distributed.run", "transformers.models.llama.modeling_llama", "yangtuo.cli.chat", "yangtuo.cli.check"),
     *("yangtuo.cli.encode", "yangtuo.cli.export", "yangtuo.cli.merge", "yangtuo.training.run"),
@@ -164,7 +170,11 @@ def import_all():
             importlib.import_module(name)
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    get_checkpoint_conversion_mapping("llama")  # made at the first call
+    from yangtuo.engine.flops import matmul_rate
+
+    # Found once, at the first call.
+    get_checkpoint_conversion_mapping("llama")
+    matmul_rate(torch.device("cpu"), torch.float32)
 
 
 if __name__ == "__main__":

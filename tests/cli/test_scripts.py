@@ -246,9 +246,8 @@ def checks(tmp_path):
     return call
 
 
-BY_THEMSELVES = ["tests/distributed/test_failures.py", "tests/cli/test_demo.py"]
-TOGETHER = "-m pytest tests " + " ".join(f"--ignore={one}" for one in BY_THEMSELVES)
-ALONE = "-m pytest -n 0 " + " ".join(BY_THEMSELVES)
+TOGETHER = "-m pytest tests --ignore=tests/cli/test_demo.py"
+ALONE = "-m pytest -n 0 tests/cli/test_demo.py"
 
 
 @pytest.mark.parametrize(
@@ -261,7 +260,7 @@ ALONE = "-m pytest -n 0 " + " ".join(BY_THEMSELVES)
         ["--hypothesis-seed=7"],
     ],
 )
-def test_tests_run_together_and_those_that_watch_the_clock_by_themselves(words, checks):
+def test_tests_run_together_and_the_demo_by_itself(words, checks):
     given = "".join(f" {word}" for word in words)
     assert checks(*words) == (0, [f"{TOGETHER}{given}", f"{ALONE}{given}"])
 

@@ -45,7 +45,7 @@ def test_a_killed_process_and_the_same_command(name, modules_to_save, engines, i
 @pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "fsdp2"])
 def test_a_run_that_was_killed_after_its_last_checkpoint_has_only_to_end(name, engines, inputs, tmp_path, whole):
     """As it is before the adapter is saved; step 8 is in the middle of an epoch."""
-    out, options = tmp_path / "out", {"lora_dropout": 0.1, "save_total_limit": 1}
+    out, options = tmp_path / "out", {"lora_dropout": 0.1, "modules_to_save": FULL, "seed": 7}
     shutil.copytree(whole(name, **options), out)
     shutil.rmtree(out / "sft_lora_model")
     (out / "proof.json").unlink()

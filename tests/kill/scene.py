@@ -98,10 +98,8 @@ class Scene:
 
     def _start(self, point: Point = NONE, words: list[str] | None = None) -> Finished:
         arguments = (str(self._out), str(self._record), point.at, point.way, point.num_bytes)
-        first = (
-            # Measuring the machine's speed takes a third of a second, and decides nothing.
-            "from yangtuo.engine import flops; flops.matmul_rate = lambda *_: 1e12\n"
-            "from tests.kill.killer import arm; arm({!r}, {!r}, at={!r}, way={!r}, num_bytes={!r})".format(*arguments)
+        first = "from tests.kill.killer import arm; arm({!r}, {!r}, at={!r}, way={!r}, num_bytes={!r})".format(
+            *arguments
         )
         return self._run(
             *(words or self._words),

@@ -1,5 +1,6 @@
 """The arithmetic that a step cannot do without, and how fast this machine does arithmetic: what MFU is made of."""
 
+import functools
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class StepMeter:
 _NOT_LINEAR = ("embed", "lora_", "wte", "wpe")
 
 
+@functools.cache
 def matmul_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.1) -> float:
     """Floating-point operations a second of torch's own matrix product here, the best seen within `seconds`."""
     size = 1024 if device.type == "cpu" else 4096
