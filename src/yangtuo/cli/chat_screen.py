@@ -212,7 +212,7 @@ def _grow(text: Text, draw: Callable[[], None], piece: str) -> None:
 
 
 class _Seldom:
-    """Draws at most ten times a second: a whole table for each token is much for a slow line."""
+    """A display that is drawn at most ten times a second: a whole table for each token is much for a slow line."""
 
     def __init__(self, draw: Callable[[], None]):
         self._draw, self._drawn = draw, 0.0

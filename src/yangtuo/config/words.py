@@ -1,4 +1,4 @@
-"""The words of a command line: what stands twice, what was probably meant, and what is no text.
+"""Checks on the words of a command line: options given twice, names that are misspelt, bytes that are no text.
 
 Chats, web pages and Chinese input methods turn `--` into a dash, and `=` and `,` into full-width signs.
 """

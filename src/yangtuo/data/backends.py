@@ -1,4 +1,4 @@
-"""The tokenizer libraries behind one face; see `tokenizer`."""
+"""One interface to both tokenizer libraries, sentencepiece and tokenizers; see `tokenizer`."""
 
 import functools
 import os

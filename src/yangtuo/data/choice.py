@@ -1,4 +1,4 @@
-"""Which template: the one that was named, or the one that fits the tokenizer."""
+"""Chooses the template: the one that was named, or the one that fits the tokenizer."""
 
 from dataclasses import replace
 from pathlib import Path

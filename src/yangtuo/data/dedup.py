@@ -30,7 +30,7 @@ def near_repeats(examples: Examples) -> npt.NDArray[np.bool_]:
     found by minhash, so that a few in a hundred at the threshold are missed.
     """
     repeats = exact_repeats(examples)
-    skipped = common_prefix(examples)
+    skipped = examples.common_prefix()
     signatures = _signatures(examples, skipped)
     for band in range(_BANDS):
         columns = signatures[:, band * _HASHES_OF_A_BAND : (band + 1) * _HASHES_OF_A_BAND]
@@ -51,16 +51,6 @@ def near_repeats(examples: Examples) -> npt.NDArray[np.bool_]:
                 if len(others) > _MOST_COMPARED:  # rows alike in a few triples only: no use comparing all with all
                     break
     return repeats
-
-
-def common_prefix(examples: Examples) -> int:
-    """Tokens that all rows begin with: the template's, in Alpaca data."""
-    first, _ = examples.row(0)
-    shortest = int(examples.lengths().min())
-    for j in range(shortest):
-        if (examples.input_ids[examples.begins + j] != first[j]).any():
-            return j
-    return shortest
 
 
 def tokens_of(examples: Examples, rows: slice) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

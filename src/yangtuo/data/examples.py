@@ -138,6 +138,15 @@ class Examples:
             last[i] = self.begins[i] + np.flatnonzero(self.row(int(i))[1])[-1]
         return np.isin(self.input_ids[last], list(end_ids))
 
+    def common_prefix(self) -> int:
+        """Tokens that all rows begin with: the template's, in Alpaca data."""
+        first, _ = self.row(0)
+        shortest = int(self.lengths().min())
+        for j in range(shortest):
+            if (self.input_ids[self.begins + j] != first[j]).any():
+                return j
+        return shortest
+
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "Examples":
         """The chosen rows, in the order given."""
         chosen = np.asarray(indices, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Where an answer that is too long may end."""
+"""Where an answer that is too long is cut."""
 
 from collections.abc import Callable
 

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from yangtuo.config.choices import DataOrder, LossReduction
 from yangtuo.data import mixing
-from yangtuo.data.dedup import common_prefix
 from yangtuo.data.examples import Examples
 from yangtuo.engine.layout import Layout, common_prefixes, pad, share
 from yangtuo.engine.planning import (
@@ -92,7 +91,7 @@ class Planner:
         self.examples = examples
         self.num_tokens, self.num_supervised = examples.lengths(), examples.num_supervised()  # of each row
         self.row_weights = examples.total_weights()
-        self.common = common_prefix(examples)
+        self.common = examples.common_prefix()
 
     def step(self, rows: Rows, recipe: Recipe, execution: Execution) -> StepPlan:
         """Plan a step of these rows."""

@@ -1,4 +1,4 @@
-"""What a run needs to go on, in one form for every engine: gathered from it, and put back into it.
+"""What a run needs to resume, in one form for every engine: read from the engine, and restored into it.
 
 Trained weights and the optimizer's tensors are whole, float32, and named after the parameter; the rest is JSON. So a
 run may go on with another engine or another number of processes, no pickle is ever loaded, and machines without a

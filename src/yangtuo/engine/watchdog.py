@@ -1,4 +1,4 @@
-"""Who is missing, when a run hangs.
+"""Names the process that does not answer, when a run hangs.
 
 Every process tells the others, through the store in which they have met, where it is and that it lives. One that has
 waited for long looks for those that are behind or silent, names them and ends; the launcher then ends the rest.

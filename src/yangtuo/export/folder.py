@@ -1,4 +1,4 @@
-"""A folder that other programs serve as training meant it, as `yangtuo export` writes it.
+"""The folder that `yangtuo export` writes, from which other programs ask the model as training did.
 
 With adapters, they are merged into the base first, with the proofs of `yangtuo merge`. Beside the weights lie what asks
 the model as training did: chat_template.jinja, generation_config.json with the end tokens, an Ollama Modelfile,

@@ -74,7 +74,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Opened:
-    """What was asked for, ready to answer.
+    """A model with all that it needs to answer.
 
     Attributes:
         places: where it lies.

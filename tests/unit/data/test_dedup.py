@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from yangtuo.data import dedup
-from yangtuo.data.dedup import common_prefix, exact_repeats, near_repeats, tokens_of
+from yangtuo.data.dedup import exact_repeats, near_repeats, tokens_of
 from yangtuo.data.examples import Examples
 
 
@@ -166,10 +166,10 @@ def test_many_rows_alike_in_a_few_triples_only_end_soon(monkeypatch):
 
 
 def test_common_prefix():
-    assert common_prefix(rows(([1, 2, 3], [4]), ([1, 2], [5]))) == 2
-    assert common_prefix(rows(([1, 2], [3]), ([1, 2], [3, 4]))) == 3
-    assert common_prefix(rows(([1], [3]), ([2], [3]))) == 0
-    assert common_prefix(rows(([1, 2], [3]))) == 3
+    assert rows(([1, 2, 3], [4]), ([1, 2], [5])).common_prefix() == 2
+    assert rows(([1, 2], [3]), ([1, 2], [3, 4])).common_prefix() == 3
+    assert rows(([1], [3]), ([2], [3])).common_prefix() == 0
+    assert rows(([1, 2], [3])).common_prefix() == 3
 
 
 def test_chosen_rows_are_compared_where_they_lie():
