@@ -177,9 +177,9 @@ def landmarks() -> tuple[str, str, str, str]:
 @pytest.mark.parametrize("name", READMES)
 def test_demo_says_what_the_readme_shows(name, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    settings, _ = parse([*demo.TRAINING, "--max_steps", "32"], build_parser("yangtuo demo"))
+    settings, _ = parse([*demo.TRAINING, "--max_steps", "40"], build_parser("yangtuo demo"))
     num_rows = len(json.loads((demo.DATA / "demo_zh.json").read_text(encoding="utf-8")))
-    (line,) = planning.describe(step_shape(settings), num_rows, 3, 32, drop_last=False)
+    (line,) = planning.describe(step_shape(settings), num_rows, 3, 40, drop_last=False)
     assert line in text_of(name).splitlines()
     assert demo.IDENTITY_QUESTIONS[0] in text_of(name)
     assert demo.side_by_side([], [], []).strip() in text_of(name)

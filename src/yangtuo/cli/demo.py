@@ -49,7 +49,7 @@ TRAINING = (
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The few options of the demo; everything else is `yangtuo train`'s business."""
     parser.add_argument("--output_dir", default="output_dir", help="Folder of the run. Default: %(default)s.")
-    parser.add_argument("--max_steps", type=int, default=32, help="Steps of 8 rows. Default: %(default)s.")
+    parser.add_argument("--max_steps", type=int, default=40, help="Steps of 8 rows. Default: %(default)s.")
 
 
 def run(options: argparse.Namespace) -> None:

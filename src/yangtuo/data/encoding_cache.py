@@ -26,7 +26,7 @@ from yangtuo import output
 from yangtuo.data.cache_build import COLUMNS, build
 from yangtuo.data.encoding import ENCODER_VERSION, EncodingOptions, examples_of
 from yangtuo.data.examples import Examples
-from yangtuo.data.readers import files
+from yangtuo.data.readers import files, search
 from yangtuo.data.readers.records import Dropped, ReadOptions
 from yangtuo.data.records import Source
 from yangtuo.data.tokenizer import Tokenizer
@@ -187,7 +187,7 @@ def _key(
     read_options: ReadOptions,
 ) -> str:
     parts = [
-        [[files.kind_of(path), digest] for path, digest in zip(paths, digests, strict=True)],
+        [[search.kind_of(path), digest] for path, digest in zip(paths, digests, strict=True)],
         asdict(read_options),
         tokenizer.sha256(),
         [options.template.name, options.template.identity()],

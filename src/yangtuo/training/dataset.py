@@ -18,7 +18,7 @@ from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
 from yangtuo.data.encoding import EncodingOptions, end_id
 from yangtuo.data.encoding_cache import EncodedFiles, EncodingCache
 from yangtuo.data.examples import Examples, RowOutcome
-from yangtuo.data.readers import files, records
+from yangtuo.data.readers import records, search
 from yangtuo.data.readers.records import ReadOptions
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
@@ -89,15 +89,20 @@ def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
     place = data.train_file or data.dataset_dir
     if not place:
         raise UsageError("--dataset_dir is missing: the folder with the data files to train on")
-    validation = None
+    validation, recursive = None, data.include_subfolders
     if data.validation_file:
-        validation = files.find_files(data.validation_file, option="validation_file", recursive=data.include_subfolders)
+        validation = search.find_files(
+            data.validation_file, option="validation_file", recursive=data.include_subfolders
+        )
     option, recursive = "train_file" if data.train_file else "dataset_dir", data.include_subfolders
-    found = files.find_files(place, exclude=validation or (), option=option, recursive=recursive)
+    found = search.find_files(place, exclude=validation or (), option=option, recursive=recursive)
     if not found:
         raise UsageError(f"--{option} {place}: nothing is left without the validation file")
-    if validation and len(found) < len(files.find_files(place, option=option, recursive=recursive)):
+    if validation and len(found) < len(search.find_files(place, option=option, recursive=recursive)):
         logger.warning("data: the validation file lies in the training folder and is left out of training")
+    if option == "dataset_dir":
+        for line in search.left_out(place, exclude=validation or (), recursive=recursive):
+            logger.warning("data: %s", line)
     if data.mix:
         mixing.parse(data.mix, list(map(str, found)))
     return found, validation

@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from yangtuo.data.readers import files, turns
+from yangtuo.data.readers import files, search, turns
 from yangtuo.data.readers.decode import encoding_of, opened
 from yangtuo.data.readers.records import Reader
 from yangtuo.errors import DataError
@@ -26,7 +26,7 @@ def texts_of(paths: Sequence[Path]) -> Iterator[str]:
             kind = "a folder; name the files in it" if path.is_dir() else "no such file"
             raise DataError(f"{path}: {kind}")
     for path in paths:
-        if files.kind_of(path) not in files.SUFFIXES:
+        if search.kind_of(path) not in search.SUFFIXES:
             found: Iterator[str] = _lines(path)
         elif _is_text_alone(path):
             found = _text_column(path)

@@ -8,7 +8,7 @@ from yangtuo.cli import OF_A_RUN, VERBS, module_of
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.words import Parser, nearest, plain, value_meant
 from yangtuo.data import mixing
-from yangtuo.data.readers.files import find_files
+from yangtuo.data.readers.search import find_files
 from yangtuo.errors import DataError, UsageError
 
 OPTIONS = ["--lora_rank", "--lora-rank", "--top_p", "--max_seq_length", "--peft_path", "--per_device_train_batch_size"]

@@ -1,17 +1,18 @@
-"""The rows of a CSV or a Parquet file."""
+"""The rows of a table: CSV, TSV, Parquet, Arrow or Excel."""
 
 import contextlib
 import csv
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from yangtuo.data.records import Value
-from yangtuo.errors import DataError, MissingDependencyError
+from yangtuo.errors import DataError, MissingDependencyError, one_line
 
 _LONGEST_CELL = 1 << 26  # characters
 _BATCH_ROWS = 1024
-_OTHER_SEPARATORS = ("\t", ";", "|")
+_SEPARATORS = ("\t", ";", "|", ",")
 _BROKEN_CSV = {  # Python's words -> ours
     "unexpected end of data": "a text in quotes begins in it and never ends",
     "field larger than": f"a text in it is longer than {_LONGEST_CELL:,} characters; is a closing quote missing?",
@@ -19,14 +20,19 @@ _BROKEN_CSV = {  # Python's words -> ours
 }
 
 
-def csv_values(text: IO[str], path: str) -> Iterator[Value]:
+def tsv_values(text: IO[str], path: str) -> Iterator[Value]:
+    """The same with tabs between the cells."""
+    return csv_values(text, path, "\t")
+
+
+def csv_values(text: IO[str], path: str, separator: str = ",") -> Iterator[Value]:
     """Rows with their places; cells are texts, but for those of `weight`.
 
     Raises:
         DataError: no line with names, or a fault that leaves open where the next row begins.
     """
     csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(_lines(text, path), strict=True)
+    reader = csv.reader(_lines(text, path), delimiter=separator, strict=True)
     names: list[str] | None = None
     row = 0
     while True:
@@ -42,8 +48,11 @@ def csv_values(text: IO[str], path: str) -> Iterator[Value]:
             continue
         if names is None:
             names = _checked(cells, f"{path}:{line}")
-            if len(names) == 1 and (found := [mark for mark in _OTHER_SEPARATORS if mark in names[0]]):
-                raise DataError(f"{path}:{line}: columns are separated by {found[0]!r}; save the table with ',' there")
+            others = [mark for mark in _SEPARATORS if mark != separator and mark in names[0]]
+            if len(names) == 1 and others:
+                raise DataError(
+                    f"{path}:{line}: columns are separated by {others[0]!r}; save the table with {separator!r} there"
+                )
             continue
         fault = "" if len(cells) == len(names) else f"{len(cells)} value(s) for the {len(names)} columns of the header"
         yield Value(row, line, _content(names, cells), fault)
@@ -84,28 +93,103 @@ def parquet_values(path: Path) -> Iterator[Value]:
         DataError: here or while iterating: no Parquet file, or a broken one.
         MissingDependencyError: pyarrow is not installed.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: the package pyarrow is not installed; pip install pyarrow") from error
+    _needs("pyarrow", path)
+    from pyarrow import parquet
+
     _check_ends(path)
 
-    def rows() -> Iterator[Value]:
-        row = 0
-        try:
-            with path.open("rb") as source, parquet.ParquetFile(source) as file:  # pyarrow knows UTF-8 names only
-                _checked(file.schema_arrow.names, str(path))
-                for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                    for content in batch.to_pylist():
-                        yield Value(row, None, content)
-                        row += 1
-        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-            after = f" after {row} row(s)" if row else ""
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"{path}: broken Parquet{after}: {reason}") from error
+    def batches(source: IO[bytes]) -> Iterator[Any]:
+        with parquet.ParquetFile(source) as file:
+            _checked(file.schema_arrow.names, str(path))
+            yield from file.iter_batches(batch_size=_BATCH_ROWS)
 
-    return rows()
+    return _arrow_rows(path, "Parquet", batches)
+
+
+def arrow_values(path: Path) -> Iterator[Value]:
+    """Rows of an Arrow file, as a stream (which `datasets` writes) or with an index; they have no lines.
+
+    Raises:
+        DataError: while iterating: no Arrow file, or a broken one.
+        MissingDependencyError: pyarrow is not installed.
+    """
+    _needs("pyarrow", path)
+    from pyarrow import ipc
+
+    def batches(source: IO[bytes]) -> Iterator[Any]:
+        is_indexed = source.read(6) == b"ARROW1"
+        source.seek(0)
+        with (ipc.open_file if is_indexed else ipc.open_stream)(source) as reader:
+            _checked(reader.schema.names, str(path))
+            if is_indexed:
+                yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
+            else:
+                yield from reader
+
+    return _arrow_rows(path, "Arrow", batches)
+
+
+def _arrow_rows(path: Path, kind: str, batches: Callable[[IO[bytes]], Iterator[Any]]) -> Iterator[Value]:
+    import pyarrow
+
+    row = 0
+    try:
+        with path.open("rb") as source:  # pyarrow knows UTF-8 names only
+            for batch in batches(source):
+                for content in batch.to_pylist():
+                    yield Value(row, None, content)
+                    row += 1
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        after = f" after {row} row(s)" if row else ""
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: broken {kind}{after}: {reason}") from error
+
+
+def xlsx_values(path: Path) -> Iterator[Value]:
+    """Rows of the first sheet of an Excel file, below a line of names; cells are texts, as in a CSV file of the sheet.
+
+    Raises:
+        DataError: while iterating: no Excel file, or no line with names.
+        MissingDependencyError: python-calamine is not installed.
+    """
+    _needs("python_calamine", path)
+    import python_calamine
+
+    try:
+        with path.open("rb") as file, python_calamine.load_workbook(file) as book:
+            lines = [[_cell(value) for value in line] for line in book.get_sheet_by_index(0).to_python()]
+    except (python_calamine.CalamineError, IndexError, ValueError) as error:
+        raise DataError(f"{path}: no Excel file, or a broken one: {one_line(error, 120)}") from error
+    names: list[str] | None = None
+    row = 0
+    for line, cells in enumerate(lines, start=1):
+        if not any(cells):  # an empty line
+            continue
+        if names is None:
+            names = _checked(cells[: len(cells) - _num_empty_at_end(cells)], f"{path}:{line}")
+            continue
+        beyond = len(cells) - _num_empty_at_end(cells) > len(names)
+        fault = f"more cells than the {len(names)} columns of the header" if beyond else ""
+        yield Value(row, line, _content(names, cells), fault)
+        row += 1
+    if names is None:
+        raise DataError(f"{path}: the first sheet is empty; expected a line with the names of the columns")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _num_empty_at_end(cells: list[str]) -> int:
+    return next((number for number, cell in enumerate(reversed(cells)) if cell), len(cells))
+
+
+def _needs(package: str, path: Path) -> None:
+    if importlib.util.find_spec(package) is None:
+        name = package.replace("_", "-")
+        raise MissingDependencyError(f"{path}: the package {name} is not installed; pip install {name}")
 
 
 def _check_ends(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Nothing is coerced: a null answer is a fault, never the text "None". Formats: Stanford Alpaca (with LLaMA-Factory's
 `system` and `history`), ShareGPT `conversations`, OpenAI `messages`, and prompt/completion. A turn may say
-`"train": false`, a row and a turn may carry a `weight`. What may be left out may also be null, as it is in Parquet.
+`"train": false` (or `loss` or `training`, as other tools call it), a row and a turn may carry a `weight`. What may be
+left out may also be null, as it is in Parquet. A key that changes what is meant and that we cannot follow is a fault.
 """
 
 import json
@@ -34,7 +35,24 @@ _TELLING = {  # a format is told by these keys
     DataFormat.ALPACA: {"instruction", "output"},
 }
 _DIALOGUES = ("messages", "conversations", "prompt", "completion")
-_IN_TURN = {"role", "content", "from", "value", "train", "weight"}
+_TRAIN = ("train", "loss", "training")  # ours and OpenPipe's; ms-swift's and LLaMA-Factory's; axolotl's
+_IN_TURN = {"role", "content", "from", "value", "weight", *_TRAIN}
+_CALL = "calls of tools cannot be trained; write the call into the turn's text"
+_MEDIA = "pictures, sound and films cannot be trained on"
+_PREFERENCE = "pairs of a better and a worse answer are for DPO, which this program does not do; keep the better answer"
+_MASK = 'which tokens carry a loss is said by "train": true or false'
+# Keys that change what a row or a turn means; where they hold something, it is a fault. Others are told as not used.
+_MEANING = {
+    **dict.fromkeys(("tool_calls", "function_call"), _CALL),
+    **dict.fromkeys(("tools", "functions"), "tools cannot be rendered; write them into the system prompt"),
+    **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio", "image_url"), _MEDIA),
+    **dict.fromkeys(("chosen", "rejected", "rejected_response", "rejected_messages"), _PREFERENCE),
+    **dict.fromkeys(("loss_mask", "mask", "masked", "labels"), _MASK),
+    **dict.fromkeys(
+        ("reasoning_content", "reasoning", "thinking", "thought"),
+        "a thought beside the answer cannot be trained; write it into the answer's text, as <think>...</think>",
+    ),
+}
 
 
 def detect(content: Any) -> tuple[DataFormat | None, str]:
@@ -68,7 +86,7 @@ def turns_of(content: Any, data_format: DataFormat) -> tuple[tuple[Turn, ...], l
     if data_format is DataFormat.ALPACA and (plain := _plain_alpaca(content)):
         return plain, []
     turns: list[Turn] = []
-    faults = list(_READERS[data_format](content, turns))
+    faults = [*_READERS[data_format](content, turns), *_meaning_faults(content)]
     weight = _weight(content)
     faults += _weight_faults(weight)
     if not faults:
@@ -103,13 +121,16 @@ def _places(content: dict[str, Any], data_format: DataFormat, num_turns: int) ->
     return ["'system'"] * (num_turns - len(places)) + places
 
 
+_PLAIN_ALPACA = {"instruction", "input", "output"}
+
+
 def _plain_alpaca(row: dict[str, Any]) -> tuple[Turn, ...] | None:
     """Most rows in the shortest way: nothing wrong and nothing rare in them; None for the others."""
     instruction, addition, output = row.get("instruction"), row.get("input"), row.get("output")
     addition = "" if addition is None else addition
     if not (type(instruction) is type(output) is type(addition) is str) or not instruction.strip():
         return None
-    if "system" in row or "history" in row or "weight" in row or not _is_encodable(f"{instruction}{addition}{output}"):
+    if not row.keys() <= _PLAIN_ALPACA or not _is_encodable(f"{instruction}{addition}{output}"):
         return None
     user = f"{instruction}\n{addition}" if addition else instruction
     return Turn("user", user, False), Turn("assistant", output, True)
@@ -218,19 +239,26 @@ def _turn(turn: Any, where: str, turns: list[Turn]) -> Iterator[str]:
     if role is None:
         found = _short(given) if named in turn else f"not there (keys: {_keys(turn)})"
         yield f"{where}: {named!r} is {found}; expected one of {', '.join(_ROLES)}"
-    if turn.get("tool_calls"):
-        yield f"{where}: 'tool_calls' cannot be trained; write the call into {text_key!r}, or remove the row"
+    yield from (f"{where}: {fault}" for fault in _meaning_faults(turn))
     faults = [f"{where}: {fault}" for fault in _text_faults(turn, text_key, "a text", may_be_empty=role != "user")]
-    train, weight = turn.get("train"), _weight(turn)
-    train = role == "assistant" if train is None else train
-    if not isinstance(train, bool):
-        faults.append(f"{where}: 'train' is {_short(train)}; expected true or false")
+    said, weight = {key: turn[key] for key in _TRAIN if turn.get(key) is not None}, _weight(turn)
+    key, train = next(iter(said.items()), ("train", role == "assistant"))
+    if len(set(map(str, said.values()))) > 1:
+        faults.append(f"{where}: {' and '.join(map(repr, said))} contradict each other; keep one of them")
+    elif not isinstance(train, bool) and train not in (0, 1):
+        faults.append(f"{where}: {key!r} is {_short(train)}; expected true or false")
     elif train and role in ("user", "system"):
-        faults.append(f"{where}: 'train' is true for a turn of the {role}; only answers can be trained")
+        faults.append(f"{where}: {key!r} is true for a turn of the {role}; only answers can be trained")
     faults += [f"{where}: {fault}" for fault in _weight_faults(weight)]
     yield from faults
     if role and not faults:
-        turns.append(Turn(role, turn[text_key], trained=train and weight > 0, weight=float(weight)))
+        turns.append(Turn(role, turn[text_key], trained=bool(train) and weight > 0, weight=float(weight)))
+
+
+def _meaning_faults(given: dict[str, Any]) -> Iterator[str]:
+    for key in _MEANING:
+        if given.get(key) not in (None, "", [], {}):
+            yield f"{key!r} is {_short(given[key])}: {_MEANING[key]}, or remove the row"
 
 
 def _order_faults(turns: list[Turn], places: list[str]) -> Iterator[str]:

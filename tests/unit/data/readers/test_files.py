@@ -1,14 +1,13 @@
-"""Which files are found, and what is read from their bytes."""
+"""What is read from the bytes of a file."""
 
 import codecs
 import gzip
+import importlib.util
 import json
 import logging
-import os
 import random
 import sys
-import tempfile
-from pathlib import Path
+import zipfile
 
 import pytest
 from hypothesis import given
@@ -41,149 +40,6 @@ def fault_of(path):
     with pytest.raises(DataError) as caught:
         read(path)
     return str(caught.value).replace(f"{path.parent}/", "")
-
-
-def finding_fault(places, tmp_path, **more):
-    with pytest.raises(DataError) as caught:
-        files.find_files(str(places), **more)
-    return str(caught.value).replace(str(tmp_path), "DIR")
-
-
-# ---- finding
-
-
-def test_data_files_of_the_folder_itself_are_found_in_order(tmp_path):
-    good = ["a.json", "b.JSONL", "c.jsonl.gz", "d.json.zst", "e.parquet", "f.csv", "g.ndjson", "h.csv.GZ"]
-    for name in [*good[::-1], "notes.txt", "x.tar.gz", "y.gz", ".hidden.json", "sub.json/e.json"]:
-        write(tmp_path / name)
-    assert files.find_files(str(tmp_path)) == [tmp_path / name for name in good]
-
-
-def test_sub_folders_are_read_when_asked_but_hidden_ones_are_not(tmp_path):
-    for name in ("z.json", "a/b/c.json", "a/d.jsonl", ".ipynb_checkpoints/z-checkpoint.json", "a/.cache/x.json"):
-        write(tmp_path / name)
-    (tmp_path / "a" / "back").symlink_to(tmp_path)
-    found = files.find_files(str(tmp_path), recursive=True)
-    assert found == [tmp_path / name for name in ("a/b/c.json", "a/d.jsonl", "z.json")]
-    assert files.find_files(str(tmp_path)) == [tmp_path / "z.json"]
-
-
-def test_a_folder_behind_a_link_is_read(tmp_path):
-    write(tmp_path / "elsewhere" / "a.json")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
-    assert files.find_files(str(tmp_path / "data"), recursive=True) == [tmp_path / "data" / "linked" / "a.json"]
-
-
-def test_files_and_folders_may_be_given_with_commas_and_each_file_counts_once(tmp_path):
-    a, b = write(tmp_path / "a.txt"), write(tmp_path / "folder" / "b.json")
-    assert files.find_files(f"{a}, {tmp_path}/folder ,{b},{a},") == [a, b]
-
-
-def test_a_name_may_have_a_comma_in_it(tmp_path):
-    path = write(tmp_path / "a,b.json")
-    assert files.find_files(str(path)) == [path]
-
-
-def test_more_names_than_one_name_may_be_long(tmp_path):
-    paths = [write(tmp_path / f"{i:0>200}.json") for i in range(40)]
-    assert files.find_files(",".join(map(str, paths))) == paths
-
-
-def test_the_validation_file_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("a.json", "dev.json"):
-        write(tmp_path / name)
-    assert files.find_files(str(tmp_path), exclude=[Path("./dev.json")]) == [tmp_path / "a.json"]
-    assert len(files.find_files(str(tmp_path), exclude=[Path("elsewhere/dev.json")])) == 2
-
-
-EXPECTED = "expected .json, .jsonl, .ndjson, .parquet, .csv, also with .gz or .zst"
-
-
-@pytest.mark.parametrize(
-    ("names", "exclude", "message"),
-    [
-        ([], [], f"no data file in it (found: nothing); {EXPECTED}"),
-        (["x.txt", "a.xlsx"], [], f"no data file in it (found: a.xlsx, x.txt); {EXPECTED}"),
-        (["dev.json"], ["dev.json"], f"no data file in it besides the validation file (found: dev.json); {EXPECTED}"),
-        (
-            ["sub/a.json"],
-            [],
-            f"no data file in it (found: sub); {EXPECTED}; files in sub-folders are read with --include_subfolders",
-        ),
-    ],
-)
-def test_a_folder_without_data_says_what_is_in_it(tmp_path, names, exclude, message):
-    for name in names:
-        write(tmp_path / name)
-    left_out = [tmp_path / name for name in exclude]
-    assert finding_fault(tmp_path, tmp_path, exclude=left_out) == f"--dataset_dir DIR: {message}"
-
-
-def test_sub_folders_without_data_are_not_offered_again(tmp_path):
-    write(tmp_path / "sub" / "a.txt")
-    assert "--include_subfolders" not in finding_fault(tmp_path, tmp_path, recursive=True)
-
-
-def test_no_such_place_names_the_option(tmp_path, sentences):
-    rest = "no such folder or file; give a folder with data files, or files"
-    assert finding_fault(tmp_path / "none", tmp_path) == f"--dataset_dir DIR/none: {rest}"
-    one = write(tmp_path / "a.json")
-    assert finding_fault(f"{one},b.json", tmp_path, option="train_file") == f"--train_file b.json: {rest}"
-    assert finding_fault("x" * 5_000, tmp_path).endswith(rest)
-    assert finding_fault("x\0", tmp_path).endswith(rest)
-    sentences(finding_fault(",", tmp_path), "--dataset_dir")
-
-
-def test_a_pipe_is_no_plain_file(tmp_path):
-    os.mkfifo(tmp_path / "pipe.json")
-    said = "--dataset_dir DIR/pipe.json: neither a folder nor a plain file; write the data into a file"
-    assert finding_fault(tmp_path / "pipe.json", tmp_path) == said
-
-
-@pytest.fixture
-def nobody():
-    """The rights of a user who is not root, for whom every folder is open; and a folder that this user reaches."""
-    is_root = os.geteuid() == 0
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        write(Path(name) / "locked" / "a.json")
-        if is_root:
-            os.seteuid(65534)
-        try:
-            yield Path(name)
-        finally:
-            if is_root:
-                os.seteuid(0)
-            (Path(name) / "locked").chmod(0o755)
-
-
-@pytest.mark.parametrize("mode", [0o000, 0o444])
-def test_a_folder_that_may_not_be_read(nobody, mode):
-    if os.stat(nobody / "locked").st_uid == os.geteuid():
-        (nobody / "locked").chmod(mode)
-    else:  # made by root, whose rights are given back for a moment
-        os.seteuid(0)
-        (nobody / "locked").chmod(mode)
-        os.seteuid(65534)
-    assert "locked" in finding_fault(nobody / "locked", nobody)
-
-
-@pytest.mark.parametrize("locked", ["", "sub"])
-def test_a_folder_that_cannot_be_listed_is_named_also_below(tmp_path, monkeypatch, locked):
-    write(tmp_path / "a.json")
-    write(tmp_path / "sub" / "b.json")
-    real = Path.iterdir
-
-    def iterdir(self):
-        if self == tmp_path / locked:
-            raise PermissionError(13, "Permission denied")
-        return real(self)
-
-    monkeypatch.setattr(Path, "iterdir", iterdir)
-    said = finding_fault(tmp_path, tmp_path, recursive=True)
-    assert said == f"--dataset_dir {Path('DIR') / locked}: the folder cannot be read: Permission denied"
 
 
 # ---- encodings
@@ -331,9 +187,16 @@ def test_damage_inside_a_packed_file(tmp_path):
     assert fault_of(write(tmp_path / "a.jsonl.gz", bytes(raw))).startswith("a.jsonl.gz: cannot be unpacked: ")
 
 
-@pytest.mark.parametrize(("name", "package"), [("a.json.zst", "zstandard"), ("a.parquet", "pyarrow")])
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("a.json.zst", "zstandard"), ("a.parquet", "pyarrow"), ("a.arrow", "pyarrow"), ("a.xlsx", "python-calamine")],
+)
 def test_a_package_that_is_not_installed_is_named_with_the_command(tmp_path, monkeypatch, name, package):
+    real = importlib.util.find_spec
     monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda one: None if one == package.replace("-", "_") else real(one)
+    )
     path = write(tmp_path / name, b"x")
     with pytest.raises(MissingDependencyError) as caught:
         read(path)
@@ -501,3 +364,82 @@ def test_any_bytes_are_rows_or_a_data_error(tmp_path):
             read(path)
         except (DataError, MissingDependencyError):
             logging.debug("refused")
+
+
+# ---- Arrow and Excel
+
+
+@pytest.mark.parametrize("is_indexed", [False, True])
+def test_rows_of_arrow_as_a_stream_and_with_an_index(tmp_path, is_indexed):
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.Table.from_pylist(ROWS)
+    make = pyarrow.ipc.new_file if is_indexed else pyarrow.ipc.new_stream
+    with make(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+    encoding, values = read(tmp_path / "a.arrow")
+    assert encoding is None
+    assert [(value.row, value.content) for value in values] == list(enumerate(ROWS))
+    raw = (tmp_path / "a.arrow").read_bytes()
+    assert "a.arrow: broken Arrow" in fault_of(write(tmp_path / "a.arrow", raw[: len(raw) // 2]))
+    assert "a.arrow: broken Arrow" in fault_of(write(tmp_path / "a.arrow", b"PAR1 no such thing"))
+
+
+def write_excel(path, lines):
+    """The least that is an Excel file: texts inline, numbers as they are."""
+    pytest.importorskip("python_calamine")
+
+    def cell(value):
+        if value is None:
+            return "<c/>"
+        if isinstance(value, str):
+            return f'<c t="inlineStr"><is><t xml:space="preserve">{value}</t></is></c>'
+        return f"<c><v>{value}</v></c>"
+
+    rows = "".join(f"<row>{''.join(map(cell, line))}</row>" for line in lines)
+    main, office = "http://schemas.openxmlformats.org", "officeDocument/2006/relationships"
+    parts = {
+        "[Content_Types].xml": f'<Types xmlns="{main}/package/2006/content-types"/>',
+        "_rels/.rels": (
+            f'<Relationships xmlns="{main}/package/2006/relationships"><Relationship Id="r1" '
+            f'Type="{main}/{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>'
+        ),
+        "xl/workbook.xml": (
+            f'<workbook xmlns="{main}/spreadsheetml/2006/main" xmlns:r="{main}/{office}"><sheets>'
+            '<sheet name="s" sheetId="1" r:id="r1"/></sheets></workbook>'
+        ),
+        "xl/_rels/workbook.xml.rels": (
+            f'<Relationships xmlns="{main}/package/2006/relationships"><Relationship Id="r1" '
+            f'Type="{main}/{office}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>'
+        ),
+        "xl/worksheets/sheet1.xml": (
+            f'<worksheet xmlns="{main}/spreadsheetml/2006/main"><sheetData>{rows}</sheetData></worksheet>'
+        ),
+    }
+    with zipfile.ZipFile(path, "w") as file:
+        for name, text in parts.items():
+            file.writestr(name, text)
+    return path
+
+
+def test_rows_of_excel_are_texts_as_a_sheet_shows_them(tmp_path):
+    lines = [["instruction", "output", None], ["一加一？", 2, None], [None, None, None], ["圆周率", 3.14, None]]
+    values = read(write_excel(tmp_path / "a.xlsx", lines))[1]
+    assert [(value.row, value.line, value.content, value.fault) for value in values] == [
+        (0, 2, {"instruction": "一加一？", "output": "2"}, ""),
+        (1, 4, {"instruction": "圆周率", "output": "3.14"}, ""),
+    ]
+
+
+def test_excel_that_cannot_be_used(tmp_path):
+    assert "no Excel file, or a broken one" in fault_of(write(tmp_path / "a.xlsx", b"PK no zip"))
+    assert "the first sheet is empty" in fault_of(write_excel(tmp_path / "b.xlsx", []))
+    assert "two columns are named 'a'" in fault_of(write_excel(tmp_path / "c.xlsx", [["a", "a"]]))
+    path = write_excel(tmp_path / "d.xlsx", [["instruction", "output"], ["问", "答", "多"]])
+    assert read(path)[1][0].fault == "more cells than the 2 columns of the header"
+
+
+def test_tabs_between_cells(tmp_path):
+    path = write(tmp_path / "a.tsv", 'instruction\toutput\n问,一\t"答\n二"\n')
+    assert contents(path) == [{"instruction": "问,一", "output": "答\n二"}]
+    fault = fault_of(write(tmp_path / "a.tsv", "instruction,output\n问,答\n"))
+    assert fault == "a.tsv:1: columns are separated by ','; save the table with '\\t' there"

@@ -325,7 +325,7 @@ DIALOGUE_FAULTS = [
     ({"messages": [{"role": "user"}]}, "messages[0]: no 'content' (keys: role); expected a text"),
     (
         {"messages": [asked(), answered(tool_calls=[{}])]},
-        "messages[1]: 'tool_calls' cannot be trained; write the call into 'content', or remove the row",
+        "messages[1]: 'tool_calls' is [{}]: calls of tools cannot be trained; write the call into the turn's text, or remove the row",
     ),
     ({"messages": [asked(), answered(train="no")]}, "messages[1]: 'train' is \"no\"; expected true or false"),
     (
@@ -453,3 +453,45 @@ def test_any_json_becomes_turns_that_can_be_trained_or_faults(row, data_format):
         assert made[-1].role == "assistant"
         assert all(name.isprintable() for name in unused_columns(row, data_format))
     detect(row)
+
+
+@pytest.mark.parametrize("key", ["train", "loss", "training"])
+@pytest.mark.parametrize("no", [False, 0])
+def test_an_answer_that_is_not_to_be_trained_says_so_in_the_words_of_several_tools(key, no):
+    listed = [asked(), {**answered("坏"), key: no}, asked(), answered("好")]
+    turns, found = turns_of({"messages": listed}, DataFormat.MESSAGES)
+    assert found == []
+    assert [turn.text for turn in turns if turn.trained] == ["好"]
+    assert faults({"messages": [asked(), {**answered(), key: "no"}]}) == [
+        f"messages[1]: '{key}' is \"no\"; expected true or false"
+    ]
+
+
+def test_words_that_contradict_each_other_are_a_fault():
+    turn = {**answered(), "train": True, "loss": False}
+    assert faults({"messages": [asked(), turn]}) == [
+        "messages[1]: 'train' and 'loss' contradict each other; keep one of them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("function_call", {"name": "f"}, "calls of tools cannot be trained"),
+        ("reasoning_content", "想", "a thought beside the answer cannot be trained"),
+        ("loss_mask", 0, "which tokens carry a loss is said by"),
+        ("tools", [{}], "tools cannot be rendered"),
+        ("images", ["a.png"], "pictures, sound and films cannot be trained on"),
+        ("rejected", "坏", "pairs of a better and a worse answer are for DPO"),
+    ],
+)
+def test_a_key_that_changes_what_is_meant_is_a_fault_where_it_holds_something(key, value, why):
+    turn = {**answered(), key: value}
+    assert faults({"messages": [asked(), turn]})[0].startswith(f"messages[1]: {key!r} is ")
+    assert why in faults({"messages": [asked(), turn]})[0]
+    assert why in faults({"messages": [asked(), answered()], key: value})[0]
+    alpaca = {"instruction": "问", "output": "答"}
+    assert why in faults(alpaca | {key: value}, DataFormat.ALPACA)[0]
+    for nothing in (None, "", [], {}):
+        assert turns_of({"messages": [asked(), {**answered(), key: nothing}]}, MESSAGES)[1] == []
+        assert turns_of(alpaca | {key: nothing}, DataFormat.ALPACA)[1] == []
