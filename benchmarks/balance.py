@@ -27,7 +27,7 @@ from yangtuo.cli.demo import DATA, cache_folder
 from yangtuo.config.choices import DataOrder, LossReduction
 from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.examples import Examples
-from yangtuo.data.readers import records, search
+from yangtuo.data.readers import reader, search
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.engine.layout import common_prefixes
@@ -174,7 +174,7 @@ def compare(options: argparse.Namespace) -> None:
     if not sizes:
         raise UsageError("--rows_per_step: none of them gives each of --ranks the same number of rows, at least one")
     tokenizer = find_tokenizer(options.model)
-    rows, _ = records.read(search.find_files(str(options.dataset_dir)))
+    rows, _ = reader.read(search.find_files(str(options.dataset_dir)))
     examples, _ = encode(rows, tokenizer, EncodingOptions(ALPACA_ZH, options.max_seq_length))
     lengths = examples.lengths()
     print(f"{len(examples)} rows, {lengths.mean():.1f} tokens on average, {lengths.max()} the longest", file=sys.stderr)

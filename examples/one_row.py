@@ -7,12 +7,12 @@ import torch
 
 from yangtuo.config.choices import DataFormat, DataOrder, LossReduction
 from yangtuo.config.schema import LoraArguments, ModelArguments
-from yangtuo.data.choice import choose_template
 from yangtuo.data.encoding import EncodingOptions, encode
-from yangtuo.data.readers.turns import turns_of
+from yangtuo.data.readers.formats import turns_of
 from yangtuo.data.records import Record
+from yangtuo.data.template_choice import choose_template
 from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.engine.batches import Batch
+from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
 from yangtuo.engine.planning import StepShape
 from yangtuo.engine.steps import Execution, Recipe, Steps

@@ -134,7 +134,7 @@ def tiny_llama(folder: Path, *, num_rows: int = SENTENCEPIECE_VOCABULARY, tie: b
 
 def provenance_of(base: Path, tokenizer: Tokenizer, **changes: object) -> dict:
     """What an adapter trained on this base says of itself."""
-    from yangtuo.data.saved_template import to_values
+    from yangtuo.data.template_json import to_values
     from yangtuo.model import fingerprint
     from yangtuo.model.base import read_config
 
@@ -155,7 +155,7 @@ def tiny_adapter(
     from transformers import AutoModelForCausalLM
 
     from yangtuo.config.schema import LoraArguments
-    from yangtuo.data.saved_template import from_values
+    from yangtuo.data.template_json import from_values
     from yangtuo.data.tokenizer import open_tokenizer
     from yangtuo.model.adapter_state import save, trained_parameters
     from yangtuo.model.adapters import attach_new

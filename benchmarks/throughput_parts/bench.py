@@ -21,7 +21,7 @@ from throughput_parts.settings import (
     is_packed,
 )
 from throughput_parts.work import Row
-from yangtuo.data.readers import records, search
+from yangtuo.data.readers import reader, search
 from yangtuo.errors import UsageError
 
 COMMAND = Path(__file__).resolve().parents[1] / "throughput.py"
@@ -77,7 +77,7 @@ class Bench:
             DataError: bad rows in the data.
             UsageError: model or data cannot be used.
         """
-        read, _ = records.read(search.find_files(str(self.options.dataset_dir)))
+        read, _ = reader.read(search.find_files(str(self.options.dataset_dir)))
         chosen = [
             {"instruction": record.turns[0].text, "output": record.turns[1].text}
             for record in read[: self.options.rows]

@@ -21,7 +21,7 @@ from tests.command import Started
 from yangtuo.cli import main
 from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
-from yangtuo.data.saved_template import to_values
+from yangtuo.data.template_json import to_values
 from yangtuo.data.templates import ALPACA_ZH, ALPACA_ZH_2
 from yangtuo.data.tokenizer import open_tokenizer
 

@@ -7,7 +7,7 @@ import sys
 from tests.command import yangtuo
 from yangtuo.cli import main
 from yangtuo.data.encoding import EncodingOptions, encode
-from yangtuo.data.readers import records, search
+from yangtuo.data.readers import reader, search
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
 
@@ -17,7 +17,7 @@ def test_every_kept_row_with_its_file_and_number(inputs, tmp_path, capfd):
     words = ["--model_name_or_path", inputs.base, "--dataset_dir", inputs.data, "--out", out, "--max_seq_length", 120]
     assert main(["encode", *map(str, words)]) == 0
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    read, _ = records.read(search.find_files(str(inputs.data)))
+    read, _ = reader.read(search.find_files(str(inputs.data)))
     expected, _ = encode(read, open_tokenizer(inputs.base), EncodingOptions(ALPACA_ZH, 120))
     assert len(rows) == len(expected)
     for i, row in enumerate(rows):

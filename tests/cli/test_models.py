@@ -15,7 +15,7 @@ from tests import tiny
 from tests.command import evaluations_of, log_of
 from yangtuo.cli import main
 from yangtuo.data.encoding import EncodingOptions, encode
-from yangtuo.data.readers import records
+from yangtuo.data.readers import reader
 from yangtuo.data.templates import CHATML
 from yangtuo.data.tokenizer import open_tokenizer
 
@@ -74,7 +74,7 @@ def test_train_save_load(name, modules_to_save, inputs, tmp_path):
 
 
 def mean_nll(model, validation, tokenizer_folder):
-    read, _ = records.read([validation])
+    read, _ = reader.read([validation])
     examples, _ = encode(read, open_tokenizer(tokenizer_folder), EncodingOptions(CHATML, 384))
     model.eval()
     losses = []

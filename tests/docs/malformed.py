@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from yangtuo.config.parser import build_parser, parse
-from yangtuo.data.readers import records, search
+from yangtuo.data.readers import reader, search
 from yangtuo.errors import UserError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
@@ -170,7 +170,7 @@ def message(case: Case, folder: Path) -> str:
         settings, _ = parse(["--dataset_dir", place, *case.options], build_parser("yangtuo check"))
         data = settings.data
         found = search.find_files(place, recursive=data.include_subfolders)
-        records.read(found, records.ReadOptions(data.data_format, data.bad_rows, data.max_rows, data.train_turns))
+        reader.read(found, reader.ReadOptions(data.data_format, data.bad_rows, data.max_rows, data.train_turns))
     except UserError as error:
         return str(error).replace(f"{folder}/", "").replace(str(folder), "DIR")
     raise AssertionError(f"{case.name}: nothing was said")

@@ -6,7 +6,7 @@ import pytest
 
 from yangtuo.config.choices import Truncation
 from yangtuo.data.encoding import EncodingOptions, encode
-from yangtuo.data.readers import records
+from yangtuo.data.readers import reader
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
 
@@ -29,7 +29,7 @@ def golden(name):
 def encode_rows(rows, tmp_path, tokenizer, **options):
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
-    read, _ = records.read([file])
+    read, _ = reader.read([file])
     return encode(read, open_tokenizer(tokenizer), EncodingOptions(ALPACA_ZH, **options))
 
 

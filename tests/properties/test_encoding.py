@@ -10,10 +10,10 @@ from tests import chat_templates, tiny
 from tests.dialogues import controlled, records, turns
 from yangtuo.config.choices import Truncation
 from yangtuo.data.backends import SentencePiece
-from yangtuo.data.choice import choose_template
 from yangtuo.data.encoding import EncodingOptions, count_reasons, encode, end_id
 from yangtuo.data.examples import RowOutcome
 from yangtuo.data.records import Record, Turn
+from yangtuo.data.template_choice import choose_template
 from yangtuo.data.templates import ALPACA_ZH, CHATML, FrameTemplate
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import DataError

@@ -53,7 +53,7 @@ def others(*allowed):
 
 
 CONFIG = [module.split(".")[2] for module in MODULES if lies_in(module, "yangtuo.config") and module.count(".") > 1]
-CONFIG.remove("training_help")
+CONFIG.remove("transformers_help")
 SLOW = ("torch", "transformers", "peft", "accelerate")
 TOP = ("errors", "logs", "output")
 # Each package may import those to its right; what stands in one line does not know the others of that line.
@@ -95,7 +95,7 @@ def test_only_the_engine_knows_the_trainer_and_only_help_the_words_of_transforme
 
     assert users("transformers.Trainer") == ["yangtuo.engine.trainer"]
     assert users("transformers.HfArgumentParser") == []
-    assert users("yangtuo.config.training_help") == ["yangtuo.config.parser"]  # inside a function, see the tests below
+    assert users("yangtuo.config.transformers_help") == ["yangtuo.config.parser"]  # in a function
 
 
 def test_nothing_imports_the_command_line():
@@ -130,7 +130,7 @@ parser = build_parser("yangtuo check")
 as_dict(parse(words, parser)[0])""",
     "print the short help": "parser.print_help()",
     "make the long help": "parser.format_long_help()",
-    "import what computes": "import yangtuo.engine.batches",
+    "import what computes": "import yangtuo.engine.batch_tensors",
 }
 
 

@@ -116,7 +116,7 @@ def _open(options: argparse.Namespace) -> list["ChatSession"]:
 
 
 def _opened(options: argparse.Namespace) -> list["ChatSession"]:
-    from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
+    from yangtuo.data.template_choice import KEEPS_OWN_SYSTEM, keeps_own_system
     from yangtuo.inference import load
     from yangtuo.inference.dialogue import ChatSession
     from yangtuo.inference.generate import Generator

@@ -40,7 +40,7 @@ class Option:
         nargs: see argparse.
         const: see argparse.
         choices: the words that it takes, where there are only some.
-        help: a sentence; None for transformers' own until somebody asks, see `training_help`.
+        help: a sentence; None for transformers' own until somebody asks, see `transformers_help`.
         aliases: other spellings that stay.
         old_names: of earlier versions, each said when it is given.
     """

@@ -38,7 +38,7 @@ class _Parser(Parser):
 
     def format_long_help(self) -> str:
         """Every option; those of transformers in its own words, which takes seconds to load."""
-        from yangtuo.config.training_help import SENTENCES
+        from yangtuo.config.transformers_help import SENTENCES
 
         for action in self._actions:
             if action.help is None:

@@ -1,6 +1,6 @@
-"""Every option: its name, default and help, and what happens to those of other programs.
+"""Our own options: name, default, help, and what each decides of a result. `options` is the table of all.
 
-Our own options are the four dataclasses below. All fields of transformers' `TrainingArguments` are options too, see
+They are the fields of the four dataclasses below. All fields of transformers' `TrainingArguments` are options too, see
 `trainer_options`; those of earlier versions are in `old_options`. This module imports neither torch nor transformers:
 what only inspects data must start fast.
 """

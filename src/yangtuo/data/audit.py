@@ -8,7 +8,7 @@ import numpy as np
 
 from yangtuo.data.encoding_cache import EncodedFiles
 from yangtuo.data.examples import Examples, RowOutcome
-from yangtuo.data.readers.records import as_json
+from yangtuo.data.readers.reader import as_json
 
 _NUM_BARS = 12
 OUTCOMES = {

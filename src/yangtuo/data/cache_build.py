@@ -21,7 +21,7 @@ from tqdm import tqdm
 from yangtuo.config.choices import BadRows
 from yangtuo.data.encoding import Encoder, EncodingOptions, check_kept, count_reasons
 from yangtuo.data.encoding_options import check_rendered
-from yangtuo.data.readers.records import MOST_LISTED, Dropped, Reader, ReadOptions
+from yangtuo.data.readers.reader import MOST_LISTED, Dropped, Reader, ReadOptions
 from yangtuo.data.records import Record
 from yangtuo.data.tokenizer import Tokenizer, open_tokenizer
 

@@ -27,7 +27,7 @@ from yangtuo.data.encoding_options import (
     count_reasons,
 )
 from yangtuo.data.examples import Columns, Examples, RowOutcome, examples_of
-from yangtuo.data.readers.records import Dropped
+from yangtuo.data.readers.reader import Dropped
 from yangtuo.data.records import Record, Turn
 from yangtuo.data.templates import Exchange, Piece, Template, TemplateFault
 from yangtuo.data.tokenizer import Spelled, Tokenizer

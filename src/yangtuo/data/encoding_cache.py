@@ -27,7 +27,7 @@ from yangtuo.data.cache_build import COLUMNS, build
 from yangtuo.data.encoding import ENCODER_VERSION, EncodingOptions, examples_of
 from yangtuo.data.examples import Examples
 from yangtuo.data.readers import files, search
-from yangtuo.data.readers.records import Dropped, ReadOptions
+from yangtuo.data.readers.reader import Dropped, ReadOptions
 from yangtuo.data.records import Source
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError, WriteError

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from yangtuo.config.choices import Truncation
-from yangtuo.data.readers.records import Dropped
+from yangtuo.data.readers.reader import Dropped
 from yangtuo.data.templates import Template
 from yangtuo.errors import DataError
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from yangtuo.data.readers.records import Dropped
+from yangtuo.data.readers.reader import Dropped
 
 Hashes = npt.NDArray[np.uint64]
 IGNORED_LABEL = -100  # the label that transformers and torch leave out of the loss

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from yangtuo.data.control_tokens import split_at_controls
 from yangtuo.data.encoding import prompt_ids
-from yangtuo.data.readers import records as reading
+from yangtuo.data.readers import reader as reading
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Piece, Template, TemplateFault
 from yangtuo.data.tokenizer import Tokenizer

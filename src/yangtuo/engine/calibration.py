@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from yangtuo.engine.batches import Batch
+from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
 from yangtuo.engine.memory import MOST_CELLS, free_bytes

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from yangtuo.data.examples import Examples
 from yangtuo.engine import tolerance
-from yangtuo.engine.batches import Batch
+from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, forward, weighted_sum
 from yangtuo.model.sharding import is_sharded

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from yangtuo.engine.batches import Batch
+from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.head import Head, grad_of
 from yangtuo.engine.layout import Layout
 from yangtuo.model.sharding import is_sharded

@@ -1,4 +1,7 @@
-"""Optimizer and learning rate: LoRA+, where the B matrices learn faster than everything else, and a rehearsal."""
+"""LoRA+, where the B matrices learn faster than all else; and a rehearsal of the schedule before weights are loaded.
+
+The optimizer and its learning rates are transformers' own, made from the options that `training.trainer_args` hands on.
+"""
 
 from collections.abc import Callable
 from typing import Any

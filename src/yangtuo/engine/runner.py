@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from yangtuo.data.examples import Examples
-from yangtuo.engine.batches import Batch
+from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.head import grad_of, sparse_embedding
 from yangtuo.engine.layout import pad
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum

@@ -20,14 +20,14 @@ from transformers import PreTrainedConfig
 from yangtuo import __version__
 from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
-from yangtuo.data.saved_template import to_values
+from yangtuo.data.template_json import to_values
 from yangtuo.errors import AdapterError, DataError, ModelError, ProofError, UsageError
 from yangtuo.export import plain_lora
 from yangtuo.export.gguf import convert
 from yangtuo.merge import edits, fit, make, verify
 from yangtuo.merge import plan as merge_plan
 from yangtuo.merge.job import Job
-from yangtuo.model import adapter_files, fingerprint, generation_config, provenance, serving
+from yangtuo.model import adapter_files, fingerprint, generation_config, prompt_texts, provenance
 from yangtuo.model.base import read_config
 from yangtuo.model.prompt_files import CHAT_TEMPLATE, PromptFiles, prompt_files_of
 from yangtuo.model.weight_files import open_weights
@@ -76,7 +76,7 @@ def texts_of(job: Job | None, folder: Path, template: str | None, system_prompt:
     prompt_files = prompt_files_of(found, tokenizer, existing[1] if existing else None, is_strict=True)
     values = json.loads(prompt_files.files[generation_config.GENERATION_CONFIG])
     try:
-        files = {"prompt.txt": serving.prompt_text_of(found, tokenizer)}
+        files = {"prompt.txt": prompt_texts.prompt_text_of(found, tokenizer)}
     except DataError as error:
         logger.warning("prompt.txt is not written: %s", error)
         files = {}
@@ -114,7 +114,7 @@ def _write_texts(texts: Texts, place: Path) -> None:
 
 def _write_modelfile(texts: Texts, place: Path, file: str | None) -> None:
     try:
-        text = serving.modelfile_of(
+        text = prompt_texts.modelfile_of(
             texts.prompt_files.template, texts.prompt_files.tokenizer, f"./{file}" if file else ".", texts.choosing
         )
     except DataError as error:

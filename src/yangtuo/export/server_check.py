@@ -171,7 +171,7 @@ def notes(
     if prompts.count(Match.SAME_NUMBER) and server.kind == "openai":
         yield "the server tells how many tokens a prompt has, not which"
     if Match.DIFFERS in prompts and isinstance(server, Ollama) and (given := server.template()) is not None:
-        from yangtuo.model.serving import modelfile_of
+        from yangtuo.model.prompt_texts import modelfile_of
 
         try:
             is_ours = f'TEMPLATE """{given}"""' in modelfile_of(template, tokenizer, "m")

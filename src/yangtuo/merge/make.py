@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from yangtuo import __version__
-from yangtuo.data.saved_template import from_values, to_values
+from yangtuo.data.template_json import from_values, to_values
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import ModelError, ProofError
 from yangtuo.merge import edits, verify

@@ -20,7 +20,7 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError, one_line
-from yangtuo.model import generation_config, serving
+from yangtuo.model import generation_config, prompt_texts
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +106,10 @@ def prompt_files_of(
         is_strict: refuse a chat template that cannot be written as it was used, instead of writing it as it was.
 
     Raises:
-        DataError: see `serving.jinja_of`.
+        DataError: see `prompt_texts.jinja_of`.
     """
     try:
-        jinja = serving.jinja_of(template, tokenizer)
+        jinja = prompt_texts.jinja_of(template, tokenizer)
     except DataError as error:
         if is_strict or not isinstance(template, ChatTemplate):
             raise

@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from yangtuo.data.choice import KEEPS_OWN_SYSTEM, choose_template, keeps_own_system, with_system
-from yangtuo.data.saved_template import from_values
+from yangtuo.data.template_choice import KEEPS_OWN_SYSTEM, choose_template, keeps_own_system, with_system
+from yangtuo.data.template_json import from_values
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, DataError
 from yangtuo.model.folders import local_folder
-from yangtuo.model.serving import jinja_of
+from yangtuo.model.prompt_texts import jinja_of
 from yangtuo.model.weight_names import header
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def find_template(
     Raises:
         UserError: a file or a template that cannot be used.
     """
-    # In a folder of ours, the tokenizer's chat template is that of the training, written by `serving.jinja_of`.
+    # In a folder of ours, the tokenizer's chat template is that of the training, written by `prompt_texts.jinja_of`.
     travelling = ((folder, template_of(folder)) for folder in folders) if named in (None, "auto", "tokenizer") else ()
     found = next(((folder, template) for folder, template in travelling if template), None)
     if found and (named != "tokenizer" or _is_written(found[1], tokenizer)):

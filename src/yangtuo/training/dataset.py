@@ -14,12 +14,12 @@ from yangtuo.config.choices import Deduplicate
 from yangtuo.config.settings import Settings
 from yangtuo.data import dedup, mixing, splitting
 from yangtuo.data.audit import audit, dropped_rows, summary
-from yangtuo.data.choice import KEEPS_OWN_SYSTEM, keeps_own_system
 from yangtuo.data.encoding import EncodingOptions, end_id
 from yangtuo.data.encoding_cache import EncodedFiles, EncodingCache
 from yangtuo.data.examples import Examples, RowOutcome
-from yangtuo.data.readers import records, search
-from yangtuo.data.readers.records import ReadOptions
+from yangtuo.data.readers import reader, search
+from yangtuo.data.readers.reader import ReadOptions
+from yangtuo.data.template_choice import KEEPS_OWN_SYSTEM, keeps_own_system
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import AdapterError, UsageError
@@ -149,7 +149,7 @@ def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer
         EncodingOptions(template, data.max_seq_length, data.truncation, data.parse_special_tokens),
         ReadOptions(data.data_format, data.bad_rows, data.max_rows, data.train_turns),
     )
-    for line in records.told(stored.sources):
+    for line in reader.told(stored.sources):
         logger.warning("data: %s", line)
     num_without = stored.examples.num_with(RowOutcome.NO_SYSTEM)
     if num_without and keeps_own_system(template):

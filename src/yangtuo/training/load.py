@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 import yangtuo
 from yangtuo.config.choices import ModulesToSavePolicy
 from yangtuo.config.settings import Settings
-from yangtuo.data.saved_template import to_values
+from yangtuo.data.template_json import to_values
 from yangtuo.model import adapters, base, fingerprint, generation_config, provenance
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.base import Precision

@@ -1,4 +1,8 @@
-"""What transformers' Trainer is given: the user's values where it does the work, fixed ones where we do."""
+"""What transformers' Trainer is given: the user's values where it does the work, fixed ones where we do.
+
+So the learning rate goes from `--learning_rate` through `Settings.training` into `TrainingArguments`, of which
+transformers makes optimizer and schedule.
+"""
 
 import copy
 from pathlib import Path

@@ -4,9 +4,9 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from yangtuo.data.readers import files, search, turns
+from yangtuo.data.readers import files, formats, search
 from yangtuo.data.readers.decode import encoding_of, opened
-from yangtuo.data.readers.records import Reader
+from yangtuo.data.readers.reader import Reader
 from yangtuo.errors import DataError
 
 _MOST_CHARACTERS = 1000  # sentencepiece leaves out, without a word, what has more than 4,192 bytes
@@ -52,7 +52,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _is_text_alone(path: Path) -> bool:
     _, values = files.values_of(path)
     content = next((value.content for value in values if not value.fault), None)
-    return isinstance(content, dict) and "text" in content and turns.detect(content)[0] is None
+    return isinstance(content, dict) and "text" in content and formats.detect(content)[0] is None
 
 
 def _text_column(path: Path) -> Iterator[str]:

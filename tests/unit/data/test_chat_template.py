@@ -8,10 +8,10 @@ import pytest
 from tests import chat_templates
 from tests.dialogues import controlled, records, shown, turns
 from yangtuo.data.chat_template import ChatTemplate
-from yangtuo.data.choice import choose_template
 from yangtuo.data.encoding import Encoder, EncodingOptions, encode, end_id, prompt_ids
 from yangtuo.data.examples import RowOutcome
 from yangtuo.data.records import Turn
+from yangtuo.data.template_choice import choose_template
 from yangtuo.data.templates import TemplateFault
 from yangtuo.errors import DataError, TokenizerError
 

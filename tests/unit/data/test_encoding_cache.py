@@ -14,8 +14,8 @@ from yangtuo.data import cache_build
 from yangtuo.data import encoding_cache as module
 from yangtuo.data.encoding import EncodingOptions, count_reasons, encode
 from yangtuo.data.encoding_cache import EncodingCache, key_of
-from yangtuo.data.readers import records as reading_module
-from yangtuo.data.readers.records import ReadOptions
+from yangtuo.data.readers import reader as reading_module
+from yangtuo.data.readers.reader import ReadOptions
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import DataError

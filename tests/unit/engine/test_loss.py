@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from tests.unit.engine.small import VOCABULARY, examples_of, model_of
-from yangtuo.engine.batches import Batch
+from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.head import grad_of, logit_transform, sparse_embedding
 from yangtuo.engine.layout import pad
 from yangtuo.engine.loss import SupervisedLoss, mean_loss, weighted_sum

@@ -7,7 +7,7 @@ from torch import nn
 from tests.unit.engine.small import examples_of, model_of
 from yangtuo.engine import comparison, probe
 from yangtuo.engine.attention import PREFIX_SHARED
-from yangtuo.engine.batches import Batch
+from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
 from yangtuo.engine.probe import HEAD, LORA, PADDING, choose_shortcuts

@@ -18,17 +18,17 @@ import pytest
 from tests import chat_templates, tiny
 from tests.dialogues import controlled
 from yangtuo.cli import check_deploy
-from yangtuo.data import probe_prompts, saved_template
-from yangtuo.data.choice import choose_template
+from yangtuo.data import probe_prompts, template_json
 from yangtuo.data.control_tokens import split_at_controls
 from yangtuo.data.records import Turn
+from yangtuo.data.template_choice import choose_template
 from yangtuo.data.templates import ALPACA_ZH, CHATML, LLAMA3, TemplateFault
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, DataError, RunFailure, TokenizerError, UsageError
 from yangtuo.export.server_check import Match, compare_prompt, compare_text
 from yangtuo.export.servers import Reply
 from yangtuo.model import provenance
-from yangtuo.model.serving import jinja_of, modelfile_of
+from yangtuo.model.prompt_texts import jinja_of, modelfile_of
 
 NUM_NEW = 4
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     """An exported model: LLaMA's kind of tokenizer, the Alpaca prompt."""
     folder = tiny.tiny_llama(tiny.tiny_sentencepiece(tmp_path_factory.mktemp("model")))
     tokenizer = open_tokenizer(folder)
-    (folder / "yangtuo.json").write_text(provenance.to_text({"template": saved_template.to_values(ALPACA_ZH)}))
+    (folder / "yangtuo.json").write_text(provenance.to_text({"template": template_json.to_values(ALPACA_ZH)}))
     (folder / "chat_template.jinja").write_text(jinja_of(ALPACA_ZH, tokenizer))
     return folder
 

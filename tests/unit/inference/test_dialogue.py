@@ -5,7 +5,7 @@ import pytest
 
 from tests.chat_templates import QWEN3
 from yangtuo.data.chat_template import ChatTemplate
-from yangtuo.data.readers import records as reading
+from yangtuo.data.readers import reader as reading
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.errors import DataError, UsageError, WriteError

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
-from yangtuo.data.saved_template import to_values
+from yangtuo.data.template_json import to_values
 from yangtuo.data.templates import ALPACA_ZH, ALPACA_ZH_2
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, DataError

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from tests import chat_templates, tiny
 from tests.dialogues import controlled
-from yangtuo.data.choice import choose_template
 from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
+from yangtuo.data.template_choice import choose_template
 from yangtuo.data.templates import ALPACA_ZH, TEMPLATES, FrameTemplate, TemplateFault
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import DataError
-from yangtuo.model.serving import jinja_of, modelfile_of, prompt_text_of
+from yangtuo.model.prompt_texts import jinja_of, modelfile_of, prompt_text_of
 from yangtuo.model.static_template import frames_of
 
 NASTY = FrameTemplate(

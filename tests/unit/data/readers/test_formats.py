@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yangtuo.config.choices import DataFormat
+from yangtuo.data.readers.formats import detect, shown, turns_of, unused_columns
 from yangtuo.data.readers.json_rows import Doubled
-from yangtuo.data.readers.turns import detect, shown, turns_of, unused_columns
 from yangtuo.data.records import Turn
 
 ALPACA, SHAREGPT, MESSAGES, PROMPTS = (

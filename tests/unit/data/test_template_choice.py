@@ -5,7 +5,7 @@ import pytest
 
 from tests import chat_templates
 from tests.dialogues import controlled, turns
-from yangtuo.data.choice import choose_template
+from yangtuo.data.template_choice import choose_template
 from yangtuo.data.templates import ALPACA_ZH, ALPACA_ZH_2, CHATML, LLAMA3, TEMPLATES
 from yangtuo.errors import TokenizerError, UsageError
 

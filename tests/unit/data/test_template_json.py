@@ -4,8 +4,8 @@ import pytest
 
 from tests import chat_templates
 from tests.dialogues import controlled, turns
-from yangtuo.data.choice import choose_template
-from yangtuo.data.saved_template import from_values, to_values
+from yangtuo.data.template_choice import choose_template
+from yangtuo.data.template_json import from_values, to_values
 from yangtuo.data.templates import TEMPLATES
 from yangtuo.errors import DataError
 

@@ -7,8 +7,8 @@ import pytest
 
 from tests import tiny
 from yangtuo.config.choices import BadRows, DataFormat, TrainTurns
-from yangtuo.data.readers import records
-from yangtuo.data.readers.records import Dropped, Reader, ReadOptions
+from yangtuo.data.readers import reader as records
+from yangtuo.data.readers.reader import Dropped, Reader, ReadOptions
 from yangtuo.data.records import Record, Source, Turn
 from yangtuo.errors import DataError
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from yangtuo.config.choices import BadRows, DataFormat, TrainTurns
-from yangtuo.data.readers import files
-from yangtuo.data.readers import turns as formats
+from yangtuo.data.readers import files, formats
 from yangtuo.data.records import Record, Source, Turn, Value
 from yangtuo.errors import DataError
 
