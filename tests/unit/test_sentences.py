@@ -1,6 +1,9 @@
 """The file of sentences: what is worded otherwise is found, what lies elsewhere is not."""
 
+import os
+
 import pytest
+from hypothesis import settings
 
 from tests import sentences as module
 from tests.sentences import FILE, Sentences
@@ -35,3 +38,10 @@ def test_no_sentence_is_left_over():
     for name in module.json.loads(FILE.read_text(encoding="utf-8")):
         file, _, test = name.partition("::")
         assert f"def {test.partition('[')[0]}(" in (tests / file).read_text(encoding="utf-8"), name
+
+
+def test_hypothesis_draws_the_same_examples_where_ci_runs():
+    """Its own profile of that name; elsewhere each run draws others."""
+    assert settings.get_profile("ci").derandomize
+    assert not settings.get_profile("default").derandomize
+    assert (settings.default == settings.get_profile("ci")) == bool(os.environ.get("CI"))
