@@ -47,7 +47,7 @@ _MEANING = {
     **dict.fromkeys(("tools", "functions"), "tools cannot be rendered; write them into the system prompt"),
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio", "image_url"), _MEDIA),
     **dict.fromkeys(("chosen", "rejected", "rejected_response", "rejected_messages"), _PREFERENCE),
-    **dict.fromkeys(("loss_mask", "mask", "masked", "labels"), _MASK),
+    **dict.fromkeys(("loss_mask", "mask", "masked"), _MASK),
     **dict.fromkeys(
         ("reasoning_content", "reasoning", "thinking", "thought"),
         "a thought beside the answer cannot be trained; write it into the answer's text, as <think>...</think>",
