@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from tests import tiny
+from yangtuo.data.backends import Blank
 from yangtuo.data.records import Record, Turn
 from yangtuo.data.tokenizer import Spelled, Tokenizer
 
@@ -15,7 +16,9 @@ class _Backend:
 
     controls: dict[str, int]
 
-    def encode(self, texts, num_threads):
+    blank = Blank.NEVER
+
+    def encode(self, texts, num_threads, continues=None):
         return [[ord(character) + 3 for character in text] for text in texts]
 
     def decode(self, ids):

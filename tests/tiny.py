@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from yangtuo.data.backends import Blank
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import Tokenizer
 
@@ -84,7 +85,11 @@ def tiny_json_tokenizer(folder: Path) -> Path:
 class _Characters:
     """One id a character, its code point + 3, so that a test can write the expected ids by hand."""
 
-    def encode(self, texts: Sequence[str], num_threads: int) -> list[list[int]]:
+    blank = Blank.NEVER
+
+    def encode(
+        self, texts: Sequence[str], num_threads: int, continues: Sequence[bool] | None = None
+    ) -> list[list[int]]:
         return [[ord(character) + 3 for character in text] for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -3,22 +3,30 @@
 import functools
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from yangtuo.data.records import Record
-from yangtuo.data.tokenizer import Spelled
 
 # What the field's templates use, whatever tokenizer is at hand.
-_WELL_KNOWN = (
+WELL_KNOWN = (
     *("<s>", "</s>", "<unk>", "<pad>", "[PAD]", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "### Instruction:"),
     *("### Response:", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|begin_of_text|>"),
 )
+
+
+class Spelled(NamedTuple):
+    """A token as transformers reads it out of a text, and whether it swallows the blanks beside it."""
+
+    id: int
+    strips_left: bool
+    strips_right: bool
 
 
 class SpecialText:
     """Finds such text in records."""
 
     def __init__(self, controls: Mapping[str, int]):
-        self._pattern = _pattern(tuple(dict.fromkeys((*controls, *_WELL_KNOWN))))
+        self._pattern = _pattern(tuple(dict.fromkeys((*controls, *WELL_KNOWN))))
         self._search = self._pattern.search
 
     def count_in(self, record: Record, counts: dict[str, int]) -> bool:

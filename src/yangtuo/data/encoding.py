@@ -8,15 +8,14 @@ reach the loss.
 Source: scripts/training/build_dataset.py of ymcui/Chinese-LLaMA-Alpaca, v5.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from operator import mul
-from typing import NamedTuple
 
 import numpy as np
 
 from yangtuo.config.choices import Truncation
-from yangtuo.data.control_tokens import SpecialText, split_as_transformers, split_at_controls
+from yangtuo.data.backends import Blank
 from yangtuo.data.encoding_options import (
     NO_ANSWER_LEFT,
     NO_ROOM,
@@ -27,12 +26,12 @@ from yangtuo.data.encoding_options import (
     count_reasons,
 )
 from yangtuo.data.examples import Columns, Examples, RowOutcome, examples_of
+from yangtuo.data.exchange_encoder import ExchangeEncoder, Parts, Runs, parts_of
 from yangtuo.data.readers.reader import Dropped
 from yangtuo.data.records import Record, Turn
-from yangtuo.data.templates import Exchange, Piece, Template, TemplateFault
-from yangtuo.data.tokenizer import Spelled, Tokenizer
+from yangtuo.data.templates import Exchange, Template, TemplateFault
+from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.data.truncation import cut_answer, longest
-from yangtuo.errors import TokenizerError
 
 __all__ = [
     "ENCODER_VERSION",
@@ -47,7 +46,7 @@ __all__ = [
     "prompt_ids",
 ]
 
-ENCODER_VERSION = 5  # to be raised with every change of what is encoded: stored rows of before are then not used
+ENCODER_VERSION = 6  # to be raised with every change of what is encoded: stored rows of before are then not used
 _BATCH_ROWS = 1024  # rows given to the tokenizer library at once: enough for its threads, little memory
 _SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = (
     int(RowOutcome.SPECIAL_TEXT),
@@ -56,18 +55,6 @@ _SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = (
 )
 _NO_SYSTEM = int(RowOutcome.NO_SYSTEM)
 _LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is below is no weight in the columns' type
-
-
-class Parts(NamedTuple):
-    """An exchange as ids: `prompt` without a loss, then `answer`, which is trained with `weight` or not."""
-
-    prompt: list[int]
-    answer: list[int]
-    trained: bool
-    weight: float
-
-
-_Runs = list[str | int | None]  # texts that are tokenised in one piece and control ids; None between prompt and answer
 
 
 def encode(
@@ -98,24 +85,8 @@ def prompt_ids(tokenizer: Tokenizer, template: Template, turns: Sequence[Turn]) 
     return encoder.prompt([*turns, Turn("assistant", "", trained=False)])
 
 
-class Encoder:
+class Encoder(ExchangeEncoder):
     """Encodes records with one tokenizer and one set of options."""
-
-    def __init__(self, tokenizer: Tokenizer, options: EncodingOptions, num_threads: int | None = None):
-        missing = [token for token in options.template.control_tokens if tokenizer.id_of(token) is None]
-        if missing:
-            raise TokenizerError(
-                f"--template {options.template.name}: the tokenizer {tokenizer.folder} has no token "
-                f"{', '.join(missing)}; choose another template, or a tokenizer with it"
-            )
-        self.tokenizer, self.options, self.template = tokenizer, options, options.template
-        self.limit, self._num_threads = options.max_seq_length, num_threads
-        self._frame_controls = {token: tokenizer.id_of(token) for token in options.template.control_tokens}
-        own = {token: Spelled(i, False, False) for token, i in self._frame_controls.items() if i is not None}
-        self._parsed = {**tokenizer.spelled, **own} if options.parse_special_tokens else None
-        self._is_plain = not self._frame_controls and self._parsed is None  # as most data is
-        self._special = SpecialText(tokenizer.controls)
-        self._split_frames: dict[str, list[str | int]] = {}
 
     def encode(self, records: Sequence[Record]) -> Columns:
         """All records, in order."""
@@ -126,7 +97,8 @@ class Encoder:
 
     def _batch(self, records: Sequence[Record], columns: Columns) -> None:
         rendered: list[list[Exchange] | TemplateFault] = []
-        parted: list[_Runs] = []
+        parted: list[Runs] = []
+        firsts: set[int] = set()  # of `parted`, which begin a row
         for record in records:
             try:
                 exchanges = self.template.render(self._taken(record.turns))
@@ -134,15 +106,20 @@ class Encoder:
                 rendered.append(fault)
             else:
                 rendered.append(exchanges)
+                firsts.add(len(parted))
                 parted += [self._runs(exchange) for exchange in exchanges]
         texts = [run for runs in parted for run in runs if type(run) is str]
-        ids, next_runs = iter(self.tokenizer.encode(texts, num_threads=self._num_threads)), iter(parted)
+        continues = None
+        if self.tokenizer.blank is not Blank.NEVER:
+            continues = [flag for i, runs in enumerate(parted) for flag in self._continues(runs, is_first=i in firsts)]
+        ids = iter(self.tokenizer.encode(texts, num_threads=self._num_threads, continues=continues))
+        next_runs = iter(parted)
         pieces: list[list[int]] = []
         for record, found in zip(records, rendered, strict=True):
             if isinstance(found, TemplateFault):
                 columns.dropped.append(Dropped(record.source, record.row, None, str(found)))
             else:
-                parts = [_parts(exchange, next(next_runs), ids) for exchange in found]
+                parts = [parts_of(exchange, next(next_runs), ids) for exchange in found]
                 pieces += self._one(record, found, parts, columns)
         columns.input_ids.append(np.fromiter(chain.from_iterable(pieces), np.int32, sum(map(len, pieces))))
 
@@ -150,55 +127,6 @@ class Encoder:
         """The turns without a system prompt that asks for none, where the template would refuse it."""
         is_refused = _asks_for_none(turns) and not self.template.takes_empty_system()
         return turns[1:] if is_refused else turns
-
-    # ---- an exchange as ids
-
-    def _runs(self, exchange: Exchange) -> "_Runs":
-        before, user, after, lead, answer, end, _, _ = exchange
-        if self._is_plain and end is None:
-            return ["".join([piece[0] for piece in before]) + user + after, None, lead + answer, self.tokenizer.eos_id]
-        asked = self._joined((*before, Piece(user, is_frame=False), Piece(after, is_frame=True)))
-        if end is None:
-            said = self._joined((Piece(lead, is_frame=True), Piece(answer, is_frame=False)))
-            return [*asked, None, *said, self.tokenizer.eos_id]
-        said = self._joined((Piece(lead, is_frame=True), Piece(answer, is_frame=False), Piece(end, is_frame=True)))
-        return [*asked, None, *said]
-
-    def _joined(self, pieces: Iterable[Piece]) -> list[str | int]:
-        """What is tokenised in one piece: text between control tokens, whoever wrote it."""
-        if self._parsed is not None:
-            return split_as_transformers("".join([piece.text for piece in pieces]), self._parsed)
-        runs: list[str | int] = []
-        for text, is_frame in pieces:
-            for part in self._split_frame(text) if is_frame else (text,):
-                if type(part) is str and runs and type(runs[-1]) is str:
-                    runs[-1] += part
-                else:
-                    runs.append(part)
-        return runs
-
-    def _split_frame(self, text: str) -> list[str | int]:
-        if text not in self._split_frames:
-            self._split_frames[text] = split_at_controls(text, self._frame_controls)
-        return self._split_frames[text]
-
-    def _encoded(self, exchange: Exchange) -> Parts:
-        runs = self._runs(exchange)
-        ids = self.tokenizer.encode([run for run in runs if type(run) is str], num_threads=1)
-        return _parts(exchange, runs, iter(ids))
-
-    def _start(self, first: Parts) -> list[int]:
-        """BOS, where the tokenizer puts one and the template has not."""
-        bos = self.tokenizer.bos_id
-        return [] if bos is None or first.prompt[:1] == [bos] else [bos]
-
-    def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        """Ids of a dialogue without its last answer."""
-        parts = [self._encoded(exchange) for exchange in self.template.render(turns)]
-        before = [id_ for part in parts[:-1] for id_ in (*part.prompt, *part.answer)]
-        return self._start(parts[0]) + before + parts[-1].prompt
-
-    # ---- a row
 
     def _one(self, record: Record, exchanges: list[Exchange], parts: list[Parts], columns: Columns) -> list[list[int]]:
         """The ids of one row in pieces, none where it is dropped."""
@@ -264,8 +192,8 @@ class Encoder:
             except TemplateFault as fault:
                 return str(fault)
             parts = [
-                part if new == old else self._encoded(new)
-                for new, old, part in zip(rendered, exchanges[first:], parts[first:], strict=True)
+                part if new == old and i > 0 else self._encoded(new, is_first=i == 0)
+                for i, (new, old, part) in enumerate(zip(rendered, exchanges[first:], parts[first:], strict=True))
             ]
             exchanges, num_tokens = rendered, len(self._start(parts[0])) + _size(parts)
         if not any(part.trained for part in parts):
@@ -310,20 +238,6 @@ class Encoder:
 
 def _asks_for_none(turns: Sequence[Turn]) -> bool:
     return turns[0].role == "system" and not turns[0].text
-
-
-def _parts(exchange: Exchange, runs: "_Runs", ids: Iterator[list[int]]) -> Parts:
-    prompt: list[int] = []
-    answer: list[int] = []
-    side = prompt
-    for run in runs:
-        if run is None:
-            side = answer
-        elif type(run) is int:
-            side.append(run)
-        else:
-            side += next(ids)
-    return Parts(prompt, answer, exchange.trained, exchange.weight)
 
 
 def _size(parts: Sequence[Parts]) -> int:

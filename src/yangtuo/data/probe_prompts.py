@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from yangtuo.data.backends import Blank
 from yangtuo.data.control_tokens import split_at_controls
 from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.readers import reader as reading
@@ -118,5 +119,7 @@ def _in_one_piece(pieces: Sequence[Piece], tokenizer: Tokenizer, template: Templ
                 runs[-1] += part
             else:
                 runs.append(part)
-    texts = iter(tokenizer.encode([run for run in runs if isinstance(run, str)], num_threads=1))
+    begins = [not i for i, run in enumerate(runs) if isinstance(run, str)]
+    continues = [not is_begin for is_begin in begins] if tokenizer.blank is Blank.AT_START else None
+    texts = iter(tokenizer.encode([run for run in runs if isinstance(run, str)], num_threads=1, continues=continues))
     return [i for run in runs for i in ([run] if isinstance(run, int) else next(texts))]

@@ -4,8 +4,9 @@ A folder with `tokenizer.model` is encoded by `sentencepiece` itself: transforme
 BPE merges, which breaks ties between equal scores in another order and gives other ids for two rows in three of
 Chinese text. A folder with `tokenizer.json` alone is encoded by `tokenizers`.
 
-User text is text: control and added tokens (`</s>`, `[PAD]`, `<|im_end|>`, `<think>`) written inside it are encoded
-as ordinary characters and can never become control ids.
+User text is text: control tokens (`</s>`, `[PAD]`, `<|im_end|>`) written inside it are encoded as ordinary characters
+and can never become control ids. Added tokens that are not special (`<think>`, new Chinese words) are words of the
+vocabulary, and become their ids wherever they stand, as in transformers.
 """
 
 import hashlib
@@ -15,9 +16,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from yangtuo.data.backends import Json, SentencePiece
+from yangtuo.data.backends import Blank, Json, SentencePiece, blank_of, without_blank
+from yangtuo.data.control_tokens import WELL_KNOWN, Spelled
 from yangtuo.errors import TokenizerError, one_line
 
 # What a tokenizer folder may consist of; copied beside every adapter.
@@ -49,7 +51,11 @@ _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 class _Backend(Protocol):
     """What a tokenizer library has to offer; ids of plain text, without control tokens."""
 
-    def encode(self, texts: Sequence[str], num_threads: int) -> list[list[int]]: ...
+    blank: Blank
+
+    def encode(
+        self, texts: Sequence[str], num_threads: int, continues: Sequence[bool] | None = None
+    ) -> list[list[int]]: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -62,14 +68,6 @@ class _Backend(Protocol):
     def is_byte(self, i: int) -> bool: ...
 
 
-class Spelled(NamedTuple):
-    """A token as transformers reads it out of a text, and whether it swallows the blanks beside it."""
-
-    id: int
-    strips_left: bool
-    strips_right: bool
-
-
 @dataclass(frozen=True)
 class Tokenizer:
     """Text to ids and back.
@@ -79,7 +77,8 @@ class Tokenizer:
         bos_id: id put before the prompt; None where the tokenizer's own rule puts none.
         eos_id: id that ends an answer.
         num_tokens: length of the vocabulary with added tokens; the model needs at least as many rows.
-        controls: the control and added tokens with their ids; they are made by templates, never by a user's text.
+        controls: the control and added tokens with their ids.
+        words: those of them that are not special, which a user's text has too; the others are made by templates alone.
         chat_template: the folder's own, jinja; None where it has none.
         names: what its configuration calls `bos_token`, `eos_token` and such, for chat templates.
         spelled: what `--parse_special_tokens` reads out of a user's text.
@@ -91,13 +90,21 @@ class Tokenizer:
     eos_id: int
     num_tokens: int
     controls: Mapping[str, int] = field(default_factory=dict)
+    words: frozenset[str] = frozenset()
     chat_template: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     spelled: Mapping[str, Spelled] = field(default_factory=dict)
 
-    def encode(self, texts: Sequence[str], *, num_threads: int | None = None) -> list[list[int]]:
-        """Ids of each text as plain text, without BOS and EOS."""
-        return self.backend.encode(texts, num_threads or os.cpu_count() or 1)
+    @property
+    def blank(self) -> Blank:
+        """Where the library puts a blank of its own; `encode` has to be told then which texts continue others."""
+        return self.backend.blank
+
+    def encode(
+        self, texts: Sequence[str], *, num_threads: int | None = None, continues: Sequence[bool] | None = None
+    ) -> list[list[int]]:
+        """Ids of each text as plain text, without BOS and EOS; `continues`: which get no blank before them."""
+        return self.backend.encode(texts, num_threads or os.cpu_count() or 1, continues)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids, control tokens left out."""
@@ -201,7 +208,7 @@ def _open_sentencepiece(
             f"{folder}/tokenizer.model: not a sentencepiece model ({one_line(error, 120)}); "
             "if the folder has a tokenizer.json as well, use a copy of it without tokenizer.model"
         ) from error
-    backend = SentencePiece(model, added)
+    backend = SentencePiece(model, added, {})
     for text in sorted(control):
         i = backend.id_of(text)
         if i is not None and i in model.encode(f"a{text}b"):
@@ -220,7 +227,21 @@ def _open_sentencepiece(
     controls = {text: i for text in sorted(control) if (i := backend.id_of(text)) is not None} | added
     controls |= {model.id_to_piece(i): i for i in range(model.get_piece_size()) if model.is_control(i)}
     opened = Tokenizer(folder, backend, bos if adds_bos else None, eos, backend.num_tokens(), controls)
-    return replace(opened, spelled=_spelled(opened, config, special, {bos, eos}, model))
+    spelled = _spelled(opened, config, special, {bos, eos}, model)
+    words = frozenset(added.keys() - control - set(named.values()) - set(WELL_KNOWN))
+    continued = _without_blank(model) if config.get("legacy") is False else None
+    backend = SentencePiece(model, added, {word: spelled[word] for word in words}, continued)
+    return replace(opened, backend=backend, spelled=spelled, words=words)
+
+
+def _without_blank(model: Any) -> Any:
+    """The same sentencepiece model, which puts no blank before a text."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model.serialized_model_proto())
+    proto.normalizer_spec.add_dummy_prefix = False
+    return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
 
 
 def _spelled(
@@ -250,27 +271,34 @@ def _open_json(folder: Path, config: dict[str, Any], named: dict[str, str]) -> T
     try:
         text = (folder / "tokenizer.json").read_text(encoding="utf-8")
         whole = tokenizers.Tokenizer.from_str(text)
-        # Without its list of added tokens, the library finds none of them in user text.
-        plain = tokenizers.Tokenizer.from_str(json.dumps({**json.loads(text), "added_tokens": []}))
+        content = json.loads(text)
+        plain = tokenizers.Tokenizer.from_str(text)
+        blank = blank_of(content)
+        continued = (
+            tokenizers.Tokenizer.from_str(json.dumps(without_blank(content))) if blank is not Blank.NEVER else None
+        )
     except Exception as error:
         # The library raises Exception itself for any fault of the file; whatever else there is, is a bug of ours.
         if type(error) is not Exception and not isinstance(error, OSError | ValueError):
             raise
         raise TokenizerError(f"{folder}/tokenizer.json: cannot be read: {one_line(error, 120)}") from error
-    for tokenizer in (whole, plain):
+    for tokenizer in filter(None, (whole, plain, continued)):
         tokenizer.no_truncation()
         tokenizer.no_padding()
-    backend = Json(whole, plain)
+    for tokenizer in filter(None, (plain, continued)):
+        tokenizer.encode_special_tokens = True  # as the characters that they are
+    listed = content.get("added_tokens", [])
+    words = frozenset(str(one["content"]) for one in listed if not one.get("special"))
+    backend = Json(whole, plain, continued, blank, [int(one["id"]) for one in listed if not one.get("special")])
     eos = backend.id_of(named["eos_token"])
     if eos is None:
         raise TokenizerError(f'{folder}: no end token; name it as "eos_token" in tokenizer_config.json')
-    listed = json.loads(text).get("added_tokens", [])
     controls = {str(one["content"]): int(one["id"]) for one in listed}
     spelled = {
         str(one["content"]): Spelled(int(one["id"]), bool(one.get("lstrip")), bool(one.get("rstrip"))) for one in listed
     }
     bos = _own_bos(whole, config, named["bos_token"])
-    return Tokenizer(folder, backend, bos, eos, backend.num_tokens(), controls, spelled=spelled)
+    return Tokenizer(folder, backend, bos, eos, backend.num_tokens(), controls, words, spelled=spelled)
 
 
 def _own_bos(tokenizer: Any, config: dict[str, Any], bos_token: str) -> int | None:

@@ -28,6 +28,7 @@ from yangtuo.model.folders import cache_folder, local_folder
 
 logger = logging.getLogger(__name__)
 
+_MOST_SHOWN = 10
 AUDIT_FILE, DROPPED_FILE = "data_audit.json", "dropped_rows.jsonl"
 
 
@@ -101,6 +102,11 @@ def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
     if validation and len(found) < len(search.find_files(place, option=option, recursive=recursive)):
         logger.warning("data: the validation file lies in the training folder and is left out of training")
     if option == "dataset_dir":
+        if len(found) > 1:
+            shown = ", ".join(path.name for path in found[:_MOST_SHOWN])
+            logger.info(
+                "data: files: %s%s", shown, f" and {len(found) - _MOST_SHOWN} more" * (len(found) > _MOST_SHOWN)
+            )
         for line in search.left_out(place, exclude=validation or (), recursive=recursive):
             logger.warning("data: %s", line)
     if data.mix:

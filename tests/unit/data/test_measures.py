@@ -2,6 +2,7 @@ import pytest
 
 from tests import tiny
 from tests.dialogues import controlled, records, turns
+from yangtuo.data.backends import Blank
 from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.measures import fit_of, sample
 from yangtuo.data.templates import ALPACA_ZH, CHATML, FrameTemplate
@@ -21,7 +22,9 @@ class _Pairs:
     def __init__(self, inner):
         self._inner = inner
 
-    def encode(self, texts, num_threads):
+    blank = Blank.NEVER
+
+    def encode(self, texts, num_threads, continues=None):
         return [[3 if one == "\0" else ord(one) + 3 for one in text.replace("xx", "\0")] for text in texts]
 
     def decode(self, ids):
