@@ -25,6 +25,7 @@ from circumstances import commit, computer, versions, without_folders
 
 from yangtuo.cli.demo import DATA, cache_folder
 from yangtuo.config.choices import DataOrder, LossReduction
+from yangtuo.data.backends import Blank
 from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.examples import Examples
 from yangtuo.data.readers import reader, search
@@ -164,7 +165,9 @@ def find_tokenizer(folder: Path | None) -> Tokenizer:
         print(f"tokens of {(folder or demo).name}", file=sys.stderr)
         return open_tokenizer(folder or demo)
     print("no tokenizer: a character counts as a token; give --model", file=sys.stderr)
-    by_character: Any = SimpleNamespace(encode=lambda texts, num_threads: [[1 + ord(c) for c in t] for t in texts])
+    by_character: Any = SimpleNamespace(
+        blank=Blank.NEVER, encode=lambda texts, *_: [[1 + ord(character) for character in text] for text in texts]
+    )
     return Tokenizer(Path("characters"), by_character, bos_id=None, eos_id=0, num_tokens=2 + sys.maxunicode)
 
 
