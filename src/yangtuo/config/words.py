@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from yangtuo.config.help import verb_help
-from yangtuo.config.other_tools import elsewhere
+from yangtuo.config.other_tools import OTHER_NAMES, elsewhere
 from yangtuo.errors import UsageError
 from yangtuo.output import is_text
 
@@ -153,7 +153,9 @@ class Parser(argparse.ArgumentParser):
             if word.startswith("-"):
                 name = word.split("=")[0]
                 known = self.known_options()
-                hint = elsewhere(name, known) or did_you_mean(name, known, f"{self.prog} --help lists the options")
+                slips = [] if nearest(name, known) else nearest(name, OTHER_NAMES)
+                hints = filter(None, (elsewhere(one, known) for one in (name, *slips)))
+                hint = next(hints, None) or did_you_mean(name, known, f"{self.prog} --help lists the options")
                 yield f"unknown option {name!r}; {hint}"
             elif not before.startswith("-") or "=" in before:  # else it is the value of that one
                 yield (

@@ -580,3 +580,9 @@ def test_nothing_is_said_about_a_command_line_of_today(caplog):
 def test_what_is_always_so_is_said_when_given(option, caplog):
     settings_of(f"--{option}", "0" if option == "local_rank" else "True")
     assert f"--{option} has no effect: {TRAINING_ARGUMENTS[option].reason}" in caplog.messages
+
+
+def test_a_slip_in_another_tools_name_is_answered_as_that_name():
+    assert refused("--cutof_len", "512") == refused("--cutoff_len", "512").replace("cutoff_len", "cutof_len")
+    assert "here it is --max_seq_length" in refused("--cutof_len", "512")
+    assert "here it is" not in refused("--qqq_len", "512")

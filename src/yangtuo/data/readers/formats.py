@@ -258,7 +258,7 @@ def _turn(turn: Any, where: str, turns: list[Turn]) -> Iterator[str]:
 def _meaning_faults(given: dict[str, Any]) -> Iterator[str]:
     for key in _MEANING:
         if given.get(key) not in (None, "", [], {}):
-            yield f"{key!r} is {_short(given[key])}: {_MEANING[key]}, or remove the row"
+            yield f"{key!r} is {_short(given[key])}: {_MEANING[key]}; remove the row, or the key where it means nothing"
 
 
 def _order_faults(turns: list[Turn], places: list[str]) -> Iterator[str]:

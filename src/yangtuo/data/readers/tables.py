@@ -146,10 +146,10 @@ def _arrow_rows(path: Path, kind: str, batches: Callable[[IO[bytes]], Iterator[A
 
 
 def xlsx_values(path: Path) -> Iterator[Value]:
-    """Rows of the first sheet of an Excel file, below a line of names; cells are texts, as in a CSV file of the sheet.
+    """Rows of the sheet of an Excel file, below a line of names; cells are texts, as in a CSV file of the sheet.
 
     Raises:
-        DataError: while iterating: no Excel file, or no line with names.
+        DataError: while iterating: no Excel file, no line with names, or several sheets that are not empty.
         MissingDependencyError: python-calamine is not installed.
     """
     _needs("python_calamine", path)
@@ -157,12 +157,16 @@ def xlsx_values(path: Path) -> Iterator[Value]:
 
     try:
         with path.open("rb") as file, python_calamine.load_workbook(file) as book:
-            lines = [[_cell(value) for value in line] for line in book.get_sheet_by_index(0).to_python()]
+            sheets = {name: book.get_sheet_by_name(name).to_python() for name in book.sheet_names}
     except (python_calamine.CalamineError, IndexError, ValueError) as error:
         raise DataError(f"{path}: no Excel file, or a broken one: {one_line(error, 120)}") from error
+    filled = {name: lines for name, lines in sheets.items() if any(map(any, lines))}
+    if len(filled) > 1:
+        raise DataError(f"{path}: several sheets have rows ({', '.join(filled)}); save each as a file of its own")
     names: list[str] | None = None
     row = 0
-    for line, cells in enumerate(lines, start=1):
+    for line, given in enumerate(next(iter(filled.values()), []), start=1):
+        cells = [_cell(value) for value in given]
         if not any(cells):  # an empty line
             continue
         if names is None:
@@ -173,7 +177,7 @@ def xlsx_values(path: Path) -> Iterator[Value]:
         yield Value(row, line, _content(names, cells), fault)
         row += 1
     if names is None:
-        raise DataError(f"{path}: the first sheet is empty; expected a line with the names of the columns")
+        raise DataError(f"{path}: no sheet has a row; expected a line with the names of the columns")
 
 
 def _cell(value: Any) -> str:

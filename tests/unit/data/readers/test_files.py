@@ -384,7 +384,7 @@ def test_rows_of_arrow_as_a_stream_and_with_an_index(tmp_path, is_indexed):
     assert "a.arrow: broken Arrow" in fault_of(write(tmp_path / "a.arrow", b"PAR1 no such thing"))
 
 
-def write_excel(path, lines):
+def write_excel(path, *sheets):
     """The least that is an Excel file: texts inline, numbers as they are."""
     pytest.importorskip("python_calamine")
 
@@ -395,26 +395,30 @@ def write_excel(path, lines):
             return f'<c t="inlineStr"><is><t xml:space="preserve">{value}</t></is></c>'
         return f"<c><v>{value}</v></c>"
 
-    rows = "".join(f"<row>{''.join(map(cell, line))}</row>" for line in lines)
     main, office = "http://schemas.openxmlformats.org", "officeDocument/2006/relationships"
+    numbers = range(1, len(sheets) + 1)
+
+    def relations(*ones):
+        listed = "".join(
+            f'<Relationship Id="r{i}" Type="{main}/{office}/{kind}" Target="{at}"/>' for i, kind, at in ones
+        )
+        return f'<Relationships xmlns="{main}/package/2006/relationships">{listed}</Relationships>'
+
+    listed = "".join(f'<sheet name="s{i}" sheetId="{i}" r:id="r{i}"/>' for i in numbers)
     parts = {
         "[Content_Types].xml": f'<Types xmlns="{main}/package/2006/content-types"/>',
-        "_rels/.rels": (
-            f'<Relationships xmlns="{main}/package/2006/relationships"><Relationship Id="r1" '
-            f'Type="{main}/{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>'
-        ),
+        "_rels/.rels": relations((1, "officeDocument", "xl/workbook.xml")),
         "xl/workbook.xml": (
-            f'<workbook xmlns="{main}/spreadsheetml/2006/main" xmlns:r="{main}/{office}"><sheets>'
-            '<sheet name="s" sheetId="1" r:id="r1"/></sheets></workbook>'
+            f'<workbook xmlns="{main}/spreadsheetml/2006/main" xmlns:r="{main}/{office}">'
+            f"<sheets>{listed}</sheets></workbook>"
         ),
-        "xl/_rels/workbook.xml.rels": (
-            f'<Relationships xmlns="{main}/package/2006/relationships"><Relationship Id="r1" '
-            f'Type="{main}/{office}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>'
-        ),
-        "xl/worksheets/sheet1.xml": (
-            f'<worksheet xmlns="{main}/spreadsheetml/2006/main"><sheetData>{rows}</sheetData></worksheet>'
-        ),
+        "xl/_rels/workbook.xml.rels": relations(*((i, "worksheet", f"worksheets/sheet{i}.xml") for i in numbers)),
     }
+    for i, lines in zip(numbers, sheets, strict=True):
+        rows = "".join(f"<row>{''.join(map(cell, line))}</row>" for line in lines)
+        parts[f"xl/worksheets/sheet{i}.xml"] = (
+            f'<worksheet xmlns="{main}/spreadsheetml/2006/main"><sheetData>{rows}</sheetData></worksheet>'
+        )
     with zipfile.ZipFile(path, "w") as file:
         for name, text in parts.items():
             file.writestr(name, text)
@@ -432,7 +436,7 @@ def test_rows_of_excel_are_texts_as_a_sheet_shows_them(tmp_path):
 
 def test_excel_that_cannot_be_used(tmp_path):
     assert "no Excel file, or a broken one" in fault_of(write(tmp_path / "a.xlsx", b"PK no zip"))
-    assert "the first sheet is empty" in fault_of(write_excel(tmp_path / "b.xlsx", []))
+    assert "no sheet has a row" in fault_of(write_excel(tmp_path / "b.xlsx", []))
     assert "two columns are named 'a'" in fault_of(write_excel(tmp_path / "c.xlsx", [["a", "a"]]))
     path = write_excel(tmp_path / "d.xlsx", [["instruction", "output"], ["问", "答", "多"]])
     assert read(path)[1][0].fault == "more cells than the 2 columns of the header"
@@ -443,3 +447,10 @@ def test_tabs_between_cells(tmp_path):
     assert contents(path) == [{"instruction": "问,一", "output": "答\n二"}]
     fault = fault_of(write(tmp_path / "a.tsv", "instruction,output\n问,答\n"))
     assert fault == "a.tsv:1: columns are separated by ','; save the table with '\\t' there"
+
+
+def test_of_several_sheets_only_one_may_have_rows(tmp_path):
+    lines = [["instruction", "output"], ["问", "答"]]
+    assert contents(write_excel(tmp_path / "a.xlsx", [], lines, [])) == [{"instruction": "问", "output": "答"}]
+    fault = fault_of(write_excel(tmp_path / "a.xlsx", lines, lines))
+    assert fault == "a.xlsx: several sheets have rows (s1, s2); save each as a file of its own"

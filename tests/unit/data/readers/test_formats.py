@@ -325,7 +325,7 @@ DIALOGUE_FAULTS = [
     ({"messages": [{"role": "user"}]}, "messages[0]: no 'content' (keys: role); expected a text"),
     (
         {"messages": [asked(), answered(tool_calls=[{}])]},
-        "messages[1]: 'tool_calls' is [{}]: calls of tools cannot be trained; write the call into the turn's text, or remove the row",
+        "messages[1]: 'tool_calls' is [{}]: calls of tools cannot be trained; write the call into the turn's text; remove the row, or the key where it means nothing",
     ),
     ({"messages": [asked(), answered(train="no")]}, "messages[1]: 'train' is \"no\"; expected true or false"),
     (
