@@ -46,7 +46,7 @@ __all__ = [
     "prompt_ids",
 ]
 
-ENCODER_VERSION = 6  # to be raised with every change of what is encoded: stored rows of before are then not used
+ENCODER_VERSION = 7  # to be raised with every change of what is encoded: stored rows of before are then not used
 _BATCH_ROWS = 1024  # rows given to the tokenizer library at once: enough for its threads, little memory
 _SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = (
     int(RowOutcome.SPECIAL_TEXT),
@@ -221,7 +221,7 @@ class Encoder(ExchangeEncoder):
             exchange = exchange._replace(user=exchange.user[:num_chars])
             prompt = self._prompt(exchange)
         if len(answer) > self.limit - len(prompt):
-            alone = exchange._replace(before=(), user="", after="")
+            alone = exchange._replace(before=(), user="")  # what stands right before the answer decides its blank
             answer, has_end = cut_answer(
                 exchange.answer,
                 lambda text: self._encoded(alone._replace(answer=text)).answer,

@@ -67,12 +67,12 @@ def written(folder, made, chat_template=CHATML, **of_words):
     return folder
 
 
-def of_training(folder, texts):
+def of_training(folder, texts, limit=512):
     """The ids of a dialogue up to its last end token, and the beginning of what is taught last."""
     tokenizer = open_tokenizer(folder)
     template, _ = choose_template("auto", tokenizer, None)
     turns = tuple(Turn("assistant" if i % 2 else "user", text, bool(i % 2)) for i, text in enumerate(texts))
-    examples, _ = encode([Record("a.json", 0, turns)], tokenizer, EncodingOptions(template, 512))
+    examples, _ = encode([Record("a.json", 0, turns)], tokenizer, EncodingOptions(template, limit))
     ids, supervised = examples.row(0)
     return ids.tolist(), [int(i) for i in ids[supervised]]
 
@@ -150,3 +150,13 @@ def test_words_beside_a_sentencepiece_model(tmp_path, legacy):
     assert (behind == model.encode("天气[PAD]")) == legacy  # with the blank that sentencepiece puts before a text
     continued = tokenizer.encode(["长城", "长城"], continues=[False, True])
     assert (continued[0] == continued[1]) == legacy
+
+
+@pytest.mark.parametrize("make", FOLDERS.values(), ids=FOLDERS)
+@pytest.mark.parametrize("chat_template", [CHATML, BARE], ids=["chatml", "bare"])
+def test_an_answer_that_is_cut_begins_as_the_whole_one(tmp_path, make, chat_template):
+    folder = make(tmp_path / "t", chat_template=chat_template)
+    texts = ("你好", "长城在北方。" * 40)
+    whole, cut = of_training(folder, texts, 4096)[1], of_training(folder, texts, 100)[1]
+    assert len(cut) < len(whole)
+    assert cut[:20] == whole[:20]
