@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests import chat_templates, tiny
 from tests.dialogues import controlled, records, turns
-from yangtuo.config.choices import Truncation
+from yangtuo.config.choices import History, Truncation
 from yangtuo.data.backends import SentencePiece
 from yangtuo.data.encoding import EncodingOptions, count_reasons, encode, end_id
 from yangtuo.data.examples import RowOutcome
@@ -172,7 +172,8 @@ def made(dialogues):
 
 
 def rows_of(records, tokenizer, policy):
-    """By row its ids, weights and outcomes; nothing where none is left."""
+    """By row the ids, weights and outcomes of its last example; nothing where none is left."""
+    policy = replace(policy, history=History.ONE_EXAMPLE)
     try:
         examples, _ = encode(records, tokenizer, policy, num_threads=1)
     except DataError:
@@ -195,6 +196,10 @@ def without_oldest(record, num):
     return Record(record.source, record.row, record.turns[:first] + record.turns[first + 2 * num :])
 
 
+def lead_of(exchange):
+    return "".join(piece.text for piece in exchange.lead)
+
+
 def spans(ids, weights):
     """The trained spans, each with its weight."""
     found = []
@@ -212,16 +217,22 @@ def spans(ids, weights):
 def test_the_trained_spans_are_the_trained_answers_and_their_ends(pair, dialogue):
     tokenizer, template = pair
     (record,) = made([dialogue])
-    ids, weights, _ = whole_of(record, tokenizer, template)
-    expected = [one for one in template.render(record.turns) if one.trained]
-    found = spans(ids, weights)
+    ids, _, _ = whole_of(record, tokenizer, template)
+    expected = [one for example in template.render(record.turns) for one in example.exchanges if one.trained]
+    assert [one.weight for one in expected] == [turn.weight for turn in record.turns if turn.trained]
+    examples, _ = encode([record], tokenizer, EncodingOptions(template, 100_000), num_threads=1)
+    found = [
+        span
+        for i in range(len(examples))
+        for span in spans(examples.row(i)[0].tolist(), examples.row_weights(i).tolist())
+    ]
     assert [weight for _, weight in found] == [one.weight for one in expected]
     for (span, _), one in zip(found, expected, strict=True):
         blanks = (one.end or "").removesuffix(template.end or "")
-        assert tokenizer.decode(span[:-1]) == one.lead + one.answer + blanks
+        assert tokenizer.decode(span[:-1]) == lead_of(one) + one.answer + blanks
         assert span[-1] == end_id(tokenizer, template)
         assert one.answer.strip() in [turn.text.strip() for turn in record.turns]
-    if tokenizer.bos_id is not None:
+    if tokenizer.bos_id is not None and not (template.writes_bos and ids[0] != tokenizer.bos_id):
         assert ids[0] == tokenizer.bos_id
         later = template.name == "alpaca_zh_2" or template is TURN or template.name == "tokenizer"
         assert ids.count(tokenizer.bos_id) == (len(dialogue[1]) if later else 1)
@@ -280,10 +291,11 @@ def test_the_ids_of_a_dialogue_decode_to_its_text(pair, dialogue):
     ids = whole_of(record, tokenizer, template)[0]
     # sentencepiece puts a blank before each text: of an answer it is seen, behind a control token decoding drops it.
     blank = " " if isinstance(tokenizer.backend, SentencePiece) else ""
-    text, exchanges = "", template.render(record.turns)
+    text, exchanges = "", template.render(record.turns)[-1].exchanges
     for one in exchanges:
-        said = one.lead + one.answer
-        text += "".join(piece.text for piece in one.before) + one.user + one.after + (blank + said if said else "")
+        said = lead_of(one) + one.answer
+        text += "".join(piece.text for piece in one.before) + one.user + one.after + one.empty_thought
+        text += blank + said if said else ""
         text += one.end or ""
     if ids[0] == tokenizer.bos_id:
         ids = ids[1:]

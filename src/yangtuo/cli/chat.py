@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from yangtuo import logs
+from yangtuo.config.json_values import object_of
 from yangtuo.config.schema import LoraArguments, ModelArguments
 from yangtuo.errors import DataError, OutOfMemoryError, StoppedError, UsageError
 
@@ -43,6 +44,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--tokenizer_name_or_path", help="Tokenizer. Default: the one that travels with the adapter, else the base's.")
     add("--template", help="Name or file. Default: the one that travels with the model, else by the tokenizer.")
     add("--system_prompt", help='System prompt; "" for none. Default: the template\'s, if any.')
+    add(
+        "--chat_template_kwargs",
+        metavar="JSON",
+        help="As --chat_template_kwargs of train. Default: those of the training.",
+    )
     add(
         "--max_new_tokens",
         type=int,
@@ -137,9 +143,10 @@ def _opened(options: argparse.Namespace) -> list["ChatSession"]:
     else:
         base_folder = _base_to_compare(options, model)
         places = load.Places(load.model_folder(options.target or options.model_name_or_path, model), None)
+    kwargs = object_of("chat_template_kwargs", options.chat_template_kwargs)
     hardware = detect_hardware(options.use_cpu)
     lora = LoraArguments(force_base=options.force_base, allow_partial_adapter=options.allow_partial_adapter)
-    opened = load.open_model(places, model, options.template, hardware, lora)
+    opened = load.open_model(places, model, options.template, hardware, lora, kwargs)
     models = {"tuned" if adapter or base_folder else "model": opened.loaded}
     if base_folder:
         models = {"base": load.open_base(base_folder, model, opened, hardware), **models}

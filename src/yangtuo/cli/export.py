@@ -13,6 +13,7 @@ import shlex
 from pathlib import Path
 
 from yangtuo.cli.merge import add_merge_options, merge_options_of
+from yangtuo.config.json_values import object_of
 from yangtuo.errors import UsageError
 from yangtuo.export import plain_lora
 from yangtuo.export.folder import ADAPTER_FOLDER, BASE_FOLDER, gguf_name, texts_of, write_split, write_whole
@@ -33,6 +34,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="Of the training, as --template of train. Default: the one that travels with adapter or model, else auto.",
     )
     parser.add_argument("--system_prompt", help='Of dialogues without one; "" for none. Default: the template\'s.')
+    parser.add_argument(
+        "--chat_template_kwargs",
+        metavar="JSON",
+        help="As --chat_template_kwargs of train. Default: those of the training.",
+    )
     parser.add_argument("--gguf", choices=tuple(KINDS), help="Also write one file for llama.cpp and Ollama.")
     parser.add_argument(
         "--pure_lora",
@@ -53,7 +59,8 @@ def run(options: argparse.Namespace) -> None:
     out, asked = Path(options.output_dir), merge_options_of(options)
     folder = base_folder(asked)
     job = prepare(asked, folder) if asked.peft_path else None
-    texts = texts_of(job, folder, options.template, options.system_prompt)
+    kwargs = object_of("chat_template_kwargs", options.chat_template_kwargs)
+    texts = texts_of(job, folder, options.template, options.system_prompt, kwargs)
     if options.gguf:  # what llama.cpp does not know is refused before hours of merging
         num_rows = job.plan.chain.num_rows if job else read_config(folder).get_text_config().vocab_size
         architecture(folder, read_config(folder))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from yangtuo.config import trainer_values
 from yangtuo.config.choices import DataOrder
+from yangtuo.config.json_values import json_object
 from yangtuo.config.options import TRAINING_OPTIONS
 from yangtuo.config.schema import ATTENTIONS
 from yangtuo.config.settings import Settings
@@ -54,6 +55,7 @@ def _problems(settings: Settings) -> Iterator[str]:
         yield f"--micro_batch_tokens {settings.run.micro_batch_tokens}: auto, or a number of tokens"
     elif settings.run.micro_batch_tokens != "auto" and int(settings.run.micro_batch_tokens) < 1:
         yield f"--micro_batch_tokens {settings.run.micro_batch_tokens}: at least 1"
+    yield from filter(None, [json_object("chat_template_kwargs", data.chat_template_kwargs)[1]])
     yield from _attention(settings.model.attn_implementation)
     strategy = settings.training.get("train_sampling_strategy")
     if strategy and settings.given("data_order") and (strategy == "sequential") != (data.data_order == "sequential"):

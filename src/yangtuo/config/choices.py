@@ -36,6 +36,13 @@ class TrainTurns(StrEnum):
     LAST = "last"
 
 
+class History(StrEnum):
+    """What becomes of answers that a chat template renders otherwise in the history than when they are asked for."""
+
+    AS_SERVED = "as_served"
+    ONE_EXAMPLE = "one_example"
+
+
 class Deduplicate(StrEnum):
     """Which repeated rows are left out."""
 

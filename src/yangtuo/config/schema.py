@@ -14,6 +14,7 @@ from yangtuo.config.choices import (
     DataFormat,
     DataOrder,
     Deduplicate,
+    History,
     LossReduction,
     ModulesToSavePolicy,
     TrainTurns,
@@ -146,6 +147,19 @@ class DataArguments:
         None,
         'System prompt of rows without one; "" for none. Default: the template\'s, if any.',
         decides=Decides.CONTENT,
+    )
+    chat_template_kwargs: str | None = _option(
+        None,
+        "What the tokenizer's chat template is given beside the messages, as a JSON object, as servers take it: "
+        '{"enable_thinking": false}. It travels with the adapter. A row\'s own column of this name goes before it.',
+        decides=Decides.CONTENT,
+    )
+    history: History = _option(
+        History.AS_SERVED,
+        "Dialogues of which the chat template renders earlier answers otherwise than the last one. as_served: each "
+        "such answer is an example of its own, behind the prompt that a server would ask it with; one_example: the "
+        "last answers alone carry a loss, those before are context.",
+        decides=Decides.RESULT,
     )
     train_turns: TrainTurns = _option(
         TrainTurns.ALL,

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from yangtuo.config.json_values import json_object
 from yangtuo.config.words import did_you_mean
 
 Values = Mapping[str, Any]  # every field of `TrainingArguments`, given or default
@@ -163,7 +164,7 @@ def _best_is_saved(values: Values) -> Iterator[str]:
 
 def _schedule(values: Values) -> Iterator[str]:
     kind = values["lr_scheduler_type"]
-    given, wrong = _object("lr_scheduler_kwargs", values)
+    given, wrong = json_object("lr_scheduler_kwargs", values["lr_scheduler_kwargs"])
     if wrong:
         yield wrong
         return
@@ -197,7 +198,7 @@ def _optimizer(values: Values) -> Iterator[str]:
 
 def _checkpointing(values: Values) -> Iterator[str]:
     for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
-        given, wrong = _object(name, values)
+        given, wrong = json_object(name, values[name])
         yield from [wrong] if wrong else _unknown(name, given, CHECKPOINTING, "torch's checkpointing")
     path = values["fsdp_config"]
     if path and not path.startswith("{") and not Path(path).is_file():
@@ -210,18 +211,6 @@ def _trackers(report_to: str) -> Iterator[str]:
         if name not in known:
             hint = did_you_mean(name, known, f"expected some of {', '.join(known)}")
             yield f"--report_to {name}: {hint}"
-
-
-def _object(name: str, values: Values) -> tuple[dict[str, Any], str | None]:
-    """A value that is a JSON object, and what is said of one that is none."""
-    text = values[name]
-    if not text:
-        return {}, None
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        return {}, f"--{name} {text}: broken JSON: {error}"
-    return (found, None) if isinstance(found, dict) else ({}, f"--{name} {text}: expected a JSON object")
 
 
 def _unknown(option: str, given: Collection[str], known: Collection[str], taker: str) -> Iterator[str]:

@@ -34,7 +34,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "trained": ("<f8", 2),
     "source_numbers": ("<i4", 1),
     "rows": ("<i8", 1),
-    "outcomes": ("u1", 1),
+    "outcomes": ("<u2", 1),
     "hashes": ("<u8", 2),
 }
 _BATCH_ROWS = 2048

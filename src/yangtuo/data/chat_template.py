@@ -1,21 +1,19 @@
 """The tokenizer's own chat template (jinja), with the spans that the model writes found exactly.
 
-The template is rendered with marks in place of what people say; the frames are what stands between the marks. Where the
-prompt of an answer ends is told by rendering what comes before it with `add_generation_prompt`. The frames with the
-real words in them must then equal the template rendered with the words themselves, else the row is refused: a template
-that rewrites what it is given cannot be trained on exactly. Blanks at the ends of a turn alone may be gone.
-
-Environment as transformers' `render_jinja_template` (5.23) has it, without importing torch and without
-`strftime_now`: what is trained must not depend on the day; templates that ask for a date fall back to one of their own.
+Most dialogues take a short way: the template is rendered once for each order of roles with marks in place of what
+people say, and the frames are what stands between the marks. The frames with the real words in them must then equal the
+template rendered with the words themselves. Dialogues with thoughts, tools or settings of their own, and those of
+which the template renders the history otherwise than the last answer, go the way of `data.as_served`.
 """
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from yangtuo.data.as_served import AsServed
+from yangtuo.data.jinja_source import names_used, render_function
 from yangtuo.data.records import Turn
-from yangtuo.data.templates import Exchange, Piece, TemplateFault
+from yangtuo.data.templates import Exchange, Piece, Rendered, TemplateFault
+from yangtuo.data.thinking import SWITCHES, empty_block, has_block, opened_by, thought_key_of
 from yangtuo.errors import TokenizerError
 
 _MARK = "\ue000{}\ue001"  # private-use characters, in no chat template
@@ -26,8 +24,16 @@ class _Frame(NamedTuple):
 
     before: tuple[str, ...]
     after: str
+    empty_thought: str
     lead: str
     end: str
+
+
+class _Frames(NamedTuple):
+    """Those of a dialogue; `is_as_asked` where each answer stands in it as it does when it is asked for."""
+
+    of_exchanges: list[_Frame]
+    is_as_asked: bool
 
 
 class ChatTemplate:
@@ -36,142 +42,177 @@ class ChatTemplate:
     Attributes:
         name: "tokenizer".
         source: the jinja text.
-        names: what the template can use beside the messages: bos_token and such.
+        names: the tokenizer's own that the template can use beside the messages: bos_token and such.
+        kwargs: what else it is given (`--chat_template_kwargs`).
         default_system: system prompt of rows without one; None to leave it to the template, "" for none.
         end: the control token that ends an answer.
         control_tokens: of the tokenizer; those in the frames become control ids.
     """
 
-    def __init__(self, source: str, names: Mapping[str, str], default_system: str | None, control: Sequence[str]):
-        import jinja2
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        def refuse(message: str) -> None:
-            raise jinja2.TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _generation_tag()]
-        )
-        environment.filters["tojson"] = _as_json
-        environment.globals["raise_exception"] = refuse
-        self._faults = (jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError)
-        try:
-            self._jinja = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise TokenizerError(f"the tokenizer's chat template: {error}") from error
+    def __init__(
+        self,
+        source: str,
+        names: Mapping[str, str],
+        default_system: str | None,
+        control: Sequence[str],
+        kwargs: Mapping[str, Any] | None = None,
+    ):
+        self._render = render_function(source, {**names, **(kwargs or {})})
+        self.kwargs = dict(kwargs or {})
         if not control:
             raise TokenizerError("the tokenizer has a chat template and no control token that could end an answer")
         self.name, self.source, self.names, self.default_system = "tokenizer", source, dict(names), default_system
         self.control_tokens = tuple(control)
-        longest_first = sorted(map(re.escape, control), key=len, reverse=True)
-        self._end = re.compile(rf"\s*(?:{'|'.join(longest_first)})")
-        self._frames: dict[tuple[str, ...], list[_Frame]] = {}
+        self._frames: dict[tuple[str, ...], _Frames | None] = {}
         self._takes_empty: bool | None = None  # once it is known
         try:
-            self.end = self._find_frames(("user", "assistant"))[0].end.strip()
+            switches = {name for name in SWITCHES if name in names_used(source)} - self.kwargs.keys()
+            self._as_served = AsServed(self._render, control, thought_key_of(source), switches)
+            self.end = self._as_served.end
         except TemplateFault as fault:
             raise TokenizerError(f"--template tokenizer: {fault}; name another template") from fault
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self.source, self.names, self.default_system, self.control_tokens
+        return self.source, self.names, self.default_system, self.control_tokens, self.kwargs
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.__init__(*state)  # type: ignore[misc]  # jinja's compiled code cannot be sent to another process
 
     def identity(self) -> str:
         """Source and settings."""
-        return repr((self.source, sorted(self.names.items()), self.default_system))
+        told = (sorted(self.kwargs.items()),) if self.kwargs else ()
+        return repr((self.source, sorted(self.names.items()), self.default_system, *told))
 
-    def render(self, turns: Sequence[Turn]) -> list[Exchange]:
+    @property
+    def writes_bos(self) -> bool:
+        """It does, or there is none: servers add none to what it renders."""
+        return True
+
+    def render(
+        self, turns: Sequence[Turn], tools: Sequence[Any] = (), more: Mapping[str, Any] | None = None
+    ) -> list[Rendered]:
         """The dialogue in the template's frames; see the module.
 
         Raises:
             TemplateFault: the template refuses or rewrites it.
         """
+        turns = self._with_default(turns)
+        frames = None if tools or more else self._plain_frames(turns)
+        if frames and frames.is_as_asked:
+            return [Rendered(tuple(turns), self._filled(frames, turns))]
+        return self._as_served.render(turns, tools, more or {})
+
+    def prompt_of(self, turns: Sequence[Turn], tools: Sequence[Any] = ()) -> list[Exchange]:
+        """See `Template`."""
+        turns = self._with_default(turns)
+        asked = [*turns, Turn("assistant", "", trained=False)]
+        frames = None if tools else self._plain_frames(asked)
+        if frames and frames.is_as_asked:
+            exchanges = self._filled(frames, asked)
+            exchanges[-1] = exchanges[-1]._replace(empty_thought="", lead=())
+            return exchanges
+        return self._as_served.prompt_of(turns, tools)
+
+    def in_history(self, turns: Sequence[Turn]) -> list[Exchange]:
+        """The exchanges of a plain dialogue as they stand in its history, even where they were asked otherwise.
+
+        Raises:
+            TemplateFault: the template refuses or rewrites it.
+        """
+        turns = self._with_default(turns)
+        frames = self._plain_frames(turns)
+        if frames is None:
+            raise TemplateFault("the tokenizer's chat template has no constant frames for it")
+        return self._filled(frames, turns)
+
+    def _with_default(self, turns: Sequence[Turn]) -> Sequence[Turn]:
         has_default = self.default_system or (self.default_system == "" and self.takes_empty_system())
         if has_default and turns[0].role != "system":
-            turns = [Turn("system", self.default_system or "", trained=False), *turns]
-        frames = self._frames_of(turns)
-        walk = _Walk(self._render([(turn.role, turn.text) for turn in turns]))
+            return [Turn("system", self.default_system or "", trained=False), *turns]
+        return turns
+
+    def _filled(self, frames: _Frames, turns: Sequence[Turn]) -> list[Exchange]:
+        walk = _Walk(self._render([{"role": turn.role, "content": turn.text} for turn in turns]))
         spoken = turns[1:] if turns[0].role == "system" else turns
         exchanges = []
-        for frame, user, answer in zip(frames, spoken[::2], spoken[1::2], strict=True):
-            before = [Piece(walk.over("", "", frame.before[0])[2], is_frame=True)]
+        for frame, user, answer in zip(frames.of_exchanges, spoken[::2], spoken[1::2], strict=True):
+            before = [Piece(walk.over(frame.before[0]), is_frame=True)]
             if len(frame.before) > 1:
-                _, system, tail = walk.over("", turns[0].text, frame.before[1])
+                system, tail = walk.words(turns[0].text, frame.before[1])
                 before += [Piece(system, is_frame=False), Piece(tail, is_frame=True)]
-            _, asked, after = walk.over("", user.text, frame.after)
-            lead, said, end = walk.over(frame.lead, answer.text, frame.end)
-            exchanges.append(Exchange(tuple(before), asked, after, lead, said, end, answer.trained, answer.weight))
+            asked, after = walk.words(user.text, frame.after)
+            walk.over(frame.empty_thought + frame.lead)
+            said, end = walk.words(answer.text, frame.end)
+            lead = (Piece(frame.lead, is_frame=True),) if frame.lead else ()
+            block, trained, weight = frame.empty_thought, answer.trained, answer.weight
+            exchanges.append(Exchange(tuple(before), asked, after, block, lead, said, end, trained, weight))
         return exchanges
 
     def keeps_own_system(self) -> bool:
         """Whether it writes a system prompt of its own although an empty one asks for none."""
         try:
-            told = self._frames_of(_with_system("x"))[0].before
-            empty = "".join(self._frames_of(_with_system(""))[0].before)
+            told = self.prompt_of(_with_system("\ue002"))[0]
+            empty = self.prompt_of(_with_system(""))[0]
         except TemplateFault:  # it takes none
             return False
-        if len(told) < 2 or not (empty.startswith(told[0]) and empty.endswith(told[1])):
+        begin, found, rest = _before(told).partition("\ue002")
+        written = _before(empty)
+        if not found or not (written.startswith(begin) and written.endswith(rest)):
             return False
-        return bool(empty[len(told[0]) : len(empty) - len(told[1])].strip())
+        return bool(written[len(begin) : len(written) - len(rest)].strip())
 
     def takes_empty_system(self) -> bool:
         """Whether an empty system message can be given; where not, a dialogue without one has no system prompt."""
         if self._takes_empty is None:
             try:
-                self._frames_of(_with_system(""))
+                self._render([{"role": turn.role, "content": turn.text} for turn in _with_system("")])
             except TemplateFault:
                 self._takes_empty = False
             else:
                 self._takes_empty = True
         return self._takes_empty
 
-    def _frames_of(self, turns: Sequence[Turn]) -> list[_Frame]:
-        roles = tuple(turn.role for turn in turns)
+    def _plain_frames(self, turns: Sequence[Turn]) -> _Frames | None:
+        """Frames of a dialogue by its roles; None for one that has more than texts, or that has no such frames."""
+        for turn in turns:
+            if turn.more or turn.role == "tool" or has_block(turn.text):
+                return None
+        roles = tuple([turn.role for turn in turns])
         key = (*roles, "without system") if _asks_for_none(turns) else roles
         if key not in self._frames:
-            self._frames[key] = self._find_frames(roles, has_empty_system=_asks_for_none(turns))
+            try:
+                self._frames[key] = self._find_frames(roles, has_empty_system=_asks_for_none(turns))
+            except TemplateFault:
+                self._frames[key] = None
         return self._frames[key]
 
-    def _find_frames(self, roles: tuple[str, ...], *, has_empty_system: bool = False) -> list[_Frame]:
+    def _find_frames(self, roles: tuple[str, ...], *, has_empty_system: bool = False) -> _Frames | None:
         """See the module; an empty system prompt has no mark, since templates treat it otherwise than a text."""
         marks = [_MARK.format(i) for i in range(len(roles))]
         if has_empty_system:
             marks[0] = ""
-        marked = list(zip(roles, marks, strict=True))
+        marked = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
         whole = self._render(marked)
-        if any(mark and whole.count(mark) != 1 for mark in marks):
-            raise TemplateFault("the tokenizer's chat template leaves out a turn of this row, or has it twice")
-        places = [whole.index(mark) for mark in marks]
-        if places != sorted(places):
-            raise TemplateFault("the tokenizer's chat template has the turns of this row in another order")
-        frames, at = [], 0
+        places = [whole.find(mark) for mark in marks]
+        if any(mark and whole.count(mark) != 1 for mark in marks) or places != sorted(places):
+            return None
+        frames, at, is_as_asked = [], 0, True
         for i in range(1 if roles[0] == "system" else 0, len(roles), 2):
             prompt = self._render(marked[: i + 1], add_generation_prompt=True)
             user, answer = places[i : i + 2]
             behind_user, behind_answer = user + len(marks[i]), answer + len(marks[i + 1])
+            tail = self._as_served.tail
+            if not whole.startswith(tail, behind_answer):
+                return None
             if not whole.startswith(prompt) or not behind_user <= len(prompt) <= answer:
-                raise TemplateFault(
-                    "the tokenizer's chat template renders a dialogue unlike the prompts of its answers"
-                )
-            end = self._end.match(whole, behind_answer)
-            if end is None:
-                raise TemplateFault("the tokenizer's chat template puts no control token behind an answer")
+                return None
             before = tuple(whole[at:user].split(marks[0])) if i == 1 and marks[0] else (whole[at:user],)
-            frames.append(_Frame(before, whole[behind_user : len(prompt)], whole[len(prompt) : answer], end.group()))
-            at = end.end()
-        return frames
-
-    def _render(self, turns: Sequence[tuple[str, str]], *, add_generation_prompt: bool = False) -> str:
-        messages = [{"role": role, "content": text} for role, text in turns]
-        try:
-            return self._jinja.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, tools=None, documents=None, **self.names
-            )
-        except self._faults as error:
-            raise TemplateFault(f"the tokenizer's chat template refuses it: {str(error)[:120]}") from error
+            lead = whole[len(prompt) : answer]
+            block = empty_block(lead, is_open=bool(opened_by(prompt)))
+            frames.append(_Frame(before, whole[behind_user : len(prompt)], block, lead[len(block) :], tail))
+            at = behind_answer + len(tail)
+            is_as_asked = is_as_asked and self._render(marked[: i + 2]).startswith(whole[:at])
+        return _Frames(frames, is_as_asked)
 
 
 def _asks_for_none(turns: Sequence[Turn]) -> bool:
@@ -179,7 +220,11 @@ def _asks_for_none(turns: Sequence[Turn]) -> bool:
 
 
 def _with_system(text: str) -> list[Turn]:
-    return [Turn(role, text if role == "system" else "", False) for role in ("system", "user", "assistant")]
+    return [Turn("system", text, trained=False), Turn("user", "", trained=False)]
+
+
+def _before(first: Exchange) -> str:
+    return "".join(piece.text for piece in first.before) + first.user + first.after
 
 
 class _Walk:
@@ -188,17 +233,16 @@ class _Walk:
     def __init__(self, whole: str):
         self._whole, self._at = whole, 0
 
-    def over(self, lead: str, words: str, frame: str) -> tuple[str, str, str]:
-        """The lead, the words and the frame behind them as they stand here.
+    def over(self, frame: str) -> str:
+        """A frame that stands here."""
+        return self.words("", frame)[1]
 
-        Words may have lost blanks at their ends. The lead may be missing: Qwen3 leaves its empty <think> block out
-        where the answer brings one.
-        """
-        for led in (lead, "") if lead else ("",):
-            for kept in _without_blanks(words):
-                if self._whole.startswith(f"{led}{kept}{frame}", self._at):
-                    self._at += len(led) + len(kept) + len(frame)
-                    return led, kept, frame
+    def words(self, words: str, frame: str) -> tuple[str, str]:
+        """Words as they stand here, which may have lost blanks at their ends, and the frame behind them."""
+        for kept in _without_blanks(words):
+            if self._whole.startswith(f"{kept}{frame}", self._at):
+                self._at += len(kept) + len(frame)
+                return kept, frame
         raise TemplateFault("the tokenizer's chat template changes the text of this row's turns")
 
 
@@ -208,27 +252,3 @@ def _without_blanks(text: str) -> Sequence[str]:
     # What templates do: the whole, `| trim`, and Python's methods.
     stripped = (text.strip(), text.lstrip(), text.rstrip(), text.strip("\n"), text.lstrip("\n"), text.rstrip("\n"))
     return tuple(dict.fromkeys((text, *stripped)))
-
-
-def _as_json(
-    value: Any,
-    ensure_ascii: bool = False,  # as transformers has it: templates give them by place too
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _generation_tag() -> type:
-    """{% generation %} marks the answer for other programs; here it is found without, and the tag does nothing."""
-    from jinja2.ext import Extension
-
-    class Generation(Extension):
-        tags = {"generation"}  # noqa: RUF012  # jinja's own way to name them
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    return Generation

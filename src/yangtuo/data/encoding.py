@@ -14,10 +14,11 @@ from operator import mul
 
 import numpy as np
 
-from yangtuo.config.choices import Truncation
+from yangtuo.config.choices import History, Truncation
 from yangtuo.data.backends import Blank
 from yangtuo.data.encoding_options import (
     NO_ANSWER_LEFT,
+    NO_CALL_CUT,
     NO_ROOM,
     NO_TURN_LEFT,
     TOO_LONG,
@@ -29,7 +30,7 @@ from yangtuo.data.examples import Columns, Examples, RowOutcome, examples_of
 from yangtuo.data.exchange_encoder import ExchangeEncoder, Parts, Runs, parts_of
 from yangtuo.data.readers.reader import Dropped
 from yangtuo.data.records import Record, Turn
-from yangtuo.data.templates import Exchange, Template, TemplateFault
+from yangtuo.data.templates import Exchange, Rendered, Template, TemplateFault
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.data.truncation import cut_answer, longest
 
@@ -46,14 +47,18 @@ __all__ = [
     "prompt_ids",
 ]
 
-ENCODER_VERSION = 7  # to be raised with every change of what is encoded: stored rows of before are then not used
+ENCODER_VERSION = 8  # to be raised with every change of what is encoded: stored rows of before are then not used
 _BATCH_ROWS = 1024  # rows given to the tokenizer library at once: enough for its threads, little memory
 _SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = (
     int(RowOutcome.SPECIAL_TEXT),
     int(RowOutcome.EMPTY_ANSWER),
     int(RowOutcome.RIGHT_CUT),
 )
-_NO_SYSTEM = int(RowOutcome.NO_SYSTEM)
+_NO_SYSTEM, _AS_SERVED, _EMPTY_THOUGHT = (
+    int(RowOutcome.NO_SYSTEM),
+    int(RowOutcome.AS_SERVED),
+    int(RowOutcome.EMPTY_THOUGHT),
+)
 _LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is below is no weight in the columns' type
 
 
@@ -81,8 +86,7 @@ def end_id(tokenizer: Tokenizer, template: Template) -> int:
 
 def prompt_ids(tokenizer: Tokenizer, template: Template, turns: Sequence[Turn]) -> list[int]:
     """What the model reads before it answers the last of the turns, which is the user's."""
-    encoder = Encoder(tokenizer, EncodingOptions(template, max_seq_length=0), num_threads=1)
-    return encoder.prompt([*turns, Turn("assistant", "", trained=False)])
+    return Encoder(tokenizer, EncodingOptions(template, max_seq_length=0), num_threads=1).prompt(turns)
 
 
 class Encoder(ExchangeEncoder):
@@ -96,18 +100,19 @@ class Encoder(ExchangeEncoder):
         return columns
 
     def _batch(self, records: Sequence[Record], columns: Columns) -> None:
-        rendered: list[list[Exchange] | TemplateFault] = []
+        rendered: list[list[Rendered] | TemplateFault] = []
         parted: list[Runs] = []
-        firsts: set[int] = set()  # of `parted`, which begin a row
+        firsts: set[int] = set()  # of `parted`, which begin an example
         for record in records:
             try:
-                exchanges = self.template.render(self._taken(record.turns))
+                examples = self.template.render(self._taken(record.turns), record.tools, record.template_kwargs)
             except TemplateFault as fault:
                 rendered.append(fault)
-            else:
-                rendered.append(exchanges)
+                continue
+            rendered.append(examples)
+            for example in examples:
                 firsts.add(len(parted))
-                parted += [self._runs(exchange) for exchange in exchanges]
+                parted += [self._runs(exchange) for exchange in example.exchanges]
         texts = [run for runs in parted for run in runs if type(run) is str]
         continues = None
         if self.tokenizer.blank is not Blank.NEVER:
@@ -118,9 +123,14 @@ class Encoder(ExchangeEncoder):
         for record, found in zip(records, rendered, strict=True):
             if isinstance(found, TemplateFault):
                 columns.dropped.append(Dropped(record.source, record.row, None, str(found)))
-            else:
-                parts = [parts_of(exchange, next(next_runs), ids) for exchange in found]
-                pieces += self._one(record, found, parts, columns)
+                continue
+            outcome = self._outcome(record, columns)
+            if len(found) > 1:
+                outcome |= _AS_SERVED
+            for example in found:
+                parts = [parts_of(exchange, next(next_runs), ids) for exchange in example.exchanges]
+                if example is found[-1] or self.options.history is History.AS_SERVED:
+                    pieces += self._one(record, example, parts, columns, outcome)
         columns.input_ids.append(np.fromiter(chain.from_iterable(pieces), np.int32, sum(map(len, pieces))))
 
     def _taken(self, turns: Sequence[Turn]) -> Sequence[Turn]:
@@ -128,21 +138,30 @@ class Encoder(ExchangeEncoder):
         is_refused = _asks_for_none(turns) and not self.template.takes_empty_system()
         return turns[1:] if is_refused else turns
 
-    def _one(self, record: Record, exchanges: list[Exchange], parts: list[Parts], columns: Columns) -> list[list[int]]:
-        """The ids of one row in pieces, none where it is dropped."""
+    def _outcome(self, record: Record, columns: Columns) -> int:
+        """What is to be told of the row as it stands in its file."""
         outcome = 0  # plain numbers here: a million rows pass
         if self._special.count_in(record, columns.special):
             outcome |= _SPECIAL_TEXT
         if _asks_for_none(record.turns):
             outcome |= _NO_SYSTEM
+        return outcome
+
+    def _one(
+        self, record: Record, example: Rendered, parts: list[Parts], columns: Columns, outcome: int
+    ) -> list[list[int]]:
+        """The ids of one example in pieces, none where it is dropped."""
         start = self._start(parts[0])
         num_tokens = len(start)
-        for exchange, part in zip(exchanges, parts, strict=True):
+        for exchange, part in zip(example.exchanges, parts, strict=True):
             num_tokens += len(part.prompt) + len(part.answer)
-            if not exchange.answer and exchange.trained:
-                outcome |= _EMPTY_ANSWER
+            if exchange.trained:
+                if exchange.empty_thought:
+                    outcome |= _EMPTY_THOUGHT
+                if not exchange.answer and not exchange.lead:
+                    outcome |= _EMPTY_ANSWER
         if num_tokens > self.limit:
-            fitted = self._fit(record, exchanges, parts, num_tokens)
+            fitted = self._fit(record, example, parts, num_tokens)
             if isinstance(fitted, str):
                 columns.dropped.append(Dropped(record.source, record.row, None, fitted))
                 return []
@@ -170,9 +189,9 @@ class Encoder(ExchangeEncoder):
         return pieces
 
     def _fit(
-        self, record: Record, exchanges: list[Exchange], parts: list[Parts], num_tokens: int
+        self, record: Record, example: Rendered, parts: list[Parts], num_tokens: int
     ) -> tuple[list[Parts], RowOutcome] | str:
-        """Parts of a row that is too long, and what was done; or the reason why it is dropped."""
+        """Parts of an example that is too long, and what was done; or the reason why it is dropped."""
         match self.options.truncation:
             case Truncation.DROP:
                 return TOO_LONG
@@ -180,28 +199,37 @@ class Encoder(ExchangeEncoder):
                 return f"{TOO_LONG}: {num_tokens} tokens"
             case Truncation.RIGHT:
                 return parts, RowOutcome.RIGHT_CUT
-        turns, outcome = tuple(self._taken(record.turns)), RowOutcome.WHOLE
-        while len(parts) > 1 and num_tokens > self.limit:
-            # The first exchange that is left gets the opening, so that its own size is not known yet.
-            first = 1
-            while first < len(parts) - 1 and _size(parts[first + 1 :]) > self.limit:
-                first += 1
-            turns, outcome = _without_oldest(turns, first), RowOutcome.TURNS_LOST
+        questions = [i for i, turn in enumerate(example.turns) if turn.role == "user"]
+        outcome = RowOutcome.WHOLE
+        if len(questions) > 1:
             try:
-                rendered = self.template.render(turns)
+                example, parts, num_tokens = self._without_oldest(record, example, questions)
             except TemplateFault as fault:
                 return str(fault)
-            parts = [
-                part if new == old and i > 0 else self._encoded(new, is_first=i == 0)
-                for i, (new, old, part) in enumerate(zip(rendered, exchanges[first:], parts[first:], strict=True))
-            ]
-            exchanges, num_tokens = rendered, len(self._start(parts[0])) + _size(parts)
+            outcome = RowOutcome.TURNS_LOST
         if not any(part.trained for part in parts):
             return NO_TURN_LEFT
         if num_tokens <= self.limit:
             return parts, outcome
-        fitted = self._keep_answer(exchanges[0], parts[0])
+        fitted = self._keep_answer(example.exchanges[0], parts[0]) if len(parts) == 1 else NO_CALL_CUT
         return fitted if isinstance(fitted, str) else ([fitted[0]], outcome | fitted[1])
+
+    def _without_oldest(
+        self, record: Record, example: Rendered, questions: Sequence[int]
+    ) -> tuple[Rendered, list[Parts], int]:
+        """The example without its oldest questions and their answers: the fewest, so that it fits, or all but one."""
+        kept, tools, more = example.turns[: questions[0]], record.tools, record.template_kwargs
+
+        def without(num: int) -> tuple[Rendered, list[Parts], int]:
+            left = self.template.render((*kept, *example.turns[questions[num] :]), tools, more)[-1]
+            parts = [self._encoded(exchange, is_first=i == 0) for i, exchange in enumerate(left.exchanges)]
+            return left, parts, len(self._start(parts[0])) + _size(parts)
+
+        low, high = 1, len(questions) - 1
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if without(middle)[2] <= self.limit else (middle + 1, high)
+        return without(low)
 
     def _keep_answer(self, exchange: Exchange, part: Parts) -> tuple[Parts, RowOutcome] | str:
         """User text gives way first, from its end; the answer only where it alone is too long.
@@ -221,6 +249,8 @@ class Encoder(ExchangeEncoder):
             exchange = exchange._replace(user=exchange.user[:num_chars])
             prompt = self._prompt(exchange)
         if len(answer) > self.limit - len(prompt):
+            if not exchange.answer:  # all that is said is the template's writing: calls of tools
+                return NO_CALL_CUT
             alone = exchange._replace(before=(), user="")  # what stands right before the answer decides its blank
             answer, has_end = cut_answer(
                 exchange.answer,
@@ -232,7 +262,7 @@ class Encoder(ExchangeEncoder):
         return part._replace(prompt=prompt[len(self._start(part)) :], answer=answer), outcome
 
     def _prompt(self, exchange: Exchange) -> list[int]:
-        part = self._encoded(exchange._replace(lead="", answer=""))
+        part = self._encoded(exchange._replace(lead=(), answer=""))
         return self._start(part) + part.prompt
 
 
@@ -242,11 +272,6 @@ def _asks_for_none(turns: Sequence[Turn]) -> bool:
 
 def _size(parts: Sequence[Parts]) -> int:
     return sum(len(part.prompt) + len(part.answer) for part in parts)
-
-
-def _without_oldest(turns: tuple[Turn, ...], num_exchanges: int) -> tuple[Turn, ...]:
-    first = 1 if turns[0].role == "system" else 0
-    return turns[:first] + turns[first + 2 * num_exchanges :]
 
 
 def _first(pieces: list[list[int]], limit: int) -> list[list[int]]:

@@ -191,7 +191,7 @@ def _key(
         asdict(read_options),
         tokenizer.sha256(),
         [options.template.name, options.template.identity()],
-        [options.max_seq_length, options.truncation, options.parse_special_tokens],
+        [options.max_seq_length, options.truncation, options.parse_special_tokens, options.history],
         ENCODER_VERSION,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from yangtuo.config.choices import Truncation
+from yangtuo.config.choices import History, Truncation
 from yangtuo.data.readers.reader import Dropped
 from yangtuo.data.templates import Template
 from yangtuo.errors import DataError
@@ -11,8 +11,9 @@ from yangtuo.errors import DataError
 TOO_LONG = "longer than max_seq_length"
 NO_ROOM = "the prompt's frame alone fills max_seq_length"
 NO_ANSWER_LEFT = "no answer token left after the cut"
+NO_CALL_CUT = "longer than max_seq_length, and calls of tools are not shortened"
 NO_TURN_LEFT = "no trained answer left without the oldest turns"
-_OF_LENGTH = (TOO_LONG, NO_ROOM, NO_ANSWER_LEFT, NO_TURN_LEFT)
+_OF_LENGTH = (TOO_LONG, NO_ROOM, NO_ANSWER_LEFT, NO_CALL_CUT, NO_TURN_LEFT)
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class EncodingOptions:
     max_seq_length: int
     truncation: Truncation = Truncation.KEEP_ANSWER
     parse_special_tokens: bool = False
+    history: History = History.AS_SERVED
 
 
 def check_kept(

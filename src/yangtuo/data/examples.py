@@ -19,7 +19,9 @@ class RowOutcome(IntFlag):
     """What happened to a kept row on its way; several may have.
 
     `ANSWER_CUT`: shortened at a sentence end, with its end token; `ANSWER_CUT_OPEN`: without one near, and without it.
-    `NO_SYSTEM`: its system prompt is empty, so that it asks for none.
+    `NO_SYSTEM`: its system prompt is empty, so that it asks for none. `EMPTY_THOUGHT`: the template puts a block
+    without a thought before an answer, which carries no loss. `AS_SERVED`: the template renders the history otherwise
+    than the last answer, so that the row is several examples, or the last of them (`History`).
     """
 
     WHOLE = 0
@@ -31,6 +33,8 @@ class RowOutcome(IntFlag):
     EMPTY_ANSWER = 32
     SPECIAL_TEXT = 64
     NO_SYSTEM = 128
+    EMPTY_THOUGHT = 256
+    AS_SERVED = 512
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Examples:
         paths: the files that rows come from.
         source_numbers: int32 [num_rows], index into `paths`.
         rows: int64 [num_rows], 0-based row number in its file.
-        outcomes: uint8 [num_rows], `RowOutcome` of each row.
+        outcomes: uint16 [num_rows], `RowOutcome` of each row.
         hashes: uint64 [num_rows, 2], of each row and of its prompt, see `hashes_of`.
     """
 
@@ -62,7 +66,7 @@ class Examples:
     paths: tuple[str, ...]
     source_numbers: npt.NDArray[np.int32]
     rows: npt.NDArray[np.int64]
-    outcomes: npt.NDArray[np.uint8]
+    outcomes: npt.NDArray[np.uint16]
     hashes: Hashes
 
     @classmethod
@@ -84,7 +88,7 @@ class Examples:
             paths=(path,),
             source_numbers=np.zeros(len(ids), dtype=np.int32),
             rows=np.arange(len(ids)),
-            outcomes=np.zeros(len(ids), dtype=np.uint8),
+            outcomes=np.zeros(len(ids), dtype=np.uint16),
             hashes=hashes_of(tokens, trained, lengths),
         )
 
@@ -167,7 +171,7 @@ class Columns:
     num_runs: "array[int]" = field(default_factory=lambda: array("q"))  # of each row
     sources: list[str] = field(default_factory=list)
     rows: "array[int]" = field(default_factory=lambda: array("q"))
-    outcomes: bytearray = field(default_factory=bytearray)
+    outcomes: "array[int]" = field(default_factory=lambda: array("H"))
     dropped: list[Dropped] = field(default_factory=list)
     special: dict[str, int] = field(default_factory=dict)
 
@@ -191,7 +195,7 @@ class Columns:
             "trained": np.stack(trained, axis=1).astype(np.float64),
             "source_numbers": np.array([number_of[source] for source in self.sources], dtype=np.int32),
             "rows": np.frombuffer(self.rows, np.int64),
-            "outcomes": np.frombuffer(self.outcomes, np.uint8),
+            "outcomes": np.frombuffer(self.outcomes, np.uint16),
             "hashes": hashes_of(ids, supervised, lengths),
         }
 

@@ -1,7 +1,7 @@
 """One exchange of a dialogue -> token ids: which texts are tokenised in one piece, and where control ids come from."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from yangtuo.data.backends import Blank
 from yangtuo.data.control_tokens import SpecialText, Spelled, split_as_transformers, split_at_controls
@@ -45,15 +45,13 @@ class ExchangeEncoder:
         self._split_frames: dict[str, list[str | int]] = {}
 
     def _runs(self, exchange: Exchange) -> Runs:
-        before, user, after, lead, answer, end, _, _ = exchange
-        if self._is_plain and end is None:
-            return ["".join([piece[0] for piece in before]) + user + after, None, lead + answer, self.tokenizer.eos_id]
-        asked = self._joined((*before, Piece(user, is_frame=False), Piece(after, is_frame=True)))
+        before, user, after, empty_thought, lead, answer, end, _, _ = exchange
+        if self._is_plain and end is None:  # no lead either: frames have none
+            return ["".join([piece[0] for piece in before]) + user + after, None, answer, self.tokenizer.eos_id]
+        asked = self._joined((*before, Piece(user, is_frame=False), Piece(after + empty_thought, is_frame=True)))
         if end is None:
-            said = self._joined((Piece(lead, is_frame=True), Piece(answer, is_frame=False)))
-            return [*asked, None, *said, self.tokenizer.eos_id]
-        said = self._joined((Piece(lead, is_frame=True), Piece(answer, is_frame=False), Piece(end, is_frame=True)))
-        return [*asked, None, *said]
+            return [*asked, None, *self._joined((*lead, Piece(answer, is_frame=False))), self.tokenizer.eos_id]
+        return [*asked, None, *self._joined((*lead, Piece(answer, is_frame=False), Piece(end, is_frame=True)))]
 
     def _joined(self, pieces: Iterable[Piece]) -> list[str | int]:
         """What is tokenised in one piece: text between control tokens, whoever wrote it."""
@@ -95,13 +93,14 @@ class ExchangeEncoder:
         return parts_of(exchange, runs, iter(self.tokenizer.encode(texts, num_threads=1, continues=continues)))
 
     def _start(self, first: Parts) -> list[int]:
-        """BOS, where the tokenizer puts one and the template has not."""
+        """BOS, where the tokenizer puts one, which is not the template's matter."""
         bos = self.tokenizer.bos_id
-        return [] if bos is None or first.prompt[:1] == [bos] else [bos]
+        return [] if bos is None or self.template.writes_bos or first.prompt[:1] == [bos] else [bos]
 
-    def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        """Ids of a dialogue without its last answer."""
-        parts = [self._encoded(exchange, is_first=i == 0) for i, exchange in enumerate(self.template.render(turns))]
+    def prompt(self, turns: Sequence[Turn], tools: Sequence[Any] = ()) -> list[int]:
+        """Ids of what the model reads before it answers the last turn."""
+        exchanges = self.template.prompt_of(turns, tools)
+        parts = [self._encoded(exchange, is_first=i == 0) for i, exchange in enumerate(exchanges)]
         before = [id_ for part in parts[:-1] for id_ in (*part.prompt, *part.answer)]
         return self._start(parts[0]) + before + parts[-1].prompt
 

@@ -88,6 +88,8 @@ def encoded(
         if start and whole[:1] == start:  # the template has it
             text = text.removeprefix(tokenizer.name_of(start[0]) or "")
             start = []
+        elif template.writes_bos:
+            start = []
         prompts.append(Prompt(messages, ids, start + whole, text))
     if not prompts:
         raise DataError(f"none of the {len(dialogues)} prompts can be asked: {left_out[0]}")
@@ -96,13 +98,13 @@ def encoded(
 
 def _pieces(template: Template, tokenizer: Tokenizer, turns: Sequence[Turn]) -> Iterator[Piece]:
     """The text of a prompt, up to where the model begins to write."""
-    exchanges = template.render([*turns, Turn("assistant", "", trained=False)])
+    exchanges = template.prompt_of(turns)
     for i, exchange in enumerate(exchanges):
         yield from exchange.before
         yield Piece(exchange.user, is_frame=False)
         yield Piece(exchange.after, is_frame=True)
         if i < len(exchanges) - 1:
-            yield Piece(exchange.lead, is_frame=True)
+            yield from exchange.lead
             yield Piece(exchange.answer, is_frame=False)
             yield Piece(exchange.end or tokenizer.name_of(tokenizer.eos_id) or "", is_frame=True)
 

@@ -1,5 +1,6 @@
 """A row as read: who says what, and which of it is trained. Values only; reading is `data.readers`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,12 +22,22 @@ class Value(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One utterance. `trained` tells whether its tokens carry a loss, `weight` how much each of them counts."""
+    """One utterance.
+
+    Attributes:
+        role: "system", "user", "assistant", or "tool" for what a tool gave back.
+        text: what is said.
+        trained: whether its tokens carry a loss.
+        weight: how much each of them counts.
+        more: what else the message has, as transformers' chat templates are given it: `reasoning_content`,
+            `tool_calls`, `tool_call_id`, `name`; None for nothing.
+    """
 
     role: str
     text: str
     trained: bool
     weight: float = 1.0
+    more: Mapping[str, Any] | None = None
 
 
 class Record(NamedTuple):
@@ -35,12 +46,17 @@ class Record(NamedTuple):
     Attributes:
         source: the file that it stands in.
         row: its 0-based number there.
-        turns: an optional "system", then "user" and "assistant" in turn, "assistant" last.
+        turns: an optional "system", then "user" and "assistant" in turn, "assistant" last; where tools are called,
+            further turns of "tool" and "assistant" before the next "user".
+        tools: that the model may call, as JSON schemas.
+        template_kwargs: what the chat template is given beside them (`enable_thinking`, ...); None for nothing.
     """
 
     source: str
     row: int
     turns: tuple[Turn, ...]
+    tools: tuple[Any, ...] = ()
+    template_kwargs: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """Chooses the template: the one that was named, or the one that fits the tokenizer."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from yangtuo.data.chat_template import ChatTemplate
+from yangtuo.data.jinja_source import names_used
 from yangtuo.data.templates import (
     ALPACA_ZH,
     ALPACA_ZH_2,
@@ -21,16 +24,19 @@ KEEPS_OWN_SYSTEM = "the tokenizer's chat template takes an empty system prompt f
 _CHINESE_ALPACA_2_TOKENS = 55_296  # vocabulary of Chinese-LLaMA-2 and Chinese-Alpaca-2
 
 
-def choose_template(named: str, tokenizer: Tokenizer, system_prompt: str | None) -> tuple[Template, str]:
+def choose_template(
+    named: str, tokenizer: Tokenizer, system_prompt: str | None, kwargs: Mapping[str, Any] | None = None
+) -> tuple[Template, str]:
     """The template, and why this one.
 
     Args:
         named: a template's name, a file, "tokenizer" or "auto".
         tokenizer: decides with "auto".
         system_prompt: of rows without one, instead of the template's own; "" for none.
+        kwargs: what a chat template is given beside the messages.
 
     Raises:
-        UsageError: no such template, or a tokenizer without the one asked for.
+        UsageError: no such template, or a tokenizer without the one asked for, or `kwargs` that it does not use.
         DataError: a template file that cannot be used.
         TokenizerError: a chat template that cannot be used.
     """
@@ -52,8 +58,12 @@ def choose_template(named: str, tokenizer: Tokenizer, system_prompt: str | None)
         ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}  # of folders that name none
         told = {key: name for key, i in ids.items() if i is not None and (name := tokenizer.name_of(i))}
         names_of = {**told, **tokenizer.names}
-        return ChatTemplate(tokenizer.chat_template, names_of, system_prompt, tuple(tokenizer.controls)), why
-    return with_system(template, system_prompt), why
+        controls = [
+            name for name, i in tokenizer.controls.items() if name not in tokenizer.words or i == tokenizer.eos_id
+        ]
+        chosen = ChatTemplate(tokenizer.chat_template, names_of, system_prompt, tuple(controls))
+        return with_kwargs(chosen, kwargs), why
+    return with_kwargs(with_system(template, system_prompt), kwargs), why
 
 
 def with_system(template: Template, system_prompt: str | None) -> Template:
@@ -61,9 +71,35 @@ def with_system(template: Template, system_prompt: str | None) -> Template:
     if system_prompt is None:
         return template
     if isinstance(template, ChatTemplate):
-        return ChatTemplate(template.source, template.names, system_prompt, template.control_tokens)
+        return ChatTemplate(template.source, template.names, system_prompt, template.control_tokens, template.kwargs)
     assert isinstance(template, FrameTemplate), type(template)
     return replace(template, default_system=system_prompt)
+
+
+def with_kwargs(template: Template, kwargs: Mapping[str, Any] | None) -> Template:
+    """The template that is given these beside the messages; None for those it has.
+
+    Raises:
+        UsageError: names that it does not use.
+    """
+    if not kwargs:
+        return template
+    if not isinstance(template, ChatTemplate):
+        raise UsageError(
+            f"--chat_template_kwargs: the template {template.name} takes none; --template tokenizer uses the "
+            "tokenizer's own chat template"
+        )
+    known = names_used(template.source) - {"messages", "tools", "documents", "add_generation_prompt", *template.names}
+    known -= {"raise_exception", "namespace", "range", "dict", "loop"}
+    if unknown := kwargs.keys() - known:
+        told = ", ".join(sorted(known)) or "none"
+        raise UsageError(
+            f"--chat_template_kwargs: the tokenizer's chat template does not use {', '.join(sorted(unknown))}; "
+            f"it knows: {told}"
+        )
+    given = {**template.kwargs, **kwargs}
+    own = (template.source, template.names, template.default_system, template.control_tokens)
+    return ChatTemplate(*own, given)
 
 
 def keeps_own_system(template: Template) -> bool:

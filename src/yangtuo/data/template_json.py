@@ -8,7 +8,7 @@ from yangtuo.data.chat_template import ChatTemplate
 from yangtuo.data.templates import FrameTemplate, Template
 from yangtuo.errors import DataError
 
-_CHAT_FIELDS = ("source", "names", "default_system", "control_tokens")
+_CHAT_FIELDS = ("source", "names", "default_system", "control_tokens", "kwargs")
 
 
 def to_values(template: Template) -> dict[str, Any]:
@@ -29,7 +29,8 @@ def from_values(values: Mapping[str, Any]) -> Template:
     try:
         control = tuple(given.pop("control_tokens"))
         if values["kind"] == "chat_template":
-            return ChatTemplate(given["source"], given["names"], given["default_system"], control)
+            own = (given["source"], given["names"], given["default_system"])
+            return ChatTemplate(*own, control, given.get("kwargs"))
         if values["kind"] == "frames":
             return FrameTemplate(name=values["name"], **given, control_tokens=control)
     except (KeyError, TypeError) as error:

@@ -10,7 +10,7 @@ the system prompt in it, where there is one.
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +19,7 @@ import yaml
 
 from yangtuo.config.unique_keys import UniqueKeys, unique
 from yangtuo.data.records import Turn
+from yangtuo.data.thinking import with_thought
 from yangtuo.errors import DataError, one_line
 
 
@@ -36,6 +37,7 @@ class Exchange(NamedTuple):
         before: what stands before the user's words.
         user: the user's words, the part that may be shortened.
         after: frame from there to where the model begins to write.
+        empty_thought: block without a thought that the template puts before the answer; read, without a loss.
         lead: frame that the model writes itself before the answer; mostly "".
         answer: what is said.
         end: control token that ends it; None for the tokenizer's end token.
@@ -46,11 +48,23 @@ class Exchange(NamedTuple):
     before: tuple[Piece, ...]
     user: str
     after: str
-    lead: str
+    empty_thought: str
+    lead: tuple[Piece, ...]
     answer: str
     end: str | None
     trained: bool
     weight: float
+
+
+class Rendered(NamedTuple):
+    """An example: exchanges in the template's frames, and the turns that they were made of.
+
+    The turns are those of the row up to the last answer that is trained here; the others that carry a loss in an
+    example of their own are context.
+    """
+
+    turns: tuple[Turn, ...]
+    exchanges: list[Exchange]
 
 
 class Template(Protocol):
@@ -79,8 +93,28 @@ class Template(Protocol):
         """Whether a dialogue may begin with an empty system prompt, which asks for none."""
         ...
 
-    def render(self, turns: Sequence[Turn]) -> list[Exchange]:
-        """The dialogue in the template's frames.
+    @property
+    def writes_bos(self) -> bool:
+        """Whether the BOS is the template's matter; else the tokenizer's rule decides."""
+        ...
+
+    def render(
+        self, turns: Sequence[Turn], tools: Sequence[Any] = (), more: Mapping[str, Any] | None = None
+    ) -> list[Rendered]:
+        """The dialogue in the template's frames, as one example or several.
+
+        Args:
+            turns: see `records.Record`.
+            tools: that the model may call.
+            more: `template_kwargs` of this dialogue alone.
+
+        Raises:
+            TemplateFault: this dialogue cannot be rendered.
+        """
+        ...
+
+    def prompt_of(self, turns: Sequence[Turn], tools: Sequence[Any] = ()) -> list[Exchange]:
+        """What the model is shown before it answers the last turn; the last exchange has an empty answer.
 
         Raises:
             TemplateFault: this dialogue cannot be rendered.
@@ -124,18 +158,36 @@ class FrameTemplate:
         """It does; `opening_without_system` is for it."""
         return True
 
-    def render(self, turns: Sequence[Turn]) -> list[Exchange]:
-        """The dialogue in the frames."""
+    @property
+    def writes_bos(self) -> bool:
+        """It does not: a BOS is the tokenizer's matter."""
+        return False
+
+    def render(
+        self, turns: Sequence[Turn], tools: Sequence[Any] = (), more: Mapping[str, Any] | None = None
+    ) -> list[Rendered]:
+        """The dialogue in the frames. They know no thoughts, which stand in the answers."""
+        if tools or more or any(turn.role == "tool" or "tool_calls" in (turn.more or ()) for turn in turns):
+            raise TemplateFault(
+                f"the template {self.name} has no place for tools; --template tokenizer uses the tokenizer's own"
+                if not more
+                else f"the template {self.name} takes no chat_template_kwargs; --template tokenizer does"
+            )
         has_system = turns[0].role == "system"
         spoken = turns[1:] if has_system else turns
         exchanges = []
         before = self._opening(turns[0].text) if has_system else self._usual_opening
         for user, answer in zip(spoken[::2], spoken[1::2], strict=True):
+            said = with_thought(answer) if answer.more else answer.text
             exchanges.append(
-                Exchange(before, user.text, self.after_user, "", answer.text, self.end, answer.trained, answer.weight)
+                Exchange(before, user.text, self.after_user, "", (), said, self.end, answer.trained, answer.weight)
             )
             before = (Piece(self.between, is_frame=True),)
-        return exchanges
+        return [Rendered(tuple(turns), exchanges)]
+
+    def prompt_of(self, turns: Sequence[Turn], tools: Sequence[Any] = ()) -> list[Exchange]:
+        """See `Template`."""
+        return self.render([*turns, Turn("assistant", "", trained=False)], tools)[0].exchanges
 
     def prompt(self, user: str) -> str:
         """The text that the model reads before its first answer."""

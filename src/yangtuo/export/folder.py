@@ -49,7 +49,13 @@ class Texts:
     choosing: Mapping[str, float]  # of the tokens of an answer
 
 
-def texts_of(job: Job | None, folder: Path, template: str | None, system_prompt: str | None) -> Texts:
+def texts_of(
+    job: Job | None,
+    folder: Path,
+    template: str | None,
+    system_prompt: str | None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Texts:
     """What asks the model.
 
     Args:
@@ -57,6 +63,7 @@ def texts_of(job: Job | None, folder: Path, template: str | None, system_prompt:
         folder: of the base, or of that model.
         template: name or file; None for the one that travels with adapter or model.
         system_prompt: of dialogues without one; None for the template's.
+        kwargs: what a chat template is given beside the messages; None for what it was given in training.
 
     Raises:
         UserError: there is no tokenizer, or the template does not fit it.
@@ -65,7 +72,7 @@ def texts_of(job: Job | None, folder: Path, template: str | None, system_prompt:
     tokenizer = job.tokenizer if job else provenance.find_tokenizer(folders)
     if tokenizer is None:
         raise UsageError("neither adapter nor base holds a tokenizer; copy its files into the folder of one")
-    found, why = provenance.find_template(folders, tokenizer, template, system_prompt)
+    found, why = provenance.find_template(folders, tokenizer, template, system_prompt, kwargs)
     prompt_ids(tokenizer, found, _PROBE)  # it fits the tokenizer, or the error comes before the weights
     logger.info("template: %s (%s)", found.name, why)
     if template is not None or system_prompt is not None:
@@ -73,7 +80,7 @@ def texts_of(job: Job | None, folder: Path, template: str | None, system_prompt:
     if job and template is None and not any(provenance.template_of(saved.folder) for saved in job.adapters):
         logger.warning("template: none travels with the adapter; name the one of its training with --template")
     existing = generation_config.first_of(folders)
-    prompt_files = prompt_files_of(found, tokenizer, existing[1] if existing else None, is_strict=True)
+    prompt_files = prompt_files_of(found, tokenizer, existing[1] if existing else None)
     values = json.loads(prompt_files.files[generation_config.GENERATION_CONFIG])
     try:
         files = {"prompt.txt": prompt_texts.prompt_text_of(found, tokenizer)}

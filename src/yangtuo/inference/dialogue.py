@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 from yangtuo import output
 from yangtuo.data.records import Turn
-from yangtuo.data.templates import Template, TemplateFault
+from yangtuo.data.templates import Template
 from yangtuo.errors import DataError, UsageError
 from yangtuo.inference.generate import Answer, Generator
 
 LEFT_OUT = "the dialogue is longer than the model has room for: its oldest part is no longer shown to it"
-_REASONED = "</think>"
 
 
 class Exchange(NamedTuple):
@@ -154,19 +153,10 @@ class ChatSession:
         """
         prompt = self.dialogue.fit(question, self._generator.prompt, self._room)
         answer = self._generator.answer(prompt, tell, keeps_interrupted=keeps_interrupted)
-        self.dialogue.exchanges.append(Exchange(question, self._remembered(question, answer.text), answer.is_whole))
+        self.dialogue.exchanges.append(Exchange(question, answer.text, answer.is_whole))
         return answer
 
     def start_over(self) -> None:
         """Reset the dialogue and the random generator."""
         self.dialogue.clear()
         self._generator.reseed()
-
-    def _remembered(self, question: str, answer: str) -> str:
-        """The answer as it will be shown; templates of models that reason leave the reasoning of earlier turns out."""
-        user = Turn("user", question, trained=False)
-        try:
-            self._template.render([user, Turn("assistant", answer, False), user, Turn("assistant", "", False)])
-        except TemplateFault:
-            return answer.rpartition(_REASONED)[2].lstrip("\n")
-        return answer

@@ -9,7 +9,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +180,7 @@ def open_model(
     template: str | None,
     hardware: Hardware,
     lora: LoraArguments | None = None,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> Opened:
     """Load what lies in these places, frozen and ready to answer.
 
@@ -189,6 +190,7 @@ def open_model(
         template: the user's choice, None for the one that travels along.
         hardware: see `base.detect_hardware`.
         lora: says whether an adapter of another base, or one that is not whole, is taken; None for neither.
+        kwargs: what a chat template is given beside the messages; None for what it was given in training.
 
     Raises:
         UserError: a part cannot be used, or does not fit the others.
@@ -203,7 +205,7 @@ def open_model(
         told = fingerprint.check(saved.folder, places.base, config, merged=merged, force=lora.force_base)
     tokenizer = _find_tokenizer(places, model)
     fingerprint.check_tokenizer(told, places.travelling, tokenizer, force=lora.force_base)
-    chosen = _find_template(places, tokenizer, template, is_tuned=saved is not None)
+    chosen = _find_template(places, tokenizer, template, kwargs, is_tuned=saved is not None)
     loaded, dtype, num_new = _load(places.base, config, model, tokenizer, hardware)
     for folder in below:
         loaded = merge_in(loaded, adapter_files.read(str(folder), is_optional=False), lora)
@@ -234,8 +236,10 @@ def _find_tokenizer(places: Places, model: ModelArguments) -> Tokenizer:
     return tokenizer
 
 
-def _find_template(places: Places, tokenizer: Tokenizer, template: str | None, *, is_tuned: bool) -> Template:
-    chosen, why = provenance.find_template([places.travelling], tokenizer, template, None)
+def _find_template(
+    places: Places, tokenizer: Tokenizer, template: str | None, kwargs: Mapping[str, Any] | None, *, is_tuned: bool
+) -> Template:
+    chosen, why = provenance.find_template([places.travelling], tokenizer, template, None, kwargs)
     prompt_ids(tokenizer, chosen, _PROBE)  # it fits the tokenizer, or the error comes before the weights
     logger.info("template: %s (%s)", chosen.name, why)
     if template is not None:

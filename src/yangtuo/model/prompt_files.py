@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from yangtuo.data import probe_prompts
-from yangtuo.data.chat_template import ChatTemplate
 from yangtuo.data.probe_prompts import Prompt
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
@@ -94,27 +93,18 @@ class PromptFiles:
             return replace(self, difference=f"what transformers makes of it was not tried ({error})")
 
 
-def prompt_files_of(
-    template: Template, tokenizer: Tokenizer, existing: Mapping[str, Any] | None, *, is_strict: bool = False
-) -> PromptFiles:
+def prompt_files_of(template: Template, tokenizer: Tokenizer, existing: Mapping[str, Any] | None) -> PromptFiles:
     """How a model is asked.
 
     Args:
         template: of the training.
         tokenizer: of the training.
         existing: the base's generation_config.json, None where it has none.
-        is_strict: refuse a chat template that cannot be written as it was used, instead of writing it as it was.
 
     Raises:
         DataError: see `prompt_texts.jinja_of`.
     """
-    try:
-        jinja = prompt_texts.jinja_of(template, tokenizer)
-    except DataError as error:
-        if is_strict or not isinstance(template, ChatTemplate):
-            raise
-        logger.warning("%s: the tokenizer's own, not as it was used in training: %s", CHAT_TEMPLATE, error)
-        jinja = template.source
+    jinja = prompt_texts.jinja_of(template, tokenizer)
     values = generation_config.of_training(existing, tokenizer, template)
     files = {CHAT_TEMPLATE: jinja, generation_config.GENERATION_CONFIG: generation_config.to_text(values)}
     return PromptFiles(tokenizer, template, files)

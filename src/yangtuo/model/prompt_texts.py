@@ -8,11 +8,13 @@ token for token; `yangtuo check-deploy` compares on a running server.
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from yangtuo.data.chat_template import ChatTemplate
 from yangtuo.data.encoding import end_id
+from yangtuo.data.jinja_source import DATE
 from yangtuo.data.records import Turn
-from yangtuo.data.templates import Template, TemplateFault
+from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
 from yangtuo.model.static_template import StaticTemplate, bos_of, end_of, frames_of, without_bos
@@ -80,10 +82,8 @@ def jinja_of(template: Template, tokenizer: Tokenizer) -> str:
     """A `chat_template.jinja` that renders messages as training did, the prompt of an answer included.
 
     It holds the BOS where training puts one: servers tokenise what it renders without adding any (transformers, vLLM),
-    or take one of two away (llama.cpp).
-
-    Raises:
-        DataError: a BOS that a chat template of the tokenizer's has in some dialogues only.
+    or take one of two away (llama.cpp). What a chat template of the tokenizer's was given beside the messages is the
+    default of whoever gives nothing.
     """
     if isinstance(template, ChatTemplate):
         return _own_jinja(template, tokenizer)
@@ -109,8 +109,11 @@ def _own_jinja(template: ChatTemplate, tokenizer: Tokenizer) -> str:
         key: text for key, text in template.names.items() if key in template.source and tokenizer.names.get(key) != text
     }
     added = "".join(f"{{%- set {key} = {_jinja_literal(text)} %}}" for key, text in sorted(unnamed.items()))
-    if _lacks_bos(template, bos_of(tokenizer)):
-        added += f"{{{{- {_jinja_literal(bos_of(tokenizer))} }}}}"
+    added += "".join(
+        f"{{%- if {key} is not defined %}}{{%- set {key} = {_jinja_value(value)} %}}{{%- endif %}}"
+        for key, value in sorted(template.kwargs.items())
+        if key != DATE  # a function, which servers have, of the day
+    )
     if template.default_system or (template.default_system == "" and template.takes_empty_system()):
         message = f'{{"role": "system", "content": {_jinja_literal(template.default_system)}}}'
         added += (
@@ -123,21 +126,13 @@ def _own_jinja(template: ChatTemplate, tokenizer: Tokenizer) -> str:
     return f"{added}\n{template.source}" if added else template.source
 
 
-def _lacks_bos(template: ChatTemplate, bos: str) -> bool:
-    """Whether the template leaves the BOS to the tokenizer."""
-    if not bos:
-        return False
-    asked = [Turn("user", "q", trained=False), Turn("assistant", "a", trained=False)]
-    lacks = set()
-    for turns in (asked, [Turn("system", "s", trained=False), *asked]):
-        try:
-            first = template.render(turns)[0].before[0].text
-        except TemplateFault:
-            continue
-        lacks.add(without_bos(first, bos, template.control_tokens) == first)
-    if len(lacks) > 1:
-        raise DataError(f"the tokenizer's chat template has {bos} with a system prompt or without one, not with both")
-    return lacks == {True}
+def _jinja_value(value: Any) -> str:
+    """A value of JSON, as jinja writes it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_jinja_literal(key)}: {_jinja_value(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_jinja_value, value)) + "]"
+    return _jinja_literal(value) if isinstance(value, str) else ("none" if value is None else json.dumps(value))
 
 
 def _jinja_literal(text: str) -> str:
@@ -227,7 +222,6 @@ def prompt_text_of(template: Template, tokenizer: Tokenizer) -> str:
 
 
 def _single(template: Template, tokenizer: Tokenizer, question: str) -> str:
-    asked = [Turn("user", question, trained=False), Turn("assistant", "", trained=False)]
-    (exchange,) = template.render(asked)
+    (exchange,) = template.prompt_of([Turn("user", question, trained=False)])
     text = "".join(piece.text for piece in exchange.before) + exchange.user + exchange.after
     return without_bos(text, bos_of(tokenizer), template.control_tokens)

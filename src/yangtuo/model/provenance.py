@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from yangtuo.data.template_choice import KEEPS_OWN_SYSTEM, choose_template, keeps_own_system, with_system
+from yangtuo.data.template_choice import KEEPS_OWN_SYSTEM, choose_template, keeps_own_system, with_kwargs, with_system
 from yangtuo.data.template_json import from_values
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
@@ -135,7 +135,11 @@ def find_tokenizer(folders: Iterable[Path], named: str | None = None, cache_dir:
 
 
 def find_template(
-    folders: Iterable[Path], tokenizer: Tokenizer, named: str | None, system_prompt: str | None
+    folders: Iterable[Path],
+    tokenizer: Tokenizer,
+    named: str | None,
+    system_prompt: str | None,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[Template, str]:
     """The template that was named, else the one that travels with a folder, else the one that fits the tokenizer.
 
@@ -144,6 +148,7 @@ def find_template(
         tokenizer: decides where none travels.
         named: `--template`; None and "auto" for none.
         system_prompt: of dialogues without one, instead of the template's own; "" for none.
+        kwargs: what a chat template is given beside the messages; None for what it was given in training.
 
     Returns:
         The template, and why this one.
@@ -155,9 +160,10 @@ def find_template(
     travelling = ((folder, template_of(folder)) for folder in folders) if named in (None, "auto", "tokenizer") else ()
     found = next(((folder, template) for folder, template in travelling if template), None)
     if found and (named != "tokenizer" or _is_written(found[1], tokenizer)):
-        template, why = with_system(found[1], system_prompt), f"auto: {found[0]} was trained with it"
+        template = with_kwargs(with_system(found[1], system_prompt), kwargs)
+        why = f"auto: {found[0]} was trained with it"
     else:
-        template, why = choose_template(named or "auto", tokenizer, system_prompt)
+        template, why = choose_template(named or "auto", tokenizer, system_prompt, kwargs)
     if system_prompt == "" and keeps_own_system(template):
         logger.warning('--system_prompt "": %s', KEEPS_OWN_SYSTEM)
     return template, why

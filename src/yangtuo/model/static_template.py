@@ -132,7 +132,7 @@ def _found(template: ChatTemplate, bos: str) -> StaticTemplate:
         if len(opening) != 3:
             raise _not_constant("it does not put the system prompt before the first question")
         with_system = without_bos(opening[0].text, bos, template.control_tokens), opening[2].text
-    elif _takes(template, (Turn("system", "令", trained=False), *_turns(_MARKS[:2]))):
+    elif _takes(template, (Turn("system", "令", trained=False), *_turns(_MARKS[:1]))):
         raise _not_constant("it puts the system prompt elsewhere in a longer dialogue")
     if plain and not default:
         without_system = without_bos(plain[0].before[0].text, bos, template.control_tokens)
@@ -141,7 +141,7 @@ def _found(template: ChatTemplate, bos: str) -> StaticTemplate:
         without_system=without_system,
         default_system=default,
         after_user=rendered[0].after,
-        lead=rendered[0].lead,
+        lead="".join(piece.text for piece in rendered[0].lead),
         end=str(rendered[0].end),
         between="".join(piece.text for piece in rendered[1].before),
         bos=bos,
@@ -165,14 +165,14 @@ def _rendered(template: ChatTemplate, system: str | None) -> list[Exchange] | No
     """Three exchanges; None where the template refuses them."""
     begin = () if system is None else (Turn("system", system, trained=False),)
     try:
-        return template.render((*begin, *_turns(_MARKS)))
+        return template.in_history((*begin, *_turns(_MARKS)))
     except TemplateFault:
         return None
 
 
 def _takes(template: ChatTemplate, turns: Sequence[Turn]) -> bool:
     try:
-        template.render(turns)
+        template.prompt_of(turns)
     except TemplateFault:
         return False
     return True
@@ -196,27 +196,27 @@ def _probes(frames: StaticTemplate) -> Iterator[list[Turn]]:
 
 
 def _prompt(template: ChatTemplate, bos: str, turns: Sequence[Turn]) -> str:
-    exchanges = template.render([*turns, Turn("assistant", _MARKS[1], trained=False)])
+    exchanges = template.prompt_of(turns)
     text = ""
     for i, exchange in enumerate(exchanges):
         text += "".join(piece.text for piece in exchange.before) + exchange.user + exchange.after
         if i < len(exchanges) - 1:
-            text += f"{exchange.lead}{exchange.answer}{exchange.end}"
+            text += "".join(piece.text for piece in exchange.lead) + f"{exchange.answer}{exchange.end}"
     return without_bos(text, bos, template.control_tokens)
 
 
 def _tells_empty(template: ChatTemplate) -> bool:
-    asked = (Turn("system", "", trained=False), *_turns(_MARKS[:2]))
-    told = (Turn("system", "令", trained=False), *_turns(_MARKS[:2]))
+    asked = (Turn("system", "", trained=False), *_turns(_MARKS[:1]))
+    told = (Turn("system", "令", trained=False), *_turns(_MARKS[:1]))
     return _takes(template, asked) and _opens(template, asked) == _opens(template, told).replace("令", "", 1)
 
 
 def _opens(template: ChatTemplate, turns: Sequence[Turn]) -> str:
-    return "".join(piece.text for piece in template.render(turns)[0].before)
+    return "".join(piece.text for piece in template.prompt_of(turns)[0].before)
 
 
 def _cuts_blanks(template: ChatTemplate) -> bool:
-    begin = [] if _takes(template, _turns(_BLANKS)) else [Turn("system", "令", trained=False)]
-    exchanges = template.render([*begin, *_turns(_BLANKS)])
+    begin = [] if _takes(template, _turns(_BLANKS[:3])) else [Turn("system", "令", trained=False)]
+    exchanges = template.in_history([*begin, *_turns(_BLANKS)])
     kept = [text for exchange in exchanges for text in (exchange.user, exchange.answer)]
     return kept != list(_BLANKS)

@@ -11,6 +11,7 @@ import numpy as np
 
 from yangtuo import output
 from yangtuo.config.choices import Deduplicate
+from yangtuo.config.json_values import object_of
 from yangtuo.config.settings import Settings
 from yangtuo.data import dedup, mixing, splitting
 from yangtuo.data.audit import audit, dropped_rows, summary
@@ -118,7 +119,8 @@ def find_template(settings: Settings, tokenizer: Tokenizer, adapter: Path | None
     """The template that was named, or the adapter's, or that fits the tokenizer; said."""
     data = settings.data
     folders = [adapter] if adapter else []
-    template, why = provenance.find_template(folders, tokenizer, data.template, data.system_prompt)
+    kwargs = object_of("chat_template_kwargs", data.chat_template_kwargs)
+    template, why = provenance.find_template(folders, tokenizer, data.template, data.system_prompt, kwargs)
     logger.info("template: %s (%s)", template.name, why)
     of_adapter = provenance.template_of(adapter) if adapter else None
     if of_adapter and of_adapter.identity() != template.identity():
@@ -152,7 +154,7 @@ def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer
     stored = store.encoded(
         paths,
         tokenizer,
-        EncodingOptions(template, data.max_seq_length, data.truncation, data.parse_special_tokens),
+        EncodingOptions(template, data.max_seq_length, data.truncation, data.parse_special_tokens, data.history),
         ReadOptions(data.data_format, data.bad_rows, data.max_rows, data.train_turns),
     )
     for line in reader.told(stored.sources):

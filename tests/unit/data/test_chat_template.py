@@ -45,20 +45,30 @@ def prompts_and_whole(exchanges):
     for exchange in exchanges:
         text += "".join(piece.text for piece in exchange.before) + exchange.user + exchange.after
         prompts.append(text)
-        text += exchange.lead + exchange.answer + exchange.end
+        text += exchange.empty_thought + "".join(piece.text for piece in exchange.lead) + exchange.answer + exchange.end
     return prompts, text
 
 
+def exchanges_of(template, dialogue):
+    """Of a dialogue that is one example."""
+    (example,) = template.render(dialogue)
+    return example.exchanges
+
+
 def assert_as_transformers(source, dialogue, tokenizer):
-    prompts, whole = prompts_and_whole(template_of(source).render(dialogue))
+    examples = template_of(source).render(dialogue)
     messages = [{"role": turn.role, "content": turn.text} for turn in dialogue]
 
     def rendered(messages, **options):
         return tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False, **options)
 
-    expected = rendered(messages)
-    assert expected.startswith(whole)
-    assert expected[len(whole) :].strip() == ""
+    prompts = []
+    for example in examples:
+        own, whole = prompts_and_whole(example.exchanges)
+        expected = rendered(messages[: len(example.turns)])
+        assert expected.startswith(whole)
+        assert expected[len(whole) :].strip() == ""
+        prompts += own
     users = [i for i, turn in enumerate(dialogue) if turn.role == "user"]
     assert prompts == [rendered(messages[: i + 1], add_generation_prompt=True) for i in users]
 
@@ -102,9 +112,9 @@ def test_an_empty_system_prompt_is_given_to_the_template_as_it_is(source, transf
 def test_what_a_template_writes_all_the_same_is_known():
     keeps = {name: template_of(source).keeps_own_system() for name, source in TAKES_EMPTY.items()}
     assert keeps == {**dict.fromkeys(TAKES_EMPTY, False), "empty is none": True}
-    assert OWN in prompts_and_whole(template_of(EMPTY_IS_NONE).render(turns("q", "a", system="")))[1]
-    assert OWN not in prompts_and_whole(template_of(chat_templates.QWEN25).render(turns("q", "a", system="")))[1]
-    assert OWN in prompts_and_whole(template_of(chat_templates.QWEN25).render(turns("q", "a")))[1]
+    assert OWN in prompts_and_whole(exchanges_of(template_of(EMPTY_IS_NONE), turns("q", "a", system="")))[1]
+    assert OWN not in prompts_and_whole(exchanges_of(template_of(chat_templates.QWEN25), turns("q", "a", system="")))[1]
+    assert OWN in prompts_and_whole(exchanges_of(template_of(chat_templates.QWEN25), turns("q", "a")))[1]
 
 
 @pytest.mark.parametrize("source", [chat_templates.GEMMA, chat_templates.MISTRAL])
@@ -128,9 +138,9 @@ def test_an_empty_system_prompt_survives_another_process_and_a_cut():
     rows = records(turns("q1", "a1", "q2", "a2", system=""))
     assert pickle.loads(pickle.dumps(template)).render(rows[0].turns) == template.render(rows[0].turns)
     whole, _ = encode(rows, tokenizer, EncodingOptions(template, 512))
-    cut, _ = encode(rows, tokenizer, EncodingOptions(template, int(whole.lengths()[0]) - 1))
+    cut, _ = encode(rows, tokenizer, EncodingOptions(template, int(whole.lengths()[-1]) - 1))
     plain, _ = encode(records(turns("q2", "a2", system="")), tokenizer, EncodingOptions(template, 512))
-    assert cut.row(0)[0].tolist() == plain.row(0)[0].tolist()
+    assert cut.row(len(cut) - 1)[0].tolist() == plain.row(0)[0].tolist()
     assert cut.num_with(RowOutcome.TURNS_LOST) == 1
 
 
@@ -169,26 +179,30 @@ def test_qwen25_to_the_token():
     ]
 
 
-def test_qwen3_writes_its_empty_thought_before_the_last_answer_only():
+def test_qwen3_asks_for_each_answer_behind_an_empty_block_which_stands_in_no_history():
     rows, _ = encoded(chat_templates.QWEN3, turns("q", "a", "r", "b"), eos="<|im_end|>", bos=False)
+    asked, block = "<<<|im_end|>>>\n<<<|im_start|>>>assistant\n", "<<<think>>>\n\n<<</think>>>\n\n"
     assert rows == [
+        [(f"<<<|im_start|>>>user\nq{asked}{block}", 0), ("a<<<|im_end|>>>", 1)],
         [
-            ("<<<|im_start|>>>user\nq<<<|im_end|>>>\n<<<|im_start|>>>assistant\n", 0),
-            ("a<<<|im_end|>>>", 1),
-            ("\n<<<|im_start|>>>user\nr<<<|im_end|>>>\n<<<|im_start|>>>assistant\n", 0),
-            ("<<<think>>>\n\n<<</think>>>\n\nb<<<|im_end|>>>", 1),
-        ]
+            (f"<<<|im_start|>>>user\nq{asked}a<<<|im_end|>>>\n<<<|im_start|>>>user\nr{asked}{block}", 0),
+            ("b<<<|im_end|>>>", 1),
+        ],
     ]
 
 
-def test_qwen3_with_a_thought_in_the_answer_has_no_empty_one():
-    (exchange,) = template_of(chat_templates.QWEN3).render(turns("q", "<think>\nwhy\n</think>\n\nb"))
-    assert (exchange.lead, exchange.answer) == ("", "<think>\nwhy\n</think>\n\nb")
-
-
-def test_qwen3_refuses_a_thought_in_an_earlier_answer_since_it_removes_it():
-    with pytest.raises(TemplateFault, match="changes the text"):
-        template_of(chat_templates.QWEN3).render(turns("q", "<think>\nwhy\n</think>\n\nb", "r", "c"))
+def test_qwen3_with_thoughts_in_the_answers_drops_them_in_the_history_alone():
+    thought = "<<<think>>>\nwhy\n<<</think>>>\n\n"
+    said = "<think>\nwhy\n</think>\n\n"
+    rows, _ = encoded(chat_templates.QWEN3, turns("q", f"{said}a", "r", f"{said}b"), eos="<|im_end|>", bos=False)
+    asked = "<<<|im_end|>>>\n<<<|im_start|>>>assistant\n"
+    assert rows == [
+        [(f"<<<|im_start|>>>user\nq{asked}", 0), (f"{thought}a<<<|im_end|>>>", 1)],
+        [
+            (f"<<<|im_start|>>>user\nq{asked}a<<<|im_end|>>>\n<<<|im_start|>>>user\nr{asked}", 0),
+            (f"{thought}b<<<|im_end|>>>", 1),
+        ],
+    ]
 
 
 def test_llama2_with_one_bos_a_turn_and_the_blanks_of_its_frame():
@@ -219,10 +233,9 @@ def test_llama3_to_the_id():
     assert end_id(tokenizer, template) == turn != tokenizer.eos_id
 
 
-def test_a_template_without_bos_gets_the_one_of_the_tokenizer():
-    rows, _ = encoded(chat_templates.GENERATION, turns("q", "a"))
-    assert rows[0][0][0].startswith("<<<s>>><<<|im_start|>>>user\n")
-    rows, _ = encoded(chat_templates.GENERATION, turns("q", "a"), bos=False)
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_template_without_bos_gets_none_as_servers_add_none(bos):
+    rows, _ = encoded(chat_templates.GENERATION, turns("q", "a"), bos=bos)
     assert rows[0][0][0].startswith("<<<|im_start|>>>user\n")
 
 
@@ -241,9 +254,14 @@ def test_the_prompt_of_chat_is_the_one_that_is_trained(source):
     template, _ = choose_template("tokenizer", tokenizer, None)
     dialogue = turns("q", "a", "r", "b")
     examples, _ = encode(records(dialogue), tokenizer, EncodingOptions(template, 10_000))
-    ids, supervised = examples.row(0)
+    ids, supervised = examples.row(len(examples) - 1)
+    block = [tokenizer.id_of("<think>"), 13, 13, tokenizer.id_of("</think>"), 13, 13]  # without a loss, and not asked
     begin_of_last = int((~supervised).nonzero()[0][-1]) + 1
-    assert prompt_ids(tokenizer, template, dialogue[:-1]) == ids[:begin_of_last].tolist()
+    prompt = ids[:begin_of_last].tolist()
+    if source == chat_templates.QWEN3:
+        assert prompt[-6:] == block
+        prompt = prompt[:-6]
+    assert prompt_ids(tokenizer, template, dialogue[:-1]) == prompt
 
 
 def test_a_system_prompt_for_rows_without_one():
@@ -258,11 +276,11 @@ def test_a_long_dialogue_loses_its_oldest_turns_and_is_as_if_it_had_never_had_th
         template = template_of(source)
         expected, _ = encode(records(short), tokenizer, EncodingOptions(template, 10_000))
         for more in (0, 1, 5):
-            kept, _ = encode(records(long), tokenizer, EncodingOptions(template, int(expected.lengths()[0]) + more))
-            assert shown(kept, 0, tokenizer) == shown(expected, 0, tokenizer)
-            assert kept.num_with(RowOutcome.TURNS_LOST) == 1
-        fewer, _ = encode(records(long), tokenizer, EncodingOptions(template, int(expected.lengths()[0]) - 1))
-        assert len(shown(fewer, 0, tokenizer)) == 2  # of one turn
+            kept, _ = encode(records(long), tokenizer, EncodingOptions(template, int(expected.lengths()[-1]) + more))
+            assert shown(kept, len(kept) - 1, tokenizer) == shown(expected, len(expected) - 1, tokenizer)
+            assert kept.num_with(RowOutcome.TURNS_LOST) >= 1
+        fewer, _ = encode(records(long), tokenizer, EncodingOptions(template, int(expected.lengths()[-1]) - 1))
+        assert len(shown(fewer, len(fewer) - 1, tokenizer)) == 2  # of one turn
 
 
 def test_an_answer_that_is_cut_open_has_nothing_of_the_frame_behind_it():
@@ -278,15 +296,10 @@ def test_an_answer_that_is_cut_open_has_nothing_of_the_frame_behind_it():
     [
         (chat_templates.GEMMA, turns("q", "a", system="s"), "refuses it: System role not supported"),
         (chat_templates.MISTRAL, turns("q", "a", system="s"), "refuses it: Conversation roles must alternate"),
-        (chat_templates.DROPS_TURNS, turns("q", "a", "r", "b"), "leaves out a turn of this row"),
+        (chat_templates.DROPS_TURNS, turns("q", "a", "r", "b"), "leaves out or changes a turn of this row"),
         (chat_templates.REWRITES, turns("a cat", "a"), "changes the text of this row's turns"),
         (chat_templates.REWRITES, turns("q", "a cat"), "changes the text of this row's turns"),
-        (
-            chat_templates.MISTRAL_V3,
-            turns("q", "a", "r", "b", system="s"),
-            "has the turns of this row in another order",
-        ),
-        (chat_templates.SYSTEM_LAST, turns("q", "a", system="s"), "has the turns of this row in another order"),
+        (chat_templates.SYSTEM_LAST, turns("q", "a", system="s"), "unlike the prompts of its answers"),
     ],
 )
 def test_rows_that_a_template_cannot_render_exactly(source, dialogue, reason):
@@ -309,14 +322,23 @@ def test_the_system_prompt_in_the_last_question_is_fine_where_that_is_the_first(
     assert_as_transformers(chat_templates.MISTRAL_V3, turns("q", "a", "r", "b"), transformers_tokenizer)
 
 
+def test_a_system_prompt_in_the_last_question_makes_an_example_of_each_answer(transformers_tokenizer):
+    dialogue = turns("q", "a", "r", "b", system="s")
+    assert_as_transformers(chat_templates.MISTRAL_V3, dialogue, transformers_tokenizer)
+    rows, _ = encoded(chat_templates.MISTRAL_V3, dialogue)
+    assert rows == [
+        [("<<<s>>>[INST] s\n\nq[/INST]", 0), (" a<<</s>>>", 1)],
+        [("<<<s>>>[INST] q[/INST] a<<</s>>>[INST] s\n\nr[/INST]", 0), (" b<<</s>>>", 1)],
+    ]
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        (chat_templates.DEEPSEEK_R1, "renders a dialogue unlike the prompts of its answers"),
         (chat_templates.NO_END, "puts no control token behind an answer"),
         ("{{ raise_exception('never') }}", "refuses it: never"),
         ("{{ messages[5].content.x }}", "refuses it: "),
-        ("nothing", "leaves out a turn"),
+        ("nothing", "puts no control token behind an answer"),
         ("{% if %}", "the tokenizer's chat template: "),
     ],
 )
@@ -343,7 +365,7 @@ def test_json_is_written_as_transformers_writes_it(transformers_tokenizer):
 
 def test_the_day_is_not_in_the_text():
     source = "{{ strftime_now('%Y') if strftime_now is defined else 'a date of its own' }}" + chat_templates.GENERATION
-    assert template_of(source).render(turns("q", "a"))[0].before[0].text.startswith("a date of its own")
+    assert exchanges_of(template_of(source), turns("q", "a"))[0].before[0].text.startswith("a date of its own")
 
 
 # ---- identity
@@ -370,7 +392,7 @@ def test_the_identity_tells_apart_what_renders_otherwise():
 
 def test_weights_and_untrained_answers_reach_the_exchanges():
     dialogue = turns("q", "a", "r", "b", trained=[False, True], weights=[1.0, 0.5])
-    exchanges = template_of(chat_templates.QWEN25).render(dialogue)
+    exchanges = exchanges_of(template_of(chat_templates.QWEN25), dialogue)
     assert [(exchange.trained, exchange.weight) for exchange in exchanges] == [(False, 1.0), (True, 0.5)]
 
 
@@ -378,7 +400,7 @@ def test_frames_are_found_once_for_each_shape_of_dialogue(monkeypatch):
     template = template_of(chat_templates.QWEN25)
     template.render(turns("q", "a", "r", "b"))
     monkeypatch.setattr(template, "_find_frames", None)
-    assert template.render(turns("x", "y", "z", "w"))[1].answer == "w"
+    assert exchanges_of(template, turns("x", "y", "z", "w"))[1].answer == "w"
     with pytest.raises(TypeError):
         template.render(turns("x", "y", system="s"))
 

@@ -411,7 +411,9 @@ class _Refusing:
     def identity(self):
         return ""
 
-    def render(self, dialogue):
+    writes_bos = False
+
+    def render(self, dialogue, tools=(), more=None):
         if dialogue[0].text.startswith("!"):
             raise TemplateFault("refused")
         return FRAME.render(dialogue)

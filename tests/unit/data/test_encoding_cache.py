@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from yangtuo.config.choices import BadRows, DataFormat, TrainTurns, Truncation
+from yangtuo.config.choices import BadRows, DataFormat, History, TrainTurns, Truncation
 from yangtuo.data import cache_build
 from yangtuo.data import encoding_cache as module
 from yangtuo.data.encoding import EncodingOptions, count_reasons, encode
@@ -124,6 +124,7 @@ def changes(files, tokenizer, tmp_path):
     yield "bad rows", (files, tokenizer, POLICY, replace(READING, bad_rows=BadRows.DROP))
     yield "the number of rows", (files, tokenizer, POLICY, replace(READING, max_rows=5))
     yield "the turns", (files, tokenizer, POLICY, replace(READING, train_turns=TrainTurns.LAST))
+    yield "the history", (files, tokenizer, replace(POLICY, history=History.ONE_EXAMPLE), READING)
     files[0].write_text(text.replace("长", "短", 1))
     yield "one character", (files, tokenizer, POLICY, READING)
 
@@ -134,7 +135,7 @@ def test_the_key_changes_when_any_input_does(files, tokenizer, tmp_path, monkeyp
     keys |= {name: key_of(*arguments) for name, arguments in changes(files, tokenizer, tmp_path)}
     monkeypatch.setattr(module, "ENCODER_VERSION", module.ENCODER_VERSION + 1)
     keys["the encoder"] = key_of(files, tokenizer, POLICY, READING)
-    assert len(set(keys.values())) == len(keys) == 21
+    assert len(set(keys.values())) == len(keys) == 22
 
 
 @pytest.mark.parametrize("field", [*(spec.name for spec in dataclasses.fields(EncodingOptions)), *vars(READING)])

@@ -58,7 +58,7 @@ def test_a_system_prompt_of_the_user_replaces_the_templates_own():
     without, _ = choose_template("alpaca_zh", controlled(), "")
     assert without.prompt("q") == "### Instruction:\nq\n\n### Response: "
     assert template.identity() != without.identity() != ALPACA_ZH.identity()
-    (exchange,) = choose_template("auto", OWN, "要有礼貌")[0].render(turns("q", "a"))
+    (exchange,) = choose_template("auto", OWN, "要有礼貌")[0].render(turns("q", "a"))[0].exchanges
     assert exchange.before[1].text == "要有礼貌"
 
 
@@ -82,11 +82,12 @@ def test_a_chat_template_that_cannot_be_used_says_what_to_do():
 def test_the_names_of_the_configuration_are_those_of_the_template():
     source = "{{ bos_token }}{{ pad_token }}" + chat_templates.GENERATION
     tokenizer = replace(OWN, chat_template=source, bos_id=None, names={"bos_token": "<s>", "pad_token": "[PAD]"})
-    (exchange,) = choose_template("tokenizer", tokenizer, None)[0].render(turns("q", "a"))
+    (exchange,) = choose_template("tokenizer", tokenizer, None)[0].render(turns("q", "a"))[0].exchanges
     assert exchange.before[0].text.startswith("<s>[PAD]<|im_start|>")
 
 
 def test_without_a_configuration_the_names_are_those_of_the_ids():
     source = "{{ bos_token }}{{ eos_token }}" + chat_templates.GENERATION
-    (exchange,) = choose_template("tokenizer", replace(OWN, chat_template=source), None)[0].render(turns("q", "a"))
+    template, _ = choose_template("tokenizer", replace(OWN, chat_template=source), None)
+    (exchange,) = template.render(turns("q", "a"))[0].exchanges
     assert exchange.before[0].text.startswith("<s></s><|im_start|>")

@@ -81,13 +81,13 @@ def test_chatml():
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 def test_an_empty_system_prompt_of_a_row_means_none(template):
-    (exchange,) = template.render(turns("q", "a", system=""))
+    (exchange,) = template.render(turns("q", "a", system=""))[0].exchanges
     assert "".join(piece.text for piece in exchange.before) == template.opening_without_system
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 def test_braces_of_users_are_no_placeholders(template):
-    (exchange,) = template.render(turns("{system}", "{user}", system="{system} {0}"))
+    (exchange,) = template.render(turns("{system}", "{user}", system="{system} {0}"))[0].exchanges
     assert (exchange.before[1].text, exchange.user, exchange.answer) == ("{system} {0}", "{system}", "{user}")
     assert template.prompt("{x}").endswith("{x}" + template.after_user)
 

@@ -55,7 +55,7 @@ class Served:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
     def rendered(self, messages):
-        return self.template._render([(one["role"], one["content"]) for one in messages], add_generation_prompt=True)
+        return self.template._render(messages, add_generation_prompt=True)
 
     def ids(self, text):
         parts = split_at_controls(text, {"<s>": 1, "</s>": 2})

@@ -6,7 +6,6 @@ import pytest
 from tests.chat_templates import QWEN3
 from yangtuo.data.chat_template import ChatTemplate
 from yangtuo.data.readers import reader as reading
-from yangtuo.data.records import Turn
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.errors import DataError, UsageError, WriteError
 from yangtuo.inference.dialogue import ChatSession, Dialogue, Exchange, save_row
@@ -117,17 +116,17 @@ def test_a_question_that_is_too_long_leaves_the_dialogue_as_it_was():
     assert tuned.dialogue.exchanges == [Exchange("一", "壹", True)]
 
 
-def test_reasoning_that_the_template_leaves_out_of_earlier_turns_is_not_remembered():
+@pytest.mark.parametrize("begin", ["<think>\n", ""], ids=["opened by the answer", "opened by the prompt"])
+def test_thoughts_of_earlier_answers_are_shown_as_the_template_shows_them(begin):
+    reasoned = f"{begin}数一数。\n</think>\n\n五。"
     template = ChatTemplate(QWEN3, {}, None, ("<|im_start|>", "<|im_end|>"))
-    reasoned = "<think>\n数一数。\n</think>\n\n五。"
-    _, tuned = session((reasoned, True), ("六。", True), template=template)
-    assert tuned.ask("2加3？", str).text == reasoned
-    tuned.ask("3加3？", str)
-    assert [one.answer for one in tuned.dialogue.exchanges] == ["五。", "六。"]
-    template.render([*tuned.dialogue.turns("4加3？"), Turn("assistant", "", trained=False)])
-    _, plain = session((reasoned, True))
-    plain.ask("2加3？", str)
-    assert plain.dialogue.exchanges[0].answer == reasoned
+    _, tuned = session((reasoned, True), template=template)
+    assert tuned.ask("2加3？", str).text == tuned.dialogue.exchanges[0].answer == reasoned
+    (asked,) = template.prompt_of(tuned.dialogue.turns("3加3？"))
+    prompt = "".join(piece.text for piece in asked.before) + asked.user + asked.after
+    assert "五。<|im_end|>" in prompt
+    assert "数一数" not in prompt
+    assert prompt.endswith("3加3？<|im_end|>\n<|im_start|>assistant\n")
 
 
 # ---- the row that it makes

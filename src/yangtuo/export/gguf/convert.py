@@ -19,7 +19,9 @@ from gguf.quants import quantize
 from tqdm import tqdm
 
 from yangtuo import output
-from yangtuo.data.tokenizer import open_tokenizer
+from yangtuo.data.jinja_source import render_function
+from yangtuo.data.templates import TemplateFault
+from yangtuo.data.tokenizer import Tokenizer, open_tokenizer
 from yangtuo.errors import ModelError, UsageError, WriteError
 from yangtuo.export.gguf import model, vocabulary
 from yangtuo.export.gguf.model import KINDS, Tensor
@@ -86,13 +88,14 @@ def write(folder: Path, out: Path, kind: str, chat_template: str | None, *, opti
         raise UsageError(f"{kind!r} is no kind of GGUF; choose from {', '.join(KINDS)}")
     check_absent(out, option)
     config, weights = read_config(folder), open_weights(folder)
-    architecture = MODEL_ARCH_NAMES[model.architecture(folder, config)]
+    tokenizer, architecture = open_tokenizer(folder), MODEL_ARCH_NAMES[model.architecture(folder, config)]
     chain = plan.start(weights, config)
     tensors = model.tensors(folder, weights, chain, config, kind)
     fields = model.fields(folder, config, kind, chain.num_rows)
-    fields |= vocabulary.fields(open_tokenizer(folder), chain.num_rows)
+    fields |= vocabulary.fields(tokenizer, chain.num_rows)
     if chat_template:
         fields[Keys.Tokenizer.CHAT_TEMPLATE] = chat_template
+        fields[Keys.Tokenizer.ADD_BOS] = _adds_bos(chat_template, tokenizer)
     check_space(out, sum(tensor.num_bytes for tensor in tensors), option)
 
     with new_file(out, option) as draft:
@@ -102,6 +105,18 @@ def write(folder: Path, out: Path, kind: str, chat_template: str | None, *, opti
         logger.info("written: %.2f GB in %.0f s", num_bytes / 1e9, time.monotonic() - started)
         error = _prove(draft, {Keys.General.ARCHITECTURE: architecture, **fields}, tensors, weights)
     return Written(out, architecture, len(tensors), chain.num_rows, num_bytes, error)
+
+
+def _adds_bos(chat_template: str, tokenizer: Tokenizer) -> bool:
+    """Whether prompts of training have the BOS of the tokenizer's rule: those of a template without one have none."""
+    if tokenizer.bos_id is None:
+        return False
+    bos = tokenizer.name_of(tokenizer.bos_id) or ""
+    try:
+        render = render_function(chat_template, tokenizer.names)
+        return render([{"role": "user", "content": "q"}], add_generation_prompt=True).startswith(bos)
+    except TemplateFault:  # it wants a system prompt, say
+        return True
 
 
 def _write(
