@@ -13,6 +13,7 @@ from typing import NamedTuple
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.data.readers import reader, search
 from yangtuo.errors import UserError
+from yangtuo.training.dataset import read_options
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 BEGIN, END = "<!-- malformed: begin -->", "<!-- malformed: end -->"
@@ -83,7 +84,17 @@ CASES = [
     Case("unknown --bad_rows", "a.json", GOOD, options=("--bad_rows", "skip")),
     Case("--format of another format", "a.json", GOOD, options=("--format", "sharegpt")),
     Case("keys of two formats", "a.json", rows({"instruction": "a", "output": "b", "messages": []})),
-    Case("keys of no format", "a.json", rows({"question": "a", "answer": "b"})),
+    Case("keys of no format", "a.json", rows({"客户描述": "a", "结果": "b"})),
+    Case("two columns that may be the answer", "a.json", rows({"question": "a", "answer": "b", "response": "c"})),
+    Case("pairs for DPO", "a.json", rows({"prompt": "a", "chosen": "b", "rejected": "c"})),
+    Case("answers for KTO", "a.json", rows({"prompt": "a", "completion": "b", "label": True})),
+    Case("plain text", "a.json", rows({"text": "a"})),
+    Case("--columns that is no JSON", "a.json", GOOD, options=("--columns", "{“问”：“instruction”}")),
+    Case("--columns with a field that is none", "a.json", GOOD, options=("--columns", '{"a": "question", "b": "outptu"}')),
+    Case("--columns with the field first", "a.json", GOOD, options=("--columns", '{"prompt": "问", "response": "答"}')),
+    Case("--columns twice the same field", "a.json", GOOD, options=("--columns", '{"a": "output", "b": "output"}')),
+    Case("--columns that the file has not", "a.csv", "问,答复\na,b\n".encode(), options=("--columns", '{"问": "instruction", "答": "output"}')),
+    Case("--columns by place, with a head", "a.csv", TWO_COLUMNS + b"a,b\n", options=("--columns", '{"0": "instruction", "1": "output"}')),
     Case("an empty file", "a.json", b""),
     Case("only blanks", "a.json", b" \r\n"),
     Case("an empty array", "a.json", b"[]"),
@@ -109,9 +120,10 @@ CASES = [
     Case("a row that is a text", "a.json", rows("text")),
     Case("a row that is a list", "a.json", b"[[1, 2]]"),
     Case("a row that is null", "a.json", b"[null]"),
-    Case("a field is missing", "a.json", rows({"instruction": "a", "response": "b"})),
-    Case("a misspelt key", "a.json", rows({"Instruction": "a", "output": "b"})),
+    Case("a field is missing", "a.json", rows({"instruction": "a", "ouput": "b"})),
+    Case("a misspelt key", "a.json", rows({"instrction": "a", "output": "b"})),
     Case("a field is null", "a.json", rows({"instruction": "a", "output": None})),
+    Case("an empty answer", "a.json", rows({"instruction": "a", "output": ""})),
     Case("an empty instruction", "a.json", rows({"instruction": " ", "output": "b"})),
     Case("an answer that is a number", "a.json", rows({"instruction": "a", "output": 3})),
     Case("an answer that is a list", "a.json", rows({"instruction": "a", "output": ["b", "c"]})),
@@ -147,6 +159,7 @@ CASES = [
     Case("a .gz file that is cut off", "a.json.gz", lambda: gzip.compress(GOOD)[:-9]),
     Case("a .zst file that is cut off", "a.json.zst", lambda: zstd()[:-1]),
     Case("CSV: empty", "a.csv", b""),
+    Case("CSV: no header", "a.csv", "你好,你好！\n再见,再见！\n".encode()),
     Case("CSV: only the header", "a.csv", TWO_COLUMNS),
     Case("CSV: too many values", "a.csv", TWO_COLUMNS + b"a,b,c\n"),
     Case("CSV: too few values", "a.csv", TWO_COLUMNS + b"a\n"),
@@ -170,7 +183,7 @@ def message(case: Case, folder: Path) -> str:
         settings, _ = parse(["--dataset_dir", place, *case.options], build_parser("yangtuo check"))
         data = settings.data
         found = search.find_files(place, recursive=data.include_subfolders)
-        reader.read(found, reader.ReadOptions(data.data_format, data.bad_rows, data.max_rows, data.train_turns))
+        reader.read(found, read_options(data))
     except UserError as error:
         return str(error).replace(f"{folder}/", "").replace(str(folder), "DIR")
     raise AssertionError(f"{case.name}: nothing was said")

@@ -14,7 +14,7 @@ from yangtuo.config.settings import Settings
 from yangtuo.data.audit import audit, summary
 from yangtuo.data.examples import Examples
 from yangtuo.errors import UsageError
-from yangtuo.training.dataset import encode_files, folders, open_data, tell_without_effect
+from yangtuo.training.dataset import check_columns, encode_files, folders, open_data, tell_without_effect
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     tell_without_effect(settings, unused, "every kept row is written, once")
     opened = open_data(settings, *folders(settings))
     stored = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
+    check_columns(settings, stored.sources)
     examples = stored.examples
     for line in summary("data", audit(examples, stored, opened.end_id)):
         logger.info(line)

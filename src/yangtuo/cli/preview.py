@@ -15,7 +15,7 @@ from yangtuo.data.examples import Examples, RowOutcome
 from yangtuo.data.measures import sample
 from yangtuo.data.token_view import TokenView, token_views
 from yangtuo.errors import UsageError
-from yangtuo.training.dataset import encode_files, folders, open_data, tell_without_effect
+from yangtuo.training.dataset import check_columns, encode_files, folders, open_data, tell_without_effect
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,10 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     tell_without_effect(settings, unused, "rows are shown as they are encoded, of all that are kept")
     opened = open_data(settings, *folders(settings))
     stored = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
+    check_columns(settings, stored.sources)
+    for source in stored.sources:
+        if source.layout:
+            logger.info("data: %s: %s", source.path, source.layout)
     examples = stored.examples
     if options.row is not None:
         found = np.flatnonzero(examples.rows == options.row)

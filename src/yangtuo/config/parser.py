@@ -21,7 +21,7 @@ from yangtuo.config.options import OPTIONS, TRAINING_OPTIONS, add, training_defa
 from yangtuo.config.schema import OUR_GROUPS
 from yangtuo.config.settings import Settings
 from yangtuo.config.trainer_options import ArgHandling
-from yangtuo.config.words import Parser, not_text, tell_doubled, value_meant
+from yangtuo.config.words import Parser, in_wide_quotes, not_text, tell_doubled, value_meant, wide_signs
 from yangtuo.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,7 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
     origins = {name: "command line" if name in flags else "configuration file" for name in given}
     problems += [*_refused(given), *_look_alikes(given)]
     problems += not_text({f"--{name}": value for name, value in given.items() if name not in _ANY_NAME})
+    problems += in_wide_quotes({f"--{name}": value for name, value in given.items() if name not in _LISTS})
     if problems:
         raise UsageError.of_problems("options", problems)
     for name in given.keys() & OPTIONS.keys():
@@ -248,4 +249,4 @@ def _look_alikes(given: Mapping[str, Any]) -> Iterator[str]:
     for name in _LISTS:
         meant = value_meant(str(given.get(name, "")))
         if meant:
-            yield f"--{name} {given[name]}: not all ASCII; did you mean {meant!r}?"
+            yield f"--{name} {given[name]}: {wide_signs(given[name])[2:] or 'not all ASCII'}; did you mean {meant!r}?"

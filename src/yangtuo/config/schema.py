@@ -128,6 +128,19 @@ class DataArguments:
         aliases=["--format"],
         decides=Decides.RESULT,
     )
+    columns: str | None = _option(
+        None,
+        'Which column of a file is which field, as JSON: \'{"问题描述": "instruction", "客服": "output"}\'; null for a '
+        'column that is not used. By place where a table has no line of names: \'{"0": "instruction", "1": "output"}\' '
+        "(0 is the first). "
+        "Default: columns go by their names, and those of well-known data are known.",
+        decides=Decides.CONTENT,
+    )
+    allow_empty_answers: bool = _option(
+        False,
+        "Train empty answers too, as the end token alone. Default: they are bad rows.",
+        decides=Decides.RESULT,
+    )
     bad_rows: BadRows = _option(
         BadRows.ERROR,
         "error: name all rows that cannot be used and stop; drop: leave them out, and list them with their reasons in "

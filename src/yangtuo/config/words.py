@@ -6,6 +6,7 @@ Chats, web pages and Chinese input methods turn `--` into a dash, and `=` and `,
 import argparse
 import difflib
 import logging
+import os
 import re
 import sys
 import unicodedata
@@ -20,7 +21,20 @@ from yangtuo.output import is_text
 logger = logging.getLogger(__name__)
 
 _DASHES = "‐‑‒–—―−"
-_AS_ASCII = str.maketrans({**dict.fromkeys(_DASHES, "-"), "、": ","})
+_WIDE = (  # signs of Chinese input methods, what they are, and what is typed in their place
+    ("“”", "a full-width quote", '"'),
+    ("‘’", "a full-width quote", "'"),
+    ("，", "a full-width comma", ","),
+    ("、", "a Chinese comma", ","),
+    ("：", "a full-width colon", ":"),
+    ("；", "a full-width semicolon", ";"),
+    ("－﹣", "a full-width hyphen", "-"),
+    (_DASHES, "a dash", "-"),
+    ("\u3000", "a full-width space", " "),
+)
+_QUOTES = "“”‘’"
+_AS_ASCII = str.maketrans({sign: ascii_ for signs, _, ascii_ in _WIDE for sign in signs})
+_FREE_TEXTS = ("system_prompt", "ask", "columns")  # what a person says, and what has a reader of its own
 _NEAR = 0.85  # as difflib counts; one letter in seven
 _LEAST_PREFIX = 3
 _MOST_NAMED = 4
@@ -55,16 +69,35 @@ def did_you_mean(word: str, known: Collection[str], otherwise: str) -> str:
     return f"did you mean {' or '.join(map(repr, near))}?" if near else otherwise
 
 
-def separated(value: str) -> str:
-    """What is said of a list in which nothing was found, with another comma or colon than ASCII's in it; else ""."""
-    odd = "".join(sign for sign in "，、：" if sign in value)
-    return f"; {odd} is no ASCII: parts are separated by ',' and ':'" if odd else ""
+def wide_signs(value: str) -> str:
+    """What is said of a value in which nothing was found, of its signs that are not those of ASCII; "" without any."""
+    return "".join(
+        f"; {''.join(there)!r} is {name}, type {ascii_!r}"
+        for signs, name, ascii_ in _WIDE
+        if (there := [sign for sign in signs if sign in value])
+    )
+
+
+def signs_in_ascii(value: str) -> str:
+    """The value with ASCII's quotes, commas, colons and hyphens, and its letters as they are."""
+    return value.translate(_AS_ASCII)
 
 
 def value_meant(value: str) -> str | None:
     """A value that has full-width signs or a dash where ASCII was probably meant, in ASCII; None for others."""
-    meant = plain(value)
+    meant = plain(value).strip("\"'")
     return meant if meant != value and meant.isascii() else None
+
+
+def in_wide_quotes(given: Mapping[str, Any]) -> Iterator[str]:
+    """What is said of options, each with its value, that stand in quotes which are none to a shell or to YAML."""
+    for name, value in given.items():
+        for word in value if isinstance(value, list) else [value]:
+            if not isinstance(word, str) or not word or _bare(name) in _FREE_TEXTS:
+                continue
+            is_quoted = word[0] in _QUOTES or word[-1] in _QUOTES
+            if is_quoted and not any(map(os.path.exists, word.split(","))):
+                yield f"{name} {word}: {wide_signs(word)[2:]}, or leave the quotes out: {word.strip(_QUOTES)}"
 
 
 def not_text(given: Mapping[str, Any]) -> Iterator[str]:
@@ -111,7 +144,8 @@ class Parser(argparse.ArgumentParser):
         quoted = re.search(r": '([^']+)'", message)
         meant = value_meant(quoted[1]) if quoted else None
         help_ = f"; {self.prog} --help lists the options" if self.is_short else ""
-        raise UsageError(f"{self.prog}: {message}{f'; did you mean {meant!r}?' if meant else help_}")
+        signs = wide_signs(quoted[1]) if quoted and meant else ""
+        raise UsageError(f"{self.prog}: {message}{f'{signs}; did you mean {meant!r}?' if meant else help_}")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """See argparse; words that look like an option and are none are refused first.
@@ -142,7 +176,8 @@ class Parser(argparse.ArgumentParser):
         tell_doubled(told for one in self._family() for told in one.doubled)
         problems = list(self.unknown(unknown))
         names = {action.dest: _name(action) for one in self._family() for action in one._actions}
-        problems += not_text({names.get(dest, dest): value for dest, value in vars(found).items()})
+        values = {names.get(dest, dest): value for dest, value in vars(found).items()}
+        problems += [*not_text(values), *in_wide_quotes(values)]
         if problems:
             raise UsageError.of_problems(self.prog, problems)
         return found

@@ -114,6 +114,7 @@ def summary(name: str, report: dict[str, Any]) -> list[str]:
         "rows_that_ask_for_no_system_prompt": "rows ask for no system prompt (theirs is empty, not left out)",
         "rows_with_special_text": f"rows hold text like a control token: {_few(report['special_texts'])}",
     }
+    lines += [f"  {one['path']}: {one['layout']}" for one in report["files"] if one["layout"]]
     lines += [f"  {report[key]:,} {text}" for key, text in told.items() if report.get(key)]
     lines += [f"  {count:,} rows dropped: {reason}" for reason, count in report["rows_dropped"].items()]
     return lines

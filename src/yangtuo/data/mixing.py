@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from yangtuo.config.words import separated
+from yangtuo.config.words import wide_signs
 from yangtuo.errors import UsageError
 
 
@@ -31,7 +31,7 @@ def parse(text: str, paths: Sequence[str]) -> tuple[float, ...]:
         except ValueError:
             weight = math.nan
         if not name or not (math.isfinite(weight) and weight >= 0):
-            problems.append(f"{part!r}: expected a file, a colon and a number from 0 up{separated(part)}")
+            problems.append(f"{part!r}: expected a file, a colon and a number from 0 up{wide_signs(part)}")
         elif len(found) != 1:
             names = ", ".join(Path(path).name for path in paths)
             why = "no training file has this name" if not found else "several training files have this name; give paths"

@@ -71,6 +71,8 @@ class Source:
         data_format: how its rows spell a dialogue.
         encoding: of its text; None for formats that are no text.
         unused: columns that nothing was made of.
+        layout: what is read as what, where rows are no known format as they stand.
+        is_asked: whether `--columns` says so.
     """
 
     path: str
@@ -80,3 +82,5 @@ class Source:
     data_format: str = "alpaca"
     encoding: str | None = "utf-8"
     unused: tuple[str, ...] = ()
+    layout: str = ""
+    is_asked: bool = False

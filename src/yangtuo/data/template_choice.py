@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from yangtuo.config.words import wide_signs
 from yangtuo.data.chat_template import ChatTemplate
 from yangtuo.data.jinja_source import names_used
 from yangtuo.data.templates import (
@@ -51,7 +52,9 @@ def choose_template(
         template, why = read_template(Path(named)), f"the file {named}"
     else:
         names = ", ".join((*TEMPLATES, "tokenizer", "auto"))
-        raise UsageError(f"--template {named}: no such file, and no such template; there are {names}")
+        raise UsageError(
+            f"--template {named}: no such file, and no such template; there are {names}{wide_signs(named)}"
+        )
     if isinstance(template, str):
         if tokenizer.chat_template is None:
             raise UsageError(f"--template tokenizer: {tokenizer.folder} has no chat template; name another")

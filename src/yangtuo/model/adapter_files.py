@@ -13,7 +13,7 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from yangtuo.config.words import separated
+from yangtuo.config.words import wide_signs
 from yangtuo.errors import AdapterError, ProofError, one_line
 from yangtuo.model.adapter_config import CONFIG_FILE, read_config
 from yangtuo.model.adapter_names import as_used
@@ -53,7 +53,7 @@ def read(peft_path: str, *, is_optional: bool = True) -> SavedAdapter:
     """
     folder = Path(peft_path)
     if not folder.is_dir():
-        hint = "; for a new LoRA, leave --peft_path out" if is_optional else separated(peft_path)
+        hint = "; for a new LoRA, leave --peft_path out" if is_optional else wide_signs(peft_path)
         raise AdapterError(f"--peft_path {peft_path}: no such folder{hint}")
     if not (folder / CONFIG_FILE).is_file():
         raise AdapterError(

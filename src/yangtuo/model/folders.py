@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from yangtuo.config.words import wide_signs
 from yangtuo.errors import ModelError, one_line
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def local_folder(
         return folder
     if name.startswith((".", "/", "~", "\\")) or name.count("/") != 1 or " " in name:
         hint = " (the script still has its placeholder)" if name.startswith("path/to") else ""
-        raise ModelError(f"--{option} {name}: no such folder{hint}")
+        raise ModelError(f"--{option} {name}: no such folder{hint}{wide_signs(name)}")
     return _fetch(name, option, revision, cache_dir, weights)
 
 
@@ -69,7 +70,7 @@ def _fetch(name: str, option: str, revision: str | None, cache_dir: str | None, 
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"--{option} {name}: no such folder, and no hub model of that name could be fetched "
-            f"({one_line(error, 160)}); HF_ENDPOINT names a mirror"
+            f"({one_line(error, 160)}); HF_ENDPOINT names a mirror{wide_signs(name)}"
         ) from error
 
 

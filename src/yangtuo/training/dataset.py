@@ -12,18 +12,20 @@ import numpy as np
 from yangtuo import output
 from yangtuo.config.choices import Deduplicate
 from yangtuo.config.json_values import object_of
+from yangtuo.config.schema import DataArguments
 from yangtuo.config.settings import Settings
 from yangtuo.data import dedup, mixing, splitting
 from yangtuo.data.audit import audit, dropped_rows, summary
 from yangtuo.data.encoding import EncodingOptions, end_id
 from yangtuo.data.encoding_cache import EncodedFiles, EncodingCache
 from yangtuo.data.examples import Examples, RowOutcome
-from yangtuo.data.readers import reader, search
+from yangtuo.data.readers import columns, reader, search
 from yangtuo.data.readers.reader import ReadOptions
+from yangtuo.data.records import Source
 from yangtuo.data.template_choice import KEEPS_OWN_SYSTEM, keeps_own_system
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
-from yangtuo.errors import AdapterError, UsageError
+from yangtuo.errors import AdapterError, DataError, UsageError
 from yangtuo.model import provenance
 from yangtuo.model.folders import cache_folder, local_folder
 
@@ -110,6 +112,7 @@ def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
             )
         for line in search.left_out(place, exclude=validation or (), recursive=recursive):
             logger.warning("data: %s", line)
+    read_options(data)  # --columns is looked at before anything is read
     if data.mix:
         mixing.parse(data.mix, list(map(str, found)))
     return found, validation
@@ -142,9 +145,11 @@ def find_template(settings: Settings, tokenizer: Tokenizer, adapter: Path | None
 def encode_data(settings: Settings, inputs: DataInputs) -> tuple[EncodedFiles, EncodedFiles | None]:
     """Training rows and validation rows as ids, before any of them is set aside."""
     train = encode_files(settings, inputs.train_files, inputs.tokenizer, inputs.template)
-    if inputs.validation_files is None:
-        return train, None
-    return train, encode_files(settings, inputs.validation_files, inputs.tokenizer, inputs.template)
+    validation = None
+    if inputs.validation_files is not None:
+        validation = encode_files(settings, inputs.validation_files, inputs.tokenizer, inputs.template)
+    check_columns(settings, [*train.sources, *(validation.sources if validation else ())])
+    return train, validation
 
 
 def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer, template: Template) -> EncodedFiles:
@@ -155,7 +160,7 @@ def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer
         paths,
         tokenizer,
         EncodingOptions(template, data.max_seq_length, data.truncation, data.parse_special_tokens, data.history),
-        ReadOptions(data.data_format, data.bad_rows, data.max_rows, data.train_turns),
+        read_options(data),
     )
     for line in reader.told(stored.sources):
         logger.warning("data: %s", line)
@@ -163,6 +168,29 @@ def encode_files(settings: Settings, paths: Sequence[Path], tokenizer: Tokenizer
     if num_without and keeps_own_system(template):
         logger.warning("data: %s rows have an empty system prompt: %s", f"{num_without:,}", KEEPS_OWN_SYSTEM)
     return stored
+
+
+def read_options(data: DataArguments) -> ReadOptions:
+    """How files are read.
+
+    Raises:
+        UsageError: everything that is wrong with `--columns`.
+    """
+    asked = columns.parse(data.columns, data.data_format) if data.columns else None
+    return ReadOptions(
+        data.data_format, data.bad_rows, data.max_rows, data.train_turns, asked, data.allow_empty_answers
+    )
+
+
+def check_columns(settings: Settings, sources: Sequence[Source]) -> None:
+    """Refuse `--columns` of which no file has any; a file without them is read by its own names.
+
+    Raises:
+        DataError: no file has one.
+    """
+    if settings.data.columns and not any(source.is_asked for source in sources):
+        told = [f"{source.path}: {source.layout}" for source in sources]
+        raise DataError.of_problems("--columns", told)
 
 
 def tell_without_effect(settings: Settings, names: Sequence[str], why: str) -> None:

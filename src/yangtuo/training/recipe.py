@@ -11,6 +11,7 @@ from yangtuo.config.options import OPTIONS
 from yangtuo.config.schema import Decides
 from yangtuo.config.settings import Settings, as_dict
 from yangtuo.data.encoding_cache import EncodedFiles
+from yangtuo.data.readers import columns
 from yangtuo.data.readers.files import spread_blocks
 from yangtuo.engine import planning
 from yangtuo.engine.planning import StepShape
@@ -92,6 +93,7 @@ def record_recipe(
         "eval_rows_per_group": settings.trainer.per_device_eval_batch_size if in_groups else None,
         "data": [[Path(source.path).name, source.sha256] for source in train.sources],
         "validation": [[Path(source.path).name, source.sha256] for source in sources],
+        "columns": columns.parse(settings.data.columns).fields if settings.data.columns else None,
         "template": hashlib.sha256(inputs.template.identity().encode()).hexdigest(),
         "tokenizer": inputs.tokenizer.sha256(),
         "base": _hash_of(inputs.base),

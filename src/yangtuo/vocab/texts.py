@@ -4,11 +4,12 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from yangtuo.data.readers import files, formats, search
+from yangtuo.data.readers import files, recognition, search
 from yangtuo.data.readers.decode import encoding_of, opened
-from yangtuo.data.readers.reader import Reader
+from yangtuo.data.readers.reader import Reader, ReadOptions
 from yangtuo.errors import DataError
 
+_READING = ReadOptions(allow_empty_answers=True)
 _MOST_CHARACTERS = 1000  # sentencepiece leaves out, without a word, what has more than 4,192 bytes
 
 
@@ -31,7 +32,7 @@ def texts_of(paths: Sequence[Path]) -> Iterator[str]:
         elif _is_text_alone(path):
             found = _text_column(path)
         else:
-            found = (turn.text for record in Reader([path]).records() for turn in record.turns)
+            found = (turn.text for record in Reader([path], _READING).records() for turn in record.turns)
         yield from (text for text in found if text)
 
 
@@ -52,7 +53,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _is_text_alone(path: Path) -> bool:
     _, values = files.values_of(path)
     content = next((value.content for value in values if not value.fault), None)
-    return isinstance(content, dict) and "text" in content and formats.detect(content)[0] is None
+    return isinstance(content, dict) and "text" in content and isinstance(recognition.layout_of(content), str)
 
 
 def _text_column(path: Path) -> Iterator[str]:

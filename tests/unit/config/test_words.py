@@ -59,9 +59,12 @@ def test_values_that_are_meant(given):
 
 
 def test_lists_with_other_separators_are_told_of(tmp_path):
-    with pytest.raises(DataError, match=r"no such folder or file; .*; ， is no ASCII: parts are separated by ','"):
+    with pytest.raises(DataError, match=r"no such folder or file; .*; '，' is a full-width comma, type"):
         find_files("a.json，b.json")
-    with pytest.raises(UsageError, match="a number from 0 up; ，： is no ASCII"):
+    with pytest.raises(
+        UsageError,
+        match="number from 0 up; '，' is a full-width comma, type ','; '：' is a full-width colon",
+    ):
         mixing.parse("a.json：2，b.json：1", ["a.json", "b.json"])
     (tmp_path / "甲，乙.json").write_text("[]")  # a name may have one
     assert find_files(str(tmp_path / "甲，乙.json")) == [tmp_path / "甲，乙.json"]
@@ -174,8 +177,14 @@ def refused_run(*words):
             ["--gradient_checkpointing", "auto", "--gradient_checkpointing"],
             "--gradient_checkpointing auto and --gradient_checkpointing True: give",
         ),
-        (["--trainable", "q_proj，v_proj"], "--trainable q_proj，v_proj: not all ASCII; did you mean 'q_proj,v_proj'?"),
-        (["--rank_pattern", "q_proj：4"], "--rank_pattern q_proj：4: not all ASCII; did you mean 'q_proj:4'?"),
+        (
+            ["--trainable", "q_proj，v_proj"],
+            "--trainable q_proj，v_proj: '，' is a full-width comma, type ','; did you mean 'q_proj,v_proj'?",
+        ),
+        (
+            ["--rank_pattern", "q_proj：4"],
+            "--rank_pattern q_proj：4: '：' is a full-width colon, type ':'; did you mean 'q_proj:4'?",
+        ),
     ],
 )
 def test_options_of_a_run(words, said):
@@ -224,7 +233,11 @@ def test_a_flag_may_override_the_file_and_full_width_digits_are_digits(tmp_path)
             "line 2: 'lora_rank：8' has a full-width colon; write 'lora_rank: '",
         ),
         ("a.yaml", "lora_rank：8\n", "line 1: 'lora_rank：8' has a full-width colon; write 'lora_rank: '"),
-        ("a.yaml", "trainable: q_proj，v_proj\n", "--trainable q_proj，v_proj: not all ASCII; did you mean"),
+        (
+            "a.yaml",
+            "trainable: q_proj，v_proj\n",
+            "--trainable q_proj，v_proj: '，' is a full-width comma, type ','; did you mean",
+        ),
     ],
 )
 def test_files_of_options(tmp_path, name, text, said):

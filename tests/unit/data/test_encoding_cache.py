@@ -15,6 +15,7 @@ from yangtuo.data import encoding_cache as module
 from yangtuo.data.encoding import EncodingOptions, count_reasons, encode
 from yangtuo.data.encoding_cache import EncodingCache, key_of
 from yangtuo.data.readers import reader as reading_module
+from yangtuo.data.readers.columns import parse as parse_columns
 from yangtuo.data.readers.reader import ReadOptions
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
@@ -125,6 +126,9 @@ def changes(files, tokenizer, tmp_path):
     yield "the number of rows", (files, tokenizer, POLICY, replace(READING, max_rows=5))
     yield "the turns", (files, tokenizer, POLICY, replace(READING, train_turns=TrainTurns.LAST))
     yield "the history", (files, tokenizer, replace(POLICY, history=History.ONE_EXAMPLE), READING)
+    columns = parse_columns('{"instruction": "instruction", "output": "output"}')
+    yield "the columns", (files, tokenizer, POLICY, replace(READING, columns=columns))
+    yield "empty answers", (files, tokenizer, POLICY, replace(READING, allow_empty_answers=True))
     files[0].write_text(text.replace("长", "短", 1))
     yield "one character", (files, tokenizer, POLICY, READING)
 
@@ -135,7 +139,7 @@ def test_the_key_changes_when_any_input_does(files, tokenizer, tmp_path, monkeyp
     keys |= {name: key_of(*arguments) for name, arguments in changes(files, tokenizer, tmp_path)}
     monkeypatch.setattr(module, "ENCODER_VERSION", module.ENCODER_VERSION + 1)
     keys["the encoder"] = key_of(files, tokenizer, POLICY, READING)
-    assert len(set(keys.values())) == len(keys) == 22
+    assert len(set(keys.values())) == len(keys) == 24
 
 
 @pytest.mark.parametrize("field", [*(spec.name for spec in dataclasses.fields(EncodingOptions)), *vars(READING)])

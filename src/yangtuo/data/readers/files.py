@@ -13,9 +13,11 @@ import hashlib
 import io
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from yangtuo.data.readers.columns import Columns
 from yangtuo.data.readers.decode import PACKED, encoding_of, opened
 from yangtuo.data.readers.json_rows import json_values
 from yangtuo.data.readers.search import kind_of
@@ -23,8 +25,13 @@ from yangtuo.data.readers.tables import arrow_values, csv_values, parquet_values
 from yangtuo.data.records import Value
 from yangtuo.errors import DataError
 
-_TABLES = {".parquet": parquet_values, ".arrow": arrow_values, ".xlsx": xlsx_values}
+_TABLES: dict[str, Callable[[Path], Iterator[Value]]] = {
+    ".parquet": parquet_values,
+    ".arrow": arrow_values,
+    ".xlsx": xlsx_values,
+}
 _TEXTS = {".csv": csv_values, ".tsv": tsv_values}
+WITHOUT_TYPES = (".csv", ".tsv", ".xlsx")  # all cells are texts, and a line of names may be missing
 _PROGRESS_ROWS = 256
 _SPREAD_BYTES = 65536
 
@@ -47,10 +54,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def values_of(path: Path, on_progress: Callable[[int], None] | None = None) -> tuple[str | None, Iterator[Value]]:
-    """The encoding of a file's text (None where it is no text), and its rows.
+def values_of(
+    path: Path, on_progress: Callable[[int], None] | None = None, columns: Columns | None = None
+) -> tuple[str | None, Iterator[Value]]:
+    """The encoding of a file's text (None where it is no text), and its rows, with the keys that the file has.
 
-    `on_progress` is told now and then how many of the file's bytes are done.
+    Args:
+        path: the file.
+        on_progress: told now and then how many of the file's bytes are done.
+        columns: of `--columns`; they say of a table without types whether it has a line of names, and what a number is.
 
     Raises:
         DataError: here or while iterating: the file cannot be read, or cannot be read on.
@@ -61,9 +73,10 @@ def values_of(path: Path, on_progress: Callable[[int], None] | None = None) -> t
         if kind in _TABLES:
             if path.suffix.lower() in PACKED:
                 raise DataError(f"{path}: a {kind} file cannot be read while packed; unpack it")
-            return None, _TABLES[kind](path)
+            return None, xlsx_values(path, columns) if kind == ".xlsx" else _TABLES[kind](path)
         encoding = encoding_of(path)
-        return encoding, _text(path, encoding, _TEXTS.get(kind, json_values), on_progress)
+        reader = partial(_TEXTS[kind], columns=columns) if kind in _TEXTS else json_values
+        return encoding, _text(path, encoding, reader, on_progress)
 
 
 class _named_errors:  # reads as the statement that it is: with _named_errors(path)

@@ -6,33 +6,28 @@ Nothing is coerced: a null answer is a fault, never the text "None". Formats: St
 left out may also be null, as it is in Parquet. A key that changes what is meant and that we cannot follow is a fault.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from yangtuo.config.choices import DataFormat
 from yangtuo.data.readers.json_rows import Doubled
+from yangtuo.data.readers.shown import found as _found
+from yangtuo.data.readers.shown import keys_of as _keys
+from yangtuo.data.readers.shown import short as _short
+from yangtuo.data.readers.shown import shown
 from yangtuo.data.records import Turn
 
 _HEAVIEST = 1_000_000
-_MOST_KEYS = 8  # shown in a message
-_LONGEST_SHOWN = 60
 _ROLES = {
     "system": "system",
     **{name: "user" for name in ("user", "human")},
     **{name: "assistant" for name in ("assistant", "gpt", "bot", "model", "chatgpt")},
 }
-_COLUMNS = {
+COLUMNS = {
     DataFormat.ALPACA: {"instruction", "input", "output", "system", "history", "weight"},
     DataFormat.SHAREGPT: {"conversations", "system", "weight"},
     DataFormat.MESSAGES: {"messages", "system", "weight"},
     DataFormat.PROMPT_COMPLETION: {"prompt", "completion", "system", "weight"},
-}
-_TELLING = {  # a format is told by these keys
-    DataFormat.MESSAGES: {"messages"},
-    DataFormat.SHAREGPT: {"conversations"},
-    DataFormat.PROMPT_COMPLETION: {"prompt", "completion"},
-    DataFormat.ALPACA: {"instruction", "output"},
 }
 _DIALOGUES = ("messages", "conversations", "prompt", "completion")
 _TRAIN = ("train", "loss", "training")  # ours and OpenPipe's; ms-swift's and LLaMA-Factory's; axolotl's
@@ -53,28 +48,6 @@ _MEANING = {
         "a thought beside the answer cannot be trained; write it into the answer's text, as <think>...</think>",
     ),
 }
-
-
-def detect(content: Any) -> tuple[DataFormat | None, str]:
-    """The format of a row, told by its keys; or None and why not."""
-    if not isinstance(content, dict):
-        return DataFormat.ALPACA, ""  # the row itself is the fault
-    found = [name for name, keys in _TELLING.items() if keys <= content.keys()]
-    if len(found) == 1:
-        return found[0], ""
-    if found:
-        return None, f"its keys fit {' and '.join(found)}; name one with --format"
-    partly = [name for name, keys in _TELLING.items() if keys & content.keys()]
-    if partly:  # a field is missing; which, is said of each row
-        return partly[0], ""
-    lists = [key for key, value in content.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
-    if lists:
-        return None, (
-            f"no row, but an object with a list of objects under {lists[0]!r} (keys: {_keys(content)}); "
-            "if these are the rows, write that list alone into the file"
-        )
-    known = "; ".join(f"{', '.join(sorted(keys))} ({name})" for name, keys in _TELLING.items())
-    return None, f"unknown format (keys: {_keys(content)}); expected one of: {known}; rename the columns"
 
 
 def turns_of(content: Any, data_format: DataFormat) -> tuple[tuple[Turn, ...], list[str]]:
@@ -102,9 +75,9 @@ def turns_of(content: Any, data_format: DataFormat) -> tuple[tuple[Turn, ...], l
 
 def unused_columns(content: dict[str, Any], data_format: DataFormat) -> set[str]:
     """Keys that nothing is made of."""
-    unused = {shown(key) for key in content.keys() - _COLUMNS[data_format]}
+    unused = {shown(key) for key in content.keys() - COLUMNS[data_format]}
     for key in _DIALOGUES:
-        if key in _COLUMNS[data_format] and isinstance(content.get(key), list):
+        if key in COLUMNS[data_format] and isinstance(content.get(key), list):
             unused |= {
                 f"{key}[].{shown(name)}"
                 for turn in content[key]
@@ -116,7 +89,7 @@ def unused_columns(content: dict[str, Any], data_format: DataFormat) -> set[str]
 
 def _places(content: dict[str, Any], data_format: DataFormat, num_turns: int) -> list[str]:
     """What a user calls each turn of a dialogue; the one that is not listed is the row's own system prompt."""
-    listed = [key for key in _DIALOGUES if key in _COLUMNS[data_format] and isinstance(content.get(key), list)]
+    listed = [key for key in _DIALOGUES if key in COLUMNS[data_format] and isinstance(content.get(key), list)]
     places = [f"{key}[{number}]" for key in listed for number in range(len(content[key]))]
     return ["'system'"] * (num_turns - len(places)) + places
 
@@ -315,33 +288,3 @@ def _is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _found(value: Any) -> str:
-    kinds = {list: "a list", str: "a text", bool: "a boolean", int: "a number", float: "a number"}
-    if value is None:
-        return "null"
-    kind = "an object" if isinstance(value, dict) else kinds.get(type(value), f"of type {type(value).__name__}")
-    return f"{kind}, {_short(value)}"
-
-
-def _short(value: Any) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=str)
-    except (RecursionError, ValueError, TypeError):  # nested too deeply; or what only Parquet has
-        text = "..."
-    return shown(text)
-
-
-def _keys(content: dict[str, Any]) -> str:
-    first = ", ".join(shown(key) for key in list(content)[:_MOST_KEYS])
-    more = len(content) - _MOST_KEYS
-    return f"{first} and {more:,} more" if more > 0 else first or "none"
-
-
-def shown(text: str) -> str:
-    """A text for a message: one line, short, and with what cannot be printed or saved spelled out."""
-    text = text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
-    if text.isprintable():
-        return text or '""'
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

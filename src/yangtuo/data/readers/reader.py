@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from yangtuo.config.choices import BadRows, DataFormat, TrainTurns
-from yangtuo.data.readers import files, formats
+from yangtuo.data.readers import files, formats, recognition, search
+from yangtuo.data.readers.columns import Columns
+from yangtuo.data.readers.recognition import Layout
 from yangtuo.data.records import Record, Source, Turn, Value
 from yangtuo.errors import DataError
 
@@ -35,6 +37,8 @@ class ReadOptions:
     bad_rows: BadRows = BadRows.ERROR
     max_rows: int | None = None
     train_turns: TrainTurns = TrainTurns.ALL
+    columns: Columns | None = None
+    allow_empty_answers: bool = False
 
 
 @dataclass
@@ -83,49 +87,76 @@ class Reader:
             raise DataError.of_problems("data", problems, shown=50)
 
     def _file(self, path: Path) -> Iterator[Record]:
-        encoding, values = files.values_of(path, self._progressed)
         asked, source = self.read_options, str(path)
-        most, last_only = asked.max_rows, asked.train_turns is TrainTurns.LAST
-        data_format: DataFormat | None = None
+        encoding, values = files.values_of(path, self._progressed, asked.columns)
+        layout: Layout | None = None
         unused: set[str] = set()
         num_rows, bad_before = 0, self.num_dropped
         for value in values:
-            if most is not None and num_rows >= most:
+            if asked.max_rows is not None and num_rows >= asked.max_rows:
                 break
             num_rows += 1
             if value.fault:
                 self._drop(source, value, value.fault)
                 continue
-            if data_format is None and isinstance(value.content, dict):  # else the row itself is the fault
-                data_format = self._format(path, value)
-            turns, faults = formats.turns_of(value.content, data_format or DataFormat.ALPACA)
-            if last_only and turns and not turns[-1].trained:
-                faults = ["its last answer is not trained, and no other is with --train_turns last; remove the row"]
+            if layout is None and self._tells_layout(value.content):  # else the row itself is the fault
+                layout = self._layout(path, value)
+            turns, faults, content = self._turns(value.content, layout)
             if faults:
                 self._drop(source, value, *faults)
                 continue
             if len(unused) < _MOST_COLUMNS:
-                unused |= formats.unused_columns(value.content, data_format or DataFormat.ALPACA)
-            yield Record(source, value.row, _last_trained(turns) if last_only else turns)
+                unused |= formats.unused_columns(content, layout.data_format if layout else DataFormat.ALPACA)
+            yield Record(source, value.row, turns)
         if num_rows == 0:
             raise DataError(f"{path}: no rows in it")
-        named = str(data_format or asked.data_format)
-        num_bad = self.num_dropped - bad_before
-        self.sources.append(
-            Source(source, files.sha256_of(path), num_rows, num_bad, named, encoding, tuple(sorted(unused)))
-        )
+        named = str(layout.data_format if layout else asked.data_format)
+        told, is_asked = (layout.told, layout.is_asked) if layout else ("", False)
+        if layout and layout.renaming:
+            if is_asked and layout.renaming.unseen:
+                unseen = ", ".join(map(repr, sorted(layout.renaming.unseen)))
+                raise DataError(f"{path}: --columns: no row has a column {unseen}")
+            unused |= layout.renaming.displaced
+        num_bad, digest = self.num_dropped - bad_before, files.sha256_of(path)
+        not_used = tuple(sorted(unused))
+        self.sources.append(Source(source, digest, num_rows, num_bad, named, encoding, not_used, told, is_asked))
+
+    def _turns(self, content: Any, layout: Layout | None) -> tuple[tuple[Turn, ...], list[str], Any]:
+        """The turns of a row, what is wrong with it, and the row as the format has it."""
+        if layout is None:
+            return (*formats.turns_of(content, DataFormat.ALPACA), content)
+        if layout.as_known:
+            content, faults = layout.as_known(content)
+            if faults:
+                return (), faults, content
+        turns, faults = formats.turns_of(content, layout.data_format)
+        if faults:
+            return (), [layout.renaming.named(fault) for fault in faults] if layout.renaming else faults, content
+        if self.read_options.train_turns is TrainTurns.LAST:
+            if not turns[-1].trained:
+                told = "its last answer is not trained, and no other is with --train_turns last; remove the row"
+                return (), [told], content
+            turns = _last_trained(turns)
+        if not self.read_options.allow_empty_answers:
+            faults = _empty_answers(turns)
+        return turns, faults, content
 
     def _progressed(self, num_bytes: int) -> None:
         if self.on_progress:
             self.on_progress(self._bytes_before + num_bytes)
 
-    def _format(self, path: Path, first: Value) -> DataFormat:
-        if self.read_options.data_format is not DataFormat.AUTO:
-            return self.read_options.data_format
-        found, why_not = formats.detect(first.content)
-        if found is None:
+    def _tells_layout(self, content: Any) -> bool:
+        columns = self.read_options.columns
+        return isinstance(content, dict) or (columns is not None and columns.by_place and isinstance(content, list))
+
+    def _layout(self, path: Path, first: Value) -> Layout:
+        asked, has_cells = self.read_options, search.kind_of(path) in files.WITHOUT_TYPES
+        found = recognition.layout_of(
+            first.content, data_format=asked.data_format, columns=asked.columns, has_cells=has_cells
+        )
+        if isinstance(found, str):
             line = "" if first.line is None else f":{first.line}"
-            raise DataError(f"{path}{line}: {why_not}")
+            raise DataError(f"{path}{line}: {found}")
         return found
 
     def _drop(self, source: str, value: Value, *reasons: str) -> None:
@@ -133,6 +164,17 @@ class Reader:
         if self._num_listed < MOST_LISTED:
             self._num_listed += 1
             self.dropped += [Dropped(source, value.row, value.line, reason) for reason in reasons]
+
+
+def _empty_answers(turns: Sequence[Turn]) -> list[str]:
+    faults = []
+    for number, turn in enumerate(turns):
+        if turn.trained and not turn.text.strip():
+            answers = sum(each.role == "assistant" for each in turns)
+            before = sum(each.role == "assistant" for each in turns[:number])
+            which = f"answer {before + 1} of {answers}" if answers > 1 else "the answer"
+            faults.append(f"{which} is empty; --allow_empty_answers trains it, as the end token alone")
+    return faults
 
 
 def _last_trained(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from yangtuo.config.words import separated
+from yangtuo.config.words import wide_signs
 from yangtuo.data.readers.decode import PACKED
 from yangtuo.errors import DataError
 
@@ -20,7 +20,7 @@ _MOST_TOLD = 8
 def find_files(
     places: str, *, exclude: Sequence[Path] = (), option: str = "dataset_dir", recursive: bool = False
 ) -> list[Path]:
-    """The data files of a folder in sorted order, or the files given (separated by commas), without `exclude`.
+    """The data files of a folder in sorted order, or the files given (wide_signs by commas), without `exclude`.
 
     `option` is the option that the places came from, for messages. Of folders are left out: names that begin with a
     dot, and with `--dataset_dir` what is named test or the like beside something named train; see `left_out`.
@@ -39,7 +39,7 @@ def find_files(
             raise DataError(f"--{option} {place}: neither a folder nor a plain file; write the data into a file")
         else:
             told = "no such folder or file; give a folder with data files, or files"
-            raise DataError(f"--{option} {place}: {told}{separated(str(place))}")
+            raise DataError(f"--{option} {place}: {told}{wide_signs(str(place))}")
     return list(dict.fromkeys(path for path in found if path.resolve() not in unwanted))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from yangtuo.data.readers.columns import Columns
 from yangtuo.data.records import Value
 from yangtuo.errors import DataError, MissingDependencyError, one_line
 
@@ -20,13 +21,13 @@ _BROKEN_CSV = {  # Python's words -> ours
 }
 
 
-def tsv_values(text: IO[str], path: str) -> Iterator[Value]:
+def tsv_values(text: IO[str], path: str, columns: Columns | None = None) -> Iterator[Value]:
     """The same with tabs between the cells."""
-    return csv_values(text, path, "\t")
+    return csv_values(text, path, columns, "\t")
 
 
-def csv_values(text: IO[str], path: str, separator: str = ",") -> Iterator[Value]:
-    """Rows with their places; cells are texts, but for those of `weight`.
+def csv_values(text: IO[str], path: str, columns: Columns | None = None, separator: str = ",") -> Iterator[Value]:
+    """Rows with their places; cells are texts, but for those of `weight`; keys are numbers where columns go by place.
 
     Raises:
         DataError: no line with names, or a fault that leaves open where the next row begins.
@@ -47,15 +48,18 @@ def csv_values(text: IO[str], path: str, separator: str = ",") -> Iterator[Value
         if not cells:  # an empty line
             continue
         if names is None:
-            names = _checked(cells, f"{path}:{line}")
-            others = [mark for mark in _SEPARATORS if mark != separator and mark in names[0]]
-            if len(names) == 1 and others:
+            others = [mark for mark in _SEPARATORS if mark != separator and mark in cells[0]]
+            if len(cells) == 1 and others:
                 raise DataError(
                     f"{path}:{line}: columns are separated by {others[0]!r}; save the table with {separator!r} there"
                 )
-            continue
-        fault = "" if len(cells) == len(names) else f"{len(cells)} value(s) for the {len(names)} columns of the header"
-        yield Value(row, line, _content(names, cells), fault)
+            names, is_head = _names(cells, f"{path}:{line}", columns)
+            apart = _not_texts(names, columns)
+            if is_head:
+                continue
+        of_head = "columns of the header" if is_head else "cells of the first line"
+        fault = "" if len(cells) == len(names) else f"{len(cells)} value(s) for the {len(names)} {of_head}"
+        yield Value(row, line, _content(names, cells, apart), fault)
         row += 1
     if names is None:
         raise DataError(f"{path}: the file is empty; expected a line with the names of the columns")
@@ -68,6 +72,20 @@ def _lines(text: IO[str], path: str) -> Iterator[str]:
         yield line
 
 
+def _names(cells: list[str], place: str, columns: Columns | None) -> tuple[list[str], bool]:
+    """The names of the columns, and whether the first line has them; without, they are numbers from 0."""
+    places = [str(number) for number in range(len(cells))]
+    if columns and columns.by_place:
+        return places, cells == places  # a table without names that pandas saved has the numbers for a head
+    return _checked(cells, place), True
+
+
+def _not_texts(names: list[str], columns: Columns | None) -> dict[str, str]:
+    """Names of those columns that are no texts, or where an empty cell says nothing, with their fields."""
+    fields = {name: columns.fields.get(name, name) if columns else name for name in names}
+    return {name: field for name, field in fields.items() if field in ("weight", "history", "system")}
+
+
 def _checked(names: list[str], place: str) -> list[str]:
     for number, name in enumerate(names):
         if name in names[:number]:
@@ -75,14 +93,14 @@ def _checked(names: list[str], place: str) -> list[str]:
     return names
 
 
-def _content(names: list[str], cells: list[str]) -> dict[str, Any]:
+def _content(names: list[str], cells: list[str], apart: dict[str, str]) -> dict[str, Any]:
     content: dict[str, Any] = dict(zip(names, cells, strict=False))
-    for name in ("weight", "history", "system"):  # the first two are no texts, and an empty prompt would ask for none
-        if content.get(name) == "":
+    for name, field in apart.items():
+        if content.get(name) == "":  # an empty system prompt would ask for none
             content[name] = None
-    if content.get("weight"):
-        with contextlib.suppress(ValueError):  # stays a text, and is refused as one
-            content["weight"] = float(content["weight"])
+        elif field == "weight" and name in content:
+            with contextlib.suppress(ValueError):  # stays a text, and is refused as one
+                content[name] = float(content[name])
     return content
 
 
@@ -145,8 +163,8 @@ def _arrow_rows(path: Path, kind: str, batches: Callable[[IO[bytes]], Iterator[A
         raise DataError(f"{path}: broken {kind}{after}: {reason}") from error
 
 
-def xlsx_values(path: Path) -> Iterator[Value]:
-    """Rows of the sheet of an Excel file, below a line of names; cells are texts, as in a CSV file of the sheet.
+def xlsx_values(path: Path, columns: Columns | None = None) -> Iterator[Value]:
+    """Rows of the sheet of an Excel file, as in a CSV file of the sheet.
 
     Raises:
         DataError: while iterating: no Excel file, no line with names, or several sheets that are not empty.
@@ -170,11 +188,13 @@ def xlsx_values(path: Path) -> Iterator[Value]:
         if not any(cells):  # an empty line
             continue
         if names is None:
-            names = _checked(cells[: len(cells) - _num_empty_at_end(cells)], f"{path}:{line}")
-            continue
+            names, is_head = _names(cells[: len(cells) - _num_empty_at_end(cells)], f"{path}:{line}", columns)
+            apart = _not_texts(names, columns)
+            if is_head:
+                continue
         beyond = len(cells) - _num_empty_at_end(cells) > len(names)
         fault = f"more cells than the {len(names)} columns of the header" if beyond else ""
-        yield Value(row, line, _content(names, cells), fault)
+        yield Value(row, line, _content(names, cells, apart), fault)
         row += 1
     if names is None:
         raise DataError(f"{path}: no sheet has a row; expected a line with the names of the columns")

@@ -7,12 +7,12 @@ import json
 import logging
 import random
 import sys
-import zipfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tables import write_excel
 from yangtuo.data.readers import decode, files, tables
 from yangtuo.errors import DataError, MissingDependencyError
 
@@ -382,47 +382,6 @@ def test_rows_of_arrow_as_a_stream_and_with_an_index(tmp_path, is_indexed):
     raw = (tmp_path / "a.arrow").read_bytes()
     assert "a.arrow: broken Arrow" in fault_of(write(tmp_path / "a.arrow", raw[: len(raw) // 2]))
     assert "a.arrow: broken Arrow" in fault_of(write(tmp_path / "a.arrow", b"PAR1 no such thing"))
-
-
-def write_excel(path, *sheets):
-    """The least that is an Excel file: texts inline, numbers as they are."""
-    pytest.importorskip("python_calamine")
-
-    def cell(value):
-        if value is None:
-            return "<c/>"
-        if isinstance(value, str):
-            return f'<c t="inlineStr"><is><t xml:space="preserve">{value}</t></is></c>'
-        return f"<c><v>{value}</v></c>"
-
-    main, office = "http://schemas.openxmlformats.org", "officeDocument/2006/relationships"
-    numbers = range(1, len(sheets) + 1)
-
-    def relations(*ones):
-        listed = "".join(
-            f'<Relationship Id="r{i}" Type="{main}/{office}/{kind}" Target="{at}"/>' for i, kind, at in ones
-        )
-        return f'<Relationships xmlns="{main}/package/2006/relationships">{listed}</Relationships>'
-
-    listed = "".join(f'<sheet name="s{i}" sheetId="{i}" r:id="r{i}"/>' for i in numbers)
-    parts = {
-        "[Content_Types].xml": f'<Types xmlns="{main}/package/2006/content-types"/>',
-        "_rels/.rels": relations((1, "officeDocument", "xl/workbook.xml")),
-        "xl/workbook.xml": (
-            f'<workbook xmlns="{main}/spreadsheetml/2006/main" xmlns:r="{main}/{office}">'
-            f"<sheets>{listed}</sheets></workbook>"
-        ),
-        "xl/_rels/workbook.xml.rels": relations(*((i, "worksheet", f"worksheets/sheet{i}.xml") for i in numbers)),
-    }
-    for i, lines in zip(numbers, sheets, strict=True):
-        rows = "".join(f"<row>{''.join(map(cell, line))}</row>" for line in lines)
-        parts[f"xl/worksheets/sheet{i}.xml"] = (
-            f'<worksheet xmlns="{main}/spreadsheetml/2006/main"><sheetData>{rows}</sheetData></worksheet>'
-        )
-    with zipfile.ZipFile(path, "w") as file:
-        for name, text in parts.items():
-            file.writestr(name, text)
-    return path
 
 
 def test_rows_of_excel_are_texts_as_a_sheet_shows_them(tmp_path):

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yangtuo.config.choices import DataFormat
-from yangtuo.data.readers.formats import detect, shown, turns_of, unused_columns
+from yangtuo.data.readers.formats import turns_of, unused_columns
 from yangtuo.data.readers.json_rows import Doubled
+from yangtuo.data.readers.shown import shown
 from yangtuo.data.records import Turn
 
 ALPACA, SHAREGPT, MESSAGES, PROMPTS = (
@@ -41,48 +42,6 @@ def faults(row, data_format=MESSAGES):
     assert made == ()
     assert found
     return found
-
-
-# ---- detection
-
-
-@pytest.mark.parametrize(
-    ("row", "data_format"),
-    [
-        ({"instruction": "a", "output": "b"}, ALPACA),
-        ({"instruction": "a", "output": "b", "prompt": "c"}, ALPACA),
-        ({"output": "b"}, ALPACA),
-        ({"conversations": []}, SHAREGPT),
-        ({"messages": 3, "output": "a"}, MESSAGES),
-        ({"prompt": "a", "completion": "b", "id": 1}, PROMPTS),
-        ({"completion": "b"}, PROMPTS),
-    ],
-)
-def test_a_format_is_told_by_its_keys(row, data_format):
-    assert detect(row) == (data_format, "")
-
-
-@pytest.mark.parametrize(
-    ("row", "why"),
-    [
-        (
-            {"messages": [], "instruction": "", "output": ""},
-            "its keys fit messages and alpaca; name one with --format",
-        ),
-        (
-            {"data": [{"instruction": "a"}], "version": 1},
-            "no row, but an object with a list of objects under 'data' (keys: data, version); "
-            "if these are the rows, write that list alone into the file",
-        ),
-        (
-            {"question": "a"},
-            "unknown format (keys: question); expected one of: messages (messages); conversations (sharegpt); "
-            "completion, prompt (prompt_completion); instruction, output (alpaca); rename the columns",
-        ),
-    ],
-)
-def test_keys_that_tell_no_format_are_named(row, why):
-    assert detect(row) == (None, why)
 
 
 # ---- Alpaca
@@ -199,7 +158,6 @@ def test_all_faults_of_a_row_are_named():
     ],
 )
 def test_a_row_that_is_no_object(content, fault):
-    assert detect(content)[0] is not None
     assert faults(content) == [fault]
 
 
@@ -452,7 +410,6 @@ def test_any_json_becomes_turns_that_can_be_trained_or_faults(row, data_format):
         assert any(turn.trained for turn in made)
         assert made[-1].role == "assistant"
         assert all(name.isprintable() for name in unused_columns(row, data_format))
-    detect(row)
 
 
 @pytest.mark.parametrize("key", ["train", "loss", "training"])

@@ -1,0 +1,40 @@
+"""Values and keys of a row as a message shows them: one line, short, and nothing that cannot be printed."""
+
+import json
+from typing import Any
+
+_MOST_KEYS = 8
+_LONGEST = 60
+
+
+def found(value: Any) -> str:
+    """What a value is, and the value."""
+    kinds = {list: "a list", str: "a text", bool: "a boolean", int: "a number", float: "a number"}
+    if value is None:
+        return "null"
+    kind = "an object" if isinstance(value, dict) else kinds.get(type(value), f"of type {type(value).__name__}")
+    return f"{kind}, {short(value)}"
+
+
+def short(value: Any) -> str:
+    """A value as JSON, cut where it is long."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError, TypeError):  # nested too deeply; or what only Parquet has
+        text = "..."
+    return shown(text)
+
+
+def keys_of(content: dict[str, Any]) -> str:
+    """The first keys of a row, and how many more there are."""
+    first = ", ".join(shown(key) for key in list(content)[:_MOST_KEYS])
+    more = len(content) - _MOST_KEYS
+    return f"{first} and {more:,} more" if more > 0 else first or "none"
+
+
+def shown(text: str) -> str:
+    """A text for a message: one line, short, and with what cannot be printed or saved spelled out."""
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    if text.isprintable():
+        return text or '""'
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
