@@ -29,7 +29,10 @@ COLUMNS = {
     DataFormat.MESSAGES: {"messages", "system", "weight"},
     DataFormat.PROMPT_COMPLETION: {"prompt", "completion", "system", "weight"},
 }
-_DIALOGUES = ("messages", "conversations", "prompt", "completion")
+_LISTS = {  # which of its columns may be lists of turns
+    name: [key for key in ("messages", "conversations", "prompt", "completion") if key in has]
+    for name, has in COLUMNS.items()
+}
 _TRAIN = ("train", "loss", "training")  # ours and OpenPipe's; ms-swift's and LLaMA-Factory's; axolotl's
 _IN_TURN = {"role", "content", "from", "value", "weight", *_TRAIN}
 _CALL = "calls of tools cannot be trained; write the call into the turn's text"
@@ -76,8 +79,8 @@ def turns_of(content: Any, data_format: DataFormat) -> tuple[tuple[Turn, ...], l
 def unused_columns(content: dict[str, Any], data_format: DataFormat) -> set[str]:
     """Keys that nothing is made of."""
     unused = {shown(key) for key in content.keys() - COLUMNS[data_format]}
-    for key in _DIALOGUES:
-        if key in COLUMNS[data_format] and isinstance(content.get(key), list):
+    for key in _LISTS[data_format]:
+        if isinstance(content.get(key), list):
             unused |= {
                 f"{key}[].{shown(name)}"
                 for turn in content[key]
@@ -89,7 +92,7 @@ def unused_columns(content: dict[str, Any], data_format: DataFormat) -> set[str]
 
 def _places(content: dict[str, Any], data_format: DataFormat, num_turns: int) -> list[str]:
     """What a user calls each turn of a dialogue; the one that is not listed is the row's own system prompt."""
-    listed = [key for key in _DIALOGUES if key in COLUMNS[data_format] and isinstance(content.get(key), list)]
+    listed = [key for key in _LISTS[data_format] if isinstance(content.get(key), list)]
     places = [f"{key}[{number}]" for key in listed for number in range(len(content[key]))]
     return ["'system'"] * (num_turns - len(places)) + places
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,16 +93,11 @@ class Reader:
         layout: Layout | None = None
         unused: set[str] = set()
         num_rows, bad_before = 0, self.num_dropped
-        for value in values:
-            if asked.max_rows is not None and num_rows >= asked.max_rows:
-                break
+        for value in islice(values, asked.max_rows):
             num_rows += 1
-            if value.fault:
-                self._drop(source, value, value.fault)
-                continue
-            if layout is None and self._tells_layout(value.content):  # else the row itself is the fault
+            if layout is None and self._tells_layout(value):  # else the row itself is the fault
                 layout = self._layout(path, value)
-            turns, faults, content = self._turns(value.content, layout)
+            turns, faults, content = self._turns(value, layout)
             if faults:
                 self._drop(source, value, *faults)
                 continue
@@ -110,44 +106,47 @@ class Reader:
             yield Record(source, value.row, turns)
         if num_rows == 0:
             raise DataError(f"{path}: no rows in it")
-        named = str(layout.data_format if layout else asked.data_format)
-        told, is_asked = (layout.told, layout.is_asked) if layout else ("", False)
         if layout and layout.renaming:
-            if is_asked and layout.renaming.unseen:
+            if layout.is_asked and layout.renaming.unseen:
                 unseen = ", ".join(map(repr, sorted(layout.renaming.unseen)))
                 raise DataError(f"{path}: --columns: no row has a column {unseen}")
             unused |= layout.renaming.displaced
+        found = layout or Layout(asked.data_format)
         num_bad, digest = self.num_dropped - bad_before, files.sha256_of(path)
-        not_used = tuple(sorted(unused))
-        self.sources.append(Source(source, digest, num_rows, num_bad, named, encoding, not_used, told, is_asked))
+        of_columns = tuple(sorted(unused)), found.told, found.is_asked
+        self.sources.append(Source(source, digest, num_rows, num_bad, str(found.data_format), encoding, *of_columns))
 
-    def _turns(self, content: Any, layout: Layout | None) -> tuple[tuple[Turn, ...], list[str], Any]:
+    def _turns(self, value: Value, layout: Layout | None) -> tuple[tuple[Turn, ...], list[str], Any]:
         """The turns of a row, what is wrong with it, and the row as the format has it."""
-        if layout is None:
-            return (*formats.turns_of(content, DataFormat.ALPACA), content)
-        if layout.as_known:
+        content, asked = value.content, self.read_options
+        if value.fault:
+            return (), [value.fault], content
+        faults: list[str] = []
+        if layout and layout.as_known:
             content, faults = layout.as_known(content)
-            if faults:
-                return (), faults, content
-        turns, faults = formats.turns_of(content, layout.data_format)
         if faults:
-            return (), [layout.renaming.named(fault) for fault in faults] if layout.renaming else faults, content
-        if self.read_options.train_turns is TrainTurns.LAST:
+            return (), faults, content
+        turns, faults = formats.turns_of(content, layout.data_format if layout else DataFormat.ALPACA)
+        if faults and layout and layout.renaming:
+            faults = [layout.renaming.named(fault) for fault in faults]
+        elif asked.train_turns is TrainTurns.LAST and turns:
             if not turns[-1].trained:
-                told = "its last answer is not trained, and no other is with --train_turns last; remove the row"
-                return (), [told], content
+                faults = ["its last answer is not trained, and no other is with --train_turns last; remove the row"]
             turns = _last_trained(turns)
-        if not self.read_options.allow_empty_answers:
-            faults = _empty_answers(turns)
+        if not asked.allow_empty_answers:
+            for turn in turns:  # no function here: a million rows pass
+                if turn.trained and (not turn.text or turn.text.isspace()):
+                    return (), _empty_answers(turns), content
         return turns, faults, content
 
     def _progressed(self, num_bytes: int) -> None:
         if self.on_progress:
             self.on_progress(self._bytes_before + num_bytes)
 
-    def _tells_layout(self, content: Any) -> bool:
+    def _tells_layout(self, value: Value) -> bool:
         columns = self.read_options.columns
-        return isinstance(content, dict) or (columns is not None and columns.by_place and isinstance(content, list))
+        has_places = columns is not None and columns.by_place and isinstance(value.content, list)
+        return not value.fault and (has_places or isinstance(value.content, dict))
 
     def _layout(self, path: Path, first: Value) -> Layout:
         asked, has_cells = self.read_options, search.kind_of(path) in files.WITHOUT_TYPES
