@@ -1,6 +1,6 @@
 """Files -> records, one after another; what cannot be used is collected with its place and the rule."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,6 +10,7 @@ from yangtuo.config.choices import BadRows, DataFormat, TrainTurns
 from yangtuo.data.readers import files, formats, recognition, search
 from yangtuo.data.readers.columns import Columns
 from yangtuo.data.readers.recognition import Layout
+from yangtuo.data.readers.tool_use import BESIDE, beside
 from yangtuo.data.records import Record, Source, Turn, Value
 from yangtuo.errors import DataError
 
@@ -98,12 +99,16 @@ class Reader:
             if layout is None and self._tells_layout(value):  # else the row itself is the fault
                 layout = self._layout(path, value)
             turns, faults, content = self._turns(value, layout)
+            tools: tuple[Any, ...] = ()
+            kwargs: Mapping[str, Any] | None = None
+            if not faults and (turns[0].more or not content.keys().isdisjoint(BESIDE)):
+                turns, tools, kwargs, faults = beside(content, turns)
             if faults:
                 self._drop(source, value, *faults)
                 continue
             if len(unused) < _MOST_COLUMNS:
                 unused |= formats.unused_columns(content, layout.data_format if layout else DataFormat.ALPACA)
-            yield Record(source, value.row, turns)
+            yield Record(source, value.row, turns, tools, kwargs)
         if num_rows == 0:
             raise DataError(f"{path}: no rows in it")
         if layout and layout.renaming:
@@ -135,7 +140,7 @@ class Reader:
             turns = _last_trained(turns)
         if not asked.allow_empty_answers:
             for turn in turns:  # no function here: a million rows pass
-                if turn.trained and (not turn.text or turn.text.isspace()):
+                if turn.trained and (not turn.text or turn.text.isspace()) and not _has_calls(turn):
                     return (), _empty_answers(turns), content
         return turns, faults, content
 
@@ -165,10 +170,14 @@ class Reader:
             self.dropped += [Dropped(source, value.row, value.line, reason) for reason in reasons]
 
 
+def _has_calls(turn: Turn) -> bool:
+    return "tool_calls" in (turn.more or ())
+
+
 def _empty_answers(turns: Sequence[Turn]) -> list[str]:
     faults = []
     for number, turn in enumerate(turns):
-        if turn.trained and not turn.text.strip():
+        if turn.trained and not turn.text.strip() and not _has_calls(turn):
             answers = sum(each.role == "assistant" for each in turns)
             before = sum(each.role == "assistant" for each in turns[:number])
             which = f"answer {before + 1} of {answers}" if answers > 1 else "the answer"

@@ -65,9 +65,11 @@ def test_all_problems_at_once():
         "  'c': no format has a field 'outptu'; did you mean 'output'?",
         "  'd' is 3; expected a field, or null for a column that is not used",
         "  'a' and 'b' are the field 'instruction'; a field is one column",
-        "  not all of instruction, messages are fields that one format has: alpaca: history, input, instruction, "
-        "output, system, weight; sharegpt: conversations, system, weight; messages: messages, system, weight; "
-        "prompt_completion: completion, prompt, system, weight",
+        "  not all of instruction, messages are fields that one format has: "
+        "alpaca: chat_template_kwargs, history, input, instruction, output, reasoning_content, system, tools, weight; "
+        "sharegpt: chat_template_kwargs, conversations, system, tools, weight; "
+        "messages: chat_template_kwargs, messages, system, tools, weight; "
+        "prompt_completion: chat_template_kwargs, completion, prompt, reasoning_content, system, tools, weight",
     ]
 
 
@@ -109,7 +111,9 @@ def test_one_problem(given, said):
 
 def test_a_format_that_has_not_the_field():
     said = refused({"a": "messages"}, DataFormat.ALPACA)
-    assert said.startswith("--columns: not all of messages are fields that --format alpaca has: alpaca: history,")
+    assert said.startswith(
+        "--columns: not all of messages are fields that --format alpaca has: alpaca: chat_template_kwargs,"
+    )
 
 
 def test_a_column_may_have_wide_signs_in_its_name(tmp_path):

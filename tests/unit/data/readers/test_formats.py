@@ -256,7 +256,11 @@ def test_null_is_as_good_as_nothing_where_something_may_be_left_out():
     assert turns(row) == (USER, ANSWER)
 
 
-ORDER = "at most one system turn at the start, then user and assistant in turn"
+ORDER = "at most one system turn at the start, then user and assistant in turn, with turns of tools behind their calls"
+ROLES = (
+    "system, developer, user, human, assistant, gpt, bot, model, chatgpt, function_call, tool_call, "
+    "tool, observation, function, ipython, tool_response"
+)
 DIALOGUE_FAULTS = [
     ({}, "no 'messages' (keys: none); expected a list of turns"),
     ({"messages": None}, "'messages' is null; expected a list of turns that is not empty"),
@@ -265,15 +269,15 @@ DIALOGUE_FAULTS = [
     ({"messages": ["x"]}, 'messages[0] is a text, "x"; expected an object with role and content'),
     (
         {"messages": [{"content": "a"}]},
-        "messages[0]: 'role' is not there (keys: content); expected one of system, user, human, assistant, gpt, bot, model, chatgpt",
+        f"messages[0]: 'role' is not there (keys: content); expected one of {ROLES}",
     ),
     (
-        {"messages": [{"role": "tool", "content": "a"}]},
-        "messages[0]: 'role' is \"tool\"; expected one of system, user, human, assistant, gpt, bot, model, chatgpt",
+        {"messages": [{"role": "narrator", "content": "a"}]},
+        f"messages[0]: 'role' is \"narrator\"; expected one of {ROLES}",
     ),
     (
         {"messages": [{"role": 3, "content": "a"}]},
-        "messages[0]: 'role' is 3; expected one of system, user, human, assistant, gpt, bot, model, chatgpt",
+        f"messages[0]: 'role' is 3; expected one of {ROLES}",
     ),
     ({"messages": [asked(" ")]}, "messages[0]: 'content' is empty; expected a text"),
     (
@@ -283,7 +287,8 @@ DIALOGUE_FAULTS = [
     ({"messages": [{"role": "user"}]}, "messages[0]: no 'content' (keys: role); expected a text"),
     (
         {"messages": [asked(), answered(tool_calls=[{}])]},
-        "messages[1]: 'tool_calls' is [{}]: calls of tools cannot be trained; write the call into the turn's text; remove the row, or the key where it means nothing",
+        "messages[1]: 'tool_calls', call 1, is an object, {}; "
+        'expected {"name": ..., "arguments": {...}}, or a list of such',
     ),
     ({"messages": [asked(), answered(train="no")]}, "messages[1]: 'train' is \"no\"; expected true or false"),
     (
@@ -301,7 +306,7 @@ DIALOGUE_FAULTS = [
     ),
     (
         {"system": "s", "messages": [asked(), answered(), answered()]},
-        f"messages[2] is a turn of the assistant, expected the user: {ORDER}",
+        f"messages[2] is a turn of the assistant, expected the user or the tool: {ORDER}",
     ),
     (
         {"system": "s", "messages": [{"role": "system", "content": "t"}, asked(), answered()]},
@@ -382,7 +387,25 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["role", "content", "from", "value", "train", "weight", "x"]), inner, max_size=4
+            st.sampled_from(
+                [
+                    *[
+                        "role",
+                        "content",
+                        "from",
+                        "value",
+                        "train",
+                        "weight",
+                        "x",
+                        "tool_calls",
+                        "tools",
+                        "reasoning",
+                        "name",
+                    ]
+                ]
+            ),
+            inner,
+            max_size=4,
         )
     ),
 )
@@ -434,10 +457,7 @@ def test_words_that_contradict_each_other_are_a_fault():
 @pytest.mark.parametrize(
     ("key", "value", "why"),
     [
-        ("function_call", {"name": "f"}, "calls of tools cannot be trained"),
-        ("reasoning_content", "想", "a thought beside the answer cannot be trained"),
         ("loss_mask", 0, "which tokens carry a loss is said by"),
-        ("tools", [{}], "tools cannot be rendered"),
         ("images", ["a.png"], "pictures, sound and films cannot be trained on"),
         ("rejected", "坏", "pairs of a better and a worse answer are for DPO"),
     ],

@@ -1,0 +1,71 @@
+"""What is wrong with the values of a row: texts, weights, keys that change what is meant."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from yangtuo.data.readers.shown import found as _found
+from yangtuo.data.readers.shown import keys_of as _keys
+from yangtuo.data.readers.shown import short as _short
+
+_HEAVIEST = 1_000_000
+_MEDIA = "pictures, sound and films cannot be trained on"
+_PREFERENCE = "pairs of a better and a worse answer are for DPO, which this program does not do; keep the better answer"
+_MASK = 'which tokens carry a loss is said by "train": true or false'
+# Keys that change what a row or a turn means; where they hold something, it is a fault. Others are told as not used.
+_MEANING = {
+    **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio", "image_url"), _MEDIA),
+    **dict.fromkeys(("chosen", "rejected", "rejected_response", "rejected_messages"), _PREFERENCE),
+    **dict.fromkeys(("loss_mask", "mask", "masked"), _MASK),
+}
+NOTHING: tuple[Any, ...] = (None, "", [], {})
+
+
+def meaning_faults(given: dict[str, Any]) -> Iterator[str]:
+    """Keys that mean something which cannot be followed."""
+    for key in _MEANING:
+        if given.get(key) not in NOTHING:
+            yield f"{key!r} is {_short(given[key])}: {_MEANING[key]}; remove the row, or the key where it means nothing"
+
+
+def text_faults(row: dict[str, Any], key: str, rule: str, *, may_be_empty: bool = True) -> Iterator[str]:
+    """A key that has to hold a text."""
+    if key not in row:
+        yield f"no {key!r} (keys: {_keys(row)}); expected {rule}"
+    elif not isinstance(row[key], str):
+        yield f"{key!r} is {_found(row[key])}; expected {rule}"
+    elif not is_encodable(row[key]):
+        yield f"{key!r} has half of a surrogate pair, which is no character; expected {rule}"
+    elif not may_be_empty and not row[key].strip():
+        yield f"{key!r} is empty; expected {rule}"
+
+
+def optional_faults(row: dict[str, Any], key: str) -> Iterator[str]:
+    """A key that may hold a text."""
+    value = row.get(key)
+    if not isinstance(value, str | None):
+        yield f"{key!r} is {_found(value)}; expected a text, null or no {key}"
+    elif value and not is_encodable(value):
+        yield f"{key!r} has half of a surrogate pair, which is no character; expected a text"
+
+
+def weight_of(row: dict[str, Any]) -> Any:
+    """What a row or a turn says of how much it counts."""
+    weight = row.get("weight")
+    return 1.0 if weight is None else weight
+
+
+def weight_faults(weight: Any) -> list[str]:
+    """A weight that is none."""
+    if isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight <= _HEAVIEST:
+        return []
+    return [f"'weight' is {_short(weight)}; expected a number from 0 to {_HEAVIEST:,}"]
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text is one in UTF-8."""
+    # JSON can spell "\ud800" alone; no UTF-8 text, and so no tokenizer, can.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,106 @@
+"""Tools in a row: which the model may call, its calls, and settings of the chat template, as the field spells them.
+
+OpenAI's `tools` and `tool_calls` (also the older `functions` and `function_call`), ShareGPT's and LLaMA-Factory's turns
+of `function_call` and `observation`, ms-swift's of `tool_call` and `tool_response`. Lists and arguments may be written
+as JSON inside a text, as they are in Parquet and CSV. Results are spelled as transformers' chat templates take them.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from yangtuo.data.readers.row_faults import NOTHING, is_encodable
+from yangtuo.data.readers.shown import found, short
+from yangtuo.data.records import Turn
+
+TOOLS, KWARGS = ("tools", "functions"), "chat_template_kwargs"
+BESIDE = frozenset((*TOOLS, KWARGS))  # keys of a row that belong to no turn
+CALLS = ("tool_calls", "function_call")
+_TOOL = 'expected a list of objects like {"type": "function", "function": {"name": ..., "parameters": ...}}'
+_CALL = 'expected {"name": ..., "arguments": {...}}, or a list of such'
+
+
+def beside(
+    row: dict[str, Any], turns: tuple[Turn, ...]
+) -> tuple[tuple[Turn, ...], tuple[Any, ...], Mapping[str, Any] | None, list[str]]:
+    """The turns of a row, its tools, what its chat template is given, and what is wrong with these.
+
+    Tools may also stand in the system's turn, as GLM-4 and MiniMax have them.
+    """
+    given, faults = tools_in(row)
+    own = (turns[0].more or {}).get("tools")
+    if own:
+        turns = (turns[0]._replace(more=None), *turns[1:])
+        if given:
+            faults.append("tools stand in the row and in its system turn; keep one of them")
+    kwargs, wrong = _parsed(row.get(KWARGS))
+    if wrong or not (kwargs in NOTHING or isinstance(kwargs, dict)):
+        faults.append(f'{KWARGS!r} is {found(row[KWARGS])}; expected an object, such as {{"enable_thinking": false}}')
+    return turns, given or tuple(own or ()), kwargs if isinstance(kwargs, dict) and kwargs else None, faults
+
+
+def tools_in(row: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
+    """The tools of a row or a turn in OpenAI's form, and what is wrong with them."""
+    said = {key: row[key] for key in TOOLS if row.get(key) not in NOTHING}
+    if not said:
+        return (), []
+    if len(said) > 1:
+        return (), [f"{' and '.join(map(repr, said))} are both there; keep one of them"]
+    key, value = next(iter(said.items()))
+    listed, wrong = _parsed(value)
+    if wrong:
+        return (), [f"{key!r} is {wrong}; {_TOOL}"]
+    if listed in NOTHING:  # "[]", say
+        return (), []
+    made = []
+    for number, tool in enumerate(listed if isinstance(listed, list) else [listed]):
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not _is_name(function.get("name")):
+            return (), [f"'{key}[{number}]' is {found(tool)}; {_TOOL}"]
+        made.append(tool if "function" in tool else {"type": "function", "function": tool})
+    return tuple(made), [] if _is_whole(made) else [f"{key!r} has half of a surrogate pair, which is no character"]
+
+
+def calls_in(turn: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The calls that stand beside the text of a turn, and what is wrong with them."""
+    said = {key: turn[key] for key in CALLS if turn.get(key) not in NOTHING}
+    if len(said) > 1:
+        return [], [f"{' and '.join(map(repr, said))} are both there; keep one of them"]
+    return next((calls_of(value, repr(key)) for key, value in said.items()), ([], []))
+
+
+def calls_of(value: Any, where: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Calls in OpenAI's form, their arguments as an object; and what is wrong with them."""
+    listed, wrong = _parsed(value)
+    if wrong:
+        return [], [f"{where} is {wrong}; {_CALL}"]
+    made = []
+    for number, call in enumerate(listed if isinstance(listed, list) else [listed]):
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not _is_name(function.get("name")):
+            return [], [f"{where}, call {number + 1}, is {found(call)}; {_CALL}"]
+        arguments, wrong = _parsed(function.get("arguments"))
+        arguments = {} if arguments in NOTHING else arguments
+        if wrong or not isinstance(arguments, dict):
+            return [], [f"{where}, call {number + 1}: 'arguments' is {found(function['arguments'])}; {_CALL}"]
+        own_id = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+        made.append({**own_id, "type": "function", "function": {"name": function["name"], "arguments": arguments}})
+    return made, [] if _is_whole(made) else [f"{where} has half of a surrogate pair, which is no character"]
+
+
+def _parsed(value: Any) -> tuple[Any, str]:
+    """A value that may be written as JSON inside a text; and what is said of a text that is none."""
+    if not isinstance(value, str) or not value.strip():
+        return (None if isinstance(value, str) else value), ""
+    try:
+        return json.loads(value), ""
+    except ValueError:
+        return None, f"no JSON, {short(value)}"
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_whole(value: Any) -> bool:
+    return is_encodable(json.dumps(value, ensure_ascii=False, default=str))
