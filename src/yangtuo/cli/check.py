@@ -129,7 +129,7 @@ def _bars(histogram: list[dict[str, int]]) -> Group:
 
 def _facts(report: dict[str, Any]) -> Table:
     train, fit, steps, saved = (report[name] for name in ("train", "fit", "steps", "savings"))
-    near, kept, ends = report["near_repeated_rows"], train["rows_kept"], train["rows_with_trained_end_token"]
+    near, kept, ends = report["near_repeated_rows"], train["examples"], train["rows_with_trained_end_token"]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column()

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     """Write what training would see; loads no weights and no torch model.
 
     One line a row: `file`, `row` (0-based), `input_ids`, `labels` (-100 = no loss), and `weights` of the tokens where
-    the data has any.
+    the data has any. The examples of a dialogue that is several stand one behind another, and `position_ids` begin anew
+    with each, as in transformers' `DataCollatorWithFlattening`.
 
     Raises:
         UsageError: no `--out`, or one that cannot be made.
@@ -55,13 +57,13 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _rows(examples: Examples) -> Iterator[dict[str, Any]]:
-    for i in range(len(examples)):
-        row = {
-            "file": examples.source(i),
-            "row": int(examples.rows[i]),
-            "input_ids": examples.row(i)[0].tolist(),
-            "labels": examples.labels(i).tolist(),
-        }
+    for first, behind in pairwise([*examples.firsts().tolist(), len(examples)]):
+        own = range(first, behind)
+        row: dict[str, Any] = {"file": examples.source(first), "row": int(examples.rows[first])}
+        row["input_ids"] = [token for i in own for token in examples.row(i)[0].tolist()]
+        row["labels"] = [label for i in own for label in examples.labels(i).tolist()]
+        if len(own) > 1:
+            row["position_ids"] = [place for i in own for place in range(int(examples.lengths()[i]))]
         if examples.weights is not None:
-            row["weights"] = examples.row_weights(i).tolist()
+            row["weights"] = [weight for i in own for weight in examples.row_weights(i).tolist()]
         yield row

@@ -27,6 +27,7 @@ _OUTCOMES = {
     RowOutcome.TURNS_LOST: "oldest turns left out",
     RowOutcome.EMPTY_ANSWER: "empty answer",
     RowOutcome.SPECIAL_TEXT: "holds text like a control token",
+    RowOutcome.AS_SERVED: "one of the examples of its dialogue",
 }
 
 
@@ -62,7 +63,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         if not len(found):
             why = next((one.reason for one in stored.dropped if one.row == options.row), "there is no such row")
             raise UsageError(f"--row {options.row}: {why}")
-        chosen = [("row", int(found[0]))]
+        chosen = [("row", int(i)) for i in found if examples.source_numbers[i] == examples.source_numbers[found[0]]]
     else:
         chosen = list(choose(examples, options.num_rows, settings.trainer.seed))
     if options.html:

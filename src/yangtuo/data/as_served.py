@@ -299,7 +299,10 @@ class AsServed:
         for tool in tools:
             name = _name_of(tool)
             if name and name not in prompt:
-                raise TemplateFault(f"the tokenizer's chat template does not show the tool {name!r} of this row")
+                raise TemplateFault(
+                    f"the tokenizer's chat template does not show {name!r} of this row's tools (or functions), and has no "
+                    "place for tool_calls (or function_call); write them into the texts, or choose a model with tools"
+                )
 
     def _check_answer(self, said: str, turn: Turn) -> None:
         for text in (thought_of(turn), without_thought(turn.text).strip()):

@@ -1,6 +1,6 @@
 """What became of the data, as numbers: for the screen, and for `data_audit.json`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,8 @@ OUTCOMES = {
     RowOutcome.EMPTY_ANSWER: "empty_answers",
     RowOutcome.SPECIAL_TEXT: "rows_with_special_text",
     RowOutcome.NO_SYSTEM: "rows_that_ask_for_no_system_prompt",
+    RowOutcome.EMPTY_THOUGHT: "rows_with_an_empty_block_for_thoughts",
+    RowOutcome.AS_SERVED: "dialogues_rendered_otherwise_in_the_history",
 }
 
 
@@ -39,7 +41,8 @@ def audit(examples: Examples, stored: EncodedFiles, end_id: int) -> dict[str, An
             for number, source in enumerate(stored.sources)
         ],
         "rows_read": sum(source.num_rows for source in stored.sources),
-        "rows_kept": len(examples),
+        "rows_kept": examples.num_rows(),
+        "examples": len(examples),
         "rows_that_cannot_be_used": stored.num_bad,
         "rows_dropped": stored.reasons,
         **{name: examples.num_with(outcome) for outcome, name in OUTCOMES.items()},
@@ -66,8 +69,8 @@ def _of_file(examples: Examples, number: int, lengths: Any, num_supervised: Any)
         | RowOutcome.RIGHT_CUT
     )
     return {
-        "rows_kept": int(own.sum()),
-        "rows_cut": int(np.count_nonzero(examples.outcomes[own] & int(cut))),
+        "rows_kept": examples.num_rows(own),
+        "rows_cut": examples.num_rows(own & ((examples.outcomes & int(cut)) > 0)),
         "tokens": int(lengths[own].sum()),
         "supervised_tokens": int(num_supervised[own].sum()),
         "median_tokens": int(np.median(lengths[own])) if own.any() else 0,
@@ -116,8 +119,27 @@ def summary(name: str, report: dict[str, Any]) -> list[str]:
     }
     lines += [f"  {one['path']}: {one['layout']}" for one in report["files"] if one["layout"]]
     lines += [f"  {report[key]:,} {text}" for key, text in told.items() if report.get(key)]
+    lines += list(_of_history(report))
     lines += [f"  {count:,} rows dropped: {reason}" for reason, count in report["rows_dropped"].items()]
     return lines
+
+
+def _of_history(report: dict[str, Any]) -> Iterator[str]:
+    """What the chat template does with earlier answers, and what was made of it."""
+    more = report["examples"] - report["rows_kept"]
+    dialogues, blocks = (report[OUTCOMES[one]] for one in (RowOutcome.AS_SERVED, RowOutcome.EMPTY_THOUGHT))
+    if dialogues:
+        taken = (
+            f"each is an example of its own, as a server would ask for it: {more:,} examples more"
+            if more
+            else "the last ones alone carry a loss (--history one_example)"
+        )
+        yield f"  {dialogues:,} dialogues whose earlier answers the template renders otherwise in the history; {taken}"
+    if blocks:
+        yield (
+            f"  {blocks:,} rows with an empty block for thoughts before an answer, which carries no loss; ask the model "
+            "without thoughts too (enable_thinking=false)"
+        )
 
 
 def _few(counts: dict[str, int]) -> str:

@@ -16,19 +16,25 @@ _MOST_COMPARED = 64
 
 
 def exact_repeats(examples: Examples) -> npt.NDArray[np.bool_]:
-    """Which rows are equal to an earlier one."""
+    """Which examples are of rows that are equal to earlier ones."""
     _, first = np.unique(examples.hashes[:, 0], return_index=True)
     repeats = np.ones(len(examples), dtype=bool)
     repeats[first] = False
-    return repeats
+    # A row of several examples is a repeat where all of them are.
+    return np.logical_and.reduceat(repeats, examples.firsts())[examples.row_numbers()] if len(examples) else repeats
 
 
 def near_repeats(examples: Examples) -> npt.NDArray[np.bool_]:
-    """Which rows are equal, or nearly so, to an earlier one that is itself no repeat.
+    """Which examples are of rows that are equal, or nearly so, to an earlier one that is itself no repeat.
+
+    Of a row of several examples, which are nearly equal by themselves, the last one is compared.
 
     Compared are the sets of triples of neighbouring tokens, without the tokens that all rows begin with. Pairs are
     found by minhash, so that a few in a hundred at the threshold are missed.
     """
+    if examples.num_rows() < len(examples):
+        lasts = np.append(examples.firsts()[1:], len(examples)) - 1
+        return near_repeats(examples.take(lasts))[examples.row_numbers()]
     repeats = exact_repeats(examples)
     skipped = examples.common_prefix()
     signatures = _signatures(examples, skipped)

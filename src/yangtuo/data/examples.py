@@ -1,4 +1,7 @@
-"""Encoded rows as columns: put together, hashed, looked at and chosen from."""
+"""Encoded rows as columns: put together, hashed, looked at and chosen from.
+
+Most rows are one example; "row" means an example where nothing else is said.
+"""
 
 from array import array
 from collections.abc import Mapping, Sequence
@@ -95,6 +98,20 @@ class Examples:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def firsts(self) -> npt.NDArray[np.int64]:
+        """The first example of each row; a row is one example, or several that stand together (see `as_served`)."""
+        is_other = (np.diff(self.rows) != 0) | (np.diff(self.source_numbers) != 0)
+        return np.concatenate([[0], np.flatnonzero(is_other) + 1]) if len(self) else np.zeros(0, dtype=np.int64)
+
+    def row_numbers(self) -> npt.NDArray[np.int64]:
+        """For each example the number of its row among those that are here."""
+        firsts = self.firsts()
+        return np.repeat(np.arange(len(firsts)), np.diff([*firsts, len(self)]))
+
+    def num_rows(self, among: npt.NDArray[np.bool_] | None = None) -> int:
+        """Rows that are here, or those of which an example is `among` [num_rows]."""
+        return len(self.firsts()) if among is None else len(np.unique(self.row_numbers()[among]))
+
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each row."""
         return self.ends - self.begins
@@ -133,7 +150,7 @@ class Examples:
 
     def num_with(self, outcome: RowOutcome) -> int:
         """Rows to which this happened."""
-        return int(np.count_nonzero(self.outcomes & outcome))
+        return self.num_rows((self.outcomes & int(outcome)) > 0)
 
     def ends_trained(self, end_ids: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Whether the last token with a loss of each row is an end token."""

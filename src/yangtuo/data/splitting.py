@@ -20,9 +20,8 @@ def split(examples: Examples, percentage: float, seed: int) -> tuple[Examples, E
     Returns:
         The validation rows, then the training rows.
     """
-    _, first, prompt_of, sizes = np.unique(
-        examples.hashes[:, 1], return_index=True, return_inverse=True, return_counts=True
-    )
+    prompts = examples.hashes[examples.firsts()[examples.row_numbers()], 1]  # of a row's first example
+    _, first, prompt_of, sizes = np.unique(prompts, return_index=True, return_inverse=True, return_counts=True)
     by_appearance = np.argsort(first)
     order = by_appearance[np.random.default_rng([seed, 0x5EED]).permutation(len(sizes))]
     wanted = num_to_hold_out(len(examples), percentage)

@@ -79,11 +79,22 @@ class StepPlan:
     micro_batches: list[list[MicroBatch]]
 
 
-def epoch_order(rows: Rows, epoch: int, seed: int, order: DataOrder) -> Rows:
-    """The order in which an epoch visits these rows; numpy's PCG64 keeps it the same on every platform."""
+def epoch_order(rows: Rows, epoch: int, seed: int, order: DataOrder, row_numbers: Rows | None = None) -> Rows:
+    """The order in which an epoch visits these examples; numpy's PCG64 keeps it the same on every platform.
+
+    Examples of one row of the data (`row_numbers`, of every example) that follow each other stay together, so that what
+    they begin with is computed once.
+    """
     if order is DataOrder.SEQUENTIAL:
         return rows
-    return rows[np.random.default_rng([seed, epoch]).permutation(len(rows))]
+    together = np.zeros(len(rows), dtype=bool)
+    if row_numbers is not None:
+        together[1:] = (np.diff(rows) == 1) & (np.diff(row_numbers[rows]) == 0)
+    firsts = np.flatnonzero(~together)
+    drawn = np.random.default_rng([seed, epoch]).permutation(len(firsts))
+    sizes = np.diff([*firsts, len(rows)])[drawn]
+    behind = np.cumsum(sizes)
+    return rows[np.arange(len(rows)) - np.repeat(behind - sizes - firsts[drawn], sizes)]
 
 
 def step_rows(order: Rows, step: int, shape: StepShape) -> Rows:

@@ -191,7 +191,8 @@ class Steps(Dataset[Step]):
         return self.examples.take(rows[np.unique(np.linspace(0, len(rows) - 1, num_rows).astype(int))])
 
     def _ordered(self, epoch: int) -> Rows:
-        return epoch_order(self._rows_of(epoch), epoch, self.recipe.order_seed, self.recipe.order)
+        rows, recipe = self._rows_of(epoch), self.recipe
+        return epoch_order(rows, epoch, recipe.order_seed, recipe.order, self.examples.row_numbers())
 
     def _rows_of(self, epoch: int) -> Rows:
         examples, recipe = self.examples, self.recipe

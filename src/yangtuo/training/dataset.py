@@ -256,9 +256,10 @@ def split_and_audit(
     """
     train, aside = encoded.examples, validation.examples if validation else None
     repeats = dedup.exact_repeats(train)
-    num_exact = int(repeats.sum())
+    num_exact = train.num_rows(repeats)
     if settings.data.deduplicate is Deduplicate.NEAR:
         repeats = dedup.near_repeats(train)
+    num_repeats = train.num_rows(repeats)
     if settings.data.deduplicate is not Deduplicate.OFF:
         train = train.take(np.flatnonzero(~repeats))
     percentage = settings.data.validation_split_percentage
@@ -271,14 +272,14 @@ def split_and_audit(
     audits = {"train": audit(train, encoded, end)}
     audits["train"] |= {
         "repeated_rows": num_exact,
-        "repeated_rows_left_out": int(repeats.sum()) if is_left_out else 0,
-        "rows_set_aside_for_evaluation": 0 if aside is None or validation else len(aside),
+        "repeated_rows_left_out": num_repeats if is_left_out else 0,
+        "rows_set_aside_for_evaluation": 0 if aside is None or validation else aside.num_rows(),
     }
     if aside is not None:
         audits["validation"] = audit(aside, validation or replace(encoded, num_bad=0, reasons={}), end)
         audits["validation"]["prompts_also_trained_on"] = splitting.num_shared_prompts(train, aside)
         if not validation:
-            audits["validation"]["rows_read"] = len(aside)
+            audits["validation"]["rows_read"] = aside.num_rows()
     mix = mixing.parse(settings.data.mix, train.paths) if settings.data.mix else None
     if mix and not sum(mixing.num_rows_of_epoch(train.source_numbers, mix)):
         raise UsageError(f"--mix {settings.data.mix}: an epoch would have no row; raise a weight")

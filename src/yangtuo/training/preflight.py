@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from yangtuo.config.choices import DataOrder
 from yangtuo.config.settings import Settings
 from yangtuo.data import dedup, measures
 from yangtuo.data.examples import Examples
@@ -116,7 +117,8 @@ def _savings(settings: Settings, examples: Examples, seed: int) -> dict[str, flo
     """Of what rows padded in groups of `per_device_train_batch_size` would cost, the parts that are not computed."""
     group = settings.trainer.per_device_train_batch_size
     rows_of_step = group * settings.trainer.gradient_accumulation_steps
-    order = np.random.default_rng([seed, 0]).permutation(len(examples))
+    rows, numbers = np.arange(len(examples)), examples.row_numbers()
+    order = planning.epoch_order(rows, 0, seed, DataOrder.SHUFFLED, numbers)
     lengths, supervised = examples.lengths(), examples.num_supervised()
     padded = tokens = cells = heads = 0
     for begin in range(0, min(len(order), rows_of_step * _STEPS_LOOKED_AT), rows_of_step):
@@ -138,12 +140,12 @@ def _savings(settings: Settings, examples: Examples, seed: int) -> dict[str, flo
 
 def _near_repeats(examples: Examples) -> dict[str, int]:
     part = examples.take(np.arange(min(len(examples), _ROWS_COMPARED)))
-    return {"rows_compared": len(part), "repeats": int(dedup.near_repeats(part).sum())}
+    return {"rows_compared": part.num_rows(), "repeats": part.num_rows(dedup.near_repeats(part))}
 
 
 def _findings(settings: Settings, report: dict[str, Any], place: str) -> Iterator[Finding]:
     train, fit, steps = report["train"], report["fit"], report["steps"]
-    kept, read = train["rows_kept"], train["rows_read"]
+    kept, read = train["examples"], train["rows_read"]
     lost = train["rows_that_cannot_be_used"] + sum(train["rows_dropped"].values())
     if lost > _MOST_LOST * read:
         yield Finding(True, f"{lost:,} of {read:,} rows are lost ({lost / read:.0%}); {place}")
