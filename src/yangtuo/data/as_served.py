@@ -300,8 +300,8 @@ class AsServed:
             name = _name_of(tool)
             if name and name not in prompt:
                 raise TemplateFault(
-                    f"the tokenizer's chat template does not show {name!r} of this row's tools (or functions), and has no "
-                    "place for tool_calls (or function_call); write them into the texts, or choose a model with tools"
+                    f"the tokenizer's chat template does not show {name!r} of this row's tools (or functions), so that "
+                    "tool_calls (or function_call) have no place; write them into the texts, or take a model with tools"
                 )
 
     def _check_answer(self, said: str, turn: Turn) -> None:

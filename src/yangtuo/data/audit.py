@@ -137,8 +137,8 @@ def _of_history(report: dict[str, Any]) -> Iterator[str]:
         yield f"  {dialogues:,} dialogues whose earlier answers the template renders otherwise in the history; {taken}"
     if blocks:
         yield (
-            f"  {blocks:,} rows with an empty block for thoughts before an answer, which carries no loss; ask the model "
-            "without thoughts too (enable_thinking=false)"
+            f"  {blocks:,} rows with an empty block for thoughts before an answer, which carries no loss; ask the "
+            "model without thoughts too (enable_thinking=false)"
         )
 
 
