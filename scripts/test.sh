@@ -9,6 +9,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
 python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("deepspeed", "bitsandbytes", "go"))))' \
     || python -m pip install --quiet --disable-pip-version-check -r requirements-engines.lock
+# For its copies of chat templates that models publish; nothing imports it.
+python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("trl"))' \
+    || python -m pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0
 
 ruff check .
 ruff format --check .

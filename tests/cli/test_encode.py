@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+from tests import served_templates, tiny
 from tests.command import yangtuo
 from yangtuo.cli import main
 from yangtuo.data.encoding import EncodingOptions, encode
@@ -58,3 +59,26 @@ def test_encode_loads_no_weights_and_starts_without_the_model(inputs, tmp_path):
         assert main(["encode", *map(str, words)]) == 0
     finally:
         (tmp_path / "away").rename(inputs.base / "model.safetensors")
+
+
+def test_the_examples_of_a_dialogue_stand_one_behind_another_with_their_places(inputs, tmp_path):
+    """As in transformers' collator for rows without padding."""
+    tokenizer, data, out = tmp_path / "t", tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    tiny.tiny_json_tokenizer(tokenizer)
+    config = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["chat_template"] = served_templates.QWEN3
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    said = [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate("问答再好")]
+    data.write_text(json.dumps({"messages": said}) + "\n" + json.dumps({"messages": said[:2]}), encoding="utf-8")
+    words = ["encode", "--tokenizer_name_or_path", str(tokenizer), "--dataset_dir", str(data), "--out", str(out)]
+    assert main(words) == 0
+    first, second = (json.loads(line) for line in out.read_text(encoding="utf-8").splitlines())
+    assert (first["row"], second["row"]) == (0, 1)
+    assert "position_ids" not in second
+    begin = len(second["input_ids"])
+    assert first["input_ids"][:begin] == second["input_ids"]
+    assert first["labels"][:begin] == second["labels"]
+    assert first["position_ids"] == [*range(begin), *range(len(first["input_ids"]) - begin)]
+    assert main([*words, "--history", "one_example"]) == 0
+    alone = json.loads(out.read_text(encoding="utf-8").splitlines()[0])
+    assert alone["input_ids"] == first["input_ids"][begin:]

@@ -73,12 +73,13 @@ class AsServed:
         end: the last of them.
     """
 
-    def __init__(self, render: Render, controls: Sequence[str], thought_key: str, switches: Iterable[str]):
+    def __init__(self, render: Render, controls: Sequence[str], eos: str, thought_key: str, switches: Iterable[str]):
         """A template.
 
         Args:
             render: it.
             controls: control tokens of the tokenizer.
+            eos: the one that ends a text; "" for none.
             thought_key: under which messages have a thought.
             switches: names that ask it for thoughts, and that nobody has set.
 
@@ -89,11 +90,12 @@ class AsServed:
         control = "|".join(sorted(map(re.escape, controls), key=len, reverse=True))
         self._control = re.compile(control)
         self._ends = re.compile(rf"(?:\s*(?:{control}))+(?=\s*\Z)")
-        self._thought_key, self._switches = thought_key, frozenset(switches)
+        self._eos, self._thought_key, self._switches = eos, thought_key, frozenset(switches)
         self._spelling: _Spelling | None = None  # the one that this template takes, once it is known
         self._next_tokens: dict[str, str] = {}
         self.tail = self._usual_tail()
         self.end = self._control.findall(self.tail)[-1]
+        self._splits_thoughts = self._puts_block_before_thought()
 
     def render(self, turns: Sequence[Turn], tools: Sequence[Any], more: Mapping[str, Any]) -> list[Rendered]:
         """The examples of a dialogue, in the order of their answers.
@@ -197,7 +199,7 @@ class AsServed:
         opened = opened_by(prompt)
         full: str = self._hidden.hide(with_thought(turn, opened or "<think>\n"), has_thought=True)
         if prompt.startswith(before):
-            if prompt == before:
+            if prompt == before or (not thought and without_closed_block(prompt) == before):
                 return full + tail
             if prompt == before + opened:
                 return continued(full, opened, has_thought=bool(thought)) + tail
@@ -207,12 +209,12 @@ class AsServed:
 
     def _divided(self, said: str, turn: Turn) -> tuple[str, str]:
         """What is said, and the control token that ends it."""
+        before, tail, behind = said.rpartition(self.tail)
+        if tail and not self._control.sub("", without_closed_block(behind)).strip():
+            return before, tail
         found = self._ends.search(said)
         if found is None:
             return said, self._next_token("tool" if _CALLS in (turn.more or ()) else "user")
-        begin = said.find(self.tail, found.start())
-        if begin >= 0:
-            return said[:begin], self.tail
         *_, last = self._control.finditer(said)
         return said[: last.start()], last.group()
 
@@ -220,7 +222,9 @@ class AsServed:
         """What stands behind an answer in a dialogue and at its end alike, up to its last control token."""
         asked = {"role": "user", "content": "q"}
         said = {"role": "assistant", "content": _MARK}
-        at_end = self._render([asked, said]).partition(_MARK)[2]
+        _, mark, at_end = self._render([asked, said]).partition(_MARK)
+        if not mark:
+            raise TemplateFault("the tokenizer's chat template leaves out an answer")
         try:
             within = self._render([asked, said, asked]).partition(_MARK)[2]
         except TemplateFault:  # one question alone
@@ -233,15 +237,23 @@ class AsServed:
         first = self._control.search(at_end)
         return at_end[: first.end()] if first else self._next_token("user")
 
+    def _puts_block_before_thought(self) -> bool:
+        """Whether a thought in an answer's text gets an empty block before it, so that it has to stand beside."""
+        asked = {"role": "user", "content": "q"}
+        said = {"role": "assistant", "content": f"<think>\n{_MARK}\n</think>\n\na"}
+        prompt, whole = self._render([asked], add_generation_prompt=True), self._render([asked, said])
+        is_open = bool(opened_by(prompt))
+        return _MARK in whole and bool(empty_block(whole.removeprefix(prompt), is_open=is_open))
+
     def _next_token(self, role: str) -> str:
-        """The control token that begins the next turn, where nothing else ends an answer."""
+        """Where nothing else ends an answer: the control token that begins the next turn, else the end of a text."""
         if role not in self._next_tokens:
             turns = [("user", "q"), ("assistant", _MARK), (role, "q")]
             text = self._render([{"role": one, "content": said} for one, said in turns])
             found = self._control.match(text.partition(_MARK)[2].lstrip())
-            if found is None:
+            if found is None and not self._eos:
                 raise TemplateFault("the tokenizer's chat template puts no control token behind an answer")
-            self._next_tokens[role] = found.group()
+            self._next_tokens[role] = found.group() if found else self._eos
         return self._next_tokens[role]
 
     def _example(self, turns: Sequence[Turn], places: Sequence[int], answers: Sequence[_Answer]) -> Rendered:
@@ -285,8 +297,11 @@ class AsServed:
             more[_CALLS] = [_spelled(call, f"call{number:03}{i:02}", spelling) for i, call in enumerate(more[_CALLS])]
         if turn.role == "tool" and spelling.has_ids:
             more.setdefault("tool_call_id", f"call{number:03}00")
+        text = turn.text
+        if self._splits_thoughts and is_answer and (thought := thought_of(turn)):
+            more[self._thought_key], text = thought, without_thought(text)
         role = spelling.tool_role if turn.role == "tool" else turn.role
-        content = turn.text if turn.text or _CALLS not in more else spelling.empty
+        content = text if text or _CALLS not in more else spelling.empty
         message: dict[str, Any] = self._hidden.hide({"role": role, "content": content, **more}, has_thought=is_answer)
         return message
 

@@ -67,7 +67,9 @@ class ChatTemplate:
         self._takes_empty: bool | None = None  # once it is known
         try:
             switches = {name for name in SWITCHES if name in names_used(source)} - self.kwargs.keys()
-            self._as_served = AsServed(self._render, control, thought_key_of(source), switches)
+            eos = names.get("eos_token", "")
+            known = eos if eos in control else ""
+            self._as_served = AsServed(self._render, control, known, thought_key_of(source), switches)
             self.end = self._as_served.end
         except TemplateFault as fault:
             raise TokenizerError(f"--template tokenizer: {fault}; name another template") from fault

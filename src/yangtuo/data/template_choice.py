@@ -22,6 +22,8 @@ from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import UsageError
 
 KEEPS_OWN_SYSTEM = "the tokenizer's chat template takes an empty system prompt for none given, and writes its own"
+# Names that every chat template is given.
+_GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "namespace", "range", "dict"}
 _CHINESE_ALPACA_2_TOKENS = 55_296  # vocabulary of Chinese-LLaMA-2 and Chinese-Alpaca-2
 
 
@@ -64,8 +66,8 @@ def choose_template(
         controls = [
             name for name, i in tokenizer.controls.items() if name not in tokenizer.words or i == tokenizer.eos_id
         ]
-        chosen = ChatTemplate(tokenizer.chat_template, names_of, system_prompt, tuple(controls))
-        return with_kwargs(chosen, kwargs), why
+        _check_kwargs(tokenizer.chat_template, names_of, kwargs or {})
+        return ChatTemplate(tokenizer.chat_template, names_of, system_prompt, controls, kwargs), why
     return with_kwargs(with_system(template, system_prompt), kwargs), why
 
 
@@ -92,17 +94,18 @@ def with_kwargs(template: Template, kwargs: Mapping[str, Any] | None) -> Templat
             f"--chat_template_kwargs: the template {template.name} takes none; --template tokenizer uses the "
             "tokenizer's own chat template"
         )
-    known = names_used(template.source) - {"messages", "tools", "documents", "add_generation_prompt", *template.names}
-    known -= {"raise_exception", "namespace", "range", "dict", "loop"}
+    _check_kwargs(template.source, template.names, kwargs)
+    own = (template.source, template.names, template.default_system, template.control_tokens)
+    return ChatTemplate(*own, {**template.kwargs, **kwargs})
+
+
+def _check_kwargs(source: str, names: Mapping[str, str], kwargs: Mapping[str, Any]) -> None:
+    known = names_used(source) - {*_GIVEN, *names}
     if unknown := kwargs.keys() - known:
-        told = ", ".join(sorted(known)) or "none"
         raise UsageError(
             f"--chat_template_kwargs: the tokenizer's chat template does not use {', '.join(sorted(unknown))}; "
-            f"it knows: {told}"
+            f"it knows: {', '.join(sorted(known)) or 'none'}"
         )
-    given = {**template.kwargs, **kwargs}
-    own = (template.source, template.names, template.default_system, template.control_tokens)
-    return ChatTemplate(*own, given)
 
 
 def keeps_own_system(template: Template) -> bool:

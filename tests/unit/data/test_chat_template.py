@@ -335,10 +335,9 @@ def test_a_system_prompt_in_the_last_question_makes_an_example_of_each_answer(tr
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        (chat_templates.NO_END, "puts no control token behind an answer"),
         ("{{ raise_exception('never') }}", "refuses it: never"),
         ("{{ messages[5].content.x }}", "refuses it: "),
-        ("nothing", "puts no control token behind an answer"),
+        ("nothing", "leaves out an answer"),
         ("{% if %}", "the tokenizer's chat template: "),
     ],
 )

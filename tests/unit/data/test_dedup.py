@@ -1,5 +1,7 @@
 """Equal and nearly equal rows, against comparing all with all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -178,3 +180,14 @@ def test_chosen_rows_are_compared_where_they_lie():
     places, firsts = tokens_of(examples, slice(0, 3))
     assert examples.input_ids[places].tolist() == [4, 5, 6, 1, 2, 3, 4, 5, 6]
     assert firsts.tolist() == [0, 3, 6]
+
+
+def test_a_row_of_several_examples_is_a_repeat_where_all_of_them_are():
+    long = list(range(100, 160))
+    several = rows(([1], [2]), ([1, 2, 3], [4]), ([1], [2]), ([1, 2, 3], [5]), ([1], [2]), ([1, 2, 3], [4]))
+    several = replace(several, rows=np.array([0, 0, 1, 1, 2, 2]))
+    assert flags(exact_repeats(several)) == [4, 5]
+    # The examples of one row are nearly equal, and no repeats of each other.
+    near = rows((long, [1]), ([*long, 1], [2]), (long, [1]), ([*long, 1], [3]))
+    assert flags(near_repeats(near)) == [1, 2, 3]
+    assert flags(near_repeats(replace(near, rows=np.array([0, 0, 1, 1])))) == [2, 3]

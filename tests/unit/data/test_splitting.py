@@ -1,7 +1,11 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from tests import tiny
 from yangtuo.data.encoding import EncodingOptions, encode
+from yangtuo.data.examples import Examples
 from yangtuo.data.records import Record, Turn
 from yangtuo.data.splitting import num_to_hold_out, split
 from yangtuo.data.templates import FrameTemplate
@@ -61,3 +65,12 @@ def test_one_prompt_alone_leaves_nothing_to_train_on():
     held_out, train = split(examples(["问"] * 4), 25, seed=0)
     assert len(held_out) == 4
     assert train is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_examples_of_a_row_stay_on_one_side(seed):
+    several = Examples.of_rows([[row, 1] for row in range(60)], [[False, True]] * 60)
+    several = replace(several, rows=np.arange(60) // 3)
+    held_out, train = split(several, 20, seed)
+    assert not set(rows_of(train)) & set(rows_of(held_out))
+    assert all(rows_of(part).count(row) == 3 for part in (train, held_out) for row in rows_of(part))

@@ -74,7 +74,7 @@ def test_the_tokenizers_own_where_it_has_none():
 
 
 def test_a_chat_template_that_cannot_be_used_says_what_to_do():
-    tokenizer = replace(OWN, chat_template=chat_templates.NO_END)
+    tokenizer = replace(OWN, chat_template="nothing")
     with pytest.raises(TokenizerError, match="name another template"):
         choose_template("auto", tokenizer, None)
 

@@ -167,6 +167,22 @@ def test_orders():
     assert epoch_order(np.arange(8), epoch=1, seed=42, order=DataOrder.SHUFFLED).tolist() == [0, 4, 6, 1, 2, 7, 3, 5]
 
 
+def test_examples_of_one_row_stay_together_in_their_order():
+    numbers = np.array([0, 1, 1, 1, 2, 3, 3])
+    order = epoch_order(np.arange(7), 0, 42, DataOrder.SHUFFLED, numbers).tolist()
+    assert sorted(order) == list(range(7))
+    assert order != list(range(7))
+    for together in ([1, 2, 3], [5, 6]):
+        begin = order.index(together[0])
+        assert order[begin : begin + len(together)] == together
+    # As many rows as examples: the order that it always was.
+    assert epoch_order(np.arange(8), 0, 42, DataOrder.SHUFFLED, np.arange(8)).tolist() == [3, 4, 2, 7, 6, 1, 5, 0]
+    # A row that an epoch has twice is drawn twice.
+    twice = epoch_order(np.array([0, 0, 1, 1]), 1, 42, DataOrder.SHUFFLED, np.array([0, 1])).tolist()
+    assert sorted(twice) == [0, 0, 1, 1]
+    assert epoch_order(np.arange(0), 0, 42, DataOrder.SHUFFLED, np.arange(0)).tolist() == []
+
+
 @pytest.mark.parametrize(
     ("num_rows", "num_epochs", "max_steps", "drop_last", "lines"),
     [
