@@ -188,6 +188,6 @@ def test_a_row_of_several_examples_is_a_repeat_where_all_of_them_are():
     several = replace(several, rows=np.array([0, 0, 1, 1, 2, 2]))
     assert flags(exact_repeats(several)) == [4, 5]
     # The examples of one row are nearly equal, and no repeats of each other.
-    near = rows((long, [1]), ([*long, 1], [2]), (long, [1]), ([*long, 1], [3]))
-    assert flags(near_repeats(near)) == [1, 2, 3]
-    assert flags(near_repeats(replace(near, rows=np.array([0, 0, 1, 1])))) == [2, 3]
+    near = rows(([7], [8]), (long, [1]), ([*long, 1], [2]), (long, [1]), ([*long, 1], [3]))
+    assert flags(near_repeats(near)) == [2, 3, 4]
+    assert flags(near_repeats(replace(near, rows=np.array([0, 1, 1, 2, 2])))) == [3, 4]
