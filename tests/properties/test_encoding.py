@@ -1,5 +1,6 @@
 """What holds for every text, limit and policy."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -105,6 +106,42 @@ def test_keep_answer_keeps_the_frame_and_the_begin_of_the_answer(tokenizer, rows
             assert answer.startswith(tokenizer.decode(ids[supervised].tolist()))
     assert not examples.num_with(RowOutcome.RIGHT_CUT)
     assert dropped == [] or set(count_reasons(dropped)) == {"the prompt's frame alone fills max_seq_length"}
+
+
+WORDS = st.lists(st.sampled_from(["长城很长。", "春天来了！", "为什么？", "好", "\n"]), min_size=1, max_size=4).map(
+    "".join
+)
+WHOLE = st.one_of(
+    WORDS.map(lambda text: f"```python\n{text}\n```"),
+    st.recursive(
+        WORDS | st.integers(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3)
+    )
+    .filter(lambda value: isinstance(value, list | dict) and value and not isinstance(next(iter(value)), int))
+    .map(lambda value: json.dumps(value, ensure_ascii=False, indent=1)),
+    st.lists(WORDS, min_size=1, max_size=3).map(
+        lambda cells: "\n".join(["| 名 |", "|---|", *(f"| {cell.replace(chr(10), ' ')} |" for cell in cells)])
+    ),
+    WORDS.map(lambda text: f"<think>\n{text}\n</think>"),
+)
+
+
+@settings(deadline=None)
+@given(parts=st.lists(st.tuples(WORDS, WHOLE), min_size=1, max_size=3), limit=st.integers(NUM_FRAME, 4 * NUM_FRAME))
+def test_no_answer_ends_within_what_has_to_be_whole(tokenizer, parts, limit):
+    answer, whole = "", []
+    for words, part in parts:
+        answer += f"{words}\n"
+        whole.append((len(answer), len(answer) + len(part)))
+        answer += f"{part}\n"
+    encoded = encode_or_none([("问", answer)], tokenizer, limit, Truncation.KEEP_ANSWER)
+    if encoded is None or not len(encoded[0]):
+        return
+    ids, supervised = encoded[0].row(0)
+    cut = len(tokenizer.decode(ids[supervised].tolist()))
+    if ids[-1] == tokenizer.eos_id:
+        assert not any(begin < cut < end for begin, end in whole)
+    else:
+        assert encoded[0].num_with(RowOutcome.ANSWER_CUT_OPEN) == 1
 
 
 @settings(deadline=None)

@@ -307,6 +307,45 @@ def test_a_weight_too_small_for_its_column_is_none():
     assert [one.row for one in dropped] == [0]
 
 
+WHOLE_JSON = '{"a": "一。", "b": "二。", "c": "三。", "d": "四。"}'
+SENTENCES = "一句话。" * 12
+
+
+@pytest.mark.parametrize(
+    ("answer", "num_kept", "is_ended"),
+    [
+        (SENTENCES, 42, True),  # the control: ten sentences and the end token
+        (f"结果。{WHOLE_JSON}", 30, False),  # the old cut: behind the third, with an end
+        (f"{SENTENCES}```\n一。\n二。\n```", 56, True),  # before the code, which is near
+        ("话。```\n一。\n二。\n三。\n四。\n```", 17, False),
+        ("话。\n| 名 | 数 |\n|---|---|\n| 一。 | 1 |\n| 二。 | 2 |", 30, False),
+        ("<think>先想。再想。又想。想完。</think>好。", 18, False),
+        ("先想。再想。又想。想完。</think>好。", 10, False),  # the prompt has opened it
+        ("<think>想。</think>好。再好。更好。最好。", 24, True),
+    ],
+)
+def test_an_answer_is_never_ended_within_what_has_to_be_whole(answer, num_kept, is_ended):
+    limit = num_kept + 3  # <s>[]
+    examples, _ = encoded(turns("", answer), limit=limit)
+    (_, (said, _)) = text_runs(examples, 0, TOKENIZER)
+    assert len(examples.row(0)[0]) <= limit
+    assert said.endswith("<<<e>>>") == is_ended
+    cut = said.removesuffix("<<<e>>>")
+    assert answer.startswith(cut)
+    assert cut != answer
+    outcome = RowOutcome.ANSWER_CUT if is_ended else RowOutcome.ANSWER_CUT_OPEN
+    assert examples.outcomes.tolist() == [int(outcome)]
+    if is_ended:
+        assert cut[-1] in "。\n"
+    else:
+        assert len(cut) == num_kept  # all that fits
+
+
+def test_other_policies_are_not_touched():
+    examples, _ = encoded(turns("q", WHOLE_JSON), limit=20, truncation=Truncation.RIGHT)
+    assert examples.outcomes.tolist() == [int(RowOutcome.RIGHT_CUT)]
+
+
 DIALOGUE = turns("abc", "de", "f", "g", "hij", "kl", system="s")  # 3 + 8, 6 and 9 tokens
 
 
