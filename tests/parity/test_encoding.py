@@ -7,6 +7,7 @@ import pytest
 from yangtuo.config.choices import Truncation
 from yangtuo.data.encoding import EncodingOptions, encode
 from yangtuo.data.readers import reader
+from yangtuo.data.readers.reader import ReadOptions
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
 
@@ -29,7 +30,7 @@ def golden(name):
 def encode_rows(rows, tmp_path, tokenizer, **options):
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
-    read, _ = reader.read([file])
+    read, _ = reader.read([file], ReadOptions(allow_empty_answers=True))  # as the original trains them
     return encode(read, open_tokenizer(tokenizer), EncodingOptions(ALPACA_ZH, **options))
 
 
