@@ -90,6 +90,18 @@ def test_a_template_that_writes_its_own_all_the_same_is_told_of_once(encoded, ow
     assert said.count(f"data: 1 rows have an empty system prompt: {SAID}") == said.count(SAID) == 1
 
 
+def test_check_tells_the_templates_own_with_its_text(run, inputs, own_template):
+    options = inputs.options(None, output_dir=None, max_steps=None)
+    qwen = ["--tokenizer_name_or_path", own_template(QWEN25), "--template", "tokenizer"]
+    said = run("check", *options, *qwen)
+    assert "rows without a system prompt get: You are Qwen, created by Alibaba Cloud." in " ".join(said.split())
+    assert '(--system_prompt "" for none)' in said
+    said = run("check", *options, *qwen, "--system_prompt", "")
+    assert "rows without a system prompt" not in said
+    said = run("check", *options, "--template", "alpaca_zh")
+    assert f"rows without a system prompt get: {OWN}" in " ".join(said.split())
+
+
 def test_it_travels_with_the_adapter_and_is_part_of_the_recipe(inputs, tmp_path):
     out = tmp_path / "out"
     assert yangtuo("train", *inputs.options(out, max_steps=1, system_prompt="")).code == 0

@@ -24,6 +24,7 @@ from yangtuo.training.run_folder import RUN_FILE
 logger = logging.getLogger(__name__)
 
 _BAR_CELLS = 40
+_NO_SYSTEM = '\n(--system_prompt "" for none)'
 _COLOURS = {"good": "green", "look": "yellow", "bad": "red"}
 _WORDS = {
     "good": "good to train",
@@ -138,6 +139,8 @@ def _facts(report: dict[str, Any]) -> Table:
     if per_character is not None:
         table.add_row("Chinese", f"{per_character:.2f} tokens a character")
     table.add_row("template", report["template"])
+    if own := report["system_prompt_of_rows_without_one"]:
+        table.add_row("", Text.assemble("rows without a system prompt get: ", (own, "cyan"), _NO_SYSTEM))
     table.add_row("end token", f"trained in {ends:,} of {kept:,} rows ({ends / kept:.1%})")
     table.add_row(
         "boundary",

@@ -10,6 +10,7 @@ from yangtuo.config.choices import DataOrder
 from yangtuo.config.settings import Settings
 from yangtuo.data import dedup, measures
 from yangtuo.data.examples import Examples
+from yangtuo.data.template_choice import own_system
 from yangtuo.engine import planning
 from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.planning import StepShape
@@ -81,6 +82,7 @@ def preflight(settings: Settings, place: str) -> Preflight:
     report = {
         **corpus.audits,
         "template": opened.template.name,
+        "system_prompt_of_rows_without_one": own_system(opened.template),
         "tokenizer": {"folder": str(opened.tokenizer.folder), "num_tokens": opened.tokenizer.num_tokens},
         "max_seq_length": settings.data.max_seq_length,
         "fit": asdict(measures.fit_of(corpus.train, rows, opened.tokenizer)),
