@@ -194,6 +194,24 @@ def test_new_rows_alone_are_trained_saved_and_continued(train, tmp_path, tie):
     assert log_of(tmp_path / "second")[0]["loss"] < log_of(tmp_path / "out")[0]["loss"]
 
 
+@pytest.mark.parametrize("verb", ["train", "check"])
+def test_new_rows_are_refused_where_no_row_has_their_tokens(verb, run, inputs, tmp_path):
+    from tests import tiny
+
+    tokenizer = tiny.tiny_sentencepiece(tmp_path / "tokenizer")
+    words = {"四逆汤": 480, "桂枝汤": 481}
+    (tokenizer / "added_tokens.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+    options = {"tokenizer_name_or_path": tokenizer, "train_new_tokens_only": True}
+    options |= {"max_steps": 1} if verb == "train" else {"max_steps": None, "output_dir": None}
+    place = tmp_path / "out" if verb == "train" else None
+    said = run(verb, *inputs.options(place, **options), expect=2)
+    assert "--train_new_tokens_only: none of the 2 tokens that the base has no row for (四逆汤, 桂枝汤) occurs" in said
+    assert not (tmp_path / "out").exists()
+    data = tiny.write_rows(tmp_path / "a.json", [*tiny.rows(5), {"instruction": "什么方？", "output": "桂枝汤。"}])
+    said = run(verb, *inputs.options(place, **options, dataset_dir=data))
+    assert "occurs in the rows" not in said
+
+
 def test_new_rows_are_refused_where_there_are_none_or_all_are_trained(train, tmp_path):
     from tests import tiny
 

@@ -10,6 +10,8 @@ from yangtuo.data.examples import Examples
 from yangtuo.data.token_stats import density
 from yangtuo.data.tokenizer import Tokenizer
 
+_MOST_NAMED = 5
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -27,6 +29,30 @@ class Fit:
     num_chinese: int
     tokens_per_chinese: float | None
     num_other_at_boundary: int
+
+
+def no_new_token(tokenizer: Tokenizer, num_rows: int, examples: Examples | None = None) -> str:
+    """Why `--train_new_tokens_only` would train no row of the vocabulary; "" where it trains some.
+
+    Args:
+        tokenizer: whose tokens are new where the base has no row for them.
+        num_rows: of the base.
+        examples: what is trained on; None where it is not known yet.
+    """
+    if num_rows >= tokenizer.num_tokens:
+        return (
+            f"--train_new_tokens_only: the tokenizer has {tokenizer.num_tokens} tokens and the base {num_rows} rows, "
+            "so none is new; leave it out, or use --modules_to_save embed_tokens,lm_head to train all rows"
+        )
+    if examples is None or int(examples.input_ids.max()) >= num_rows:
+        return ""
+    new = range(num_rows, tokenizer.num_tokens)
+    named = [tokenizer.name_of(i) or tokenizer.bytes_of(i).decode(errors="replace") for i in new[:_MOST_NAMED]]
+    return (
+        f"--train_new_tokens_only: none of the {len(new)} tokens that the base has no row for ({', '.join(named)}"
+        f"{', ...' if len(new) > len(named) else ''}) occurs in the rows, so that their rows would not be trained; "
+        "leave it out, or look whether the data has these words"
+    )
 
 
 def sample(num_rows: int, most: int, seed: int) -> npt.NDArray[np.int64]:

@@ -175,20 +175,6 @@ def _why_not(config: PreTrainedConfig, arguments: ModelArguments, hardware: Hard
     return ""
 
 
-def check_new_tokens(config: PreTrainedConfig, num_tokens: int) -> None:
-    """Refuse to train new rows only where there will be none.
-
-    Raises:
-        ModelError: the base has a row for every token.
-    """
-    num_rows = config.get_text_config().vocab_size
-    if num_rows >= num_tokens:
-        raise ModelError(
-            f"--train_new_tokens_only: the tokenizer has {num_tokens} tokens and the base {num_rows} rows, so none is "
-            "new; leave it out, or use --modules_to_save embed_tokens,lm_head to train all rows"
-        )
-
-
 # What the code of a family may raise for a configuration that it does not expect.
 _OF_MODELS = (ValueError, ImportError, OSError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
 

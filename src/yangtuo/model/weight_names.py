@@ -56,14 +56,28 @@ def _unused(names: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
                 yield name
 
 
+def num_rows_of(folder: Path) -> int:
+    """Rows of the vocabulary, by a base's config.json; 0 where it does not say.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    config = _read_config(folder)
+    text = config.get("text_config", config)
+    return int(text.get("vocab_size") or 0) if isinstance(text, dict) else 0
+
+
 def _config(folder: Path) -> Mapping[str, Any]:
+    value = _read_config(folder)
+    return {} if "text_config" in value else value  # layers of several towers are counted apart
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
     try:
         value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'}: cannot be read: {error}") from error
-    if not isinstance(value, dict) or "text_config" in value:  # layers of several towers are counted apart
-        return {}
-    return value
+    return value if isinstance(value, dict) else {}
 
 
 def _names(folder: Path) -> list[str]:

@@ -10,10 +10,11 @@ from transformers import PreTrainedConfig
 from yangtuo.config.choices import ModulesToSavePolicy
 from yangtuo.config.schema import LoraArguments
 from yangtuo.config.settings import Settings
+from yangtuo.data import measures
 from yangtuo.data.encoding_cache import EncodedFiles
 from yangtuo.data.examples import Examples
-from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
-from yangtuo.errors import TokenizerError, UsageError
+from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
+from yangtuo.errors import DataError, ModelError, TokenizerError, UsageError
 from yangtuo.model import adapter_files, base, fingerprint, lora_options, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
@@ -79,9 +80,22 @@ def open_inputs(settings: Settings) -> Inputs:
     data = open_data(settings, folder_of_base, saved.folder if saved else None)
     if saved and not is_tokenizer_folder(saved.folder):  # else ids are compared on the data
         fingerprint.check_tokenizer(known, saved.folder, data.tokenizer, force=settings.lora.force_base)
-    if settings.lora.train_new_tokens_only and not (saved and not settings.lora.new_adapter):
-        base.check_new_tokens(config, data.tokenizer.num_tokens)
+    if why := _no_new_token(settings, data.tokenizer, config, saved):
+        raise ModelError(why)
     return Inputs(**vars(data), base=folder_of_base, config=config, adapter=saved, merged_in=merged_in)
+
+
+def _no_new_token(
+    settings: Settings,
+    tokenizer: Tokenizer,
+    config: PreTrainedConfig,
+    adapter: SavedAdapter | None,
+    examples: Examples | None = None,
+) -> str:
+    """Why no new row would be trained where only new ones are to be; an adapter that is continued has its own."""
+    if not settings.lora.train_new_tokens_only or (adapter and not settings.lora.new_adapter):
+        return ""
+    return measures.no_new_token(tokenizer, config.get_text_config().vocab_size, examples)
 
 
 def _check_verbs(settings: Settings) -> None:
@@ -100,7 +114,11 @@ def _check_verbs(settings: Settings) -> None:
 
 
 def encode_inputs(settings: Settings, inputs: Inputs) -> tuple[EncodedFiles, EncodedFiles | None]:
-    """All rows as ids; before processes know of each other, so that none waits in a collective for another's work."""
+    """All rows as ids; before processes know of each other, so that none waits in a collective for another's work.
+
+    Raises:
+        DataError: no new token is in the rows, where only their rows are to be trained.
+    """
     wants_eval = wants_evaluation(settings)
     if wants_eval and inputs.validation_files is None and settings.data.validation_split_percentage is None:
         raise UsageError("evaluation needs --validation_file or --validation_split_percentage; or drop --do_eval")
@@ -111,6 +129,8 @@ def encode_inputs(settings: Settings, inputs: Inputs) -> tuple[EncodedFiles, Enc
         logger.warning("--per_device_eval_batch_size has no effect: the mean is over all tokens, memory sets the batch")
     train, validation = encode_data(settings, inputs if wants_eval else replace(inputs, validation_files=None))
     _compare_tokenizers(settings, inputs, train.examples)
+    if why := _no_new_token(settings, inputs.tokenizer, inputs.config, inputs.adapter, train.examples):
+        raise DataError(why)
     return train, validation
 
 

@@ -15,7 +15,7 @@ from yangtuo.engine import planning
 from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.planning import StepShape
 from yangtuo.logs import world_size
-from yangtuo.model.weight_names import check_described
+from yangtuo.model.weight_names import check_described, num_rows_of
 from yangtuo.training.dataset import (
     Corpus,
     encode_data,
@@ -91,6 +91,9 @@ def preflight(settings: Settings, place: str) -> Preflight:
         "near_repeated_rows": _near_repeats(corpus.train),
     }
     findings = list(_findings(settings, report, place))
+    if base and settings.lora.train_new_tokens_only and (adapter is None or settings.lora.new_adapter):
+        why = measures.no_new_token(opened.tokenizer, num_rows_of(base), corpus.train)
+        findings += [Finding(True, why)] if why else []
     report["findings"] = [asdict(finding) for finding in findings]
     report["verdict"] = "bad" if any(f.is_bad for f in findings) else "look" if findings else "good"
     return Preflight(corpus, report)
