@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from yangtuo.data.backends import Blank, Json, SentencePiece, blank_of, without_blank
 from yangtuo.data.control_tokens import WELL_KNOWN, Spelled
+from yangtuo.data.two_tokenizers import added_by_json
 from yangtuo.errors import TokenizerError, one_line
 
 # What a tokenizer folder may consist of; copied beside every adapter.
@@ -82,6 +83,7 @@ class Tokenizer:
         chat_template: the folder's own, jinja; None where it has none.
         names: what its configuration calls `bos_token`, `eos_token` and such, for chat templates.
         spelled: what `--parse_special_tokens` reads out of a user's text.
+        told: what a user should know of its files.
     """
 
     folder: Path
@@ -94,6 +96,7 @@ class Tokenizer:
     chat_template: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     spelled: Mapping[str, Spelled] = field(default_factory=dict)
+    told: str = ""
 
     @property
     def blank(self) -> Blank:
@@ -162,13 +165,10 @@ def open_tokenizer(folder: Path) -> Tokenizer:
         raise TokenizerError(f"{folder}: no tokenizer here; expected tokenizer.model (LLaMA) or tokenizer.json")
     config = _read_json(folder / "tokenizer_config.json")
     special = _read_json(folder / "special_tokens_map.json")
-    added = {str(text): int(i) for text, i in _read_json(folder / "added_tokens.json").items()}
-    for i, spec in config.get("added_tokens_decoder", {}).items():
-        added.setdefault(spec["content"], int(i))
     named = {key: _token_text(config.get(key)) or _token_text(special.get(key)) for key in _NAMES}
     control = {text for key in ("bos_token", "eos_token") if (text := named[key])} | _declared_special(config, special)
     if (folder / "tokenizer.model").is_file():
-        opened = _open_sentencepiece(folder, config, special, named, added, control)
+        opened = _open_sentencepiece(folder, config, special, named, control)
     else:
         opened = _open_json(folder, config, named)
     names = {key: text for key, text in named.items() if text}
@@ -196,7 +196,6 @@ def _open_sentencepiece(
     config: dict[str, Any],
     special: dict[str, Any],
     named: dict[str, str],
-    added: dict[str, int],
     control: set[str],
 ) -> Tokenizer:
     import sentencepiece
@@ -208,6 +207,13 @@ def _open_sentencepiece(
             f"{folder}/tokenizer.model: not a sentencepiece model ({one_line(error, 120)}); "
             "if the folder has a tokenizer.json as well, use a copy of it without tokenizer.model"
         ) from error
+    added, told = _added_tokens(folder, config), ""
+    if (folder / "tokenizer.json").is_file():
+        pieces = {model.id_to_piece(i): i for i in range(model.get_piece_size())} | added
+        more, told = added_by_json(folder, pieces)
+        added |= {spec["content"]: int(spec["id"]) for spec in more}
+        config = {**config, "added_tokens_decoder": {spec["id"]: spec for spec in more} | _decoder(config)}
+        control = control | {spec["content"] for spec in more if spec.get("special")}
     backend = SentencePiece(model, added, {})
     for text in sorted(control):
         i = backend.id_of(text)
@@ -231,7 +237,24 @@ def _open_sentencepiece(
     words = frozenset(added.keys() - control - set(named.values()) - set(WELL_KNOWN))
     continued = _without_blank(model) if config.get("legacy") is False else None
     backend = SentencePiece(model, added, {word: spelled[word] for word in words}, continued)
-    return replace(opened, backend=backend, spelled=spelled, words=words)
+    return replace(opened, backend=backend, spelled=spelled, words=words, told=told)
+
+
+def _decoder(config: dict[str, Any]) -> dict[str, Any]:
+    return dict(config.get("added_tokens_decoder", {}))
+
+
+def _added_tokens(folder: Path, config: dict[str, Any]) -> dict[str, int]:
+    """What the folder adds to tokenizer.model in added_tokens.json and tokenizer_config.json."""
+    added = {str(text): int(i) for text, i in _read_json(folder / "added_tokens.json").items()}
+    for i, spec in _decoder(config).items():
+        text = spec["content"]
+        if added.setdefault(text, int(i)) != int(i):
+            raise TokenizerError(
+                f"{folder}: {text!r} has the id {added[text]} in added_tokens.json and {i} in tokenizer_config.json; "
+                "correct the one that is wrong"
+            )
+    return added
 
 
 def _without_blank(model: Any) -> Any:

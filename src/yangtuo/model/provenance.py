@@ -131,7 +131,10 @@ def find_tokenizer(folders: Iterable[Path], named: str | None = None, cache_dir:
     if named:
         must_hold, option = ["tokenizer.model", "tokenizer.json"], "tokenizer_name_or_path"
         folders = [local_folder(named, option=option, must_hold=must_hold, cache_dir=cache_dir, weights=False)]
-    return next((open_tokenizer(folder) for folder in folders if named or is_tokenizer_folder(folder)), None)
+    found = next((open_tokenizer(folder) for folder in folders if named or is_tokenizer_folder(folder)), None)
+    if found and found.told:
+        logger.warning("tokenizer: %s: %s", found.folder, found.told)
+    return found
 
 
 def find_template(
