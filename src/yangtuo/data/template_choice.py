@@ -1,6 +1,6 @@
 """Chooses the template: the one that was named, or the one that fits the tokenizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,6 @@ from typing import Any
 from yangtuo.config.words import wide_signs
 from yangtuo.data.chat_template import ChatTemplate
 from yangtuo.data.jinja_source import names_used
-from yangtuo.data.records import Turn
 from yangtuo.data.templates import (
     ALPACA_ZH,
     ALPACA_ZH_2,
@@ -16,15 +15,12 @@ from yangtuo.data.templates import (
     LLAMA3,
     TEMPLATES,
     FrameTemplate,
-    Piece,
     Template,
-    TemplateFault,
     read_template,
 )
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import UsageError
 
-_MARK = "\ue000"  # a character that no template has
 KEEPS_OWN_SYSTEM = "the tokenizer's chat template takes an empty system prompt for none given, and writes its own"
 # Names that every chat template is given.
 _GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "namespace", "range", "dict"}
@@ -115,35 +111,6 @@ def _check_kwargs(source: str, names: Mapping[str, str], kwargs: Mapping[str, An
 def keeps_own_system(template: Template) -> bool:
     """Whether it writes a system prompt of its own even where an empty one asks for none."""
     return isinstance(template, ChatTemplate) and template.keeps_own_system()
-
-
-def own_system(template: Template) -> str:
-    """What the template tells the model of its own before a dialogue that has no system prompt; "" for nothing.
-
-    It is what stands before the first question and not before the second, without control tokens, since some templates
-    write more than a system prompt there, as a date; or else what stands in the place of a system prompt.
-    """
-    if isinstance(template, FrameTemplate):
-        return template.default_system or ""
-    spoken = [Turn("user", "q", trained=False), Turn("assistant", "a", trained=False)]
-    try:
-        first, second = template.render(spoken * 2)
-        opening, again = _text(first.before), _text(second.before).lstrip()
-        if again and opening.endswith(again):
-            told = opening.removesuffix(again)
-            for token in template.control_tokens:
-                told = told.replace(token, "")
-            return told.strip().removeprefix("system").strip()
-        with_mark = template.render([Turn("system", _MARK, trained=False), *spoken])[0].before
-    except TemplateFault:  # it takes no second turn, or no system prompt
-        return ""
-    begin, _, end = _text(with_mark).partition(_MARK)
-    is_framed = opening.startswith(begin) and opening.endswith(end) and len(opening) >= len(begin) + len(end)
-    return opening[len(begin) : len(opening) - len(end)].strip() if is_framed else ""
-
-
-def _text(pieces: Sequence[Piece]) -> str:
-    return "".join(piece.text for piece in pieces)
 
 
 def _fitting(tokenizer: Tokenizer) -> tuple[FrameTemplate | str, str]:

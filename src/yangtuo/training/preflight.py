@@ -10,7 +10,7 @@ from yangtuo.config.choices import DataOrder
 from yangtuo.config.settings import Settings
 from yangtuo.data import dedup, measures
 from yangtuo.data.examples import Examples
-from yangtuo.data.template_choice import own_system
+from yangtuo.data.own_system import own_system
 from yangtuo.engine import planning
 from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.planning import StepShape

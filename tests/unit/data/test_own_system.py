@@ -5,7 +5,8 @@ import pytest
 from tests import chat_templates
 from tests.dialogues import controlled, records, turns
 from yangtuo.data.encoding import EncodingOptions, encode
-from yangtuo.data.template_choice import choose_template, own_system, with_system
+from yangtuo.data.own_system import own_system
+from yangtuo.data.template_choice import choose_template, with_system
 from yangtuo.data.templates import ALPACA_ZH_2, TEMPLATES
 
 SMOLLM2 = (
