@@ -6,10 +6,11 @@ import pytest
 
 from yangtuo.cli import OF_A_RUN, VERBS, module_of
 from yangtuo.config.parser import build_parser, parse
-from yangtuo.config.words import Parser, nearest, plain, value_meant
+from yangtuo.config.words import Parser, nearest, plain, value_meant, wide_signs
 from yangtuo.data import mixing
 from yangtuo.data.readers.search import find_files
-from yangtuo.errors import DataError, UsageError
+from yangtuo.errors import DataError, ModelError, UsageError
+from yangtuo.model.folders import local_folder
 
 OPTIONS = ["--lora_rank", "--lora-rank", "--top_p", "--max_seq_length", "--peft_path", "--per_device_train_batch_size"]
 
@@ -273,3 +274,86 @@ def test_plain_argparse_takes_the_last_value():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rank", type=int)
     assert parser.parse_args(["--rank", "8", "--rank", "4"]).rank == 4
+
+
+# ---- full-width signs in values
+
+
+def test_signs_are_named_with_what_is_typed_for_them():
+    assert wide_signs("“a”，b：c—d") == (
+        "; '“”' is a full-width quote, type '\"'; '，' is a full-width comma, type ','; "
+        "'：' is a full-width colon, type ':'; '—' is a dash, type '-'"
+    )
+    assert wide_signs("‘a’、b－c　d；") == (
+        "; '‘’' is a full-width quote, type \"'\"; '、' is a Chinese comma, type ','; "
+        "'；' is a full-width semicolon, type ';'; '－' is a full-width hyphen, type '-'; "
+        "'\\u3000' is a full-width space, type ' '"
+    )
+    assert wide_signs("data/训练.json") == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--dataset_dir", "“data”"],
+            "--dataset_dir “data”: '“”' is a full-width quote, type '\"', or leave the quotes out: data",
+        ),
+        (
+            ["--output_dir", "“out"],
+            "--output_dir “out: '“' is a full-width quote, type '\"', or leave the quotes out: out",
+        ),
+        (
+            ["--template", "‘chatml’"],
+            "--template ‘chatml’: '‘’' is a full-width quote, type \"'\", or leave the quotes",
+        ),
+        (["--report_to", "“wandb”"], "--report_to “wandb”: '“”' is a full-width quote"),
+        (
+            ["--bad_rows", "“drop”"],
+            "(choose from 'error', 'drop'); '“”' is a full-width quote, type '\"'; did you mean 'drop'?",
+        ),
+        (["--fp16", "“true”"], "'“”' is a full-width quote, type '\"'; did you mean 'true'?"),
+        (["--learning_rate", "1e—4"], "'—' is a dash, type '-'; did you mean '1e-4'?"),
+        (["--max_steps", "１，０"], "'，' is a full-width comma, type ','; did you mean '1,0'?"),
+    ],
+)
+def test_a_value_in_full_width_signs(words, said):
+    assert said in refused_run(*words)
+
+
+def test_all_values_in_quotes_are_told_at_once(tmp_path):
+    (tmp_path / "a.yaml").write_text("template: “chatml”\ndataset_dir: ‘data’\n", encoding="utf-8")
+    said = refused_run(tmp_path / "a.yaml")
+    assert said.startswith("options (2 problems):")
+    assert "--template “chatml”: '“”'" in said
+    assert "--dataset_dir ‘data’: '‘’'" in said
+
+
+def test_verbs_of_their_own_tell_them_too(own):
+    own.add_argument("--peft_path")
+    assert "--peft_path “x”: '“”' is a full-width quote" in refused(own, "--peft_path", "“x”")
+
+
+def test_what_a_person_says_may_have_quotes_and_so_may_a_file(tmp_path, monkeypatch, own):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "“甲”").mkdir()
+    settings, _ = parse(["--system_prompt", "“你好”", "--dataset_dir", "“甲”"], build_parser("yangtuo train"))
+    assert (settings.data.system_prompt, settings.data.dataset_dir) == ("“你好”", "“甲”")
+    assert own.parse_args(["--ask", "“你好”"]).ask == ["“你好”"]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("data—zh.json", "'—' is a dash, type '-'"),
+        ("data：a.json", "'：' is a full-width colon, type ':'"),
+        ("a.json、b.json", "'、' is a Chinese comma, type ','"),
+    ],
+)
+def test_a_path_that_is_not_there(path, said, tmp_path):
+    with pytest.raises(DataError) as caught:
+        find_files(str(tmp_path / path))
+    assert str(caught.value).endswith(said)
+    with pytest.raises(ModelError) as caught:
+        local_folder(f"./{path}", option="model_name_or_path", must_hold=["config.json"])
+    assert str(caught.value).endswith(said)

@@ -94,6 +94,10 @@ def test_all_problems_at_once():
             '--columns: it names no field; expected columns and fields, as {"客户问题": "instruction", "客服回答": '
             '"output"}',
         ),
+        (
+            {"“客户问题”：“instruction”": None},  # what YAML makes of a mapping in wide signs
+            "--columns: it names no field; '“”' is a full-width quote, type '\"'; '：' is a full-width colon, type ':'; ",
+        ),
         ('{"a": "output", "a": "input"}', 'the key \'a\' stands twice, as "output" and "input"; keep one of them'),
         (
             "{“客户问题”：“instruction”，“客服回答”：“output”}",
