@@ -96,7 +96,7 @@ def test_all_problems_at_once():
         ),
         (
             {"“客户问题”：“instruction”": None},  # what YAML makes of a mapping in wide signs
-            "--columns: it names no field; '“”' is a full-width quote, type '\"'; '：' is a full-width colon, type ':'; ",
+            "--columns: it names no field; '“”' is a full-width quote, type '\"'; '：' is a full-width colon, type",
         ),
         ('{"a": "output", "a": "input"}', 'the key \'a\' stands twice, as "output" and "input"; keep one of them'),
         (
