@@ -9,9 +9,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
 python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("deepspeed", "bitsandbytes", "go"))))' \
     || python -m pip install --quiet --disable-pip-version-check -r requirements-engines.lock
-# For its copies of chat templates that models publish; nothing imports it.
-python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("trl"))' \
-    || python -m pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0
+# Chat templates as models publish them: the copies that trl carries, in a place where nothing imports it.
+published="$(python -c 'import sys; print(sys.prefix)')/published"
+[ -d "$published/trl" ] \
+    || python -m pip install --quiet --disable-pip-version-check --no-deps --target "$published" trl==1.16.0
 
 ruff check .
 ruff format --check .

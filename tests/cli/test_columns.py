@@ -90,7 +90,7 @@ def test_columns_that_no_file_has_are_an_error(run, inputs, tmp_path):
 def test_empty_answers(run, inputs, tmp_path):
     table = write_table(tmp_path / "a.csv", ["instruction", "output"], [*ROWS, ["问", ""]])
     said = run(*asked(inputs, "check", table), expect=2)
-    assert "a.csv:8 row 6: the answer is empty; --allow_empty_answers trains it, as the end token alone" in said
+    assert "a.csv:8 row 6: the answer is empty; write it, or leave the row out (--bad_rows drop)" in said
     run(*asked(inputs, "check", table, bad_rows="drop", out=None), "--out", tmp_path / "report", expect=2)
     dropped = [json.loads(line) for line in (tmp_path / "report" / "dropped_rows.jsonl").read_text().splitlines()]
     assert [(one["row"], one["reason"].split(";")[0]) for one in dropped] == [(6, "the answer is empty")]

@@ -181,7 +181,7 @@ def _empty_answers(turns: Sequence[Turn]) -> list[str]:
             answers = sum(each.role == "assistant" for each in turns)
             before = sum(each.role == "assistant" for each in turns[:number])
             which = f"answer {before + 1} of {answers}" if answers > 1 else "the answer"
-            faults.append(f"{which} is empty; --allow_empty_answers trains it, as the end token alone")
+            faults.append(f"{which} is empty; write it, or leave the row out (--bad_rows drop)")
     return faults
 
 

@@ -90,7 +90,7 @@ def test_items_that_are_none_are_named(tmp_path):
         "a.jsonl:2 row 1: item 1 of the dialogue: 'assistant' is null; expected a text",
         "a.jsonl:3 row 2: the dialogue is a list, []; expected a list that is not empty",
         "a.jsonl:4 row 3: no 'conversation' (keys: other); expected a dialogue, as in the file's first row",
-        "a.jsonl:5 row 4: the answer is empty; --allow_empty_answers trains it, as the end token alone",
+        "a.jsonl:5 row 4: the answer is empty; write it, or leave the row out (--bad_rows drop)",
         'a.jsonl:6 row 5: expected an object, found a text, "\\""',
     ]
     assert len(read(path, bad_rows=BadRows.DROP)[0]) == 1

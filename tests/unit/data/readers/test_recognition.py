@@ -279,7 +279,7 @@ def test_an_empty_answer_is_dropped_with_its_reason(tmp_path):
     reading = Reader([lines(tmp_path / "a.jsonl", *rows)], ReadOptions(bad_rows=BadRows.DROP))
     assert len(list(reading.records())) == 2
     assert [one.reason for one in reading.dropped] == [
-        "the answer is empty; --allow_empty_answers trains it, as the end token alone"
+        "the answer is empty; write it, or leave the row out (--bad_rows drop)"
     ]
 
 
