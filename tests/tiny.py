@@ -141,7 +141,7 @@ def provenance_of(base: Path, tokenizer: Tokenizer, **changes: object) -> dict:
     """What an adapter trained on this base says of itself."""
     from yangtuo.data.template_json import to_values
     from yangtuo.model import fingerprint
-    from yangtuo.model.base import read_config
+    from yangtuo.model.architecture import read_config
 
     return {
         "base": fingerprint.of_base(str(base), base, read_config(base)),

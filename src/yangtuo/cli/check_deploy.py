@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from yangtuo import logs
+from yangtuo.config.schema import ModelArguments
 from yangtuo.data.probe_prompts import built_in, encoded, of_file
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import RunFailure, UsageError
@@ -45,6 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--timeout_s", type=float, default=120.0, help="Seconds to wait for an answer. Default: %(default)s."
     )
     parser.add_argument("--api_key", help="Sent as a bearer token.")
+    parser.add_argument("--trust_remote_code", action="store_true", help="Run Python code that comes with the model.")
     parser.add_argument("--json", action="store_true", help="Print the comparison as JSON instead.")
 
 
@@ -71,7 +73,10 @@ def run(options: argparse.Namespace) -> None:
     server = connect(
         Web(options.url, timeout_s=options.timeout_s, api_key=options.api_key), options.kind, options.model
     )
-    reference = Reference(folder, tokenizer, template, options.max_new_tokens) if options.max_new_tokens else None
+    reference = None
+    if options.max_new_tokens:
+        model = ModelArguments(str(folder), trust_remote_code=options.trust_remote_code)
+        reference = Reference(model, tokenizer, template, options.max_new_tokens)
     rows = [
         compared(prompt, server.ask(prompt.messages, options.max_new_tokens), tokenizer, reference)
         for prompt in prompts

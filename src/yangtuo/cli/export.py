@@ -19,8 +19,8 @@ from yangtuo.export import plain_lora
 from yangtuo.export.folder import ADAPTER_FOLDER, BASE_FOLDER, gguf_name, texts_of, write_split, write_whole
 from yangtuo.export.gguf import vocabulary
 from yangtuo.export.gguf.model import KINDS, architecture
-from yangtuo.merge.job import base_folder, check_room, prepare
-from yangtuo.model.base import read_config
+from yangtuo.merge.job import Job, base_folder, check_room, prepare
+from yangtuo.model.stored_weights import open_stored
 from yangtuo.output import new_folder
 
 logger = logging.getLogger(__name__)
@@ -61,9 +61,11 @@ def run(options: argparse.Namespace) -> None:
     job = prepare(asked, folder) if asked.peft_path else None
     kwargs = object_of("chat_template_kwargs", options.chat_template_kwargs)
     texts = texts_of(job, folder, options.template, options.system_prompt, kwargs)
+    source = job or open_stored(folder, trust_remote_code=asked.trust_remote_code)
     if options.gguf:  # what llama.cpp does not know is refused before hours of merging
-        num_rows = job.plan.chain.num_rows if job else read_config(folder).get_text_config().vocab_size
-        architecture(folder, read_config(folder))
+        config = source.base.config if isinstance(source, Job) else source.config
+        num_rows = job.plan.chain.num_rows if job else config.get_text_config().vocab_size
+        architecture(folder, config)
         vocabulary.fields(texts.prompt_files.tokenizer, num_rows)
     if job:
         check_room(job, out)
@@ -71,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
         if job and options.pure_lora:
             write_split(job, draft, out, texts)
         else:
-            write_whole(job or folder, draft, out, texts, base_name=asked.model_name_or_path, gguf=options.gguf)
+            write_whole(source, draft, out, texts, base_name=asked.model_name_or_path, gguf=options.gguf)
     _tell(out, options, gguf_name(options.gguf))
     texts.prompt_files.tell()
 

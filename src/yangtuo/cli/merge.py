@@ -43,6 +43,7 @@ def add_merge_options(parser: argparse.ArgumentParser, *, needs_adapter: bool) -
         action="store_true",
         help="Merge what fits of an adapter that lacks tensors, or has some that belong to nothing; they are listed.",
     )
+    parser.add_argument("--trust_remote_code", action="store_true", help="Run Python code that comes with the base.")
     parser.add_argument("--cache_dir", help="Where hub models are kept. Default: the hub's own cache.")
 
 

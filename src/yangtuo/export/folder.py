@@ -28,9 +28,9 @@ from yangtuo.merge import edits, fit, make, verify
 from yangtuo.merge import plan as merge_plan
 from yangtuo.merge.job import Job
 from yangtuo.model import adapter_files, fingerprint, generation_config, prompt_texts, provenance
-from yangtuo.model.base import read_config
+from yangtuo.model.architecture import read_config
 from yangtuo.model.prompt_files import CHAT_TEMPLATE, PromptFiles, prompt_files_of
-from yangtuo.model.weight_files import open_weights
+from yangtuo.model.stored_weights import StoredWeights
 from yangtuo.output import check_space
 
 logger = logging.getLogger(__name__)
@@ -90,14 +90,16 @@ def texts_of(
     return Texts(prompt_files.tried(folder / "config.json"), files, generation_config.choosing(values, folder)[0])
 
 
-def write_whole(source: Job | Path, draft: Path, out: Path, texts: Texts, *, base_name: str, gguf: str | None) -> None:
+def write_whole(
+    source: Job | StoredWeights, draft: Path, out: Path, texts: Texts, *, base_name: str, gguf: str | None
+) -> None:
     """A merged model, or a copy of one that is plain already, with what asks it; with `gguf`, as such a file too.
 
     Raises:
         ProofError: the merged weights are not the base with its adapters, or the file not the model.
         RunFolderError: too little space.
     """
-    if isinstance(source, Path):
+    if isinstance(source, StoredWeights):
         _copy(source, draft, out)
         make.save_prompt_files(texts.prompt_files, draft)
     else:
@@ -130,12 +132,11 @@ def _write_modelfile(texts: Texts, place: Path, file: str | None) -> None:
     (place / "Modelfile").write_text(text, encoding="utf-8", newline="")
 
 
-def _copy(folder: Path, draft: Path, out: Path) -> None:
+def _copy(weights: StoredWeights, draft: Path, out: Path) -> None:
     """A model without adapters: its files under the new name, without a second copy on disk where that can be."""
-    weights = open_weights(folder)
-    merge_plan.start(weights, read_config(folder))  # says whether the folder is whole
-    check_space(out, sum(spec.num_bytes for spec in weights.specs.values()), "output_dir")
-    for path in sorted(folder.iterdir()):
+    merge_plan.start(weights)  # says whether the folder is whole
+    check_space(out, sum(spec.num_bytes for spec in weights.files.specs.values()), "output_dir")
+    for path in sorted(weights.folder.iterdir()):
         is_ours = path.suffix in (".gguf", ".md") or path.name in ("Modelfile", "prompt.txt")  # made anew, or not true
         if not path.is_file() or path.name.startswith(".") or is_ours:
             continue
@@ -164,7 +165,7 @@ def write_split(job: Job, draft: Path, out: Path, texts: Texts) -> None:
     edits.write(job.base, chain, base, job.dtype)
     *below, last = (saved.sha256 for saved in job.adapters)
     make.write_small_files(job, base, chain, [*job.merged_before, *below, f"{last} (modules_to_save)"])
-    config = read_config(base)
+    config = read_config(base, trust_remote_code=job.base.trust_remote_code)
     plain_lora.write_lora(lora, adapter, _provenance_of(job, base, out / BASE_FOLDER, config, texts.prompt_files))
     texts.prompt_files.save(adapter)
     _prove(job, chain, draft)
@@ -188,9 +189,9 @@ def _provenance_of(
 
 def _prove(job: Job, chain: edits.WeightEdits, draft: Path) -> None:
     try:
-        new_base, config = make.reopened(draft / BASE_FOLDER)
+        new_base = make.reopened(draft / BASE_FOLDER, job)
         saved = adapter_files.read(str(draft / ADAPTER_FOLDER), is_optional=False)
-        plan = merge_plan.plan(new_base, config, [saved], fit.Allowed())
+        plan = merge_plan.plan(new_base, [saved], fit.Allowed())
     except (ModelError, AdapterError) as error:
         raise ProofError(f"proof failed: {error}") from error
     tensors = verify.prove_tensors(job.base, chain, new_base, job.dtype)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yangtuo import logs
+from yangtuo.config.schema import ModelArguments
 from yangtuo.data.encoding import end_id
 from yangtuo.data.probe_prompts import Prompt
 from yangtuo.data.templates import Template
@@ -50,19 +51,20 @@ class Reference:
         about: how they are computed, for the report.
     """
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, template: Template, max_new_tokens: int):
+    def __init__(self, model: ModelArguments, tokenizer: Tokenizer, template: Template, max_new_tokens: int):
         import torch
         from transformers import GenerationConfig
 
-        from yangtuo.config.schema import ModelArguments
         from yangtuo.model import base
+        from yangtuo.model.architecture import read_config
 
         logs.quiet_libraries()
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        stored = base.read_config(folder).dtype
+        folder = Path(str(model.model_name_or_path))
+        stored = read_config(folder, trust_remote_code=model.trust_remote_code).dtype
         dtype = stored if device == "cuda" and isinstance(stored, torch.dtype) else torch.float32
-        self._model = base.load(folder, base.Precision(dtype), ModelArguments()).to(device).eval()
+        self._model = base.load(folder, base.Precision(dtype), model).to(device).eval()
         self._ends = list(dict.fromkeys((end_id(tokenizer, template), tokenizer.eos_id)))
         # In place of the folder's own, whose penalties would change even a greedy choice.
         self._model.generation_config = GenerationConfig(

@@ -25,7 +25,7 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, UsageError, one_line
-from yangtuo.model import adapter_files, base, fingerprint, provenance
+from yangtuo.model import adapter_files, architecture, base, fingerprint, provenance
 from yangtuo.model.adapter_config import CONFIG_FILE
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.adapters import attach_saved, merge_in
@@ -196,7 +196,7 @@ def open_model(
         UserError: a part cannot be used, or does not fit the others.
     """
     lora = lora or LoraArguments()
-    config = base.read_config(places.base, trust_remote_code=model.trust_remote_code)
+    config = architecture.read_config(places.base, trust_remote_code=model.trust_remote_code)
     saved = adapter_files.read(str(places.adapter), is_optional=False) if places.adapter else None
     below = provenance.below(places.adapter, fingerprint.merged_into(places.base)) if places.adapter else []
     told = None
@@ -269,7 +269,7 @@ def open_base(folder: Path, model: ModelArguments, tuned: Opened, hardware: Hard
     Raises:
         UserError: it cannot be used.
     """
-    config = base.read_config(folder, trust_remote_code=model.trust_remote_code)
+    config = architecture.read_config(folder, trust_remote_code=model.trust_remote_code)
     tokenizer = tuned.loaded.tokenizer
     if config.get_text_config().vocab_size < tokenizer.num_tokens:
         tokenizer = _tokenizer_of_base(folder, tuned.template, tokenizer)

@@ -14,7 +14,8 @@ import torch
 from tqdm import tqdm
 
 from yangtuo.errors import RunFailure
-from yangtuo.model.weight_files import MOST_SHARD_BYTES, Spec, WeightFiles, bytes_of, shards, write_index, write_shard
+from yangtuo.model.stored_weights import Group, StoredWeights
+from yangtuo.model.weight_files import MOST_SHARD_BYTES, Spec, bytes_of, shards, write_index, write_shard
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class WeightEdits:
     """What the tensors of a base become after some adapters.
 
     Attributes:
-        sources: name of each tensor of the result -> the tensor of the base that it comes from.
+        sources: name of each tensor of the resulting model -> the tensor of the base that it comes from.
         edits: what is done to it; tensors not named stay as they are.
         num_rows: rows of embedding and head.
         embedding: name of the embedding's weight.
@@ -134,18 +135,32 @@ class WeightEdits:
         """The embedding's for a head that is tied to it."""
         return self.embedding if self.is_tied and name == self.head else name
 
-    def value(self, base: WeightFiles, name: str) -> torch.Tensor:
+    def value(self, base: StoredWeights, name: str) -> torch.Tensor:
         """The tensor in float32."""
         stored = self.stored_name(name)
         return fold(base.get(self.sources[stored]), self.edits.get(stored, ()))
 
-    def specs(self, base: WeightFiles, dtype: torch.dtype | None) -> dict[str, Spec]:
+    def groups(self, base: StoredWeights) -> list[Group]:
+        """What is written, in the names of the base's files: all that lies in them, and a head that is tied no more."""
+        kept = [group for group in base.groups if not group.targets or group.targets[0] in self.sources]
+        if self.head in self.sources and self.head not in base.specs:
+            kept.append(Group({base.name_in_files(self.head): ""}, (self.head,)))
+        return kept
+
+    def is_edited(self, group: Group) -> bool:
+        """Whether an adapter changes one of its tensors."""
+        return any(target in self.edits for target in group.targets)
+
+    def specs(self, base: StoredWeights, dtype: torch.dtype | None) -> dict[str, Spec]:
         """Of the files to be written; `dtype` None: as stored in the base."""
         found = {}
-        for name, source in self.sources.items():
-            spec = base.specs[source]
-            shape = (self.num_rows, *spec.shape[1:]) if name in (self.embedding, self.head) else spec.shape
-            found[name] = Spec(shape, dtype if dtype and spec.dtype.is_floating_point else spec.dtype)
+        for group in self.groups(base):
+            for name in group.sources:
+                of_model = self.sources[group.targets[0]] if name not in base.files.specs else None
+                spec = base.specs[of_model] if of_model else base.files.specs[name]
+                is_row_of_each_token = group.targets in ((self.embedding,), (self.head,))
+                shape = (self.num_rows, *spec.shape[1:]) if is_row_of_each_token else spec.shape
+                found[name] = Spec(shape, dtype if dtype and spec.dtype.is_floating_point else spec.dtype)
         return found
 
 
@@ -158,29 +173,36 @@ class Written:
 
 
 def write(
-    base: WeightFiles,
+    base: StoredWeights,
     chain: WeightEdits,
     folder: Path,
     dtype: torch.dtype | None,
     *,
     most_bytes: int = MOST_SHARD_BYTES,
 ) -> Written:
-    """Stream the base through the chain into safetensors files; one tensor is in memory at a time.
+    """Stream the base through the chain into safetensors files; what belongs together is in memory at a time.
 
     Raises:
+        ModelError: what was changed cannot be taken apart as the base has it.
         RunFailure: a file cannot be written, or a value does not fit the dtype.
     """
     specs = chain.specs(base, dtype)
     files = shards(specs, most_bytes)
-    digest = hashlib.sha256()
+    group_of = {name: group for group in chain.groups(base) for name in group.sources}
+    digest, apart = hashlib.sha256(), dict[str, torch.Tensor]()
 
     def value(name: str) -> torch.Tensor:
-        source = chain.sources[name]
-        stored = base.get(source)
-        digest.update(source.encode())
+        group = group_of[name]
+        stored = base.files.get(name) if name in base.files.specs else base.get(chain.sources[group.targets[0]])
+        digest.update(name.encode())
         digest.update(bytes_of(stored))
-        edits = chain.edits.get(name, ())
-        return _rounded(fold(stored, edits), specs[name].dtype, name) if edits else _cast(stored, specs[name], name)
+        if not chain.is_edited(group):
+            return _cast(stored, specs[name], name)
+        if name not in apart:
+            apart.clear()  # the tensors of a group come one after the other
+            changed = {target: _rounded(chain.value(base, target), specs[name].dtype, name) for target in group.targets}
+            apart.update(group.taken_apart(changed, base.model))
+        return apart.pop(name)
 
     hashes = {
         file: write_shard(folder / file, specs, names, value)

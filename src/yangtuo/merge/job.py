@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
 
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, UsageError
@@ -16,10 +15,9 @@ from yangtuo.merge import fit
 from yangtuo.merge import plan as merge_plan
 from yangtuo.model import adapter_files, dtypes, fingerprint, provenance
 from yangtuo.model.adapter_files import SavedAdapter
-from yangtuo.model.base import read_config
 from yangtuo.model.folders import local_folder
 from yangtuo.model.lora_options import names
-from yangtuo.model.weight_files import WeightFiles, open_weights
+from yangtuo.model.stored_weights import StoredWeights, open_stored
 from yangtuo.output import check_new, check_space
 
 logger = logging.getLogger(__name__)
@@ -33,7 +31,6 @@ class Job:
 
     Attributes:
         folder: of the base.
-        config: of the base.
         base: its weights.
         adapters: in their order, with those that they were trained on top of.
         known: what the adapters say of themselves; None of those that say nothing.
@@ -44,8 +41,7 @@ class Job:
     """
 
     folder: Path
-    config: PreTrainedConfig
-    base: WeightFiles
+    base: StoredWeights
     adapters: list[SavedAdapter]
     known: list[dict[str, Any] | None]
     merged_before: list[str]
@@ -70,6 +66,7 @@ class MergeOptions:
     allow_new_vocabulary: bool = False
     force_base: bool = False
     allow_partial_adapter: bool = False
+    trust_remote_code: bool = False
     cache_dir: str | None = None
 
 
@@ -94,22 +91,22 @@ def prepare(options: MergeOptions, folder: Path) -> Job:
     Raises:
         UserError: something cannot be used, or does not fit.
     """
-    config, base = read_config(folder), open_weights(folder)
+    base = open_stored(folder, trust_remote_code=options.trust_remote_code)
     merged_before = fingerprint.merged_into(folder)
     adapters = _with_those_below(names(options.peft_path), merged_before)
     _check_not_merged_yet(adapters, merged_before, folder)
     _check_not_continued(adapters, options.model_name_or_path)
     hashes = [saved.sha256 for saved in adapters]
     known = [
-        fingerprint.check(saved.folder, folder, config, merged=hashes[:i], force=options.force_base)
+        fingerprint.check(saved.folder, folder, base.config, merged=hashes[:i], force=options.force_base)
         for i, saved in enumerate(adapters)
     ]
     allowed = fit.Allowed(options.allow_new_vocabulary, options.allow_partial_adapter)
-    plan = merge_plan.plan(base, config, adapters, allowed)
+    plan = merge_plan.plan(base, adapters, allowed)
     tokenizer = _tokenizer([*(saved.folder for saved in reversed(adapters)), folder], plan.chain.num_rows)
     if tokenizer:
         fingerprint.check_tokenizer(known[-1], adapters[-1].folder, tokenizer, force=options.force_base)
-    return Job(folder, config, base, adapters, known, merged_before, plan, tokenizer, DTYPES[options.dtype])
+    return Job(folder, base, adapters, known, merged_before, plan, tokenizer, DTYPES[options.dtype])
 
 
 def check_room(job: Job, out: Path) -> None:

@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
-
 from yangtuo import __version__
 from yangtuo.data.template_json import from_values, to_values
 from yangtuo.data.tokenizer import Tokenizer
@@ -19,10 +17,9 @@ from yangtuo.errors import ModelError, ProofError
 from yangtuo.merge import edits, verify
 from yangtuo.merge.job import Job
 from yangtuo.model import fingerprint, generation_config, provenance
-from yangtuo.model.base import read_config
 from yangtuo.model.dtypes import name_of
 from yangtuo.model.prompt_files import CARD, PromptFiles, prompt_files_of
-from yangtuo.model.weight_files import WeightFiles, open_weights
+from yangtuo.model.stored_weights import StoredWeights, open_stored
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +29,11 @@ _PROBES = (
     "请介绍一下长城的历史，并说明它为什么重要。",
     "机器学习是人工智能的一个分支，它让计算机从数据中学习。",
     "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)",
+)
+# How generation begins, and how pictures become numbers: the same for the merged model.
+_BESIDE = (
+    *("generation_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+    "processor_config.json",
 )
 _NUM_SPREAD = 24  # ids of the probe that is no text
 
@@ -99,24 +101,31 @@ def _card(job: Job, base_name: str) -> str:
 
 
 def write_small_files(job: Job, draft: Path, chain: edits.WeightEdits, hashes: Sequence[str]) -> None:
-    """config.json with what has changed and what is merged in, generation_config.json, the tokenizer."""
+    """config.json with what has changed and what is merged in, generation_config.json, the tokenizer, its own code."""
     config = json.loads((job.folder / "config.json").read_text(encoding="utf-8"))
-    config["vocab_size"] = chain.num_rows
+    text = config.get("text_config", {})  # of a base with several towers
+    (text if "vocab_size" not in config and text else config)["vocab_size"] = chain.num_rows
     if not chain.is_tied:
         config["tie_word_embeddings"] = False
+        if "tie_word_embeddings" in text:
+            text["tie_word_embeddings"] = False
     if job.dtype is not None:
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
             config[key] = name_of(job.dtype)
     config[fingerprint.MERGED_KEY] = list(hashes)
     (draft / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    if (job.folder / "generation_config.json").is_file():
-        shutil.copyfile(job.folder / "generation_config.json", draft / "generation_config.json")
+    for name in _BESIDE:
+        if (job.folder / name).is_file():
+            shutil.copyfile(job.folder / name, draft / name)
+    if config.get("auto_map"):
+        for path in job.folder.glob("*.py"):
+            shutil.copyfile(path, draft / path.name)
     if job.tokenizer:
         job.tokenizer.save(draft)
 
 
 def _prove(job: Job, draft: Path) -> Mapping[str, Any]:
-    merged, config = reopened(draft)
+    merged = reopened(draft, job)
     started = time.monotonic()
     tensors = verify.prove_tensors(job.base, job.plan.chain, merged, job.dtype)
     logger.info(
@@ -132,7 +141,7 @@ def _prove(job: Job, draft: Path) -> Mapping[str, Any]:
             tensors.num_lost,
         )
     started = time.monotonic()
-    logits = verify.prove_logits(job.base, job.plan, merged, config, probes(job.tokenizer, job.plan.chain.num_rows))
+    logits = verify.prove_logits(job.base, job.plan, merged, probes(job.tokenizer, job.plan.chain.num_rows))
     logger.info(
         "proof by logits: differ by %.2g at most, rounding explains %.2g, the largest is %.3g; "
         "same first choice at %.1f %% of %d tokens (%.0f s)",
@@ -146,14 +155,14 @@ def _prove(job: Job, draft: Path) -> Mapping[str, Any]:
     return {"tensors": asdict(tensors), "logits": asdict(logits)}
 
 
-def reopened(draft: Path) -> tuple[WeightFiles, PreTrainedConfig]:
-    """Weights and configuration of what was just written.
+def reopened(draft: Path, job: Job) -> StoredWeights:
+    """What was just written.
 
     Raises:
-        ProofError: they cannot be read.
+        ProofError: it cannot be read.
     """
     try:
-        return open_weights(draft), read_config(draft)
+        return open_stored(draft, trust_remote_code=job.base.trust_remote_code)
     except ModelError as error:
         raise ProofError(f"proof failed: {error}") from error
 

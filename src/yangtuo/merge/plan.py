@@ -5,6 +5,7 @@ layers are asked for their targets, ranks and scales. So patterns, excluded laye
 training.
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Embedding as LoraEmbedding
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from yangtuo.errors import AdapterError, ModelError
 from yangtuo.merge.edits import BiasDelta, Edit, Grow, LowRank, Replace, ReplaceRows, WeightEdits
@@ -26,7 +25,8 @@ from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal
 from yangtuo.model.adapter_files import SavedAdapter, check_fit
 from yangtuo.model.adapter_names import PREFIX, name_in_use
 from yangtuo.model.adapter_state import Adapter, names_of_keys
-from yangtuo.model.weight_files import WeightFiles
+from yangtuo.model.architecture import empty_model
+from yangtuo.model.stored_weights import StoredWeights
 
 logger = logging.getLogger(__name__)
 
@@ -59,78 +59,64 @@ class Plan:
     chain: WeightEdits
 
 
-def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model without weights; its few buffers (of the rotary embedding) are real."""
-    with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-
-
-def start(base: WeightFiles, config: PreTrainedConfig) -> WeightEdits:
+def start(base: StoredWeights) -> WeightEdits:
     """The chain of no adapter.
 
     Raises:
-        ModelError: a quantised base, one of several towers, or files that hold something else than config.json says.
+        ModelError: a quantised base, or files that hold something else than config.json says.
     """
+    config, model = base.config, base.model
     if getattr(config, "quantization_config", None):
         raise ModelError(
             f"{base.folder}: its weights are quantised; merge onto the 16-bit model that it was made from "
             "(an adapter of QLoRA fits that too)"
         )
-    if config.get_text_config() is not config:
-        raise ModelError(f"{base.folder}: a model of several towers ({config.model_type}) cannot be merged")
-    model = empty_model(config)
     names = {id(module): name for name, module in model.named_modules()}
     embedding = f"{names[id(model.get_input_embeddings())]}.weight"
     head = f"{names[id(model.get_output_embeddings())]}.weight"
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: spec.shape for name, spec in base.specs.items() if not name.endswith("rotary_emb.inv_freq")}
     is_tied = bool(config.tie_word_embeddings)
-    if is_tied and head in found and not torch.equal(base.get(head), base.get(embedding)):
+    if is_tied and head in base.specs and not torch.equal(base.get(head), base.get(embedding)):
         logger.warning("base: config.json ties head and embedding, but the files hold two; both are kept, untied")
         is_tied = False
-    if is_tied:
-        found.pop(head, None)
-        needed.pop(head)
-    problems = [f"{name} is not in the files" for name in sorted(needed.keys() - found.keys())]
-    problems += [f"{name} is in the files, not in the model" for name in sorted(found.keys() - needed.keys())]
+    left_out = {head} if is_tied else set()
+    problems = [f"{name} is not in the files" for name in base.missing]
+    problems += [f"{name} is in the files, not in the model" for name in base.unused]
     problems += [
-        f"{name} has shape {list(found[name])}, config.json means {list(needed[name])}"
-        for name in sorted(found.keys() & needed.keys())
-        if found[name] != needed[name]
+        f"{name} has shape {list(spec.shape)}, config.json means {list(needed[name])}"
+        for name, spec in base.specs.items()
+        if name not in left_out and spec.shape != needed[name]
     ]
+    if not is_tied and head not in base.specs and head not in base.missing:
+        problems.append(f"{head} is not in the files")
     if problems:
         raise ModelError.of_problems(f"{base.folder}: weights and config.json differ", problems, shown=6)
-    sources = {name: name for name in base.specs if not (is_tied and name == head)}
+    sources = {name: name for name in base.specs if name not in left_out}
     return WeightEdits(sources, {}, needed[embedding][0], embedding, head, is_tied)
 
 
-def plan(base: WeightFiles, config: PreTrainedConfig, adapters: Sequence[SavedAdapter], allowed: Allowed) -> Plan:
+def plan(base: StoredWeights, adapters: Sequence[SavedAdapter], allowed: Allowed) -> Plan:
     """What the adapters do, in order.
 
     Raises:
         ModelError: see `start`.
         AdapterError: an adapter that does not fit what it finds; all that differs is named.
     """
-    before = chain = start(base, config)
+    before = chain = start(base)
     last = None
     for saved in adapters:
         before = chain
         num_rows = rows_after(saved, chain, allowed)
-        last = _step(saved, chain, config, num_rows, is_partial=allowed.partial)
+        last = _step(saved, base, chain, num_rows, is_partial=allowed.partial)
         chain = _extended(chain, last, num_rows)
     if last is None:
         raise AdapterError("--peft_path is empty; name the adapter to merge")
     return Plan(before, last, chain)
 
 
-def _step(
-    saved: SavedAdapter, chain: WeightEdits, config: PreTrainedConfig, num_rows: int, *, is_partial: bool
-) -> Step:
+def _step(saved: SavedAdapter, base: StoredWeights, chain: WeightEdits, num_rows: int, *, is_partial: bool) -> Step:
     check_kind(saved)
-    config = type(config).from_dict(
-        {**config.to_dict(), "vocab_size": num_rows, "tie_word_embeddings": chain.is_tied, "pad_token_id": None}
-    )
-    model = _with_peft(saved, config)
+    model = _with_peft(saved, base, chain, num_rows)
     keys = {name: name_in_use(key) or key for key, name in names_of_keys(Adapter(model)).items()}
     saved = replace(saved, tensors=_under_both_names(saved, chain))
     odd = _compare(saved, model, keys, chain, num_rows, is_partial=is_partial)
@@ -165,15 +151,18 @@ def _edits(saved: SavedAdapter, model: PeftModel, chain: WeightEdits) -> dict[st
     return edits
 
 
-def _with_peft(saved: SavedAdapter, config: PreTrainedConfig) -> PeftModel:
+def _with_peft(saved: SavedAdapter, base: StoredWeights, chain: WeightEdits, num_rows: int) -> PeftModel:
+    config = copy.deepcopy(base.config)
+    text = config.get_text_config()
+    text.vocab_size, text.pad_token_id = num_rows, None
+    config.tie_word_embeddings = text.tie_word_embeddings = chain.is_tied
     # A copy: PEFT writes into it. Nothing is initialised, since there are no weights.
     lora = LoraConfig(**{**saved.config.to_dict(), "inference_mode": False, "init_lora_weights": True})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on tied weights and rsLoRA; ours is said or refused elsewhere
-            model = get_peft_model(
-                empty_model(config), lora, low_cpu_mem_usage=True, autocast_adapter_dtype=False
-            ).eval()
+            empty = empty_model(config, trust_remote_code=base.trust_remote_code)
+            model = get_peft_model(empty, lora, low_cpu_mem_usage=True, autocast_adapter_dtype=False).eval()
     except PEFT_REFUSALS as error:
         raise refusal(str(saved.folder), config.model_type, error) from error
     for name, module in model.named_modules():
@@ -212,11 +201,7 @@ def _compare(
             "tokenizer that it was trained with"
         )
     needed = {key: tuple(model.get_parameter(name).shape) for name, key in keys.items()}
-    others = {
-        PREFIX + name: tuple(model.get_parameter(_wrapped(model, name)).shape)
-        for name in chain.sources
-        if not name.endswith("inv_freq")
-    }
+    others = {PREFIX + name: tuple(model.get_parameter(_wrapped(model, name)).shape) for name in chain.sources}
     others[PREFIX + chain.head] = others[PREFIX + chain.embedding]
     found = {key: tuple(value.shape) for key, value in saved.tensors.items()}
     return check_fit(saved, found, needed, others, is_partial=is_partial)

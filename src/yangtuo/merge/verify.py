@@ -8,20 +8,21 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 from tqdm import tqdm
-from transformers import PreTrainedConfig
 
 from yangtuo.errors import ModelError, ProofError
 from yangtuo.merge.edits import Grow, WeightEdits
-from yangtuo.merge.plan import Plan, empty_model
+from yangtuo.merge.plan import Plan
 from yangtuo.model.adapter_names import PREFIX
+from yangtuo.model.architecture import empty_model
 from yangtuo.model.dtypes import ROUNDING
-from yangtuo.model.weight_files import WeightFiles
+from yangtuo.model.stored_weights import Group, StoredWeights
 
 # Sums of thousands of float32 products differ by some roundings where a library orders them otherwise.
 _SUMMING = 2.0**-21
@@ -77,37 +78,49 @@ class LogitProof:
     same_choice: float
 
 
-def prove_tensors(base: WeightFiles, chain: WeightEdits, merged: WeightFiles, dtype: torch.dtype | None) -> TensorProof:
+def prove_tensors(
+    base: StoredWeights, chain: WeightEdits, merged: StoredWeights, dtype: torch.dtype | None
+) -> TensorProof:
     """Compare all tensors with what they must be.
 
     Raises:
         ProofError: the first that is not; or a file that cannot be read.
     """
-    wanted = chain.specs(base, dtype)
-    if merged.specs != wanted:
-        different = [name for name in (*wanted, *merged.specs) if merged.specs.get(name) != wanted.get(name)]
-        raise ProofError(
-            f"proof failed: {different[0]}: {merged.specs.get(different[0])} instead of {wanted.get(different[0])}"
-        )
+    wanted, found = chain.specs(base, dtype), merged.files.specs
+    if found != wanted:
+        different = [name for name in (*wanted, *found) if found.get(name) != wanted.get(name)]
+        raise ProofError(f"proof failed: {different[0]}: {found.get(different[0])} instead of {wanted[different[0]]}")
     num_lost, worst = 0, 0.0
-    for name in tqdm(wanted, "proof by tensors", unit="tensor", leave=False, disable=None, file=sys.stderr):
-        try:
-            value = merged.get(name)
-        except ModelError as error:
-            raise ProofError(f"proof failed: {error}") from error
-        source = base.get(chain.sources[name])
-        if name not in chain.edits:
-            if not _bit_equal(value, source.to(value.dtype)):
-                raise ProofError(f"proof failed: {name} is touched by no adapter, yet differs from the base")
+    groups = tqdm(chain.groups(base), "proof by tensors", unit="tensor", leave=False, disable=None, file=sys.stderr)
+    for group in groups:
+        if not chain.is_edited(group):
+            _check_untouched(group, base, chain, merged)
             continue
-        distance = _distance(value, chain.value(base, name))
-        if not distance <= 1:
-            raise ProofError(
-                f"proof failed: {name} is {distance:.3g} times as far from base + scale * B A as rounding allows"
-            )
-        worst = max(worst, distance)
-        num_lost += source.shape == value.shape and _bit_equal(value, source.to(value.dtype))
+        for name in group.targets:
+            value, source = _read_again(merged.get, name), base.get(chain.sources[name])
+            distance = _distance(value, chain.value(base, name))
+            if not distance <= 1:
+                raise ProofError(
+                    f"proof failed: {name} is {distance:.3g} times as far from base + scale * B A as rounding allows"
+                )
+            worst = max(worst, distance)
+            num_lost += source.shape == value.shape and _bit_equal(value, source.to(value.dtype))
     return TensorProof(len(wanted), len(chain.edits), num_lost, worst)
+
+
+def _check_untouched(group: Group, base: StoredWeights, chain: WeightEdits, merged: StoredWeights) -> None:
+    for name in group.sources:
+        value = _read_again(merged.files.get, name)
+        source = base.files.get(name) if name in base.files.specs else base.get(chain.sources[group.targets[0]])
+        if not _bit_equal(value, source.to(value.dtype)):
+            raise ProofError(f"proof failed: {name} is touched by no adapter, yet differs from the base")
+
+
+def _read_again(get: Callable[[str], torch.Tensor], name: str) -> torch.Tensor:
+    try:
+        return get(name)
+    except ModelError as error:
+        raise ProofError(f"proof failed: {error}") from error
 
 
 def _bit_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -136,10 +149,9 @@ def _blocks(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def prove_logits(
-    base: WeightFiles,
+    base: StoredWeights,
     plan: Plan,
-    merged: WeightFiles,
-    config: PreTrainedConfig,
+    merged: StoredWeights,
     probes: Sequence[Sequence[int]],
 ) -> LogitProof:
     """Run probe prompts through base with adapter and through the merged model, a layer at a time.
@@ -150,7 +162,6 @@ def prove_logits(
         base: the base's files.
         plan: what was merged.
         merged: the merged files.
-        config: of the merged model.
         probes: token ids; each is repeated or cut to one length.
 
     Raises:
@@ -158,7 +169,7 @@ def prove_logits(
     """
     ids = _equal_lengths(probes)
     reference = _logits(plan.last.model, _with_adapter(base, plan), ids, "proof by logits 1/3")
-    model = empty_model(config)
+    model = empty_model(merged.config, trust_remote_code=merged.trust_remote_code)
     found = _logits(model, _stored(merged, plan.chain), ids, "proof by logits 2/3")
     perturbed = _logits(model, _perturbed(base, merged, plan.chain), ids, "proof by logits 3/3")
     return _compared(reference, found, perturbed, "the merged model", ids)
@@ -180,7 +191,7 @@ def _compared(
 
 
 def prove_split(
-    base: WeightFiles, plan: Plan, new_base: WeightFiles, new_plan: Plan, probes: Sequence[Sequence[int]]
+    base: StoredWeights, plan: Plan, new_base: StoredWeights, new_plan: Plan, probes: Sequence[Sequence[int]]
 ) -> LogitProof:
     """Run probe prompts through base with adapter, and through the base and the LoRA that were made of them.
 
@@ -219,7 +230,7 @@ def _equal_lengths(probes: Sequence[Sequence[int]]) -> torch.Tensor:
 Value = Callable[[str], torch.Tensor]
 
 
-def _with_adapter(base: WeightFiles, plan: Plan) -> Value:
+def _with_adapter(base: StoredWeights, plan: Plan) -> Value:
     step = plan.last
 
     def value(name: str) -> torch.Tensor:
@@ -246,11 +257,11 @@ def plain_name(name: str) -> str:
     return plain
 
 
-def _stored(merged: WeightFiles, chain: WeightEdits) -> Value:
+def _stored(merged: StoredWeights, chain: WeightEdits) -> Value:
     return lambda name: merged.get(chain.stored_name(name)).float()
 
 
-def _perturbed(base: WeightFiles, merged: WeightFiles, chain: WeightEdits) -> Value:
+def _perturbed(base: StoredWeights, merged: StoredWeights, chain: WeightEdits) -> Value:
     """The merged weights with a second rounding at random, where there was a first."""
     generator = torch.Generator().manual_seed(0)
 
@@ -287,20 +298,20 @@ def _logits(model: nn.Module, value: Value, ids: torch.Tensor, title: str) -> to
 def _run(model: nn.Module, parts: list[nn.Module], value: Value, ids: torch.Tensor, title: str) -> torch.Tensor:
     names = {id(module): name for name, module in model.named_modules()}
     bar = tqdm(total=len(parts), desc=title, unit="part", leave=False, disable=None, file=sys.stderr)
-    taken: list[tuple[nn.Module, str, nn.Parameter | None]] = []
+    taken: list[tuple[dict[str, Any], str, torch.Tensor]] = []
 
     def fill(part: nn.Module, _inputs: object) -> None:
         for owner in _owners(part):
-            for own, empty in list(owner._parameters.items()):
-                if empty is not None:
-                    taken.append((owner, own, empty))
-                    weight = value(f"{names[id(owner)]}.{own}")
-                    owner._parameters[own] = nn.Parameter(weight, requires_grad=False)
+            for kind, own, empty in _own(owner):
+                taken.append((kind, own, empty))
+                weight = value(f"{names[id(owner)]}.{own}")
+                is_weight = kind is owner._parameters
+                kind[own] = nn.Parameter(weight, requires_grad=False) if is_weight else weight.to(empty.dtype)
 
     def clear(_part: nn.Module, _inputs: object, _output: object) -> None:
         while taken:
-            owner, own, empty = taken.pop()
-            owner._parameters[own] = empty
+            kind, own, empty = taken.pop()
+            kind[own] = empty
         bar.update()
 
     hooks = [
@@ -313,6 +324,14 @@ def _run(model: nn.Module, parts: list[nn.Module], value: Value, ids: torch.Tens
         bar.close()
         for hook in hooks:
             hook.remove()
+
+
+def _own(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tensor]]:
+    """Its weights, and the buffers that lie in files."""
+    for kind in (module._parameters, module._buffers):
+        for name, value in list(kind.items()):
+            if value is not None and name not in module._non_persistent_buffers_set:
+                yield kind, name, value
 
 
 def _put_placeholders(model: nn.Module) -> None:
@@ -336,7 +355,7 @@ def _parts(model: nn.Module) -> Iterator[nn.Module]:
     covered = {id(module) for module in layers.modules()}
     for module in model.modules():  # parents come first
         is_wrapping = isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
-        if id(module) not in covered and (module._parameters or is_wrapping):
+        if id(module) not in covered and (any(_own(module)) or is_wrapping):
             yield module
             covered |= {id(inner) for inner in module.modules()}
 
@@ -344,4 +363,4 @@ def _parts(model: nn.Module) -> Iterator[nn.Module]:
 def _owners(part: nn.Module) -> list[nn.Module]:
     """Modules with weights of their own that a forward uses: not the originals of `modules_to_save`."""
     unused = {id(each.original_module) for each in part.modules() if isinstance(each, ModulesToSaveWrapper)}
-    return [module for module in part.modules() if module._parameters and id(module) not in unused]
+    return [module for module in part.modules() if any(_own(module)) and id(module) not in unused]

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from yangtuo.config.schema import ATTENTIONS, ModelArguments
 from yangtuo.errors import MissingDependencyError, ModelError, UsageError, one_line
 from yangtuo.model import dtypes
+from yangtuo.model.architecture import auto_class, beside_and_inside, read_config
 from yangtuo.model.dtypes import name_of
 from yangtuo.model.sharding import gathered, shape_of
 from yangtuo.model.weight_names import not_used
@@ -118,18 +118,6 @@ def _computed_in(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision.bf16 else torch.float16 if precision.fp16 else precision.weights
 
 
-def read_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The model's config.json.
-
-    Raises:
-        ModelError: it is broken, or of a type that transformers does not know.
-    """
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder}: config.json cannot be used: {one_line(error, 200)}") from error
-
-
 def check_positions(config: PreTrainedConfig, max_seq_length: int) -> None:
     """Refuse rotary scalings that change with the length of what is computed together.
 
@@ -169,31 +157,12 @@ def _why_not(config: PreTrainedConfig, arguments: ModelArguments, hardware: Hard
     trust = arguments.trust_remote_code
     try:
         with torch.device("meta"):
-            AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation=name, trust_remote_code=trust)
+            auto_class(config).from_config(copy.deepcopy(config), attn_implementation=name, trust_remote_code=trust)
     except (ValueError, ImportError, OSError) as error:
         return one_line(error, 200).rstrip(".")
     return ""
 
 
-# What the code of a family may raise for a configuration that it does not expect.
-_OF_MODELS = (ValueError, ImportError, OSError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
-
-
-def modules_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> dict[str, nn.Module]:
-    """All modules of the model by name, without its weights (on torch's meta device).
-
-    Raises:
-        ModelError: transformers has no causal language model for this config.json.
-    """
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except _OF_MODELS as error:
-        raise ModelError(
-            f"{config.name_or_path}: transformers makes no causal language model of this config.json (model_type "
-            f"{config.model_type!r}): {one_line(error, 200)}"
-        ) from error
-    return dict(model.named_modules())
 
 
 def num_bits(arguments: ModelArguments) -> int | None:
@@ -241,8 +210,9 @@ def load(folder: Path, precision: Precision, arguments: ModelArguments) -> PreTr
     Raises:
         ModelError: weights that cannot be read, that are missing (they would be random), or that are not used.
     """
+    config = read_config(folder, trust_remote_code=arguments.trust_remote_code)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto_class(config).from_pretrained(
             folder,
             dtype=precision.weights,
             attn_implementation=arguments.attn_implementation,
@@ -257,8 +227,12 @@ def load(folder: Path, precision: Precision, arguments: ModelArguments) -> PreTr
     if missing:
         shown = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
         raise ModelError(f"{folder}: {len(missing)} weights are not in the files and would be random: {shown}")
-    if report["unexpected_keys"]:
-        raise not_used(folder, sorted(report["unexpected_keys"]))
+    beside, inside = beside_and_inside(report["unexpected_keys"], model)
+    if inside:
+        raise not_used(folder, inside)
+    if beside:
+        shown = ", ".join(beside[:3]) + (", ..." if len(beside) > 3 else "")
+        logger.warning("base: %d tensors lie beside the model and are not trained with it: %s", len(beside), shown)
     for module in model.modules():
         # On a CPU with AVX-512 for bfloat16, bitsandbytes 0.50 turns 4-bit weights into another layout at the first
         # evaluation, rounds their scales, and knows no gradient from there on, without a word.

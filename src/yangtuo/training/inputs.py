@@ -15,7 +15,7 @@ from yangtuo.data.encoding_cache import EncodedFiles
 from yangtuo.data.examples import Examples
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import DataError, ModelError, TokenizerError, UsageError
-from yangtuo.model import adapter_files, base, fingerprint, lora_options, provenance
+from yangtuo.model import adapter_files, architecture, base, fingerprint, lora_options, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
 from yangtuo.training.dataset import (
@@ -55,7 +55,7 @@ def open_inputs(settings: Settings) -> Inputs:
         revision=model.model_revision,
         cache_dir=model.cache_dir,
     )
-    config = base.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
+    config = architecture.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
     base.check_positions(config, settings.data.max_seq_length)
     base.check_attention(config, model, base.detect_hardware(settings.trainer.use_cpu))
     saved = adapter_files.read(lora.peft_path) if lora.peft_path else None
@@ -67,7 +67,7 @@ def open_inputs(settings: Settings) -> Inputs:
         known = fingerprint.check(saved.folder, folder_of_base, config, merged=merged, force=lora.force_base)
         merged_in += [saved] if lora.new_adapter else []
     _check_verbs(settings)
-    modules = base.modules_of(config, trust_remote_code=model.trust_remote_code)
+    modules = architecture.modules_of(config, trust_remote_code=model.trust_remote_code)
     if saved and not lora.new_adapter:
         lora_options.check_contradictions(saved, lora, settings.origins, lora_options.linear_names(modules))
         # Of the options, only modules to be added are not the adapter's own.

@@ -82,7 +82,7 @@ def _continued(settings: Settings, inputs: Inputs) -> list[dict[str, str]]:
     return [*before, {"sha256": saved.sha256, "folder": str(saved.folder.resolve())}]
 
 
-def how_to_merge(known: dict[str, Any], saved: Path) -> str:
+def how_to_merge(settings: Settings, known: dict[str, Any], saved: Path) -> str:
     """The command that merges the adapter, for the end of a run."""
     order = [*(one["folder"] for one in known["stack"]), str(saved)]
     words = [
@@ -92,5 +92,6 @@ def how_to_merge(known: dict[str, Any], saved: Path) -> str:
         ",".join(order),
         "--output_dir",
         "merged",
+        *(["--trust_remote_code"] if settings.model.trust_remote_code else []),
     ]
     return f"yangtuo merge {shlex.join(words)}"

@@ -87,7 +87,7 @@ def train(settings: Settings) -> None:
                 trainer.save_model(str(saved))
                 load_again = functools.partial(load_base, settings, inputs, precision)
                 verify.prove(trainer, adapter, at_start, saved, load_again, is_continued=inputs.adapter is not None)
-                logger.info("the adapter is in %s; to merge it: %s", saved, how_to_merge(known, saved))
+                logger.info("the adapter is in %s; to merge it: %s", saved, how_to_merge(settings, known, saved))
                 prompt_files.tell()
             if args.do_eval:
                 _evaluate(trainer, output_dir)

@@ -16,10 +16,10 @@ from tests.unit.merge.test_merge import load, logits, run
 from yangtuo.config.schema import LoraArguments
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError
-from yangtuo.merge import plan, verify
+from yangtuo.merge import verify
 from yangtuo.model import adapter_files, adapter_state
 from yangtuo.model.adapters import attach_saved
-from yangtuo.model.base import read_config
+from yangtuo.model.architecture import empty_model, read_config
 
 ROWS = tiny.SENTENCEPIECE_VOCABULARY
 PREFIX = "base_model.model."
@@ -195,8 +195,8 @@ def model_of(tmp_path):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         model.save_pretrained(tmp_path / "base")
-        weights = dict(model.named_parameters(remove_duplicate=False))
-        empty = plan.empty_model(read_config(tmp_path / "base"))
+        weights = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+        empty = empty_model(read_config(tmp_path / "base"))
         return model(input_ids=PROMPT, use_cache=False).logits, empty, weights.__getitem__
 
     return make

@@ -26,8 +26,9 @@ from yangtuo.merge import plan as merge_plan
 from yangtuo.model import adapter_files
 from yangtuo.model.adapter_state import save, trained_parameters
 from yangtuo.model.adapters import attach_new
-from yangtuo.model.base import fit_vocabulary, read_config
+from yangtuo.model.base import fit_vocabulary
 from yangtuo.model.prompt_files import prompt_files_of
+from yangtuo.model.stored_weights import open_stored
 from yangtuo.model.weight_files import Spec, open_weights, shards
 
 IDS = torch.tensor([[1, 5, 80, 300, 479, 17, 3, 7], [2, 4, 6, 8, 470, 471, 472, 473]])
@@ -290,9 +291,9 @@ def test_auto_keeps_the_dtype_of_each_tensor(base, tmp_path):
 
 
 def planned(base, *adapters):
-    files = open_weights(base)
+    files = open_stored(base)
     saved = [adapter_files.read(str(adapter)) for adapter in adapters]
-    return files, merge_plan.plan(files, read_config(base), saved, fit.Allowed())
+    return files, merge_plan.plan(files, saved, fit.Allowed())
 
 
 @dataclass
@@ -303,12 +304,11 @@ class Case:
     out: object
 
     def prove_tensors(self, base=None):
-        return verify.prove_tensors(base or self.files, self.plan.chain, open_weights(self.out), None)
+        return verify.prove_tensors(base or self.files, self.plan.chain, open_stored(self.out), None)
 
     def prove_logits(self, base=None):
         probes = make.probes(None, self.plan.chain.num_rows)
-        config = read_config(self.out)
-        return verify.prove_logits(base or self.files, self.plan, open_weights(self.out), config, probes)
+        return verify.prove_logits(base or self.files, self.plan, open_stored(self.out), probes)
 
 
 @pytest.fixture
@@ -343,7 +343,7 @@ def with_adapter_changed(case, change):
     last = case.plan.last
     tensors = {key: change(key, value) for key, value in last.saved.tensors.items()}
     saved = replace(last.saved, tensors=tensors)
-    case.plan = merge_plan.plan(case.files, read_config(case.base), [saved], fit.Allowed())
+    case.plan = merge_plan.plan(case.files, [saved], fit.Allowed())
 
 
 def test_an_adapter_with_zeroed_lora_b_is_not_the_one_that_was_merged(case):
@@ -355,7 +355,7 @@ def test_an_adapter_with_zeroed_lora_b_is_not_the_one_that_was_merged(case):
 
 
 def test_another_base_fails_both_proofs(case, tmp_path):
-    other = open_weights(tiny.tiny_llama(tmp_path / "other", seed=7))
+    other = open_stored(tiny.tiny_llama(tmp_path / "other", seed=7))
     with pytest.raises(RunFailure, match="touched by no adapter, yet differs from the base"):
         case.prove_tensors(other)
     with pytest.raises(RunFailure, match="logits"):
@@ -553,12 +553,12 @@ def test_a_base_without_a_tensor_or_with_one_too_many_is_refused(base, tmp_path)
     adapter = adapter_on(load(base), tmp_path / "a", **KINDS["plain"])
     broken = shutil.copytree(base, tmp_path / "base")
     tensors = load_file(broken / "model.safetensors")
-    tensors["extra"] = tensors.pop("model.norm.weight")
+    tensors["model.layers.0.extra"] = tensors.pop("model.norm.weight")
     save_file(tensors, broken / "model.safetensors")
     with pytest.raises(ModelError) as caught:
         run(broken, [adapter], tmp_path / "out")
     assert "model.norm.weight is not in the files" in str(caught.value)
-    assert "extra is in the files, not in the model" in str(caught.value)
+    assert "model.layers.0.extra is in the files, not in the model" in str(caught.value)
 
 
 @dataclass

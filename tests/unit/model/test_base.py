@@ -6,6 +6,7 @@ from transformers.utils import is_flash_attn_2_available
 from tests import tiny
 from yangtuo.config.schema import ModelArguments
 from yangtuo.errors import ModelError, UsageError
+from yangtuo.model.architecture import modules_of, read_config
 from yangtuo.model.base import (
     Hardware,
     Precision,
@@ -15,8 +16,6 @@ from yangtuo.model.base import (
     describe,
     fit_vocabulary,
     load,
-    modules_of,
-    read_config,
 )
 
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16

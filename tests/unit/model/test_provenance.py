@@ -14,7 +14,7 @@ from yangtuo.data.templates import ALPACA_ZH, ALPACA_ZH_2
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, DataError
 from yangtuo.model import fingerprint, provenance
-from yangtuo.model.base import read_config
+from yangtuo.model.architecture import read_config
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,7 @@ from yangtuo.export.gguf.verify import prove
 from yangtuo.export.gguf.vocabulary import Value
 from yangtuo.merge import plan
 from yangtuo.merge.edits import is_finite
-from yangtuo.model.base import read_config
-from yangtuo.model.weight_files import WeightFiles, open_weights
+from yangtuo.model.stored_weights import StoredWeights, open_stored
 from yangtuo.output import check_absent, check_space, new_file
 
 logger = logging.getLogger(__name__)
@@ -87,9 +86,10 @@ def write(folder: Path, out: Path, kind: str, chat_template: str | None, *, opti
     if kind not in KINDS:
         raise UsageError(f"{kind!r} is no kind of GGUF; choose from {', '.join(KINDS)}")
     check_absent(out, option)
-    config, weights = read_config(folder), open_weights(folder)
+    weights = open_stored(folder)
+    config = weights.config
     tokenizer, architecture = open_tokenizer(folder), MODEL_ARCH_NAMES[model.architecture(folder, config)]
-    chain = plan.start(weights, config)
+    chain = plan.start(weights)
     tensors = model.tensors(folder, weights, chain, config, kind)
     fields = model.fields(folder, config, kind, chain.num_rows)
     fields |= vocabulary.fields(tokenizer, chain.num_rows)
@@ -120,7 +120,7 @@ def _adds_bos(chat_template: str, tokenizer: Tokenizer) -> bool:
 
 
 def _write(
-    draft: Path, architecture: str, fields: Mapping[str, Value], tensors: Sequence[Tensor], weights: WeightFiles
+    draft: Path, architecture: str, fields: Mapping[str, Value], tensors: Sequence[Tensor], weights: StoredWeights
 ) -> None:
     logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells about byte order and names at INFO
     writer = GGUFWriter(draft, architecture)
@@ -165,7 +165,7 @@ def _encoded(tensor: Tensor, value: torch.Tensor) -> Any:
         return quantize(value.float().numpy(), tensor.type)
 
 
-def _prove(draft: Path, fields: Mapping[str, Value], tensors: Sequence[Tensor], weights: WeightFiles) -> float:
+def _prove(draft: Path, fields: Mapping[str, Value], tensors: Sequence[Tensor], weights: StoredWeights) -> float:
     started = time.monotonic()
     error = prove(draft, fields, tensors, weights)
     logger.info(

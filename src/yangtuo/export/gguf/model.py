@@ -30,7 +30,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from yangtuo.errors import ModelError
 from yangtuo.export.gguf.vocabulary import Value
 from yangtuo.merge.edits import WeightEdits
-from yangtuo.model.weight_files import WeightFiles
+from yangtuo.model.stored_weights import StoredWeights
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Tensor:
         block_values, block_bytes = GGML_QUANT_SIZES[self.type]
         return int(torch.Size(self.shape).numel() // block_values * block_bytes)
 
-    def read(self, weights: WeightFiles) -> torch.Tensor:
+    def read(self, weights: StoredWeights) -> torch.Tensor:
         """Its value in the order of GGUF, in the dtype of the folder."""
         if self.given is not None:
             return self.given
@@ -173,7 +173,7 @@ def _context_length(config: PreTrainedConfig) -> int:
 
 
 def tensors(
-    folder: Path, weights: WeightFiles, chain: WeightEdits, config: PreTrainedConfig, kind: str
+    folder: Path, weights: StoredWeights, chain: WeightEdits, config: PreTrainedConfig, kind: str
 ) -> list[Tensor]:
     """All tensors of the GGUF file, in the order of the folder's files.
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from yangtuo.errors import ProofError, one_line
 from yangtuo.export.gguf.model import Tensor
 from yangtuo.export.gguf.vocabulary import Value
-from yangtuo.model.weight_files import WeightFiles
+from yangtuo.model.stored_weights import StoredWeights
 
 _BLOCK_VALUES = 1 << 20  # compared at a time
 _Q8_VALUES, _Q8_BYTES, _Q8_MOST = 32, 34, 127  # a float16 step and 32 signed bytes
@@ -24,7 +24,7 @@ _Q8_VALUES, _Q8_BYTES, _Q8_MOST = 32, 34, 127  # a float16 step and 32 signed by
 _Q8_SLACK = 1e-4
 
 
-def prove(path: Path, fields: Mapping[str, Value], tensors: Sequence[Tensor], weights: WeightFiles) -> float:
+def prove(path: Path, fields: Mapping[str, Value], tensors: Sequence[Tensor], weights: StoredWeights) -> float:
     """Compare every key and every value of a GGUF file with what it must hold.
 
     float32 and float16 values must be the folder's, rounded to the nearest; of q8_0 the step must be the block's

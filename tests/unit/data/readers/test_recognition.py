@@ -268,7 +268,7 @@ def test_an_empty_answer_is_a_bad_row_unless_it_is_allowed(row, said, tmp_path):
     )
     if "question" in row or "messages" in row or "prompt" in row:
         path = lines(tmp_path / "a.jsonl", row)
-    expected = f"a.jsonl:1 row 0: {said}; --allow_empty_answers trains it, as the end token alone"
+    expected = f"a.jsonl:1 row 0: {said}; write it, or leave the row out (--bad_rows drop)"
     assert fault_of(path) == expected or expected in fault_of(path)
     found, _ = read(path, allow_empty_answers=True)
     assert found[0][-1].trained

@@ -9,8 +9,7 @@ from tests import tiny
 from yangtuo.export.gguf import convert, vocabulary
 from yangtuo.export.gguf import model as gguf_model
 from yangtuo.merge.plan import start
-from yangtuo.model.base import read_config
-from yangtuo.model.weight_files import open_weights
+from yangtuo.model.stored_weights import open_stored
 
 ROWS = tiny.SENTENCEPIECE_VOCABULARY
 
@@ -58,8 +57,8 @@ def written(folder, out, kind="f32", chat_template=None):
 
 def plan(folder, kind):
     """What `convert.write` writes, for proofs of files that are broken afterwards."""
-    config, weights = read_config(folder), open_weights(folder)
-    chain = start(weights, config)
+    weights = open_stored(folder)
+    config, chain = weights.config, start(weights)
     fields = {
         "general.architecture": "llama",
         **gguf_model.fields(folder, config, kind, chain.num_rows),

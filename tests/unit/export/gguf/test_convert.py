@@ -29,7 +29,7 @@ from yangtuo.errors import ModelError, RunFailure, RunFolderError, UsageError
 from yangtuo.export.gguf import convert, model
 from yangtuo.export.gguf.model import paired
 from yangtuo.merge.edits import WeightEdits
-from yangtuo.model.base import read_config
+from yangtuo.model.architecture import read_config
 from yangtuo.model.weight_files import open_weights
 
 from .folders import ROWS, llama_folder, model_folder, written

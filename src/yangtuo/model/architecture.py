@@ -1,0 +1,102 @@
+"""What a base's config.json describes: the class that transformers has for it, and the model without weights."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from yangtuo.errors import ModelError, one_line
+
+# What the code of a family may raise for a configuration that it does not expect.
+_OF_MODELS = (ValueError, ImportError, OSError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
+
+
+def read_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The model's config.json.
+
+    Raises:
+        ModelError: it is broken, of a type that transformers does not know, or needs code that comes with it.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise _refused(folder, "config.json cannot be used", error, trust_remote_code=trust_remote_code) from error
+
+
+def _refused(folder: Any, what: str, error: Exception, *, trust_remote_code: bool) -> ModelError:
+    if not trust_remote_code and "trust_remote_code" in str(error):
+        return ModelError(
+            f"{folder}: Python code comes with this model and is not run unless --trust_remote_code is given; read the "
+            "*.py files in that folder first"
+        )
+    return ModelError(f"{folder}: {what}: {one_line(error, 200)}")
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The class of transformers that makes this model for text: of several towers the language model, else all."""
+    brings = getattr(config, "auto_map", None) or {}
+    of_text = type(config) in AutoModelForCausalLM._model_mapping or AutoModelForCausalLM.__name__ in brings
+    return AutoModelForImageTextToText if not of_text and has_towers(config) else AutoModelForCausalLM
+
+
+def has_towers(config: PreTrainedConfig) -> bool:
+    """Whether the base is published as a class that reads more than text."""
+    return type(config) in AutoModelForImageTextToText._model_mapping and config.get_text_config() is not config
+
+
+def empty_model(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model without weights; its few buffers (of the rotary embedding) are real.
+
+    Raises:
+        ModelError: transformers has no language model for this config.json.
+    """
+    with init_empty_weights(include_buffers=False):
+        return _made(config, trust_remote_code=trust_remote_code, dtype=torch.float32).eval()
+
+
+def modules_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> dict[str, nn.Module]:
+    """All modules of the model by name, without its weights (on torch's meta device).
+
+    Raises:
+        ModelError: transformers has no language model for this config.json.
+    """
+    with torch.device("meta"):
+        return dict(_made(config, trust_remote_code=trust_remote_code).named_modules())
+
+
+def _made(config: PreTrainedConfig, *, trust_remote_code: bool, **how: Any) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **how)
+    except _OF_MODELS as error:
+        what = f"transformers makes no language model of this config.json (model_type {config.model_type!r})"
+        raise _refused(config.name_or_path, what, error, trust_remote_code=trust_remote_code) from error
+    return model
+
+
+def beside_and_inside(names: Iterable[str], model: PreTrainedModel) -> tuple[list[str], list[str]]:
+    """Tensors that the model has no place for, parted.
+
+    First those under a name of their own (`mtp.*`: heads that predict further tokens), which it does without; then
+    those that belong to a part which it has (a bias of its layers, a layer more), without which it is another model.
+    """
+    modules, config = {name for name, _ in model.named_modules()}, model.config.get_text_config()
+    num_layers, num_more = getattr(config, "num_hidden_layers", 0), getattr(config, "num_nextn_predict_layers", 0) or 0
+    further = {f"layers.{number}" for number in range(num_layers, num_layers + num_more)}
+    found: tuple[list[str], list[str]] = [], []
+    for name in sorted(names):
+        parts = name.split(".")
+        depth = next(n for n in range(len(parts), -1, -1) if not n or ".".join(parts[:n]) in modules)
+        is_inside = ".".join(parts[:depth]) not in ("", model.base_model_prefix)
+        is_further = ".".join(parts[max(0, depth - 1) : depth + 1]) in further
+        found[is_inside and not is_further].append(name)
+    return found
