@@ -24,7 +24,7 @@ from yangtuo.data.template_json import to_values
 from yangtuo.errors import AdapterError, DataError, ModelError, ProofError, UsageError
 from yangtuo.export import plain_lora
 from yangtuo.export.gguf import convert
-from yangtuo.merge import edits, fit, make, verify
+from yangtuo.merge import edits, fit, make, tensor_proof, verify
 from yangtuo.merge import plan as merge_plan
 from yangtuo.merge.job import Job
 from yangtuo.model import adapter_files, fingerprint, generation_config, prompt_texts, provenance
@@ -194,7 +194,7 @@ def _prove(job: Job, chain: edits.WeightEdits, draft: Path) -> None:
         plan = merge_plan.plan(new_base, [saved], fit.Allowed())
     except (ModelError, AdapterError) as error:
         raise ProofError(f"proof failed: {error}") from error
-    tensors = verify.prove_tensors(job.base, chain, new_base, job.dtype)
+    tensors = tensor_proof.prove_tensors(job.base, chain, new_base, job.dtype)
     probes = make.probes(job.tokenizer, chain.num_rows)
     logits = verify.prove_split(job.base, job.plan, new_base, plan, probes)
     logger.info(

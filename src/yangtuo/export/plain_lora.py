@@ -57,6 +57,7 @@ def lora_of(step: Step, base: str) -> PlainLora:
     odd = {
         "DoRA": saved.config.use_dora,
         "LoRA on the embedding": any("lora_embedding_" in key for key in saved.tensors),
+        "LoRA on the experts' tensors": bool(saved.config.target_parameters),
         "a bias of LoRA": any(key.endswith("lora_B.bias") for key in saved.tensors),
     }
     refused = [name for name, is_so in odd.items() if is_so]

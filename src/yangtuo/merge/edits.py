@@ -45,6 +45,29 @@ class LowRank:
 
 
 @dataclass(frozen=True)
+class ExpertsLowRank:
+    """W[e] + scale * up[e] @ down[e] for the experts of a layer, which are one tensor.
+
+    Attributes:
+        up: [experts, out, rank].
+        down: [experts, rank, in].
+        scale: see `LowRank`.
+        is_transposed: the weight is [experts, in, out].
+    """
+
+    up: torch.Tensor
+    down: torch.Tensor
+    scale: float
+    is_transposed: bool
+
+    def apply(self, weight: torch.Tensor) -> torch.Tensor:
+        """float32 [experts, out, in] -> the same, in place."""
+        for own, up, down in zip(weight, self.up, self.down, strict=True):
+            (own.T if self.is_transposed else own).addmm_(up.float(), down.float(), alpha=self.scale)
+        return weight
+
+
+@dataclass(frozen=True)
 class BiasDelta:
     """bias + scale * value: the bias of PEFT's lora_B."""
 
@@ -91,7 +114,7 @@ class Grow:
         return torch.cat([weight, new])
 
 
-Edit = LowRank | BiasDelta | Replace | ReplaceRows | Grow
+Edit = LowRank | ExpertsLowRank | BiasDelta | Replace | ReplaceRows | Grow
 
 
 def fold(weight: torch.Tensor, edits: Sequence[Edit]) -> torch.Tensor:

@@ -16,7 +16,7 @@ _LLAMA_ROWS, _CHINESE_LLAMA_ROWS, _CHINESE_ALPACA_ROWS = 32_000, 49_953, 49_954 
 _MOST_NEW_ROWS = 1024  # a tokenizer that was given some control tokens, not another tokenizer
 _REFUSED = (  # kinds of LoRA whose weight is no W + scale * B A, or that change the base when they start
     *("use_qalora", "alora_invocation_tokens", "arrow_config", "use_bdlora", "kasa_config", "velora_config"),
-    *("monteclora_config", "target_parameters", "layer_replication", "megatron_config"),
+    *("monteclora_config", "layer_replication", "megatron_config"),
 )
 
 

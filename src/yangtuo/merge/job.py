@@ -16,7 +16,7 @@ from yangtuo.merge import plan as merge_plan
 from yangtuo.model import adapter_files, dtypes, fingerprint, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
-from yangtuo.model.lora_options import names
+from yangtuo.model.lora_targets import split as names
 from yangtuo.model.stored_weights import StoredWeights, open_stored
 from yangtuo.output import check_new, check_space
 

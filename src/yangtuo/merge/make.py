@@ -14,7 +14,7 @@ from yangtuo import __version__
 from yangtuo.data.template_json import from_values, to_values
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import ModelError, ProofError
-from yangtuo.merge import edits, verify
+from yangtuo.merge import edits, tensor_proof, verify
 from yangtuo.merge.job import Job
 from yangtuo.model import fingerprint, generation_config, provenance
 from yangtuo.model.dtypes import name_of
@@ -127,7 +127,7 @@ def write_small_files(job: Job, draft: Path, chain: edits.WeightEdits, hashes: S
 def _prove(job: Job, draft: Path) -> Mapping[str, Any]:
     merged = reopened(draft, job)
     started = time.monotonic()
-    tensors = verify.prove_tensors(job.base, job.plan.chain, merged, job.dtype)
+    tensors = tensor_proof.prove_tensors(job.base, job.plan.chain, merged, job.dtype)
     logger.info(
         "proof by tensors: %d tensors, %d changed, at most %.2f of what rounding allows; others bit-equal (%.0f s)",
         tensors.num_tensors,

@@ -16,10 +16,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Embedding as LoraEmbedding
 from peft.tuners.lora import Linear as LoraLinear
-from torch import nn
+from peft.tuners.lora import ParamWrapper
 
 from yangtuo.errors import AdapterError, ModelError
-from yangtuo.merge.edits import BiasDelta, Edit, Grow, LowRank, Replace, ReplaceRows, WeightEdits
+from yangtuo.merge.edits import BiasDelta, Edit, ExpertsLowRank, Grow, LowRank, Replace, ReplaceRows, WeightEdits
 from yangtuo.merge.fit import Allowed, check_kind, rows_after
 from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal
 from yangtuo.model.adapter_files import SavedAdapter, check_fit
@@ -136,7 +136,8 @@ def _edits(saved: SavedAdapter, model: PeftModel, chain: WeightEdits) -> dict[st
     for key in sorted(saved.tensors, key=lambda key: ".lora_" in key):  # a whole weight first, a LoRA on top of it
         module, kind = _split(key.removeprefix(PREFIX))
         if kind.startswith(("lora_B", "lora_embedding_B")):
-            for name, edit in _low_rank(saved, model, module, kind):
+            path = key.removeprefix(PREFIX).rpartition(".lora_")[0]
+            for name, edit in _low_rank(saved, model, path, kind):
                 if name not in chain.sources and name != chain.head:
                     raise AdapterError(f"{saved.folder}: {key} needs {name}, which the base has not")
                 edits[name] = (*edits.get(name, ()), edit)
@@ -166,10 +167,10 @@ def _with_peft(saved: SavedAdapter, base: StoredWeights, chain: WeightEdits, num
     except PEFT_REFUSALS as error:
         raise refusal(str(saved.folder), config.model_type, error) from error
     for name, module in model.named_modules():
-        if hasattr(module, "lora_A") and not isinstance(module, LoraLinear | LoraEmbedding):
+        if hasattr(module, "lora_A") and not isinstance(module, LoraLinear | LoraEmbedding | ParamWrapper):
             raise AdapterError(f"{saved.folder}: LoRA on {name} ({type(module).__name__}) cannot be merged")
-        if isinstance(module, LoraLinear) and not isinstance(module.get_base_layer(), nn.Linear):
-            raise AdapterError(f"{saved.folder}: {name} is stored transposed (fan_in_fan_out); that is not supported")
+        if isinstance(module, LoraLinear) and module.fan_in_fan_out and module.lora_variant:
+            raise AdapterError(f"{saved.folder}: DoRA on {name}, which is stored transposed, cannot be merged")
         if isinstance(module, LoraEmbedding) and module.lora_variant:
             raise AdapterError(f"{saved.folder}: DoRA on the embedding {name} cannot be merged")
     return model
@@ -201,7 +202,7 @@ def _compare(
             "tokenizer that it was trained with"
         )
     needed = {key: tuple(model.get_parameter(name).shape) for name, key in keys.items()}
-    others = {PREFIX + name: tuple(model.get_parameter(_wrapped(model, name)).shape) for name in chain.sources}
+    others = {PREFIX + name: tuple(_held(model, _wrapped(model, name)).shape) for name in chain.sources}
     others[PREFIX + chain.head] = others[PREFIX + chain.embedding]
     found = {key: tuple(value.shape) for key, value in saved.tensors.items()}
     return check_fit(saved, found, needed, others, is_partial=is_partial)
@@ -224,11 +225,17 @@ def _token_rows(saved: SavedAdapter) -> list[Sequence[int]]:
 def _wrapped(model: PeftModel, name: str) -> str:
     """The parameter's name under whatever PEFT has put around its module."""
     module, kind = _split(name)
-    found = model.get_submodule(PREFIX + module)
-    for inner in ("original_module", "base_layer"):
-        if hasattr(found, inner):
-            return f"{PREFIX}{module}.{inner}.{kind}"
-    return f"{PREFIX}{module}.{kind}"
+    path = PREFIX + module
+    while inner := next((x for x in ("original_module", "base_layer") if hasattr(model.get_submodule(path), x)), ""):
+        path = f"{path}.{inner}"
+    return f"{path}.{kind}"
+
+
+def _held(model: PeftModel, name: str) -> torch.Tensor:
+    """A parameter, or a buffer that lies in files."""
+    module, _, own = name.rpartition(".")
+    value: torch.Tensor = getattr(model.get_submodule(module), own)
+    return value
 
 
 def _split(plain: str) -> tuple[str, str]:
@@ -248,18 +255,30 @@ def _follows(model: PeftModel, head: str) -> bool:
     return token_adapter is not None and token_adapter.tied_adapter is not None
 
 
-def _low_rank(saved: SavedAdapter, model: PeftModel, module: str, kind: str) -> list[tuple[str, Edit]]:
-    layer: Any = model.get_submodule(PREFIX + module)
-    scale = float(layer.scaling["default"])
-    value = saved.tensors[f"{PREFIX}{module}.{kind}"]
+def _low_rank(saved: SavedAdapter, model: PeftModel, path: str, kind: str) -> list[tuple[str, Edit]]:
+    """What the matrices of one layer of PEFT's do, `path` being its place in the model, `kind` as in `lora_B.weight`.
+
+    Source: `ParamWrapper.get_delta_weight` of PEFT 0.21.
+    """
+    layer: Any = model.get_submodule(PREFIX + path)
+    scale, module = float(layer.scaling["default"]), path.replace(".base_layer", "")
+    value = saved.tensors[f"{PREFIX}{path}.{kind}"]
     if kind == "lora_B.bias":
         return [(f"{module}.bias", BiasDelta(value, scale))]
-    other = saved.tensors[f"{PREFIX}{module}.{kind.replace('_B', '_A')}"]
+    other = saved.tensors[f"{PREFIX}{path}.{kind.replace('_B', '_A')}"]
     if kind == "lora_embedding_B":
         return [(f"{module}.weight", LowRank(other.T, value.T, scale))]
-    return [
-        (f"{module}.weight", LowRank(value, other, scale, saved.tensors.get(f"{PREFIX}{module}.lora_magnitude_vector")))
-    ]
+    if isinstance(layer, ParamWrapper):
+        name, num_experts = f"{module}.{layer.parameter_name}", layer.num_experts
+        if num_experts == 1 and layer._param_ndim == 2:
+            return [(name, LowRank(value, other, scale))]
+        up = value.reshape(len(value), -1, num_experts).permute(2, 0, 1)
+        down = other.reshape(num_experts, -1, other.shape[-1])
+        return [(name, ExpertsLowRank(up, down, scale, not layer._did_swap_in_out_features))]
+    if layer.fan_in_fan_out:
+        return [(f"{module}.weight", LowRank(other.T, value.T, scale))]
+    magnitude = saved.tensors.get(f"{PREFIX}{path}.lora_magnitude_vector")
+    return [(f"{module}.weight", LowRank(value, other, scale, magnitude))]
 
 
 def _extended(chain: WeightEdits, step: Step, num_rows: int) -> WeightEdits:

@@ -55,7 +55,8 @@ class Adapter:
         begin = f", begun as {config.init_lora_weights}" if self.start else ""
         dtypes = " and ".join(sorted({str(p.dtype)[6:] for p in self.model.parameters() if p.requires_grad}))
         targets = config.target_modules
-        targets = targets if isinstance(targets, str) else ", ".join(sorted(targets))
+        if not isinstance(targets, str):
+            targets = ", ".join([*sorted(targets), *sorted(config.target_parameters or ())])
         frozen_modules = {name.split(".modules_to_save.")[0].rsplit(".", 1)[-1] for name in self.kept}
         # Of a tied weight, PEFT lists a name with its path beside the short one.
         full = sorted({name.rsplit(".", 1)[-1] for name in config.modules_to_save or ()} - frozen_modules)

@@ -13,6 +13,8 @@ from dataclasses import replace
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer, ParamWrapper
+from torch import nn
 from transformers import PreTrainedModel
 
 from yangtuo.config.choices import ModulesToSavePolicy
@@ -24,7 +26,8 @@ from yangtuo.model.adapter_files import SavedAdapter, check_fit
 from yangtuo.model.adapter_names import name_in_use
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.lora import use_fused
-from yangtuo.model.lora_options import begins_from_the_base, embedding_names, is_tied, names, new_config, ties
+from yangtuo.model.lora_options import begins_from_the_base, embedding_names, is_tied, new_config, ties
+from yangtuo.model.lora_targets import split as names
 from yangtuo.model.sharding import gathered, is_sharded, shape_of
 
 logger = logging.getLogger(__name__)
@@ -35,7 +38,10 @@ def attach_new(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence
 
     `new_tokens` are rows of embedding and head that are trained too, all others of theirs being frozen.
     """
-    peft_model = _with_lora(model, new_config(model, lora, new_tokens), "this LoRA")
+    config = new_config(model, lora, new_tokens)
+    peft_model = _with_lora(model, config, "this LoRA")
+    if config.target_parameters:
+        _set_dropout(peft_model, lora.lora_dropout)
     adapter = _checked(Adapter(peft_model))
     if not begins_from_the_base(lora):
         return adapter
@@ -65,6 +71,8 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
         config.modules_to_save = sorted(wanted) or None
         config.ensure_weight_tying = ties(model, wanted)
     peft_model = _with_lora(model, config, str(saved.folder))
+    if config.target_parameters and "lora_dropout" in given:
+        _set_dropout(peft_model, lora.lora_dropout)
 
     bare = Adapter(peft_model)
     trained = adapter_state.trained_parameters(bare)
@@ -99,6 +107,13 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
     return _checked(Adapter(peft_model, kept))
 
 
+def _set_dropout(model: PeftModel, probability: float) -> None:
+    """Before the matrices of layers; PEFT refuses a configuration with dropout where it has parameters to change."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and not isinstance(module, ParamWrapper) and probability:
+            module.lora_dropout["default"] = nn.Dropout(probability)
+
+
 def _loose(model: PeftModel, saved: SavedAdapter, places: Collection[str]) -> dict[str, torch.Tensor]:
     """Frozen embedding and head whose values are in the file, by their names there; a tied matrix has two.
 
@@ -130,7 +145,7 @@ def _config_of(saved: SavedAdapter, model: PreTrainedModel, lora: LoraArguments,
     config.inference_mode = False
     config.init_lora_weights = True  # its matrices are read, not begun
     config.base_model_name_or_path = model.name_or_path
-    if "lora_dropout" in given and lora.lora_dropout != config.lora_dropout:
+    if "lora_dropout" in given and lora.lora_dropout != config.lora_dropout and not config.target_parameters:
         logger.warning("lora_dropout: %g as asked for, the adapter had %g", lora.lora_dropout, config.lora_dropout)
         config.lora_dropout = lora.lora_dropout
     return config

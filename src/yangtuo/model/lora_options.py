@@ -13,19 +13,16 @@ from transformers import PreTrainedModel
 from yangtuo.config.schema import LoraArguments
 from yangtuo.config.words import did_you_mean
 from yangtuo.errors import AdapterError, UsageError
+from yangtuo.model import lora_targets
 from yangtuo.model.adapter_files import SavedAdapter
+from yangtuo.model.lora_targets import ALL_LINEAR, Targets, layers
+from yangtuo.model.lora_targets import split as names
 
 logger = logging.getLogger(__name__)
 
-ALL_LINEAR = "all-linear"
 # From the base's own weights, which change by what the adapter begins with.
 _FROM_THE_BASE = re.compile(r"pissa(_niter_\d+)?|olora")
 _BEGINNINGS = re.compile(rf"true|gaussian|orthogonal|{_FROM_THE_BASE.pattern}")
-
-
-def names(text: str | None) -> list[str]:
-    """A comma-separated option as a list."""
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def begins_from_the_base(lora: LoraArguments) -> bool:
@@ -52,23 +49,6 @@ def pattern(option: str, text: str | None) -> dict[str, float]:
     return found
 
 
-def layers(text: str | None) -> list[int] | None:
-    """`0-3,7` as [0, 1, 2, 3, 7]; None for all.
-
-    Raises:
-        UsageError: a part that is neither a number nor a range.
-    """
-    if text is None:
-        return None
-    found: set[int] = set()
-    for part in names(text):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if not match or int(match[2] or match[1]) < int(match[1]):
-            raise UsageError(f"--layers_to_transform {part}: expected numbers and ranges, such as 0-15,31")
-        found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return sorted(found)
-
-
 def check_options(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> None:
     """Check the options of a new LoRA against the base, before any weight is loaded.
 
@@ -77,26 +57,29 @@ def check_options(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> None
             combination that would not be what it says.
         UsageError: an option that cannot be read.
     """
-    of_names = [*_of_names(lora, modules), *_of_patterns(lora), *_of_full_modules(lora, modules)]
-    problems = [*of_names, *_of_numbers(lora, modules), *_of_variants(lora)]
+    of_names = [*_of_names(lora, modules), *_of_patterns(lora, modules), *_of_full_modules(lora, modules)]
+    problems = [*of_names, *_of_numbers(lora, modules), *_of_variants(lora), *_of_experts(lora, modules)]
     if problems:
         raise AdapterError.of_problems("LoRA options", problems)
 
 
 def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
-    linear = {name.rsplit(".", 1)[-1] for name, module in modules.items() if isinstance(module, nn.Linear)}
+    found, fused = lora_targets.resolve(lora, modules), lora_targets.fused_experts(modules)
+    linear = {lora_targets.last(name) for name, module in modules.items() if isinstance(module, nn.Linear)}
+    linear |= set(fused.values())
     targets = [] if lora.trainable == ALL_LINEAR else names(lora.trainable)
     if not targets and lora.trainable != ALL_LINEAR:
         yield "--trainable is empty; name the modules that get LoRA matrices"
+    for name in found.missing:
+        yield f"--trainable: the base has no module {name!r}; {_offer(name, linear)}"
     for option, wanted, offered in (
-        ("trainable", targets, linear),
-        ("modules_to_save", names(lora.modules_to_save), {name.rsplit(".", 1)[-1] for name in modules if name}),
+        ("modules_to_save", names(lora.modules_to_save), {lora_targets.last(name) for name in modules if name}),
         ("rank_pattern", list(pattern("rank_pattern", lora.rank_pattern)), linear),
         ("alpha_pattern", list(pattern("alpha_pattern", lora.alpha_pattern)), linear),
     ):
         for name in wanted:
-            if not any(module == name or module.endswith(f".{name}") for module in modules):
-                hint = did_you_mean(name, offered, f"it has {', '.join(sorted(linear))}")
+            if not any(each == name or each.endswith(f".{name}") for each in (*modules, *fused)):
+                hint = _offer(name, offered, linear)
                 yield f"--{option}: the base has no module {name!r}; {hint}"
     for name in sorted(set(targets) & set(names(lora.modules_to_save))):
         yield f"{name!r} is in --trainable and in --modules_to_save; a module is trained in one way"
@@ -106,6 +89,10 @@ def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator
                 yield (
                     f"{name!r} is in --modules_to_save, which trains all of its rows; leave --train_new_tokens_only out"
                 )
+
+
+def _offer(name: str, offered: Collection[str], linear: Collection[str] = ()) -> str:
+    return did_you_mean(name, offered, f"it has {', '.join(sorted(linear or offered))}")
 
 
 def _of_full_modules(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
@@ -123,8 +110,8 @@ def _of_full_modules(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> I
             yield f"--modules_to_save {name}: PEFT would train {', '.join(others)} too; write {whole}"
 
 
-def _of_patterns(lora: LoraArguments) -> Iterator[str]:
-    targets = {target.rsplit(".", 1)[-1] for target in names(lora.trainable)}
+def _of_patterns(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
+    targets = lora_targets.resolve(lora, modules).names | {lora_targets.last(name) for name in names(lora.trainable)}
     for option in ("rank_pattern", "alpha_pattern"):
         for name in pattern(option, getattr(lora, option)):
             if lora.trainable != ALL_LINEAR and name.rsplit(".", 1)[-1] not in targets:
@@ -158,13 +145,20 @@ def _of_variants(lora: LoraArguments) -> Iterator[str]:
         yield "--use_dora on embed_tokens cannot be merged; take it out of --trainable, or leave --use_dora out"
 
 
-def linear_names(modules: Mapping[str, nn.Module]) -> set[str]:
-    """Last parts of the names of all linear layers but the head: what PEFT makes of all-linear."""
-    return {name.rsplit(".", 1)[-1] for name, module in modules.items() if isinstance(module, nn.Linear)} - {"lm_head"}
+def _of_experts(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
+    """PEFT adds B A to a parameter before it is used, and knows nothing else there."""
+    parameters = lora_targets.resolve(lora, modules).parameters
+    odd = [option for option in ("use_dora",) if getattr(lora, option)]
+    odd += ["init_lora_weights"] if lora.init_lora_weights.lower() not in ("true", "gaussian") else []
+    for option in odd if parameters else ():
+        yield (
+            f"--{option} {getattr(lora, option)} is not possible on {', '.join(parameters)}: PEFT has plain LoRA only "
+            "for the experts' tensors; name modules of the attention alone with --trainable, or leave the option out"
+        )
 
 
 def check_contradictions(
-    saved: SavedAdapter, lora: LoraArguments, given: Collection[str], all_linear: set[str]
+    saved: SavedAdapter, lora: LoraArguments, given: Collection[str], modules: Mapping[str, nn.Module]
 ) -> None:
     """Compare LoRA options with the adapter that is to be continued; equal ones are fine.
 
@@ -173,12 +167,18 @@ def check_contradictions(
     """
     config = saved.config
     targets = config.target_modules
-    if lora.trainable == ALL_LINEAR and not isinstance(targets, str):  # PEFT writes each layer's name
-        targets = {name.rsplit(".", 1)[-1] for name in targets or ()}
+    asked: Any = set(names(lora.trainable))
+    if not isinstance(targets, str):
+        targets = set(targets or ())
+        if targets != asked or config.target_parameters:
+            # Of all-linear, PEFT writes each layer's name.
+            of_parameters = [name.removesuffix(".weight") for name in config.target_parameters or ()]
+            asked = lora_targets.resolve(lora, modules).names
+            targets = {lora_targets.last(name) for name in (*targets, *of_parameters)}
     of_adapter = {
         "lora_rank": config.r,
         "lora_alpha": float(config.lora_alpha),
-        "trainable": targets if isinstance(targets, str) else set(targets or ()),
+        "trainable": targets,
         "modules_to_save": _full(saved),
         "train_new_tokens_only": bool(config.trainable_token_indices),
         "use_rslora": bool(config.use_rslora),
@@ -191,7 +191,7 @@ def check_contradictions(
     of_options = {
         "lora_rank": lora.lora_rank,
         "lora_alpha": lora.lora_alpha,
-        "trainable": all_linear if lora.trainable == ALL_LINEAR else set(names(lora.trainable)),
+        "trainable": asked,
         "modules_to_save": set(names(lora.modules_to_save)),
         "train_new_tokens_only": lora.train_new_tokens_only,
         "use_rslora": lora.use_rslora,
@@ -241,6 +241,9 @@ def _shown(value: Any) -> str:
 def new_config(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence[int]) -> LoraConfig:
     """PEFT's configuration of a new LoRA on this base."""
     tied, full = is_tied(model), names(lora.modules_to_save)
+    parts = parts_without_text(model)
+    targets = lora_targets.resolve(lora, dict(model.named_modules()), parts)
+    _tell(lora, targets, model, parts)
     ranks = {name: int(rank) for name, rank in pattern("rank_pattern", lora.rank_pattern).items()}
     chosen = layers(lora.layers_to_transform)
     begin: Any = lora.init_lora_weights.lower()
@@ -252,9 +255,10 @@ def new_config(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence
             task_type=TaskType.CAUSAL_LM,
             r=lora.lora_rank,
             lora_alpha=lora.lora_alpha,
-            lora_dropout=lora.lora_dropout,
-            target_modules=_targets(model, lora, chosen),
-            exclude_modules=_pattern_of(_parts_without_text(model, lora)),
+            lora_dropout=0.0 if targets.parameters else lora.lora_dropout,  # see `adapters.attach_new`
+            target_modules=list(targets.modules),
+            target_parameters=list(targets.parameters) or None,
+            exclude_modules=_pattern_of([*parts, *targets.exclude]),
             layers_to_transform=chosen,
             rank_pattern=ranks,
             alpha_pattern=pattern("alpha_pattern", lora.alpha_pattern),
@@ -277,37 +281,40 @@ def ties(model: PreTrainedModel, full: Collection[str]) -> bool:
     return is_tied(model) and any(name.rsplit(".", 1)[-1] in full for name in embedding_names(model))
 
 
-def _targets(model: PreTrainedModel, lora: LoraArguments, chosen: Sequence[int] | None) -> str | list[str]:
-    if lora.trainable != ALL_LINEAR:
-        return names(lora.trainable)
-    if chosen is None:
-        return ALL_LINEAR
-    # PEFT knows "all-linear" in all layers only.
-    head = model.get_output_embeddings()
-    found = {n.rsplit(".", 1)[-1] for n, module in model.named_modules() if isinstance(module, nn.Linear)}
-    return sorted(found - {n.rsplit(".", 1)[-1] for n, module in model.named_modules() if module is head})
-
-
-def _parts_without_text(model: PreTrainedModel, lora: LoraArguments) -> list[str]:
-    """Names of the parts beside the decoder that have modules which `--trainable` names: a vision tower."""
+def parts_without_text(model: PreTrainedModel) -> list[str]:
+    """Names of the parts beside the decoder, which the loss of text does not depend on: a vision tower."""
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     if decoder is None or decoder is model:
         return []
     inside = {id(module) for module in (*decoder.modules(), *(head.modules() if head else ()))}
-    asked = names(lora.trainable)
-    beside = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and id(module) not in inside
-        and (lora.trainable == ALL_LINEAR or any(name == one or name.endswith(f".{one}") for one in asked))
-    ]
     path = next(name for name, module in model.named_modules() if module is decoder)
     above = path.rpartition(".")[0]  # where the parts stand side by side
-    parts = sorted({name.removeprefix(f"{above}.").split(".")[0] for name in beside})
-    if parts:
-        logger.warning("adapter: no LoRA in %s, which the loss of text does not depend on", ", ".join(parts))
-    return parts
+    beside = [name for name, each in model.named_modules() if isinstance(each, nn.Linear) and id(each) not in inside]
+    return sorted({name.removeprefix(f"{above}.").split(".")[0] for name in beside})
+
+
+def _tell(lora: LoraArguments, targets: Targets, model: PreTrainedModel, parts: Sequence[str]) -> None:
+    kind = model.config.model_type
+    if targets.is_replaced:
+        found = ", ".join(sorted(targets.names))
+        logger.warning(
+            "adapter: a %s base has other layers than --trainable names; LoRA on all of them: %s", kind, found
+        )
+    asked = targets.names | set(names(lora.trainable))
+    named = {
+        part
+        for part in parts
+        for name, module in model.named_modules()
+        if part in name.split(".") and isinstance(module, nn.Linear) and lora_targets.last(name) in asked
+    }
+    if named:
+        logger.warning("adapter: no LoRA in %s, which the loss of text does not depend on", ", ".join(sorted(named)))
+    if targets.parameters and lora.lora_dropout:
+        logger.warning(
+            "lora_dropout: none on %s, whose tensors PEFT changes as a whole; %g on the other layers",
+            ", ".join(targets.parameters),
+            lora.lora_dropout,
+        )
 
 
 def _pattern_of(parts: Sequence[str]) -> str | None:

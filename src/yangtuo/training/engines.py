@@ -14,7 +14,8 @@ from yangtuo.errors import MissingDependencyError, UsageError
 from yangtuo.logs import rank
 from yangtuo.model import base
 from yangtuo.model.base import Hardware
-from yangtuo.model.lora_options import begins_from_the_base, names
+from yangtuo.model.lora_options import begins_from_the_base
+from yangtuo.model.lora_targets import split as names
 
 logger = logging.getLogger(__name__)
 

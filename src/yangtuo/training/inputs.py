@@ -15,7 +15,7 @@ from yangtuo.data.encoding_cache import EncodedFiles
 from yangtuo.data.examples import Examples
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import DataError, ModelError, TokenizerError, UsageError
-from yangtuo.model import adapter_files, architecture, base, fingerprint, lora_options, provenance
+from yangtuo.model import adapter_files, architecture, base, fingerprint, lora_options, lora_targets, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
 from yangtuo.training.dataset import (
@@ -69,10 +69,10 @@ def open_inputs(settings: Settings) -> Inputs:
     _check_verbs(settings)
     modules = architecture.modules_of(config, trust_remote_code=model.trust_remote_code)
     if saved and not lora.new_adapter:
-        lora_options.check_contradictions(saved, lora, settings.origins, lora_options.linear_names(modules))
+        lora_options.check_contradictions(saved, lora, settings.origins, modules)
         # Of the options, only modules to be added are not the adapter's own.
         lora = LoraArguments(
-            trainable=lora_options.ALL_LINEAR,
+            trainable=lora_targets.ALL_LINEAR,
             modules_to_save=lora.modules_to_save,
             loraplus_lr_ratio=lora.loraplus_lr_ratio,
         )

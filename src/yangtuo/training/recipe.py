@@ -18,7 +18,7 @@ from yangtuo.engine.planning import StepShape
 from yangtuo.engine.steps import Recipe
 from yangtuo.errors import UsageError
 from yangtuo.logs import world_size
-from yangtuo.model.lora_options import names
+from yangtuo.model.lora_targets import split as names
 from yangtuo.training import run_folder
 from yangtuo.training.dataset import wants_evaluation
 from yangtuo.training.engines import deepspeed_of

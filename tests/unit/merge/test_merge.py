@@ -21,7 +21,7 @@ from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, ModelError, RunFailure, RunFolderError
 from yangtuo.merge import edits as merge
-from yangtuo.merge import fit, make, verify
+from yangtuo.merge import fit, make, tensor_proof, verify
 from yangtuo.merge import plan as merge_plan
 from yangtuo.model import adapter_files
 from yangtuo.model.adapter_state import save, trained_parameters
@@ -304,7 +304,7 @@ class Case:
     out: object
 
     def prove_tensors(self, base=None):
-        return verify.prove_tensors(base or self.files, self.plan.chain, open_stored(self.out), None)
+        return tensor_proof.prove_tensors(base or self.files, self.plan.chain, open_stored(self.out), None)
 
     def prove_logits(self, base=None):
         probes = make.probes(None, self.plan.chain.num_rows)
