@@ -5,19 +5,16 @@ who may see whom. A layer that carries a state along the line (recurrent, convol
 than a masked softmax (sinks, indexers), is not.
 """
 
-import re
 from collections.abc import Iterator
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from yangtuo.model.mixers import carries_state
+
 # Of transformers 5.23's ALLOWED_LAYER_TYPES, those that `attention.prefix_shared_attention` computes, and those that
 # look at one token at a time.
 _SHARE = {"full_attention", "sliding_attention", "chunked_attention", "attention", "moe", "sparse", "dense"}
-_CARRY_STATE = re.compile(
-    "Mamba|SSM|Rwkv|RWKV|LSTM|Recurrent|Rglru|Retention|DeltaNet|DeltaRule|LinearAttention|LightningAttention|ShortConv"
-)
-_CONVOLUTIONS = (nn.Conv1d, nn.RNNBase)
 
 
 def reason_not_to_share(model: PreTrainedModel) -> str | None:
@@ -34,7 +31,7 @@ def _reasons(model: PreTrainedModel) -> Iterator[str]:
         yield f"it has layers of the kind {', '.join(sorted(map(str, kinds)))}"
     for module in (model.get_decoder() or model).modules():
         name = type(module).__name__
-        if isinstance(module, _CONVOLUTIONS) or _CARRY_STATE.search(name):
+        if carries_state(module):
             yield f"its {name} carries a state from token to token"
         if isinstance(getattr(module, "sinks", None), nn.Parameter):
             yield f"its {name} has attention sinks"

@@ -28,7 +28,7 @@ from yangtuo.merge import edits, fit, make, tensor_proof, verify
 from yangtuo.merge import plan as merge_plan
 from yangtuo.merge.job import Job
 from yangtuo.model import adapter_files, fingerprint, generation_config, prompt_texts, provenance
-from yangtuo.model.architecture import read_config
+from yangtuo.model.architecture import published, read_config
 from yangtuo.model.prompt_files import CHAT_TEMPLATE, PromptFiles, prompt_files_of
 from yangtuo.model.stored_weights import StoredWeights
 from yangtuo.output import check_space
@@ -159,7 +159,8 @@ def write_split(job: Job, draft: Path, out: Path, texts: Texts) -> None:
     Raises:
         ProofError: together they are not the base with the adapter.
     """
-    chain, lora = plain_lora.base_of(job.plan), plain_lora.lora_of(job.plan.last, str(out / BASE_FOLDER))
+    known = published(job.base.config, trust_remote_code=job.base.trust_remote_code)
+    chain, lora = plain_lora.base_of(job.plan), plain_lora.lora_of(job.plan.last, str(out / BASE_FOLDER), known)
     base, adapter = draft / BASE_FOLDER, draft / ADAPTER_FOLDER
     base.mkdir()
     edits.write(job.base, chain, base, job.dtype)

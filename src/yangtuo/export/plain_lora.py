@@ -21,6 +21,8 @@ from yangtuo import output
 from yangtuo.errors import AdapterError, WriteError
 from yangtuo.merge.edits import BiasDelta, LowRank, WeightEdits
 from yangtuo.merge.plan import Plan, Step
+from yangtuo.model.adapter_names import under_both
+from yangtuo.model.architecture import Published
 from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, WEIGHTS_FILE, to_text
 
 # What vLLM takes as --max-lora-rank, beside 1. Source: `MaxLoRARanks` in its vllm/config/lora.py.
@@ -47,7 +49,7 @@ def base_of(plan: Plan) -> WeightEdits:
     return replace(plan.chain, edits=edits)
 
 
-def lora_of(step: Step, base: str) -> PlainLora:
+def lora_of(step: Step, base: str, published: Published | None = None) -> PlainLora:
     """The adapter's LoRA matrices; `base` is the name of the base that they are for.
 
     Raises:
@@ -77,6 +79,8 @@ def lora_of(step: Step, base: str) -> PlainLora:
         tensors[f"{name}.lora_A.weight"] = torch.nn.functional.pad(down, (0, 0, 0, missing)).contiguous()
         up = up if is_one_scale else up * scales[name]
         tensors[f"{name}.lora_B.weight"] = torch.nn.functional.pad(up, (0, missing)).contiguous()
+    if published:
+        tensors = under_both(tensors, published.of_text, published.of_whole)
     config = copy.deepcopy(saved.config)
     config.r, config.lora_alpha = rank, next(iter(scales.values())) * rank if is_one_scale else rank
     config.use_rslora, config.rank_pattern, config.alpha_pattern = False, {}, {}
@@ -99,7 +103,11 @@ def write_lora(lora: PlainLora, folder: Path, known: Mapping[str, Any]) -> None:
     text = to_text(known)
     try:
         folder.mkdir()
-        save_file(dict(lora.tensors), folder / WEIGHTS_FILE, metadata={"format": "pt", METADATA_KEY: text})
+        save_file(
+            {key: value.clone() for key, value in lora.tensors.items()},
+            folder / WEIGHTS_FILE,
+            metadata={"format": "pt", METADATA_KEY: text},
+        )
         (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -23,7 +23,7 @@ from yangtuo.merge.edits import BiasDelta, Edit, ExpertsLowRank, Grow, LowRank, 
 from yangtuo.merge.fit import Allowed, check_kind, rows_after
 from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal
 from yangtuo.model.adapter_files import SavedAdapter, check_fit
-from yangtuo.model.adapter_names import PREFIX, name_in_use
+from yangtuo.model.adapter_names import PREFIX, fitted, name_in_use
 from yangtuo.model.adapter_state import Adapter, names_of_keys
 from yangtuo.model.architecture import empty_model
 from yangtuo.model.stored_weights import StoredWeights
@@ -118,6 +118,7 @@ def _step(saved: SavedAdapter, base: StoredWeights, chain: WeightEdits, num_rows
     check_kind(saved)
     model = _with_peft(saved, base, chain, num_rows)
     keys = {name: name_in_use(key) or key for key, name in names_of_keys(Adapter(model)).items()}
+    saved = replace(saved, tensors=fitted(saved.tensors, {*keys.values(), *(PREFIX + name for name in chain.sources)}))
     saved = replace(saved, tensors=_under_both_names(saved, chain))
     odd = _compare(saved, model, keys, chain, num_rows, is_partial=is_partial)
     if odd:

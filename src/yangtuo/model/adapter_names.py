@@ -9,11 +9,12 @@ Source: `get_peft_model_state_dict` and `set_peft_model_state_dict` of PEFT 0.21
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 
 PREFIX = "base_model.model."  # of every name in an adapter's file
+_TOWER = re.compile(r"\.(?:language|text)_model\.")  # of the language model beside other towers
 # Put into names by torch.compile, FSDP and activation checkpointing, and by DDP in front.
 _WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # A LoRA matrix or vector, with the adapter's name where the whole model's state was saved: `lora_A.default.weight`.
@@ -29,11 +30,30 @@ def as_used(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     has_prefix = any(_unwrapped(key).startswith(PREFIX) for key in tensors)
     chosen: dict[str, str] = {}
     for key in tensors:
+        if _TOWER.sub(".", key) in tensors and _TOWER.search(key):  # see `under_both`
+            continue
         name = name_in_use(key if has_prefix else f"{PREFIX}{_unwrapped(key)}")
         # Of two with one name, the shorter is the one that PEFT loads.
         if name is not None and (name not in chosen or len(key) < len(chosen[name])):
             chosen[name] = key
     return {name: tensors[key] for name, key in chosen.items()}
+
+
+def under_both(tensors: Mapping[str, torch.Tensor], of_text: str, of_whole: str) -> dict[str, torch.Tensor]:
+    """The tensors, and those of the decoder once more by their names in the published class of several towers.
+
+    PEFT 0.21 and vLLM pass over names of the other class without a word: with both in the file, the adapter works on
+    either. Source: https://github.com/vllm-project/vllm/issues/34186.
+    """
+    begin = PREFIX + of_text
+    more = {PREFIX + of_whole + key.removeprefix(begin): key for key in tensors if key.startswith(begin)}
+    return {**tensors, **{name: tensors[key] for name, key in more.items()}}
+
+
+def fitted(tensors: Mapping[str, torch.Tensor], places: Collection[str]) -> dict[str, torch.Tensor]:
+    """The tensors by the names of the class at hand, where they were named by the other class of the same base."""
+    place_of = {_TOWER.sub(".", place): place for place in places}
+    return {key if key in places else place_of.get(_TOWER.sub(".", key), key): tensors[key] for key in tensors}
 
 
 def name_in_use(key: str) -> str | None:

@@ -19,6 +19,8 @@ from torch import nn
 
 from yangtuo.errors import CheckpointError, ProofError
 from yangtuo.model.adapter_files import check_written
+from yangtuo.model.adapter_names import under_both
+from yangtuo.model.architecture import Published
 from yangtuo.model.prompt_files import PromptFiles
 from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, WEIGHTS_FILE, to_text
 from yangtuo.model.sharding import shape_of, whole
@@ -33,12 +35,14 @@ class Adapter:
     Attributes:
         model: PEFT's model.
         kept: names of frozen parameters that are saved with the trained ones.
+        published: how the base is named in the class that other programs load, where that is another one.
         start: of a LoRA that began from the base's own weights, its A and B matrices as they were then.
     """
 
     model: PeftModel
     kept: frozenset[str] = frozenset()
     start: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    published: Published | None = None
 
     def num_trainable(self) -> int:
         """Number of weights that the optimizer sees."""
@@ -49,6 +53,8 @@ class Adapter:
         config, trainable = self.model.peft_config["default"], self.num_trainable()
         total = sum(math.prod(shape_of(p)) for p in self.model.parameters())
         ranks = sorted({config.r, *(config.rank_pattern or {}).values()})
+        dropouts = {getattr(m.lora_dropout["default"], "p", 0.0) for m in self.model.modules() if _has_lora(m)}
+        dropout = " or ".join(f"{value:g}" for value in sorted(dropouts))
         rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
         kinds = [name for name, is_on in (("rsLoRA", config.use_rslora), ("DoRA", config.use_dora)) if is_on]
         kind = f"{', '.join(kinds)}, " if kinds else ""
@@ -65,7 +71,7 @@ class Adapter:
         new = f", the {len(rows)} new rows of the vocabulary" if rows else ""
         frozen = f", {len(self.kept)} modules_to_save of the adapter frozen" if self.kept else ""
         return (
-            f"adapter: {kind}rank {rank}, alpha {config.lora_alpha:g}, dropout {config.lora_dropout:g} on "
+            f"adapter: {kind}rank {rank}, alpha {config.lora_alpha:g}, dropout {dropout} on "
             f"{targets}{begin}{told}{new}{frozen}; "
             f"{trainable:,} trained weights in {dtypes} ({trainable / total:.2%} of all)"
         )
@@ -233,6 +239,8 @@ def save(
     problems = against_formula(adapter, {key: tuple(value.shape) for key, value in tensors.items()})
     if problems:
         raise ProofError(f"proof failed: the adapter to be saved is not whole: {'; '.join(problems[:6])}")
+    if adapter.published:
+        tensors = under_both(tensors, adapter.published.of_text, adapter.published.of_whole)
     text = to_text(provenance)
     save_file(_unshared(tensors), folder / WEIGHTS_FILE, metadata={"format": "pt", METADATA_KEY: text})
     (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8")
@@ -259,6 +267,10 @@ def _under_all_names(adapter: Adapter, values: Mapping[str, torch.Tensor]) -> Te
     name_of = {id(p): name for name, p in (trained_parameters(adapter) | kept_parameters(adapter)).items()}
     names = [(_plain(name), name_of.get(id(p))) for name, p in adapter.model.named_parameters(remove_duplicate=False)]
     return {name: values[first] for name, first in names if first is not None and first in values}
+
+
+def _has_lora(module: nn.Module) -> bool:
+    return isinstance(module, LoraLayer) and "default" in module.lora_dropout
 
 
 def _plain(name: str) -> str:

@@ -23,8 +23,9 @@ from yangtuo.errors import AdapterError
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal
 from yangtuo.model.adapter_files import SavedAdapter, check_fit
-from yangtuo.model.adapter_names import name_in_use
+from yangtuo.model.adapter_names import fitted, name_in_use
 from yangtuo.model.adapter_state import Adapter
+from yangtuo.model.architecture import Published
 from yangtuo.model.lora import use_fused
 from yangtuo.model.lora_options import begins_from_the_base, embedding_names, is_tied, new_config, ties
 from yangtuo.model.lora_targets import split as names
@@ -33,16 +34,18 @@ from yangtuo.model.sharding import gathered, is_sharded, shape_of
 logger = logging.getLogger(__name__)
 
 
-def attach_new(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence[int] = ()) -> Adapter:
+def attach_new(
+    model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence[int] = (), published: Published | None = None
+) -> Adapter:
     """A new LoRA on the base; the first loss is the base's.
 
     `new_tokens` are rows of embedding and head that are trained too, all others of theirs being frozen.
     """
-    config = new_config(model, lora, new_tokens)
+    config = new_config(model, lora, new_tokens, published)
     peft_model = _with_lora(model, config, "this LoRA")
     if config.target_parameters:
         _set_dropout(peft_model, lora.lora_dropout)
-    adapter = _checked(Adapter(peft_model))
+    adapter = _checked(Adapter(peft_model, published=published))
     if not begins_from_the_base(lora):
         return adapter
     matrices = {
@@ -78,6 +81,7 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
     trained = adapter_state.trained_parameters(bare)
     named = adapter_state.names_of_keys(bare)
     places: dict[str, torch.Tensor] = {name_in_use(key) or key: trained[name] for key, name in named.items()}
+    saved = replace(saved, tensors=fitted(saved.tensors, places))
     loose = _loose(peft_model, saved, places)
     tensors = dict(saved.tensors)
     fresh = {module for module in added if not any(_is_of(key, {module}) for key in tensors)}

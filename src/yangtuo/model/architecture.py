@@ -1,6 +1,7 @@
 """What a base's config.json describes: the class that transformers has for it, and the model without weights."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,48 @@ def beside_and_inside(names: Iterable[str], model: PreTrainedModel) -> tuple[lis
         is_further = ".".join(parts[max(0, depth - 1) : depth + 1]) in further
         found[is_inside and not is_further].append(name)
     return found
+
+
+@dataclass(frozen=True)
+class Published:
+    """A base of several towers, of which transformers makes the language model alone for text.
+
+    Attributes:
+        of_text: what the names of the decoder's weights begin with in that.
+        of_whole: what they begin with in the class that is published, and that other programs load.
+        parts: names of the towers beside it.
+    """
+
+    of_text: str
+    of_whole: str
+    parts: tuple[str, ...]
+
+
+def published(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> Published | None:
+    """How the published class differs from the one that is trained; None where they are one."""
+    if not has_towers(config) or auto_class(config) is not AutoModelForCausalLM:
+        return None
+    try:
+        with torch.device("meta"):
+            whole = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    except _OF_MODELS:  # a package for pictures that is not installed
+        return None
+    text = empty_model(config, trust_remote_code=trust_remote_code)
+    of_text, of_whole = (_path_of(model, model.get_decoder()) for model in (text, whole))
+    return None if of_text == of_whole else Published(of_text, of_whole, tuple(parts_without_text(whole)))
+
+
+def _path_of(model: nn.Module, part: nn.Module) -> str:
+    return next(f"{name}." for name, module in model.named_modules() if module is part)
+
+
+def parts_without_text(model: PreTrainedModel) -> list[str]:
+    """Names of the parts beside the decoder, which the loss of text does not depend on: a vision tower."""
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    if decoder is None or decoder is model:
+        return []
+    inside = {id(module) for module in (*decoder.modules(), *(head.modules() if head else ()))}
+    path = _path_of(model, decoder).removesuffix(".")
+    above = path.rpartition(".")[0]  # where the parts stand side by side
+    beside = [name for name, each in model.named_modules() if isinstance(each, nn.Linear) and id(each) not in inside]
+    return sorted({name.removeprefix(f"{above}.").split(".")[0] for name in beside})

@@ -15,6 +15,7 @@ from yangtuo.config.words import did_you_mean
 from yangtuo.errors import AdapterError, UsageError
 from yangtuo.model import lora_targets
 from yangtuo.model.adapter_files import SavedAdapter
+from yangtuo.model.architecture import Published, parts_without_text
 from yangtuo.model.lora_targets import ALL_LINEAR, Targets, layers
 from yangtuo.model.lora_targets import split as names
 
@@ -238,7 +239,9 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def new_config(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence[int]) -> LoraConfig:
+def new_config(
+    model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence[int], published: Published | None = None
+) -> LoraConfig:
     """PEFT's configuration of a new LoRA on this base."""
     tied, full = is_tied(model), names(lora.modules_to_save)
     parts = parts_without_text(model)
@@ -258,7 +261,7 @@ def new_config(model: PreTrainedModel, lora: LoraArguments, new_tokens: Sequence
             lora_dropout=0.0 if targets.parameters else lora.lora_dropout,  # see `adapters.attach_new`
             target_modules=list(targets.modules),
             target_parameters=list(targets.parameters) or None,
-            exclude_modules=_pattern_of([*parts, *targets.exclude]),
+            exclude_modules=_pattern_of([*parts, *(published.parts if published else ()), *targets.exclude]),
             layers_to_transform=chosen,
             rank_pattern=ranks,
             alpha_pattern=pattern("alpha_pattern", lora.alpha_pattern),
@@ -281,25 +284,11 @@ def ties(model: PreTrainedModel, full: Collection[str]) -> bool:
     return is_tied(model) and any(name.rsplit(".", 1)[-1] in full for name in embedding_names(model))
 
 
-def parts_without_text(model: PreTrainedModel) -> list[str]:
-    """Names of the parts beside the decoder, which the loss of text does not depend on: a vision tower."""
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    if decoder is None or decoder is model:
-        return []
-    inside = {id(module) for module in (*decoder.modules(), *(head.modules() if head else ()))}
-    path = next(name for name, module in model.named_modules() if module is decoder)
-    above = path.rpartition(".")[0]  # where the parts stand side by side
-    beside = [name for name, each in model.named_modules() if isinstance(each, nn.Linear) and id(each) not in inside]
-    return sorted({name.removeprefix(f"{above}.").split(".")[0] for name in beside})
-
-
 def _tell(lora: LoraArguments, targets: Targets, model: PreTrainedModel, parts: Sequence[str]) -> None:
     kind = model.config.model_type
     if targets.is_replaced:
         found = ", ".join(sorted(targets.names))
-        logger.warning(
-            "adapter: a %s base has other layers than --trainable names; LoRA on all of them: %s", kind, found
-        )
+        logger.warning("adapter: a %s base has other layers than --trainable names; LoRA is on %s", kind, found)
     asked = targets.names | set(names(lora.trainable))
     named = {
         part

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from yangtuo.config.schema import LoraArguments
 from yangtuo.errors import UsageError
+from yangtuo.model.mixers import carries_state
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Targets:
         parameters: ends of names of parameters, or whole names.
         exclude: names of modules that the ends fit, and that get none.
         missing: names of `--trainable` that the base does not have.
-        is_replaced: the default names do not tell this base's layers, and all its linear layers are taken.
+        is_replaced: the default names do not tell this base's layers: all its linear layers are taken, or, where some
+            layers have recurrent mixers in place of attention, those too.
     """
 
     modules: tuple[str, ...]
@@ -121,9 +123,10 @@ def resolve(lora: LoraArguments, modules: Mapping[str, nn.Module], beside: Colle
     is_default = wanted == set(split(LoraArguments.trainable))
     known = {name for name in wanted if _has_module(name, modules) or _expert_name(name, fused)}
     covers = {_expert_name(name, fused) or name for name in known} | known
-    is_replaced = is_default and bool(wanted - known or {last(name) for name in linear} - covers)
+    in_mixers = {last(name) for name in linear if _lies_in_a_mixer(name, modules)} - covers
+    is_replaced = is_default and bool(wanted - known or in_mixers)
     if is_replaced:
-        wanted = known = of_all
+        wanted = known = of_all if wanted - known else known | in_mixers
     taken = {name for name in known if _is_taken(name, modules[""])}
     of_modules, of_parameters = set[str](), set[str]()
     for name in known:
@@ -199,6 +202,17 @@ def _ends(wanted: Sequence[str], alike: Sequence[str], lora: LoraArguments, besi
     if len(kept) < len(alike):
         return set(kept)
     return {".".join(name.split(".")[-2:]) for name in kept}
+
+
+def _lies_in_a_mixer(name: str, modules: Mapping[str, nn.Module]) -> bool:
+    parts = name.split(".")[:-1]
+    above = [modules[".".join(parts[:n])] for n in range(1, len(parts) + 1)]
+    return any(carries_state(each) or any(map(carries_state, each.children())) for each in above[-2:] if _is_part(each))
+
+
+def _is_part(module: nn.Module) -> bool:
+    """Whether it is less than a layer: no norm stands in it beside other parts of that size."""
+    return not isinstance(module, nn.ModuleList) and not re.search(r"Model|Layer$|Block$", type(module).__name__)
 
 
 def _is_wrapped_whole(name: str, modules: Mapping[str, nn.Module]) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from yangtuo.config.settings import Settings
 from yangtuo.data.template_json import to_values
 from yangtuo.model import adapters, base, fingerprint, generation_config, provenance
 from yangtuo.model.adapter_state import Adapter
+from yangtuo.model.architecture import published
 from yangtuo.model.base import Precision
 from yangtuo.model.prompt_files import PromptFiles, prompt_files_of
 from yangtuo.training.inputs import Inputs
@@ -40,11 +42,12 @@ def load_adapter(settings: Settings, inputs: Inputs, precision: Precision, seed:
     torch.manual_seed(seed)
     saved, lora = inputs.adapter, settings.lora
     model = load_base(settings, inputs, precision)
+    known = published(inputs.config, trust_remote_code=settings.model.trust_remote_code)
     if saved and not lora.new_adapter:
-        adapter = adapters.attach_saved(model, saved, lora, settings.origins)
+        adapter = replace(adapters.attach_saved(model, saved, lora, settings.origins), published=known)
     else:
         new_tokens = range(inputs.config.get_text_config().vocab_size, inputs.tokenizer.num_tokens)
-        adapter = adapters.attach_new(model, lora, new_tokens if lora.train_new_tokens_only else ())
+        adapter = adapters.attach_new(model, lora, new_tokens if lora.train_new_tokens_only else (), known)
     logger.info(base.describe(inputs.config, model, precision, settings.model))
     logger.info(adapter.describe())
     return adapter
