@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import Embedding as LoraEmbedding
-from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import ParamWrapper
 
 from yangtuo.errors import AdapterError, ModelError
@@ -26,6 +24,7 @@ from yangtuo.model.adapter_files import SavedAdapter, check_fit
 from yangtuo.model.adapter_names import PREFIX, fitted, name_in_use
 from yangtuo.model.adapter_state import Adapter, names_of_keys
 from yangtuo.model.architecture import empty_model
+from yangtuo.model.mergeable import odd_layers
 from yangtuo.model.stored_weights import StoredWeights
 
 logger = logging.getLogger(__name__)
@@ -167,13 +166,8 @@ def _with_peft(saved: SavedAdapter, base: StoredWeights, chain: WeightEdits, num
             model = get_peft_model(empty, lora, low_cpu_mem_usage=True, autocast_adapter_dtype=False).eval()
     except PEFT_REFUSALS as error:
         raise refusal(str(saved.folder), config.model_type, error) from error
-    for name, module in model.named_modules():
-        if hasattr(module, "lora_A") and not isinstance(module, LoraLinear | LoraEmbedding | ParamWrapper):
-            raise AdapterError(f"{saved.folder}: LoRA on {name} ({type(module).__name__}) cannot be merged")
-        if isinstance(module, LoraLinear) and module.fan_in_fan_out and module.lora_variant:
-            raise AdapterError(f"{saved.folder}: DoRA on {name}, which is stored transposed, cannot be merged")
-        if isinstance(module, LoraEmbedding) and module.lora_variant:
-            raise AdapterError(f"{saved.folder}: DoRA on the embedding {name} cannot be merged")
+    if odd := list(odd_layers(model)):
+        raise AdapterError.of_problems(f"{saved.folder}", odd, shown=6)
     return model
 
 

@@ -20,7 +20,7 @@ from yangtuo.errors import ProofError
 from yangtuo.merge.edits import Grow, WeightEdits
 from yangtuo.merge.plan import Plan
 from yangtuo.merge.tensor_proof import SUMMING, blocks
-from yangtuo.model.adapter_names import PREFIX
+from yangtuo.model.adapter_names import PREFIX, plain_name
 from yangtuo.model.architecture import empty_model
 from yangtuo.model.dtypes import ROUNDING
 from yangtuo.model.stored_weights import StoredWeights
@@ -156,14 +156,6 @@ def _with_adapter(base: StoredWeights, plan: Plan) -> Value:
         return weight
 
     return value
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name in the base, without what PEFT has put around its module."""
-    plain = name.removeprefix(PREFIX)
-    for inner in (".base_layer", ".original_module", ".token_adapter"):
-        plain = plain.replace(inner, "")
-    return plain
 
 
 def _stored(merged: StoredWeights, chain: WeightEdits) -> Value:

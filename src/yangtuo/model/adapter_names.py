@@ -56,6 +56,14 @@ def fitted(tensors: Mapping[str, torch.Tensor], places: Collection[str]) -> dict
     return {key if key in places else place_of.get(_TOWER.sub(".", key), key): tensors[key] for key in tensors}
 
 
+def plain_name(name: str) -> str:
+    """A parameter's or module's name in the base, without what PEFT has put around it."""
+    plain = _unwrapped(name).removeprefix(PREFIX)
+    for inner in (".base_layer", ".original_module", ".token_adapter"):
+        plain = plain.replace(inner, "")
+    return plain
+
+
 def name_in_use(key: str) -> str | None:
     """One name; None for a copy that nothing reads."""
     key = _unwrapped(key)

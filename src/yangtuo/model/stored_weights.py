@@ -94,6 +94,7 @@ class StoredWeights:
         model: the model without weights.
         trust_remote_code: whether code that came with it was run to make it.
         groups: what belongs together, in the order of the files.
+        group_of: the group of each tensor of the model.
         specs: shape and dtype of each tensor of the model that the files hold.
         missing: tensors of the model that they do not hold.
         unused: tensors of the files which stand where the model has a place for others.
@@ -103,7 +104,7 @@ class StoredWeights:
         self.folder, self.files, self.model = files.folder, files, model
         self.trust_remote_code = trust_remote_code
         self.groups = list(_groups(files.specs, model))
-        self._group_of = {target: group for group in self.groups for target in group.targets}
+        self.group_of = {target: group for group in self.groups for target in group.targets}
         self.specs: dict[str, Spec] = {}
         for group in self.groups:
             stored = {name: _on_meta(files.specs[name]) for name in group.sources}
@@ -147,7 +148,7 @@ class StoredWeights:
         Raises:
             ModelError: a file has become unreadable.
         """
-        group = self._group_of[name]
+        group = self.group_of[name]
         if group.rule is None:
             return self.files.get(next(iter(group.sources)))
         if self._together is None or self._together[0] is not group:

@@ -18,6 +18,7 @@ from yangtuo.model import adapters, base, fingerprint, generation_config, proven
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.architecture import published
 from yangtuo.model.base import Precision
+from yangtuo.model.mergeable import check_mergeable
 from yangtuo.model.prompt_files import PromptFiles, prompt_files_of
 from yangtuo.training.inputs import Inputs
 
@@ -48,6 +49,7 @@ def load_adapter(settings: Settings, inputs: Inputs, precision: Precision, seed:
     else:
         new_tokens = range(inputs.config.get_text_config().vocab_size, inputs.tokenizer.num_tokens)
         adapter = adapters.attach_new(model, lora, new_tokens if lora.train_new_tokens_only else (), known)
+    check_mergeable(inputs.base, adapter.model, trust_remote_code=settings.model.trust_remote_code)
     logger.info(base.describe(inputs.config, model, precision, settings.model))
     logger.info(adapter.describe())
     return adapter
