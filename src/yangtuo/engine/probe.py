@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -27,7 +28,7 @@ from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss
 from yangtuo.engine.processes import largest
 from yangtuo.engine.steps import Execution
-from yangtuo.errors import AdapterError, one_line
+from yangtuo.errors import AdapterError, ModelError, one_line
 from yangtuo.model.dtypes import name_of
 from yangtuo.model.lora import FusedLinear
 
@@ -132,12 +133,23 @@ class _Trial:
         """The model's own way first, which sets the standard; then our LoRA layers in place of PEFT's."""
         self._loss.uses_own_head = False
         self._fuse(False)
-        self._expected = self.compared.result(self._padded)
+        self._expected = self._in_its_own_way()
         _check_reached(self.compared.unreached)
         self._fuse(True)
         used = any(module.is_common_case() for module in self._fused)
         if used and not self._agrees(LORA, lambda: self.compared.result(self._padded)):
             self._fuse(False)
+
+    def _in_its_own_way(self) -> Result:
+        try:
+            return self.compared.result(self._padded)
+        except torch.OutOfMemoryError:
+            raise
+        except _REFUSALS as error:
+            raise ModelError(
+                f"a {self._base.config.model_type} base cannot be trained here: {type(self._base).__name__} of "
+                f"transformers does not compute the loss of two short rows: {one_line(error, 160)}"
+            ) from error
 
     def _fuse(self, is_on: bool) -> None:
         for module in self._fused:

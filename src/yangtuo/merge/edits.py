@@ -18,8 +18,14 @@ from yangtuo.model.stored_weights import Group, StoredWeights
 from yangtuo.model.weight_files import MOST_SHARD_BYTES, Spec, bytes_of, shards, write_index, write_shard
 
 
+class _SameShape:
+    def shape(self, before: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the weight after it."""
+        return before
+
+
 @dataclass(frozen=True)
-class LowRank:
+class LowRank(_SameShape):
     """W + scale * up @ down; with DoRA's magnitude m, each row of that scaled to the length m.
 
     Source: https://arxiv.org/abs/2106.09685 and https://arxiv.org/abs/2402.09353 (equation 5).
@@ -45,7 +51,7 @@ class LowRank:
 
 
 @dataclass(frozen=True)
-class ExpertsLowRank:
+class ExpertsLowRank(_SameShape):
     """W[e] + scale * up[e] @ down[e] for the experts of a layer, which are one tensor.
 
     Attributes:
@@ -68,7 +74,7 @@ class ExpertsLowRank:
 
 
 @dataclass(frozen=True)
-class BiasDelta:
+class BiasDelta(_SameShape):
     """bias + scale * value: the bias of PEFT's lora_B."""
 
     value: torch.Tensor
@@ -85,13 +91,17 @@ class Replace:
 
     value: torch.Tensor
 
+    def shape(self, before: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the weight after it."""
+        return tuple(self.value.shape)
+
     def apply(self, weight: torch.Tensor) -> torch.Tensor:
         """Any -> the copy, as the adapter has it."""
         return self.value
 
 
 @dataclass(frozen=True)
-class ReplaceRows:
+class ReplaceRows(_SameShape):
     """The adapter's own rows in place of some."""
 
     indices: tuple[int, ...]
@@ -107,6 +117,10 @@ class Grow:
     """Rows for new tokens, each the mean of the old ones, as training starts with them."""
 
     num_rows: int
+
+    def shape(self, before: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the weight after it."""
+        return (self.num_rows, *before[1:])
 
     def apply(self, weight: torch.Tensor) -> torch.Tensor:
         """float32 [old rows, width] -> [num_rows, width]."""
@@ -181,8 +195,9 @@ class WeightEdits:
             for name in group.sources:
                 of_model = self.sources[group.targets[0]] if name not in base.files.specs else None
                 spec = base.specs[of_model] if of_model else base.files.specs[name]
-                is_row_of_each_token = group.targets in ((self.embedding,), (self.head,))
-                shape = (self.num_rows, *spec.shape[1:]) if is_row_of_each_token else spec.shape
+                shape = spec.shape
+                for edit in self.edits.get(group.targets[0], ()) if len(group.targets) == 1 else ():
+                    shape = edit.shape(shape)
                 found[name] = Spec(shape, dtype if dtype and spec.dtype.is_floating_point else spec.dtype)
         return found
 

@@ -74,7 +74,7 @@ def start(base: StoredWeights) -> WeightEdits:
     embedding = f"{names[id(model.get_input_embeddings())]}.weight"
     head = f"{names[id(model.get_output_embeddings())]}.weight"
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    is_tied = bool(config.tie_word_embeddings)
+    is_tied = bool(getattr(config, "tie_word_embeddings", False))
     if is_tied and head in base.specs and not torch.equal(base.get(head), base.get(embedding)):
         logger.warning("base: config.json ties head and embedding, but the files hold two; both are kept, untied")
         is_tied = False
@@ -155,7 +155,9 @@ def _edits(saved: SavedAdapter, model: PeftModel, chain: WeightEdits) -> dict[st
 def _with_peft(saved: SavedAdapter, base: StoredWeights, chain: WeightEdits, num_rows: int) -> PeftModel:
     config = copy.deepcopy(base.config)
     text = config.get_text_config()
-    text.vocab_size, text.pad_token_id = num_rows, None
+    text.vocab_size = num_rows
+    if (getattr(text, "pad_token_id", None) or 0) >= num_rows:  # an embedding would refuse it
+        text.pad_token_id = 0
     config.tie_word_embeddings = text.tie_word_embeddings = chain.is_tied
     # A copy: PEFT writes into it. Nothing is initialised, since there are no weights.
     lora = LoraConfig(**{**saved.config.to_dict(), "inference_mode": False, "init_lora_weights": True})

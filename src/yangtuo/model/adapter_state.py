@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from peft.utils.other import ModulesToSaveWrapper
+from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors.torch import save_file
 from torch import nn
 
@@ -165,6 +166,14 @@ def file_shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
 def without_a_place(adapter: Adapter) -> list[str]:
     """Trained parameters that would not be in the file."""
     return sorted(trained_parameters(adapter).keys() - set(names_of_keys(adapter).values()))
+
+
+def renamed_by_peft(adapter: Adapter) -> list[str]:
+    """Keys of the file that PEFT, when it loads them, takes for others."""
+    keys = {key: torch.empty(0) for key in names_of_keys(adapter) if ".lora_" in key}
+    config = adapter.model.peft_config["default"]
+    found = convert_peft_adapter_state_dict_for_transformers(adapter.model, config, dict(keys))
+    return sorted(keys.keys() - found.keys())
 
 
 def to_file(adapter: Adapter, weights: Mapping[str, torch.Tensor]) -> Tensors:

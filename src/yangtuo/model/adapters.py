@@ -249,6 +249,11 @@ def _checked(adapter: Adapter) -> Adapter:
     lost = adapter_state.without_a_place(adapter)
     if lost:
         raise AdapterError(f"this PEFT would train but not save {', '.join(lost[:4])}; train other modules")
+    if renamed := adapter_state.renamed_by_peft(adapter):
+        raise AdapterError(
+            f"this PEFT would not find {', '.join(renamed[:4])} again in the adapter's file, since it renames them for "
+            f"this {adapter.model.config.model_type} base; train other modules (--trainable)"
+        )
     odd = adapter_state.against_formula(adapter, adapter_state.file_shapes(adapter))
     if odd:
         raise AdapterError.of_problems("this adapter could not be saved whole; train other modules", odd, shown=6)

@@ -139,7 +139,7 @@ def _path_of(model: nn.Module, part: nn.Module) -> str:
 def parts_without_text(model: PreTrainedModel) -> list[str]:
     """Names of the parts beside the decoder, which the loss of text does not depend on: a vision tower."""
     decoder, head = model.get_decoder(), model.get_output_embeddings()
-    if decoder is None or decoder is model:
+    if decoder is None or decoder is model or isinstance(decoder, nn.Linear):  # ModernBERT calls its head so
         return []
     inside = {id(module) for module in (*decoder.modules(), *(head.modules() if head else ()))}
     path = _path_of(model, decoder).removesuffix(".")

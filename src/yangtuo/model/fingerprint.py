@@ -169,7 +169,7 @@ def _of_sizes(there: Mapping[str, Any], config: PreTrainedConfig) -> list[str]:
 
 def _of_values(there: Mapping[str, Any], base: Path, config: PreTrainedConfig) -> Iterator[str]:
     weights = open_weights(base)
-    tied = config.tie_word_embeddings
+    tied = getattr(config, "tie_word_embeddings", False)
     for name, sample in there["samples"].items():
         spec = weights.specs.get(name)
         if spec is None:

@@ -26,8 +26,14 @@ logger = logging.getLogger(__name__)
 ALL_LINEAR = "all-linear"
 _LINEAR = (nn.Linear, Conv1D)
 _ROUTER = re.compile(r"(?:gate|router|classifier|\w+_gate)(?:\.|$)")
-# Their kernels read the weight of that layer past its forward, and PEFT refuses it.
-_MAMBAS = ("mamba", "mamba2", "falcon_mamba", "falcon_h1")
+# Layers whose weight the mixer reads past their forward, so that PEFT refuses them, or that would learn nothing.
+_PAST_FORWARD = {
+    **dict.fromkeys(("mamba", "falcon_mamba"), ("out_proj", "dt_proj")),
+    **dict.fromkeys(("mamba2", "falcon_h1", "nemotron_h"), ("out_proj",)),
+    "jamba": ("dt_proj",),
+}
+# Of DeepSeek's sparse attention: it chooses tokens, and the loss has no gradient there.
+_CHOOSES = "indexer"
 # What the projections of one expert are called in other families, and the tensor that has them for all experts.
 _OF_EXPERTS = {
     **dict.fromkeys(("gate_proj", "up_proj", "w1", "w3"), "gate_up_proj"),
@@ -104,7 +110,9 @@ def linear_layers(modules: Mapping[str, nn.Module], beside: Collection[str] = ()
         and module is not head
         and last(name) != "lm_head"
         and name not in left_out
-        and not (kind in _MAMBAS and last(name) == "out_proj")
+        and last(name) not in _PAST_FORWARD.get(kind, ())
+        and _CHOOSES not in name.split(".")
+        and "Grouped" not in type(module).__name__  # of DeepSeek-V4: its output is not its input times its weight
         and not any(part in name.split(".") for part in beside)
     }
 
