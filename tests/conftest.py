@@ -23,6 +23,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def pytest_addoption(parser):
     parser.addoption("--renew-sentences", action="store_true", help="write tests/sentences.json anew, with -n 0")
+    parser.addoption("--renew-models", action="store_true", help="write docs/models.md anew")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ class Batch:
 
     Attributes:
         input_ids: int64 [B, T].
-        position_ids: int64 [B, T].
+        position_ids: int64 [B, T]; None where the model counts them itself.
         row_lengths: int64 [B, T].
         attention_mask: bool [B, T].
         tree: the rows' places, where lines are not rows.
@@ -27,7 +27,7 @@ class Batch:
     """
 
     input_ids: torch.Tensor
-    position_ids: torch.Tensor
+    position_ids: torch.Tensor | None
     row_lengths: torch.Tensor
     attention_mask: torch.Tensor
     tree: TreeRows | None

@@ -7,6 +7,7 @@ FSDP) there is none to look at before a step, and the losses of single tokens st
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -69,9 +70,13 @@ class Comparison:
                 weight.requires_grad_(True)
             self._model.train(was_training)
 
-    def result(self, layout: Layout) -> Result:
-        """Float32 gradients of the compared weights; without such, the losses of all tokens, row by row."""
+    def result(self, layout: Layout, *, tells_positions: bool = True) -> Result:
+        """Float32 gradients of the compared weights; without such, the losses of all tokens, row by row.
+
+        Without `tells_positions`, the model counts them itself.
+        """
         batch = Batch.of(layout, self._device)
+        batch = batch if tells_positions else replace(batch, position_ids=None)
         if self._weights:
             with torch.enable_grad():
                 total = weighted_sum(self._model, self._loss, batch)

@@ -141,15 +141,21 @@ class _Trial:
             self._fuse(False)
 
     def _in_its_own_way(self) -> Result:
+        """The standard; positions count from 0 in every layout, which no shortcut would show to be wrong (RoBERTa)."""
         try:
-            return self.compared.result(self._padded)
+            found = self.compared.result(self._padded)
+            counted = self.compared.result(self._padded, tells_positions=False)
         except torch.OutOfMemoryError:
             raise
         except _REFUSALS as error:
-            raise ModelError(
-                f"a {self._base.config.model_type} base cannot be trained here: {type(self._base).__name__} of "
-                f"transformers does not compute the loss of two short rows: {one_line(error, 160)}"
-            ) from error
+            raise self._untrainable(f"does not compute the loss of two short rows: {one_line(error, 160)}") from error
+        if distance(counted, found) > self.compared.limit:
+            raise self._untrainable("counts positions otherwise than from 0")
+        return found
+
+    def _untrainable(self, why: str) -> ModelError:
+        kind, name = self._base.config.model_type, type(self._base).__name__
+        return ModelError(f"a {kind} base cannot be trained here: {name} of transformers {why}")
 
     def _fuse(self, is_on: bool) -> None:
         for module in self._fused:

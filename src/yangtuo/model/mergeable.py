@@ -23,7 +23,9 @@ def check_mergeable(folder: Path, model: PeftModel, *, trust_remote_code: bool) 
     base = open_stored(folder, trust_remote_code=trust_remote_code)
     if getattr(base.config, "quantization_config", None):
         return  # merged into the 16-bit model that it was made from
-    problems = [*odd_layers(model), *base.missing, *_one_way(base, changed_weights(model))]
+    rescales = getattr(base.config, "rescale_every", 0)  # RWKV
+    changing = ["its weights change while it computes (rescale_every in config.json)"] if rescales else []
+    problems = [*changing, *odd_layers(model), *base.missing, *_one_way(base, changed_weights(model))]
     if problems:
         raise ModelError.of_problems(
             f"{folder}: what would be trained could not be merged into this base; train other modules",
