@@ -36,6 +36,9 @@ COLUMNS = {
     DataFormat.MESSAGES: {"messages", *_OF_ANY},
     DataFormat.PROMPT_COMPLETION: {"prompt", _THOUGHT, "completion", *_OF_ANY},
 }
+_KNOWN = {  # of a row, all that something is made of
+    name: has | BESIDE | (set(THOUGHT_KEYS) if _THOUGHT in has else set()) for name, has in COLUMNS.items()
+}
 _LISTS = {  # which of its columns may be lists of turns
     name: [key for key in ("messages", "conversations", "prompt", "completion") if key in has]
     for name, has in COLUMNS.items()
@@ -73,8 +76,9 @@ def _misplaced(content: dict[str, Any], data_format: DataFormat) -> Iterator[str
 
 def unused_columns(content: dict[str, Any], data_format: DataFormat) -> set[str]:
     """Keys that nothing is made of."""
-    known = COLUMNS[data_format] | BESIDE | (set(THOUGHT_KEYS) if _THOUGHT in COLUMNS[data_format] else set())
-    unused = {shown(key) for key in content.keys() - known}
+    known, unused = _KNOWN[data_format], set[str]()
+    if not known.issuperset(content):  # seldom, and a million rows pass
+        unused = {shown(key) for key in content.keys() - known}
     for key in _LISTS[data_format]:
         if isinstance(content.get(key), list):
             unused |= {

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from yangtuo.data.records import Record, Source, Turn, Value
 from yangtuo.errors import DataError
 
 MOST_LISTED = 10_000  # rows spelled out in a report; more are counted
+_TEXT = itemgetter(1)  # of a turn
 _MOST_COLUMNS = 100  # looked for no further where rows have ever new keys, since these take memory
 
 
@@ -93,15 +95,22 @@ class Reader:
         encoding, values = files.values_of(path, self._progressed, asked.columns)
         layout: Layout | None = None
         unused: set[str] = set()
-        num_rows, bad_before = 0, self.num_dropped
+        num_rows, bad_before, is_rare = 0, self.num_dropped, True
         for value in islice(values, asked.max_rows):
             num_rows += 1
             if layout is None and self._tells_layout(value):  # else the row itself is the fault
                 layout = self._layout(path, value)
-            turns, faults, content = self._turns(value, layout)
+                is_rare = layout.as_known is not None or asked.train_turns is TrainTurns.LAST
+            if is_rare or value.fault:
+                turns, faults, content = self._turns(value, layout)
+            else:  # the short way, since a million rows pass
+                content = value.content
+                turns, faults = formats.turns_of(content, layout.data_format if layout else DataFormat.ALPACA)
+            if not all(map(str.strip, map(_TEXT, turns))) and not asked.allow_empty_answers:
+                faults = _empty_answers(turns)
             tools: tuple[Any, ...] = ()
             kwargs: Mapping[str, Any] | None = None
-            if not faults and (turns[0].more or not content.keys().isdisjoint(BESIDE)):
+            if not faults and (turns[0].more or not BESIDE.isdisjoint(content)):
                 turns, tools, kwargs, faults = beside(content, turns)
             if faults:
                 self._drop(source, value, *faults)
@@ -111,37 +120,27 @@ class Reader:
             yield Record(source, value.row, turns, tools, kwargs)
         if num_rows == 0:
             raise DataError(f"{path}: no rows in it")
-        if layout and layout.renaming:
-            if layout.is_asked and layout.renaming.unseen:
-                unseen = ", ".join(map(repr, sorted(layout.renaming.unseen)))
-                raise DataError(f"{path}: --columns: no row has a column {unseen}")
-            unused |= layout.renaming.displaced
         found = layout or Layout(asked.data_format)
+        unused |= _displaced(path, found)
         num_bad, digest = self.num_dropped - bad_before, files.sha256_of(path)
         of_columns = tuple(sorted(unused)), found.told, found.is_asked
         self.sources.append(Source(source, digest, num_rows, num_bad, str(found.data_format), encoding, *of_columns))
 
     def _turns(self, value: Value, layout: Layout | None) -> tuple[tuple[Turn, ...], list[str], Any]:
         """The turns of a row, what is wrong with it, and the row as the format has it."""
-        content, asked = value.content, self.read_options
-        if value.fault:
-            return (), [value.fault], content
-        faults: list[str] = []
-        if layout and layout.as_known:
+        content, faults = value.content, [value.fault] if value.fault else []
+        if not faults and layout and layout.as_known:
             content, faults = layout.as_known(content)
         if faults:
             return (), faults, content
         turns, faults = formats.turns_of(content, layout.data_format if layout else DataFormat.ALPACA)
         if faults and layout and layout.renaming:
             faults = [layout.renaming.named(fault) for fault in faults]
-        elif asked.train_turns is TrainTurns.LAST and turns:
+        elif self.read_options.train_turns is TrainTurns.LAST and turns:
             if not turns[-1].trained:
-                faults = ["its last answer is not trained, and no other is with --train_turns last; remove the row"]
+                told = "its last answer is not trained, and no other is with --train_turns last; remove the row"
+                return (), [told], content
             turns = _last_trained(turns)
-        if not asked.allow_empty_answers:
-            for turn in turns:  # no function here: a million rows pass
-                if turn.trained and (not turn.text or turn.text.isspace()) and not _has_calls(turn):
-                    return (), _empty_answers(turns), content
         return turns, faults, content
 
     def _progressed(self, num_bytes: int) -> None:
@@ -168,6 +167,20 @@ class Reader:
         if self._num_listed < MOST_LISTED:
             self._num_listed += 1
             self.dropped += [Dropped(source, value.row, value.line, reason) for reason in reasons]
+
+
+def _displaced(path: Path, layout: Layout) -> set[str]:
+    """Columns that another one took the name of.
+
+    Raises:
+        DataError: a column of `--columns` was in no row.
+    """
+    if layout.renaming is None:
+        return set()
+    if layout.is_asked and layout.renaming.unseen:
+        unseen = ", ".join(map(repr, sorted(layout.renaming.unseen)))
+        raise DataError(f"{path}: --columns: no row has a column {unseen}")
+    return layout.renaming.displaced
 
 
 def _has_calls(turn: Turn) -> bool:
