@@ -64,8 +64,8 @@ def start(base: StoredWeights) -> WeightEdits:
     Raises:
         ModelError: a quantised base, or files that hold something else than config.json says.
     """
-    config, model = base.config, base.model
-    if getattr(config, "quantization_config", None):
+    config, model = base.model.config, base.model
+    if getattr(base.config, "quantization_config", None):
         raise ModelError(
             f"{base.folder}: its weights are quantised; merge onto the 16-bit model that it was made from "
             "(an adapter of QLoRA fits that too)"

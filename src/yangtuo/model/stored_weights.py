@@ -91,7 +91,8 @@ class StoredWeights:
     Attributes:
         folder: of the model.
         files: the tensors as they lie there.
-        model: the model without weights.
+        config: as config.json has it, of all towers.
+        model: the model without weights, of several towers perhaps the one of text.
         trust_remote_code: whether code that came with it was run to make it.
         groups: what belongs together, in the order of the files.
         group_of: the group of each tensor of the model.
@@ -100,8 +101,10 @@ class StoredWeights:
         unused: tensors of the files which stand where the model has a place for others.
     """
 
-    def __init__(self, files: WeightFiles, model: PreTrainedModel, *, trust_remote_code: bool = False):
-        self.folder, self.files, self.model = files.folder, files, model
+    def __init__(
+        self, files: WeightFiles, config: PreTrainedConfig, model: PreTrainedModel, *, trust_remote_code: bool = False
+    ):
+        self.folder, self.files, self.config, self.model = files.folder, files, config, model
         self.trust_remote_code = trust_remote_code
         self.groups = list(_groups(files.specs, model))
         self.group_of = {target: group for group in self.groups for target in group.targets}
@@ -111,11 +114,6 @@ class StoredWeights:
             found = group.put_together(stored, model)
             self.specs |= {name: Spec(tuple(value.shape), value.dtype) for name, value in found.items()}
         self._together: tuple[Group, Tensors] | None = None
-
-    @property
-    def config(self) -> PreTrainedConfig:
-        """Of the model."""
-        return self.model.config
 
     @cached_property
     def _report(self) -> LoadStateDictInfo:
@@ -176,7 +174,7 @@ def open_stored(folder: Path, *, trust_remote_code: bool = False) -> StoredWeigh
     """
     config = read_config(folder, trust_remote_code=trust_remote_code)
     model = empty_model(config, trust_remote_code=trust_remote_code)
-    return StoredWeights(open_weights(folder), model, trust_remote_code=trust_remote_code)
+    return StoredWeights(open_weights(folder), config, model, trust_remote_code=trust_remote_code)
 
 
 def _groups(specs: Mapping[str, Spec], model: PreTrainedModel) -> Iterator[Group]:
