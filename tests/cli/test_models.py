@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -135,11 +136,34 @@ def test_modules_without_a_gradient_are_named_before_the_first_step(train, tmp_p
     assert "log.jsonl" not in os.listdir(tmp_path / "out") or not log_of(tmp_path / "out")
 
 
-def test_a_model_that_is_no_causal_language_model_is_one_line(train, tmp_path):
-    base = several_towers(tmp_path / "base", "mistral3", "mistral")
+def test_a_model_that_is_no_causal_language_model_is_one_line(train, inputs, tmp_path):
+    base = shutil.copytree(inputs.base, tmp_path / "base")
+    (base / "config.json").write_text(json.dumps({"model_type": "vit"}))
     said = train(model_name_or_path=base, expect=2)
-    told = "transformers makes no causal language model of this config.json (model_type 'mistral3')"
-    assert f"error: {base}: {told}" in said
+    assert f"error: {base}: transformers makes no language model of this config.json (model_type 'vit')" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("roberta", "a roberta base cannot be trained here: RobertaForCausalLM of transformers counts positions"),
+        ("bart", "a bart base cannot be trained here: BartForCausalLM of transformers does not compute the loss"),
+        ("rwkv", "what would be trained could not be merged into this base"),
+        ("laguna", "this PEFT would not find"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of transformers on these
+def test_what_could_not_be_trained_or_merged_is_refused_before_the_first_step(kind, told, train, tmp_path):
+    from tests.invariants import walk
+
+    folder = tmp_path / "base"
+    walk.write_base(kind, folder, torch.float32)
+    config = json.loads((folder / "config.json").read_text())
+    tiny.tiny_sentencepiece(folder)
+    assert config["vocab_size"] < tiny.SENTENCEPIECE_VOCABULARY
+    said = train(model_name_or_path=folder, expect=2)
+    assert told in said
+    assert not (tmp_path / "out" / "log.jsonl").is_file() or not log_of(tmp_path / "out")
 
 
 SIZES_OF_LAYERS = {
@@ -177,11 +201,103 @@ def test_experts_are_trained_and_loaded_by_plain_peft(train, tmp_path):
     assert not torch.allclose(PeftModel.from_pretrained(model, saved)(ids).logits, before, atol=1e-3)
 
 
-def test_dropout_on_experts_is_refused_with_what_to_give(train, tmp_path):
+def test_dropout_is_on_the_layers_that_can_have_it_and_the_rest_is_said(train, tmp_path):
     base = of_kind(tmp_path / "base", "qwen3_moe", **EXPERTS)
-    said = train(model_name_or_path=base, lora_dropout=0.05, expect=2)
-    assert said.splitlines()[-1].startswith("error: this LoRA does not fit this qwen3_moe base: ")
-    assert said.splitlines()[-1].endswith("; give --lora_dropout 0")
+    said = train(model_name_or_path=base, lora_dropout=0.5)
+    assert "lora_dropout: none on down_proj.weight, experts.down_proj, experts.gate_up_proj, " in said
+    assert "dropout 0 or 0.5 on k_proj" in said
+    train(tmp_path / "without", model_name_or_path=base)
+    assert log_of(tmp_path / "out")[-1]["loss"] != pytest.approx(log_of(tmp_path / "without")[-1]["loss"], abs=1e-9)
+
+
+def of_experts(folder, kind):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**SEVERAL, **MIXTURES[kind]})
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    tiny.tiny_json_tokenizer(folder)
+    return folder
+
+
+SHARED = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1}
+SHARED |= {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+LATENT = {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8}
+LATENT |= {"qk_rope_head_dim": 8, "v_head_dim": 8}
+USUAL = {"q_proj", "k_proj", "v_proj", "o_proj"}
+DENSE = {"gate_proj", "up_proj", "down_proj"}  # of a first layer, and of shared experts
+MIXTURES = {
+    "qwen3_moe": {**EXPERTS, "mlp_only_layers": []},
+    "deepseek_v3": {**SHARED, **LATENT},
+    "glm4_moe": SHARED,
+    "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2, "moe_intermediate_size": 24},
+    "ernie4_5_moe": {
+        **{"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 24, "moe_num_shared_experts": 1},
+        **{"moe_layer_start_index": 1},
+    },
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "minimax_m2": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
+NAMES = {
+    **{kind: USUAL for kind in ("qwen3_moe", "mixtral", "minimax_m2")},
+    **{kind: USUAL | DENSE for kind in ("glm4_moe", "hunyuan_v1_moe", "ernie4_5_moe")},
+    "deepseek_v3": DENSE | {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"},
+}
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+@pytest.mark.parametrize("trainable", [None, "all-linear"], ids=["default", "all-linear"])
+def test_experts_and_what_stands_beside_them_are_trained_and_merged(kind, trainable, train, run, tmp_path):
+    base = of_experts(tmp_path / "base", kind)
+    train(model_name_or_path=base, trainable=trainable)
+    saved = tmp_path / "out" / "sft_lora_model"
+    keys = {key.split(".lora_")[0] for key in load_file(saved / "adapter_model.safetensors")}
+    ends = {key.replace(".base_layer", "").rsplit(".", 1)[-1] for key in keys}
+    assert ends == NAMES[kind] | {"experts"}  # and no router
+    assert sum(".experts" in key for key in keys) % 2 == 0  # gate_up_proj and down_proj
+    entries = log_of(tmp_path / "out")
+    assert entries[-1]["loss"] < entries[0]["loss"]
+    assert all(1 <= entry["experts_busiest"] <= 4 and 0 <= entry["experts_idle"] < 1 for entry in entries)
+    words = ["--model_name_or_path", base, "--peft_path", saved]
+    run("merge", *words, "--output_dir", tmp_path / "merged")
+    ids = torch.arange(3, 60)[None]
+    base_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    expected = PeftModel.from_pretrained(base_model, saved).eval()(ids).logits
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()(ids).logits
+    torch.testing.assert_close(merged, expected, atol=2e-4, rtol=1e-4)
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "merged"))
+    assert {name: value.shape for name, value in before.items()} == {name: v.shape for name, v in after.items()}
+    routers = [name for name in before if re.search(r"(mlp|moe)\.(gate|router)\.", name)]
+    assert routers
+    assert all(torch.equal(before[name], after[name]) for name in routers)
+
+
+def test_experts_resume_continue_and_take_a_router_that_is_named(train, tmp_path):
+    base = of_experts(tmp_path / "base", "qwen3_moe")
+    how = {"model_name_or_path": base, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    train(tmp_path / "whole", **how)
+    out = tmp_path / "whole"
+    first = load_file(out / "sft_lora_model" / "adapter_model.safetensors")
+    for path in (out / "sft_lora_model", out / "checkpoint-4"):
+        shutil.rmtree(path)
+    run_file = out / "run.json"
+    run_file.write_text(run_file.read_text().replace('"state": "finished"', '"state": "running"'))
+    train(out, **how)
+    again = load_file(out / "sft_lora_model" / "adapter_model.safetensors")
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    train(tmp_path / "more", model_name_or_path=base, peft_path=out / "sft_lora_model")
+    assert log_of(tmp_path / "more")[0]["loss"] < log_of(out)[0]["loss"]
+    train(tmp_path / "router", model_name_or_path=base, trainable="q_proj,gate")
+    keys = load_file(tmp_path / "router" / "sft_lora_model" / "adapter_model.safetensors")
+    assert any(key.endswith("mlp.gate.lora_A.weight") for key in keys)
+
+
+@pytest.mark.parametrize("changes", [{"use_dora": True}, {"init_lora_weights": "pissa"}])
+def test_kinds_of_lora_that_experts_cannot_have_are_named(changes, train, tmp_path):
+    base = of_experts(tmp_path / "base", "mixtral")
+    (option,) = changes
+    said = train(model_name_or_path=base, expect=2, **changes)
+    assert f"--{option} " in said
+    assert "is not possible on experts.down_proj, experts.gate_up_proj" in said
 
 
 NOT_FITTING = {

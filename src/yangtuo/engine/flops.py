@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from yangtuo.engine.expert_load import ExpertLoad
 from yangtuo.engine.layout import Layout
 from yangtuo.model.layer_values import values_of_layers
 
@@ -58,11 +59,13 @@ class StepMeter:
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype):
         """The model of transformers that is trained, where, and in which dtype it computes."""
         self._flops, self._peak_rate = FlopCount.of(model), matmul_rate(device, dtype)
+        self._experts = ExpertLoad(model)
         self._begin = 0.0
 
     def begin(self) -> None:
         """Call when a step begins."""
         self._begin = time.monotonic()
+        self._experts.reset()
 
     def flop(self, layouts: Iterable[Layout]) -> int:
         """See `FlopCount.flop`."""
@@ -75,6 +78,7 @@ class StepMeter:
             "tokens_per_s": num_tokens / seconds,
             "mfu": self.flop(layouts) / seconds / self._peak_rate,
             "step_seconds": seconds,
+            **self._experts.shares(),
         }
 
 

@@ -129,8 +129,8 @@ def check_positions(config: PreTrainedConfig, max_seq_length: int) -> None:
     given = getattr(text, "rope_parameters", None) or {}
     for rope in (given, *(value for value in given.values() if isinstance(value, dict))):  # one for each kind of layer
         kind = rope.get("rope_type")
-        original = rope.get("original_max_position_embeddings") or text.max_position_embeddings
-        if kind in ("dynamic", "longrope") and max_seq_length > original:
+        original = rope.get("original_max_position_embeddings") or getattr(text, "max_position_embeddings", None)
+        if kind in ("dynamic", "longrope") and original and max_seq_length > original:
             raise ModelError(
                 f"{kind} rotary scaling is not supported beyond {original} tokens, since a row would depend on its "
                 f"neighbours; give --max_seq_length {original} or less (now {max_seq_length})"

@@ -50,12 +50,20 @@ def test_they_are_named_before_anything_is_loaded_and_when_it_is(base, kind):
         load(base, Precision(torch.float32), ModelArguments())
 
 
-def test_any_other_one_is_named_when_it_is_loaded(base):
-    """As the value head of TRL's PPO: only transformers knows what a model has."""
+def test_any_other_one_in_a_part_of_the_model_is_named_when_it_is_loaded(base):
+    """Only transformers knows what a model has."""
     load(base, Precision(torch.float32), ModelArguments())
-    with_tensor(base, "v_head.summary.weight")
-    with pytest.raises(ModelError, match=r"1 weights are in the files .*: v_head.summary.weight"):
+    with_tensor(base, "lm_head.summary.weight")
+    with pytest.raises(ModelError, match=r"1 weights are in the files .*: lm_head.summary.weight"):
         load(base, Precision(torch.float32), ModelArguments())
+
+
+@pytest.mark.parametrize("name", ["mtp.fc.weight", "v_head.summary.weight", "model.mtp.0.norm.weight"])
+def test_one_beside_the_model_is_said(name, base, caplog):
+    """Heads that predict further tokens; the value head of TRL's PPO."""
+    with_tensor(base, name)
+    load(base, Precision(torch.float32), ModelArguments())
+    assert f"base: 1 tensors lie beside the model and are not trained with it: {name}" in caplog.text
 
 
 def test_what_transformers_knows_as_needless_is_no_fault(base):
