@@ -84,7 +84,7 @@ def test_experts_that_lack_one_are_named(tmp_path):
     written(tmp_path, "qwen3_moe")
     lost = "model.layers.0.mlp.experts.1.up_proj.weight"
     changed(tmp_path, lambda tensors: {name: value for name, value in tensors.items() if name != lost})
-    with pytest.raises(ModelError, match="model.layers.0.mlp.experts.0.gate_proj.weight, .* cannot be put together"):
+    with pytest.raises(ModelError, match=r"model.layers.0.mlp.experts.0.gate_proj.weight, .* cannot be put together"):
         open_stored(tmp_path)
 
 
