@@ -148,7 +148,7 @@ def write_adapter(folder: Path, kind: str, at: Path, dtype: torch.dtype) -> adap
         adapter = adapters.attach_new(model, LoraArguments(lora_rank=4, lora_dropout=0.0))
         check_mergeable(folder, adapter.model, trust_remote_code=False)
     except UserError as error:
-        raise LeftOut(f"refused: {one_line(str(error).replace(f'{folder}: ', ''), 120)}") from error
+        raise LeftOut(_refused(str(error).replace(f"{folder}: ", ""))) from error
     weights = adapter_state.trained_parameters(adapter)
     draws = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -195,6 +195,11 @@ def walked(kind: str, folder: Path, dtype: torch.dtype) -> Walked:
         )
 
 
+def _refused(text: str) -> str:
+    """What is said, without the advice."""
+    return f"refused: {one_line(text.split('; ')[0], 200)}"
+
+
 @contextlib.contextmanager
 def _silence():
     logging.disable(logging.WARNING)
@@ -212,7 +217,7 @@ def _step(adapter: adapter_state.Adapter, dtype: torch.dtype) -> tuple[str, floa
     try:
         chosen = probe.choose_shortcuts(model, plain, loss, examples, may_share=True)
     except UserError as error:
-        raise LeftOut(f"refused: {one_line(error, 140)}") from error
+        raise LeftOut(_refused(str(error))) from error
     every = list(range(len(examples)))
     weights = torch.ones(len(every)).numpy()
     if chosen.shares_prefixes:

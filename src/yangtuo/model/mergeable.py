@@ -25,7 +25,9 @@ def check_mergeable(folder: Path, model: PeftModel, *, trust_remote_code: bool) 
         return  # merged into the 16-bit model that it was made from
     rescales = getattr(base.config, "rescale_every", 0)  # RWKV
     changing = ["its weights change while it computes (rescale_every in config.json)"] if rescales else []
-    problems = [*changing, *odd_layers(model), *base.missing, *_one_way(base, changed_weights(model))]
+    # What is trained on 4 or 8 bits is merged into the base as it is on the disk.
+    odd = () if getattr(model.get_base_model(), "is_quantized", False) else odd_layers(model)
+    problems = [*changing, *odd, *base.missing, *_one_way(base, changed_weights(model))]
     if problems:
         raise ModelError.of_problems(
             f"{folder}: what would be trained could not be merged into this base; train other modules",
