@@ -245,7 +245,7 @@ class LoraArguments:
     )
     trainable: str = _option(
         "q_proj,v_proj,k_proj,o_proj,gate_proj,down_proj,up_proj",
-        "Modules that get LoRA matrices, separated by commas; all-linear for every linear layer and expert but head and routers.",
+        "Modules that get LoRA, separated by commas; all-linear: every linear layer and expert but head and routers.",
         decides=Decides.CONTENT,
     )
     layers_to_transform: str | None = _option(

@@ -16,6 +16,7 @@ from yangtuo.data.templates import Exchange, Piece, Rendered, TemplateFault
 from yangtuo.data.thinking import SWITCHES, empty_block, has_block, opened_by, thought_key_of
 from yangtuo.errors import TokenizerError
 
+_REWRITES = "the tokenizer's chat template changes the text of this row's turns"
 _MARK = "\ue000{}\ue001"  # private-use characters, in no chat template
 
 
@@ -143,7 +144,8 @@ class ChatTemplate:
                 system, tail = walk.words(turns[0].text, frame.before[1])
                 before += [Piece(system, is_frame=False), Piece(tail, is_frame=True)]
             asked, after = walk.words(user.text, frame.after)
-            walk.over(frame.empty_thought + frame.lead)
+            if frame.empty_thought or frame.lead:
+                walk.over(frame.empty_thought + frame.lead)
             said, end = walk.words(answer.text, frame.end)
             lead = (Piece(frame.lead, is_frame=True),) if frame.lead else ()
             block, trained, weight = frame.empty_thought, answer.trained, answer.weight
@@ -237,7 +239,10 @@ class _Walk:
 
     def over(self, frame: str) -> str:
         """A frame that stands here."""
-        return self.words("", frame)[1]
+        if not self._whole.startswith(frame, self._at):
+            raise TemplateFault(_REWRITES)
+        self._at += len(frame)
+        return frame
 
     def words(self, words: str, frame: str) -> tuple[str, str]:
         """Words as they stand here, which may have lost blanks at their ends, and the frame behind them."""
@@ -245,7 +250,7 @@ class _Walk:
             if self._whole.startswith(f"{kept}{frame}", self._at):
                 self._at += len(kept) + len(frame)
                 return kept, frame
-        raise TemplateFault("the tokenizer's chat template changes the text of this row's turns")
+        raise TemplateFault(_REWRITES)
 
 
 def _without_blanks(text: str) -> Sequence[str]:

@@ -49,6 +49,7 @@ __all__ = [
 
 ENCODER_VERSION = 8  # to be raised with every change of what is encoded: stored rows of before are then not used
 _BATCH_ROWS = 1024  # rows given to the tokenizer library at once: enough for its threads, little memory
+# Plain numbers: a million rows pass.
 _SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = (
     int(RowOutcome.SPECIAL_TEXT),
     int(RowOutcome.EMPTY_ANSWER),
@@ -100,19 +101,14 @@ class Encoder(ExchangeEncoder):
         return columns
 
     def _batch(self, records: Sequence[Record], columns: Columns) -> None:
-        rendered: list[list[Rendered] | TemplateFault] = []
+        rendered = [self._rendered(record) for record in records]
         parted: list[Runs] = []
         firsts: set[int] = set()  # of `parted`, which begin an example
-        for record in records:
-            try:
-                examples = self.template.render(self._taken(record.turns), record.tools, record.template_kwargs)
-            except TemplateFault as fault:
-                rendered.append(fault)
-                continue
-            rendered.append(examples)
-            for example in examples:
-                firsts.add(len(parted))
-                parted += [self._runs(exchange) for exchange in example.exchanges]
+        for examples in rendered:
+            if not isinstance(examples, TemplateFault):
+                for example in examples:
+                    firsts.add(len(parted))
+                    parted += map(self._runs, example.exchanges)
         texts = [run for runs in parted for run in runs if type(run) is str]
         continues = None
         if self.tokenizer.blank is not Blank.NEVER:
@@ -120,32 +116,36 @@ class Encoder(ExchangeEncoder):
         ids = iter(self.tokenizer.encode(texts, num_threads=self._num_threads, continues=continues))
         next_runs = iter(parted)
         pieces: list[list[int]] = []
-        for record, found in zip(records, rendered, strict=True):
-            if isinstance(found, TemplateFault):
-                columns.dropped.append(Dropped(record.source, record.row, None, str(found)))
+        for record, examples in zip(records, rendered, strict=True):
+            if isinstance(examples, TemplateFault):
+                columns.dropped.append(Dropped(record.source, record.row, None, str(examples)))
                 continue
-            outcome = self._outcome(record, columns)
-            if len(found) > 1:
-                outcome |= _AS_SERVED
-            for example in found:
+            outcome = self._outcome(record, columns) | (_AS_SERVED if len(examples) > 1 else 0)
+            for example in examples:
                 parts = [parts_of(exchange, next(next_runs), ids) for exchange in example.exchanges]
-                if example is found[-1] or self.options.history is History.AS_SERVED:
+                if self._takes_all or example is examples[-1]:
                     pieces += self._one(record, example, parts, columns, outcome)
         columns.input_ids.append(np.fromiter(chain.from_iterable(pieces), np.int32, sum(map(len, pieces))))
 
-    def _taken(self, turns: Sequence[Turn]) -> Sequence[Turn]:
-        """The turns without a system prompt that asks for none, where the template would refuse it."""
-        is_refused = _asks_for_none(turns) and not self.template.takes_empty_system()
-        return turns[1:] if is_refused else turns
+    @property
+    def _takes_all(self) -> bool:
+        return self.options.history is History.AS_SERVED
+
+    def _rendered(self, record: Record) -> list[Rendered] | TemplateFault:
+        """The examples of a row, or why there are none."""
+        turns: Sequence[Turn] = record.turns
+        # A system prompt that asks for none is left out where the template would refuse it.
+        if _asks_for_none(turns) and not self.template.takes_empty_system():
+            turns = turns[1:]
+        try:
+            return self.template.render(turns, record.tools, record.template_kwargs)
+        except TemplateFault as fault:
+            return fault
 
     def _outcome(self, record: Record, columns: Columns) -> int:
         """What is to be told of the row as it stands in its file."""
-        outcome = 0  # plain numbers here: a million rows pass
-        if self._special.count_in(record, columns.special):
-            outcome |= _SPECIAL_TEXT
-        if _asks_for_none(record.turns):
-            outcome |= _NO_SYSTEM
-        return outcome
+        outcome = _SPECIAL_TEXT if self._special.count_in(record, columns.special) else 0
+        return outcome | _NO_SYSTEM if _asks_for_none(record.turns) else outcome
 
     def _one(
         self, record: Record, example: Rendered, parts: list[Parts], columns: Columns, outcome: int
@@ -155,11 +155,10 @@ class Encoder(ExchangeEncoder):
         num_tokens = len(start)
         for exchange, part in zip(example.exchanges, parts, strict=True):
             num_tokens += len(part.prompt) + len(part.answer)
-            if exchange.trained:
-                if exchange.empty_thought:
-                    outcome |= _EMPTY_THOUGHT
-                if not exchange.answer and not exchange.lead:
-                    outcome |= _EMPTY_ANSWER
+            if exchange.empty_thought and exchange.trained:
+                outcome |= _EMPTY_THOUGHT
+            if not exchange.answer and not exchange.lead and exchange.trained:
+                outcome |= _EMPTY_ANSWER
         if num_tokens > self.limit:
             fitted = self._fit(record, example, parts, num_tokens)
             if isinstance(fitted, str):

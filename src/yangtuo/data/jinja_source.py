@@ -47,6 +47,7 @@ def render_function(source: str, names: Mapping[str, Any]) -> Render:
         compiled = environment.from_string(source)
     except jinja2.TemplateError as error:
         raise TokenizerError(f"the tokenizer's chat template: {error}") from error
+    usual = _with_date(names)
     faults = (jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError)
 
     def render(
@@ -56,9 +57,7 @@ def render_function(source: str, names: Mapping[str, Any]) -> Render:
         *,
         add_generation_prompt: bool = False,
     ) -> str:
-        given = {**names, **(more or {})}
-        if isinstance(day := given.pop(DATE, None), str):
-            given[DATE] = lambda _: day
+        given = _with_date({**names, **more}) if more else usual
         try:
             return compiled.render(
                 messages=messages,
@@ -74,6 +73,11 @@ def render_function(source: str, names: Mapping[str, Any]) -> Render:
             raise TemplateFault(f"the tokenizer's chat template refuses it: {told}") from error
 
     return render
+
+
+def _with_date(names: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The names, with a function in place of a date that is given as a text."""
+    return {**names, DATE: lambda _: names[DATE]} if isinstance(names.get(DATE), str) else names
 
 
 def names_used(source: str) -> set[str]:

@@ -167,18 +167,20 @@ class FrameTemplate:
         self, turns: Sequence[Turn], tools: Sequence[Any] = (), more: Mapping[str, Any] | None = None
     ) -> list[Rendered]:
         """The dialogue in the frames. They know no thoughts, which stand in the answers."""
-        if tools or more or any(turn.role == "tool" or "tool_calls" in (turn.more or ()) for turn in turns):
-            raise TemplateFault(
-                f"the template {self.name} has no place for tools; --template tokenizer uses the tokenizer's own"
-                if not more
-                else f"the template {self.name} takes no chat_template_kwargs; --template tokenizer does"
-            )
+        if more:
+            raise TemplateFault(f"the template {self.name} takes no chat_template_kwargs; --template tokenizer does")
         has_system = turns[0].role == "system"
         spoken = turns[1:] if has_system else turns
         exchanges = []
         before = self._opening(turns[0].text) if has_system else self._usual_opening
         for user, answer in zip(spoken[::2], spoken[1::2], strict=True):
-            said = with_thought(answer) if answer.more else answer.text
+            said = answer.text
+            if tools or answer.more:
+                if tools or "tool_calls" in (answer.more or ()):
+                    raise TemplateFault(
+                        f"the template {self.name} has no place for tools; --template tokenizer uses the tokenizer's"
+                    )
+                said = with_thought(answer)
             exchanges.append(
                 Exchange(before, user.text, self.after_user, "", (), said, self.end, answer.trained, answer.weight)
             )

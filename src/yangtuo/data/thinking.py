@@ -23,6 +23,7 @@ MARKS = (
 )
 SWITCHES = ("enable_thinking", "thinking")  # names by which templates are asked for thoughts
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")
+_CLOSING = [closes for _, closes in MARKS]
 _PAIRS = [(re.escape(opens), re.escape(closes)) for opens, closes in MARKS]
 _OPEN = re.compile("(?:" + "|".join(opens for opens, _ in _PAIRS) + r")\s*\Z")
 _EMPTY = re.compile(r"\s*(?:" + "|".join(rf"{opens}\s*{closes}" for opens, closes in _PAIRS) + r")\s*")
@@ -38,7 +39,7 @@ def thought_key_of(source: str) -> str:
 
 def has_block(text: str) -> bool:
     """Whether a text may hold a thought; quick, for texts that mostly have none."""
-    return any(one.closes in text for one in MARKS)
+    return any(map(text.__contains__, _CLOSING))
 
 
 def opened_by(prompt: str) -> str:

@@ -163,8 +163,6 @@ def _why_not(config: PreTrainedConfig, arguments: ModelArguments, hardware: Hard
     return ""
 
 
-
-
 def num_bits(arguments: ModelArguments) -> int | None:
     """Bits of a frozen weight where it is quantised, else None.
 

@@ -11,6 +11,7 @@ from typing import Any
 from yangtuo.data.readers.json_rows import Doubled
 from yangtuo.data.readers.row_faults import (
     NOTHING,
+    is_encodable,
     meaning_faults,
     optional_faults,
     text_faults,
@@ -32,6 +33,7 @@ _ROLES = {
     **{name: _CALL for name in ("function_call", "tool_call")},
     **{name: "tool" for name in ("tool", "observation", "function", "ipython", "tool_response")},
 }
+_SPEAKERS = ("system", "user", "assistant")
 _TRAIN = ("train", "loss", "training")  # ours and OpenPipe's; ms-swift's and LLaMA-Factory's; axolotl's
 _OF_TOOL = ("name", "tool_call_id")
 _IN_TURN = {"role", "content", "from", "value", "weight", *_TRAIN, *CALLS, *THOUGHT_KEYS, *TOOLS}
@@ -52,7 +54,12 @@ def dialogue(row: dict[str, Any], keys: Sequence[str], turns: list[Turn]) -> Ite
             faults.append(f"{key!r} is {_found(listed)}; expected a list of turns that is not empty")
         else:
             for number, turn in enumerate(listed):
-                faults += _turn(turn, f"{key}[{number}]", turns, places)
+                place = f"{key}[{number}]"
+                if plain := _plain_turn(turn):
+                    turns.append(plain)
+                    places.append(place)
+                else:
+                    faults += _turn(turn, place, turns, places)
             if key != keys[-1]:
                 turns[:] = [turn._replace(trained=False) for turn in turns]
     has_system = any(turn.role == "system" for turn in turns)
@@ -69,6 +76,8 @@ def system_of(row: dict[str, Any]) -> list[Turn]:
 
 def unused_in(turn: dict[str, Any]) -> set[str]:
     """Keys of a turn that nothing is made of."""
+    if _IN_TURN.issuperset(turn):
+        return set()
     role = turn.get("role", turn.get("from"))
     is_tool = isinstance(role, str) and _ROLES.get(role.lower()) == "tool"
     return turn.keys() - _IN_TURN - (set(_OF_TOOL) if is_tool else set())
@@ -84,6 +93,22 @@ def thought_in(said: dict[str, Any], faults: list[str]) -> dict[str, Any] | None
     if len(set(map(str, given.values()))) > 1:
         faults.append(f"{' and '.join(map(repr, given))} contradict each other; keep one of them")
     return {"reasoning_content": next(iter(given.values()))}
+
+
+def _plain_turn(turn: Any) -> Turn | None:
+    """Most turns in the shortest way: nothing wrong and nothing but role and text in them; None for the others."""
+    if type(turn) is not dict or len(turn) != 2:
+        return None
+    role, text = (turn.get("role"), turn.get("content")) if "role" in turn else (turn.get("from"), turn.get("value"))
+    role = _ROLES.get(role) if type(role) is str else None
+    if (
+        role not in _SPEAKERS
+        or type(text) is not str
+        or not is_encodable(text)
+        or (role == "user" and not text.strip())
+    ):
+        return None
+    return Turn(role, text, role == "assistant")
 
 
 def _turn(turn: Any, where: str, turns: list[Turn], places: list[str]) -> Iterator[str]:

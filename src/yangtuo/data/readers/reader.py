@@ -96,16 +96,18 @@ class Reader:
         layout: Layout | None = None
         unused: set[str] = set()
         num_rows, bad_before, is_rare = 0, self.num_dropped, True
+        data_format = DataFormat.ALPACA  # until the first row that is an object
         for value in islice(values, asked.max_rows):
             num_rows += 1
             if layout is None and self._tells_layout(value):  # else the row itself is the fault
                 layout = self._layout(path, value)
                 is_rare = layout.as_known is not None or asked.train_turns is TrainTurns.LAST
+                data_format = layout.data_format
             if is_rare or value.fault:
                 turns, faults, content = self._turns(value, layout)
             else:  # the short way, since a million rows pass
                 content = value.content
-                turns, faults = formats.turns_of(content, layout.data_format if layout else DataFormat.ALPACA)
+                turns, faults = formats.turns_of(content, data_format)
             if not all(map(str.strip, map(_TEXT, turns))) and not asked.allow_empty_answers:
                 faults = _empty_answers(turns)
             tools: tuple[Any, ...] = ()
@@ -116,7 +118,7 @@ class Reader:
                 self._drop(source, value, *faults)
                 continue
             if len(unused) < _MOST_COLUMNS:
-                unused |= formats.unused_columns(content, layout.data_format if layout else DataFormat.ALPACA)
+                unused |= formats.unused_columns(content, data_format)
             yield Record(source, value.row, turns, tools, kwargs)
         if num_rows == 0:
             raise DataError(f"{path}: no rows in it")
