@@ -163,8 +163,8 @@ def test_a_split_that_is_not_the_same_model_fails(train, run, inputs, tmp_path, 
     train(tmp_path / "out", **FULL)
     real = plain_lora.lora_of
 
-    def half(step, base):
-        lora = real(step, base)
+    def half(step, base, published):
+        lora = real(step, base, published)
         lora.config.lora_alpha /= 2
         return lora
 
