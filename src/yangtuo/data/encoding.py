@@ -44,6 +44,7 @@ __all__ = [
     "encode",
     "end_id",
     "examples_of",
+    "lacks_bos",
     "prompt_ids",
 ]
 
@@ -83,6 +84,16 @@ def end_id(tokenizer: Tokenizer, template: Template) -> int:
     """The id that ends an answer."""
     found = tokenizer.id_of(template.end) if template.end else None
     return tokenizer.eos_id if found is None else found
+
+
+def lacks_bos(tokenizer: Tokenizer, template: Template) -> bool:
+    """Whether prompts begin without the BOS that the tokenizer's own rule would put before them."""
+    if tokenizer.bos_id is None or not template.writes_bos:
+        return False
+    try:
+        return prompt_ids(tokenizer, template, [Turn("user", "?", trained=False)])[:1] != [tokenizer.bos_id]
+    except TemplateFault:  # it wants a system prompt, say
+        return False
 
 
 def prompt_ids(tokenizer: Tokenizer, template: Template, turns: Sequence[Turn]) -> list[int]:

@@ -16,7 +16,7 @@ from yangtuo.config.schema import DataArguments
 from yangtuo.config.settings import Settings
 from yangtuo.data import dedup, mixing, splitting
 from yangtuo.data.audit import audit, dropped_rows, summary
-from yangtuo.data.encoding import EncodingOptions, end_id
+from yangtuo.data.encoding import EncodingOptions, end_id, lacks_bos
 from yangtuo.data.encoding_cache import EncodedFiles, EncodingCache
 from yangtuo.data.examples import Examples, RowOutcome
 from yangtuo.data.readers import columns, reader, search
@@ -139,6 +139,9 @@ def find_template(settings: Settings, tokenizer: Tokenizer, adapter: Path | None
             template.end,
             tokenizer.name_of(tokenizer.eos_id),
         )
+    if lacks_bos(tokenizer, template):
+        name = tokenizer.name_of(tokenizer.bos_id or 0)
+        logger.info("template: it writes no %s, so that none is trained; servers add none either", name)
     return template
 
 
