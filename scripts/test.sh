@@ -10,9 +10,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("deepspeed", "bitsandbytes", "go"))))' \
     || python -m pip install --quiet --disable-pip-version-check -r requirements-engines.lock
 # Chat templates as models publish them: the copies that trl carries, in a place where nothing imports it.
-published="$(python -c 'import sys; print(sys.prefix)')/published"
-[ -d "$published/trl" ] \
-    || python -m pip install --quiet --disable-pip-version-check --no-deps --target "$published" trl==1.16.0
+python -c 'import pathlib, sys; sys.exit(not pathlib.Path(sys.prefix, "published", "trl").is_dir())' \
+    || python -m pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0 \
+        --target "$(python -c 'import sys; print(sys.prefix)')/published"
 
 ruff check .
 ruff format --check .

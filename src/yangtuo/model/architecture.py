@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.modeling_utils import set_zero3_state
 
 from yangtuo.errors import ModelError, one_line
 
@@ -77,7 +78,8 @@ def modules_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> 
 
 def _made(config: PreTrainedConfig, *, trust_remote_code: bool, **how: Any) -> PreTrainedModel:
     try:
-        model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **how)
+        with set_zero3_state():  # under ZeRO-3 transformers divides every model that is made, also one without weights
+            model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **how)
     except _OF_MODELS as error:
         what = f"transformers makes no language model of this config.json (model_type {config.model_type!r})"
         raise _refused(config.name_or_path, what, error, trust_remote_code=trust_remote_code) from error
