@@ -5,46 +5,33 @@ answer. What the second text adds is what the model is taught, up to the control
 example as long as the prompt of the next one begins with what was taught; where a template renders the history
 otherwise (thoughts left out, blocks moved), the next answer begins an example of its own.
 
-Nothing is taken on trust: texts, thoughts, tools and calls have to be found in what was rendered, or the row is
-refused.
+Nothing is taken on trust: texts, thoughts, tools and calls have to be found in what was rendered, or the row is refused
+(`data.traces`).
 """
 
+import functools
 import itertools
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from yangtuo.data.hidden_controls import HiddenControls
 from yangtuo.data.jinja_source import Render
 from yangtuo.data.records import Turn
+from yangtuo.data.served_messages import PROBE, PROBE_TOOL, SPELLINGS, Spelling, has_calls, messages_of
 from yangtuo.data.templates import Exchange, Rendered, TemplateFault
 from yangtuo.data.thinking import (
     continued,
     empty_block,
     opened_by,
+    thought_beside,
     thought_of,
     with_thought,
     without_closed_block,
-    without_thought,
 )
+from yangtuo.data.traces import Traced
 
-_MARK = "\ue000\ue001"  # private-use characters, in no chat template
-_CALLS = "tool_calls"
-
-
-class _Spelling(NamedTuple):
-    """What templates expect otherwise of messages with calls; the first that a template takes is used."""
-
-    empty: str | None  # the text of a message that is a call alone
-    has_text_arguments: bool
-    has_ids: bool
-    tool_role: str
-
-
-_CHOICES = (("", None), (False, True), (False, True), ("tool", "observation"))
-_SPELLINGS = [_Spelling(*one) for one in itertools.product(*_CHOICES)]
-_PLAIN = _Spelling("", False, False, "tool")
+_MARK = "\ufdd0\ufdd1"  # noncharacters of Unicode, which stand so in no text whose control tokens are hidden
 
 
 class _NoThoughtAsked(TemplateFault):
@@ -63,6 +50,17 @@ class _Answer(NamedTuple):
     @property
     def whole(self) -> str:
         return self.prompt + self.empty_thought + self.said + self.end
+
+
+class _Asked(NamedTuple):
+    """What is rendered: a dialogue, tools and settings whose control tokens are hidden."""
+
+    turns: Sequence[Turn]
+    tools: Sequence[Any]
+    more: Mapping[str, Any]
+
+
+_Taken = TypeVar("_Taken")
 
 
 class AsServed:
@@ -91,7 +89,6 @@ class AsServed:
         self._control = re.compile(control)
         self._ends = re.compile(rf"(?:\s*(?:{control}))+(?=\s*\Z)")
         self._eos, self._thought_key, self._switches = eos, thought_key, frozenset(switches)
-        self._spelling: _Spelling | None = None  # the one that this template takes, once it is known
         self._next_tokens: dict[str, str] = {}
         self.tail = self._usual_tail()
         self.end = self._control.findall(self.tail)[-1]
@@ -102,13 +99,17 @@ class AsServed:
 
         A thought is asked for where the template has a switch for it that is off by itself.
         """
+        asked = _Asked(
+            [self._hidden.hide_turn(turn) for turn in turns], self._hidden.hide(tools), self._hidden.hide(more)
+        )
         try:
-            answers = self._answered(turns, tools, more)
+            answers = self._first_taken(asked, functools.partial(self._answers, asked))
         except _NoThoughtAsked:
             switches = dict.fromkeys(self._switches, True)
             if not switches or self._switches & more.keys():
                 raise
-            answers = self._answered(turns, tools, {**more, **switches})
+            asked = asked._replace(more={**asked.more, **switches})
+            answers = self._first_taken(asked, functools.partial(self._answers, asked))
         places = [i for i, turn in enumerate(turns) if turn.role == "assistant" and turn.trained]
         examples: list[list[int]] = []
         for k in range(len(answers)):
@@ -116,67 +117,82 @@ class AsServed:
                 examples[-1].append(k)
             else:
                 examples.append([k])
-        return [self._example(turns, [places[k] for k in of], [answers[k] for k in of]) for of in examples]
+        return [self._example(turns, asked, [places[k] for k in of], [answers[k] for k in of]) for of in examples]
 
     def prompt_of(self, turns: Sequence[Turn], tools: Sequence[Any]) -> list[Exchange]:
         """What a server shows the model before it answers the last turn."""
+        asked = self._asked(turns, tools, {})
 
-        def rendered(spelling: _Spelling) -> str:
-            text = self._render(self._messages(turns, spelling), self._hidden.hide(tools), add_generation_prompt=True)
-            self._check_prompt(text, turns, tools)
+        def rendered(spelling: Spelling) -> str:
+            text = self._rendered(asked, asked.turns, spelling, is_prompt=True)
+            traced = Traced(asked.turns, asked.tools)
+            of_traces = asked._replace(tools=traced.tools)
+            traced.check_prompt(
+                self._rendered(of_traces, traced.turns, spelling, is_prompt=True), len(asked.turns), asked.tools
+            )
             return text
 
-        answer = _Answer(Turn("assistant", "", False), self._first_taken(turns, tools, rendered), "", "", self.end)
-        return [self._exchange(answer, 0, turns)]
+        answer = _Answer(Turn("assistant", "", trained=False), self._first_taken(asked, rendered), "", "", self.end)
+        return [self._exchange(answer, 0, asked.turns)]
 
-    def _first_taken(self, turns: Sequence[Turn], tools: Sequence[Any], attempt: Any) -> Any:
-        if not tools and not any(turn.role == "tool" or _CALLS in (turn.more or ()) for turn in turns):
-            return attempt(_PLAIN)
-        if self._spelling:
-            return attempt(self._spelling)
+    def _asked(self, turns: Sequence[Turn], tools: Sequence[Any], more: Mapping[str, Any]) -> _Asked:
+        hidden = self._hidden
+        return _Asked([hidden.hide_turn(turn) for turn in turns], hidden.hide(tools), hidden.hide(more))
+
+    def _first_taken(self, asked: _Asked, attempt: Callable[[Spelling], _Taken]) -> _Taken:
+        """What an attempt gives in the first spelling that the template takes."""
+        if not asked.tools and not any(turn.role == "tool" or has_calls(turn) for turn in asked.turns):
+            return attempt(SPELLINGS[0])
         first_fault = None
-        for spelling in _SPELLINGS:
+        for spelling in self._spellings:
             try:
-                found = attempt(spelling)
+                return attempt(spelling)
             except TemplateFault as fault:
                 first_fault = first_fault or fault
-            else:
-                if any(_CALLS in (turn.more or ()) for turn in turns) and any(turn.role == "tool" for turn in turns):
-                    self._spelling = spelling
-                return found
         assert first_fault
         raise first_fault
 
-    def _answered(self, turns: Sequence[Turn], tools: Sequence[Any], more: Mapping[str, Any]) -> list[_Answer]:
-        found: list[_Answer] = self._first_taken(
-            turns, tools, lambda spelling: self._answers(turns, tools, more, spelling)
-        )
-        return found
+    @functools.cached_property
+    def _spellings(self) -> list[Spelling]:
+        """All spellings, that of the template first: found by a dialogue of ours, so that rows decide nothing."""
+        asked = _Asked(PROBE, [PROBE_TOOL], {})
+        for spelling in SPELLINGS:
+            try:
+                self._answers(asked, spelling)
+            except TemplateFault:
+                continue
+            return [spelling, *(one for one in SPELLINGS if one != spelling)]
+        return SPELLINGS
 
-    def _answers(
-        self, turns: Sequence[Turn], tools: Sequence[Any], more: Mapping[str, Any], spelling: _Spelling
-    ) -> list[_Answer]:
-        messages, shown = self._messages(turns, spelling), self._hidden.hide(tools)
+    def _rendered(self, asked: _Asked, turns: Sequence[Turn], spelling: Spelling, *, is_prompt: bool = False) -> str:
+        messages = messages_of(turns, spelling, self._thought_key, splits_thoughts=self._splits_thoughts)
+        return self._render(messages, asked.tools, asked.more, add_generation_prompt=is_prompt)
 
-        def render(messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False) -> str:
-            return self._render(messages, shown, more, add_generation_prompt=add_generation_prompt)
+    def _answers(self, asked: _Asked, spelling: Spelling) -> list[_Answer]:
+        traced = Traced(asked.turns, asked.tools)
+        places = [i for i, turn in enumerate(asked.turns) if turn.role == "assistant" and turn.trained]
+        return [self._answer(asked, traced, i, spelling) for i in places]
 
-        found = []
-        for i, turn in enumerate(turns):
-            if turn.role == "assistant" and turn.trained:
-                prompt = render(messages[:i], add_generation_prompt=True)
-                self._check_prompt(prompt, turns[:i], tools)
-                whole = render(messages[: i + 1])
-                said = whole[len(prompt) :] if whole.startswith(prompt) else None
-                thought = self._hidden.hide(thought_of(turn), has_thought=True)
-                if said is None or thought not in said:
-                    marked = {key: value for key, value in messages[i].items() if key != self._thought_key}
-                    said = self._by_mark(prompt, turn, render([*messages[:i], {**marked, "content": _MARK}]))
-                self._check_answer(said, turn)
-                block = "" if thought else empty_block(said, is_open=bool(opened_by(prompt)))
-                said, end = self._divided(said[len(block) :], turn)
-                found.append(_Answer(turn, prompt, block, said, end))
-        return found
+    def _answer(self, asked: _Asked, traced: Traced, place: int, spelling: Spelling) -> _Answer:
+        turn, before, of_traces = asked.turns[place], asked.turns[:place], asked._replace(tools=traced.tools)
+        prompt = self._rendered(asked, before, spelling, is_prompt=True)
+        shown = self._rendered(of_traces, traced.turns[:place], spelling, is_prompt=True)
+        traced.check_prompt(shown, place, asked.tools)
+        for way in (_as_it_is, _in_text) if thought_beside(turn) else (_as_it_is,):
+            whole = self._rendered(asked, [*before, way(turn)], spelling)
+            shown = self._rendered(of_traces, [*traced.turns[:place], way(traced.turns[place])], spelling)
+            traced.check_answer(shown, place)
+            if whole.startswith(prompt) and traced.shows_thought(shown, place):
+                said = whole[len(prompt) :]
+                break
+        else:
+            more = {key: one for key, one in (turn.more or {}).items() if key != "reasoning_content"}
+            said = self._by_mark(
+                prompt, turn, self._rendered(asked, [*before, turn._replace(text=_MARK, more=more)], spelling)
+            )
+        block = "" if thought_of(turn) else empty_block(said, is_open=bool(opened_by(prompt)))
+        said, end = self._divided(said[len(block) :], turn)
+        return _Answer(turn, prompt, block, said, end)
 
     def _by_mark(self, prompt: str, turn: Turn, marked: str) -> str:
         """What is taught where the template leaves the thought out, or opens a block in the prompt alone.
@@ -197,7 +213,7 @@ class AsServed:
             )
         before = without_closed_block(head)
         opened = opened_by(prompt)
-        full: str = self._hidden.hide(with_thought(turn, opened or "<think>\n"), has_thought=True)
+        full = with_thought(turn, opened or "<think>\n")
         if prompt.startswith(before):
             if prompt == before or (not thought and without_closed_block(prompt) == before):
                 return full + tail
@@ -214,7 +230,7 @@ class AsServed:
             return before, tail
         found = self._ends.search(said)
         if found is None:
-            return said, self._next_token("tool" if _CALLS in (turn.more or ()) else "user")
+            return said, self._next_token("tool" if has_calls(turn) else "user")
         *_, last = self._control.finditer(said)
         return said[: last.start()], last.group()
 
@@ -256,25 +272,27 @@ class AsServed:
             self._next_tokens[role] = found.group() if found else self._eos
         return self._next_tokens[role]
 
-    def _example(self, turns: Sequence[Turn], places: Sequence[int], answers: Sequence[_Answer]) -> Rendered:
+    def _example(
+        self, turns: Sequence[Turn], asked: _Asked, places: Sequence[int], answers: Sequence[_Answer]
+    ) -> Rendered:
         shown = [
             turn if turn.role != "assistant" or i in places else turn._replace(trained=False)
             for i, turn in enumerate(turns[: places[-1] + 1])
         ]
         exchanges, begin = [], 0
         for place, answer in zip(places, answers, strict=True):
-            exchanges.append(self._exchange(answer, begin, turns[:place]))
+            exchanges.append(self._exchange(answer, begin, asked.turns[:place]))
             begin = len(answer.whole)
         return Rendered(tuple(shown), exchanges)
 
     def _exchange(self, answer: _Answer, begin: int, turns: Sequence[Turn]) -> Exchange:
         prompt, hidden = answer.prompt[begin:], self._hidden
         last = next((turn.text for turn in reversed(turns) if turn.role == "user"), "")
-        words = hidden.hide(last).strip()
+        words = last.strip()
         before, _, after = prompt.partition(words) if words else (prompt, "", "")
         if prompt.count(words) != 1 or hidden.shown(after) != after:  # then nothing may be shortened
             before, words, after = prompt, "", ""
-        is_text = _CALLS not in (answer.turn.more or ()) and not hidden.has_control(answer.said)
+        is_text = not has_calls(answer.turn) and not hidden.has_control(answer.said)
         return Exchange(
             before=hidden.pieces(before),
             user=hidden.shown(words),
@@ -287,63 +305,12 @@ class AsServed:
             weight=answer.turn.weight,
         )
 
-    def _messages(self, turns: Sequence[Turn], spelling: _Spelling) -> list[dict[str, Any]]:
-        return [self._message(turn, number, spelling) for number, turn in enumerate(turns)]
 
-    def _message(self, turn: Turn, number: int, spelling: _Spelling) -> dict[str, Any]:
-        is_answer = turn.role == "assistant"
-        more = {self._thought_key if key == "reasoning_content" else key: one for key, one in (turn.more or {}).items()}
-        if _CALLS in more:
-            more[_CALLS] = [_spelled(call, f"call{number:03}{i:02}", spelling) for i, call in enumerate(more[_CALLS])]
-        if turn.role == "tool" and spelling.has_ids:
-            more.setdefault("tool_call_id", f"call{number:03}00")
-        text = turn.text
-        if self._splits_thoughts and is_answer and (thought := thought_of(turn)):
-            more[self._thought_key], text = thought, without_thought(text)
-        role = spelling.tool_role if turn.role == "tool" else turn.role
-        content = text if text or _CALLS not in more else spelling.empty
-        message: dict[str, Any] = self._hidden.hide({"role": role, "content": content, **more}, has_thought=is_answer)
-        return message
-
-    def _check_prompt(self, prompt: str, turns: Sequence[Turn], tools: Sequence[Any]) -> None:
-        for turn in turns:
-            text = self._hidden.hide(without_thought(turn.text) if turn.role == "assistant" else turn.text).strip()
-            if text not in prompt and _in_json(text) not in prompt:
-                raise TemplateFault("the tokenizer's chat template leaves out or changes a turn of this row")
-            self._check_calls(prompt, turn)
-        for tool in tools:
-            name = _name_of(tool)
-            if name and name not in prompt:
-                raise TemplateFault(
-                    f"the tokenizer's chat template does not show {name!r} of this row's tools (or functions), so that "
-                    "tool_calls (or function_call) have no place; write them into the texts, or take a model with tools"
-                )
-
-    def _check_answer(self, said: str, turn: Turn) -> None:
-        for text in (thought_of(turn), without_thought(turn.text).strip()):
-            if self._hidden.hide(text, has_thought=True) not in said:
-                raise TemplateFault("the tokenizer's chat template changes the text of this row's turns")
-        self._check_calls(said, turn)
-
-    def _check_calls(self, text: str, turn: Turn) -> None:
-        for call in (turn.more or {}).get(_CALLS, ()):
-            name, given = call["function"]["name"], call["function"]["arguments"]
-            is_of_python = isinstance(given, dict) and str(given) in text  # a template that expects text
-            if name not in text or (is_of_python and json.dumps(given, ensure_ascii=False) not in text):
-                raise TemplateFault("the tokenizer's chat template leaves out or changes a tool call of this row")
+def _as_it_is(turn: Turn) -> Turn:
+    return turn
 
 
-def _spelled(call: Mapping[str, Any], call_id: str, spelling: _Spelling) -> dict[str, Any]:
-    function = dict(call["function"])
-    if spelling.has_text_arguments and not isinstance(function["arguments"], str):
-        function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
-    return {**({"id": call_id} if spelling.has_ids else {}), **call, "function": function}
-
-
-def _name_of(tool: Any) -> str:
-    function = tool.get("function", tool) if isinstance(tool, dict) else {}
-    return str(function.get("name", "")) if isinstance(function, dict) else ""
-
-
-def _in_json(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
+def _in_text(turn: Turn) -> Turn:
+    """An answer with its thought in its text, for templates that have no place for one beside it."""
+    more = {key: one for key, one in (turn.more or {}).items() if key != "reasoning_content"}
+    return turn._replace(text=with_thought(turn), more=more)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from yangtuo.data.templates import TemplateFault
-from yangtuo.errors import TokenizerError
+from yangtuo.errors import TokenizerError, one_line
 
 DATE = "strftime_now"
 _MOST_TOLD = 120
@@ -48,7 +48,7 @@ def render_function(source: str, names: Mapping[str, Any]) -> Render:
     except jinja2.TemplateError as error:
         raise TokenizerError(f"the tokenizer's chat template: {error}") from error
     usual = _with_date(names)
-    faults = (jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError)
+    faults = (jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
     def render(
         messages: Sequence[Mapping[str, Any]],
@@ -67,7 +67,7 @@ def render_function(source: str, names: Mapping[str, Any]) -> Render:
                 **given,
             )
         except faults as error:
-            told = str(error)[:_MOST_TOLD]
+            told = one_line(error, _MOST_TOLD)
             if f"'{DATE}' is undefined" in told:
                 told = f'it writes today\'s date; name one: --chat_template_kwargs \'{{"{DATE}": "2026-01-31"}}\''
             raise TemplateFault(f"the tokenizer's chat template refuses it: {told}") from error

@@ -54,25 +54,51 @@ def empty_block(said: str, *, is_open: bool) -> str:
     return found.group() if found else ""
 
 
+class Parts(NamedTuple):
+    """A text as `opens + thought + closes + rest`; blanks beside the marks belong to these."""
+
+    opens: str
+    thought: str
+    closes: str
+    rest: str
+
+
 def thought_of(turn: Turn) -> str:
     """What was thought before an answer, without marks and blanks; "" for nothing."""
-    beside = (turn.more or {}).get("reasoning_content")
-    return str(beside or _divided(turn.text)[0]).strip()
+    return (thought_beside(turn) or parts_of(turn.text).thought).strip()
+
+
+def thought_beside(turn: Turn) -> str:
+    """The thought that stands beside an answer's text; blanks alone are none."""
+    beside = str((turn.more or {}).get("reasoning_content") or "")
+    return beside if beside.strip() else ""
 
 
 def without_thought(text: str) -> str:
     """An answer without the thought that its text holds."""
-    return _divided(text)[1]
+    return parts_of(text).rest
+
+
+def parts_of(text: str) -> Parts:
+    """The thought that a text begins with, opened in it or before it, and the rest."""
+    for opens, closes in MARKS:
+        before, found, rest = text.partition(closes)
+        if found and (before.lstrip().startswith(opens) or opens not in before):
+            head = before[: len(before) - len(before.lstrip().removeprefix(opens))]
+            head = head if opens in head else ""
+            tail = rest.lstrip("\n")
+            return Parts(head, before[len(head) :], closes + rest[: len(rest) - len(tail)], tail)
+    return Parts("", "", "", text)
 
 
 def with_thought(turn: Turn, opened: str = "<think>\n") -> str:
     """An answer with its thought as models write both; a text that holds the thought already is left as it is."""
-    beside = (turn.more or {}).get("reasoning_content")
+    beside = thought_beside(turn).strip()
     if not beside:
         return turn.text
     marks = next(one for one in MARKS if one.opens in opened)
     blank, blanks = ("\n", "\n\n") if "\n" in opened else ("", "")
-    return f"{marks.opens}{blank}{str(beside).strip()}{blank}{marks.closes}{blanks}{turn.text}"
+    return f"{marks.opens}{blank}{beside}{blank}{marks.closes}{blanks}{turn.text}"
 
 
 def continued(text: str, opened: str, *, has_thought: bool) -> str:
@@ -84,18 +110,6 @@ def continued(text: str, opened: str, *, has_thought: bool) -> str:
     if not has_thought:
         return f"\n{marks.closes}\n\n{text}" if "\n" in opened else f"{marks.closes}{text}"
     return text[len(opened) :] if text.startswith(opened) else text.removeprefix(marks.opens).lstrip("\n")
-
-
-def _divided(text: str) -> tuple[str, str]:
-    """The thought that a text begins with, opened in it or before it, and the rest."""
-    for opens, closes in MARKS:
-        before, found, rest = text.partition(closes)
-        if found:
-            if before.lstrip().startswith(opens):
-                return before.lstrip()[len(opens) :], rest.lstrip("\n")
-            if opens not in before:
-                return before, rest.lstrip("\n")
-    return "", text
 
 
 def without_closed_block(prompt: str) -> str:

@@ -344,6 +344,125 @@ def test_tools_that_a_template_cannot_show_are_refused(source, dialogue, tools, 
     assert reason in str(caught.value)
 
 
+def call_of(name, arguments, **more):
+    return {"type": "function", "function": {"name": name, "arguments": arguments}, **more}
+
+
+# A short text also stands in the template's own, so that it is not enough to find it somewhere.
+@pytest.mark.parametrize(
+    ("source", "dialogue", "tools", "reason"),
+    [
+        (served_templates.SMOLLM, turns("问", "答"), [call_of("a", {})], "does not show 'a' of this row's tools"),
+        (
+            served_templates.SMOLLM,
+            (user("a"), answer("", calls=[call_of("user", {})])),
+            [],
+            "leaves out or changes a tool",
+        ),
+        (
+            served_templates.LLAMA31,
+            (user("问"), answer("", "a", [call_of("weather", {})]), Turn("tool", "x", False), answer("好")),
+            [TOOL],
+            "has no place for a text or thought beside",
+        ),
+        (
+            served_templates.LLAMA31,
+            (user("问"), answer("a", calls=[call_of("weather", {})]), Turn("tool", "x", False), answer("好")),
+            [TOOL],
+            "changes the text of this row's turns",
+        ),
+        (
+            "{%- for m in messages if m.role != 'system' %}"
+            "{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endfor %}"
+            "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}",
+            turns("问</think>", "答", system="user"),
+            [],
+            "leaves out or changes a turn of this row",
+        ),
+        (
+            served_templates.QWEN3.replace(
+                "call.function.arguments | tojson", "'{' + call.function.arguments.keys() | join(',')"
+            ),
+            (user("问"), answer("", calls=[call_of("weather", {"city": "a"})])),
+            [TOOL],
+            "leaves out or changes a tool call",
+        ),
+    ],
+)
+def test_a_short_text_that_is_left_out_is_refused(source, dialogue, tools, reason):
+    template = ChatTemplate(source, NAMES, None, ("<s>", "</s>", *served_templates.CONTROLS))
+    with pytest.raises(TemplateFault) as caught:
+        template.render(dialogue, tools)
+    assert reason in str(caught.value)
+
+
+def test_a_short_thought_without_a_place_is_in_the_answer():
+    (row,) = taught(served_templates.SMOLLM, (user("问"), answer("答案", "答")))
+    assert row[1] == ("<think>\n答\n</think>\n\n答案" + END, 1)
+
+
+def test_the_spelling_of_calls_is_the_templates_whatever_rows_came_before():
+    own = (
+        user("问"),
+        answer("", calls=[{**CALL, "id": "abcdefghi"}]),
+        Turn("tool", "x", False, 1.0, {"tool_call_id": "abcdefghi"}),
+        answer("好"),
+    )
+    controls = ("<s>", "</s>", *served_templates.CONTROLS)
+    alone, after = (ChatTemplate(served_templates.MISTRAL, NAMES, None, controls) for _ in range(2))
+    after.render(own, [TOOL])
+    assert after.render(TOOLS["a call"], [TOOL]) == alone.render(TOOLS["a call"], [TOOL])
+
+
+def test_what_a_tool_gives_back_has_the_id_of_its_call():
+    source = served_templates.MISTRAL.replace(
+        "'[TOOL_RESULTS]' + m.content", "'[TOOL_RESULTS]' + m.tool_call_id + '=' + m.content"
+    )
+    two = answer("", calls=[CALL, {**CALL, "id": "abcdefghi"}])
+    results = [Turn("tool", text, False) for text in ("一", "二")]
+    (row,) = taught(source, (user("问"), two, *results, answer("好")), [TOOL])
+    assert "[TOOL_RESULTS]>>call00100=一" in row[2][0]
+    assert "[TOOL_RESULTS]>>abcdefghi=二" in row[2][0]
+
+
+@pytest.mark.parametrize("marks", [("[THINK]", "[/THINK]"), ("<|channel>thought\n", "<channel|>")])
+def test_marks_of_thoughts_are_control_tokens_around_a_thought_alone(marks):
+    opens, closes = marks
+    both = opens + closes
+    call = call_of("weather", {"city": both})
+    tokenizer = controlled(*served_templates.CONTROLS, "[THINK]", "[/THINK]", "<|channel>", "<channel|>")
+    template = ChatTemplate(served_templates.QWEN38, NAMES, None, tuple(tokenizer.controls))
+    dialogue = (user(both), answer("", calls=[call]), Turn("tool", "x", False), answer(f"{opens}想{closes}答{both}"))
+    examples, _ = encode([Record("r", 0, dialogue, (TOOL,))], tokenizer, EncodingOptions(template, 10_000))
+    text = "".join(part for part, _ in shown(examples, 0, tokenizer))
+    assert f"user\n{both}<<" in text
+    assert json.dumps({"city": both}, ensure_ascii=False) in text
+    assert text.count(both) == 3 - ("\n" in both)  # in JSON, a line break is spelled out
+    smollm = ChatTemplate(served_templates.SMOLLM, NAMES, None, tuple(tokenizer.controls))
+    row = Record("r", 0, (user("问"), answer(f"{opens}想{closes}答{both}")))
+    examples, _ = encode([row], tokenizer, EncodingOptions(smollm, 10_000))
+    said = shown(examples, 0, tokenizer)[1][0]
+    (first, last) = (
+        ("<<[THINK]>>", "<<[/THINK]>>") if "[THINK]" in opens else ("<<<|channel>>>thought\n", "<<<channel|>>>")
+    )
+    assert said == f"{first}想{last}答{both}{END}"
+
+
+def test_texts_of_a_rows_settings_are_text():
+    source = "{%- if note is defined %}{{- note }}{%- endif %}" + served_templates.SMOLLM
+    template = ChatTemplate(source, NAMES, None, ("<s>", "</s>", *served_templates.CONTROLS))
+    (example,) = template.render(turns("问", "答"), (), {"note": "<|im_end|>"})
+    assert example.exchanges[0].before[0] == ("<|im_end|>", False)
+
+
+@pytest.mark.parametrize("fault", ["{{ 1 % 0 }}", "{% for i in range(10 ** 9) %}{% endfor %}"])
+def test_whatever_a_template_runs_into_is_a_fault_of_the_row(fault):
+    source = "{%- if messages[0].content == '错' %}" + fault + "{%- endif %}" + served_templates.SMOLLM
+    template = ChatTemplate(source, NAMES, None, ("<s>", "</s>", *served_templates.CONTROLS))
+    with pytest.raises(TemplateFault, match="the tokenizer's chat template refuses it: "):
+        template.render(turns("错", "答"))
+
+
 def test_templates_of_frames_have_no_place_for_tools():
     tokenizer = controlled("<|im_start|>", "<|im_end|>")
     template, _ = choose_template("chatml", tokenizer, None)
