@@ -4,10 +4,24 @@
 #
 #   * An active environment (venv or conda) that already has torch 2.13 or newer is used: only what is missing is added.
 #   * pip's own configuration (index mirrors, proxies) applies; HF_ENDPOINT names a mirror for models fetched by name.
+#   * With an NVIDIA GPU that is too old for pip's torch, or a driver that is, torch for CUDA 12.6 is installed;
+#     TORCH_INDEX_URL names a mirror of its index.
 #   * YANGTUO_VENV names another place for the environment, PYTHON another interpreter.
 
+# What torch's version needs behind it, where pip's default does not fit the machine's NVIDIA GPUs: that is made for
+# CUDA 13, which wants driver 580 and compute capability 7.5 (no V100, no P100). Nothing where it fits.
+yangtuo_torch() {
+    local capability driver
+    while IFS=', ' read -r capability driver; do
+        if [ "${driver%%.*}" -lt 580 ] || [ "${capability/./}" -lt 75 ]; then
+            echo "+cu126 (driver $driver, compute capability $capability)"
+            return 0
+        fi
+    done < <(nvidia-smi --query-gpu=compute_cap,driver_version --format=csv,noheader 2>/dev/null)
+}
+
 yangtuo_setup() {
-    local root python environment stamp wanted free
+    local root python environment stamp wanted free older version
     root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)" || return 1
     environment="${YANGTUO_VENV:-$root/.venv}"
     wanted="$(cat "$root/pyproject.toml" "$root/requirements.lock" | cksum) $root"
@@ -45,6 +59,13 @@ yangtuo_setup() {
         fi
         echo "setup: installing into $environment with $("$python" --version), once; a few minutes"
         "$python" -m venv "$environment" || return 1
+        older="$(yangtuo_torch)"
+        if [ -n "$older" ]; then
+            version="$(sed -n 's/^torch==//p' "$root/requirements.lock")${older%% *}"
+            echo "setup: torch $version, for this machine's GPU ${older#* }"
+            "$environment/bin/python" -m pip install --quiet --disable-pip-version-check "torch==$version" \
+                --extra-index-url "${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cu126}" || return 1
+        fi
         # Compiled by all processors, where pip takes one; files of another Python among them do no harm.
         "$environment/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check -r "$root/requirements.lock" || return 1
         "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e "$root" || return 1

@@ -294,3 +294,27 @@ def test_what_is_named_or_asked_for_runs_as_it_is(words, checks):
 def test_a_part_without_a_chosen_test_fails_only_where_the_other_has_none(first, second, code, num_parts, checks):
     found, calls = checks("-m", "demo", first=first, second=second)
     assert (found, len(calls)) == (code, num_parts)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("8.9, 580.65.06\n", ""),
+        ("8.9, 550.54.15\n", "+cu126 (driver 550.54.15, compute capability 8.9)"),
+        ("7.0, 580.65.06\n", "+cu126 (driver 580.65.06, compute capability 7.0)"),
+        ("9.0, 580.65.06\n7.0, 580.65.06\n", "+cu126 (driver 580.65.06, compute capability 7.0)"),
+        (None, ""),
+    ],
+)
+def test_the_setup_takes_a_torch_that_fits_the_gpu_and_its_driver(said, expected, tmp_path):
+    if said is not None:
+        fake = tmp_path / "nvidia-smi"
+        fake.write_text(f"#!/bin/sh\nprintf '{said}'\n".replace("\n7", "\\n7").replace("\n'", "\\n'"))
+        fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+    text = (SCRIPTS / "setup.sh").read_text(encoding="utf-8")
+    function = text[text.index("yangtuo_torch() {") : text.index("yangtuo_setup() {")]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euc", f"{function}\nyangtuo_torch"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == expected

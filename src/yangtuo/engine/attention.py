@@ -180,6 +180,9 @@ def prefix_shared_attention(  # noqa: PLR0913  # transformers decides what it is
             how = (softcap, q.shape[-1] ** -0.5 if scaling is None else scaling, dropout)
             result = _softcapped(q, k, v, mask, how)
         else:
+            if q.shape[1] != k.shape[1] and not _has_kernel_for_groups(q, mask):
+                repeats = q.shape[1] // k.shape[1]
+                k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
             result = functional.scaled_dot_product_attention(
                 *(q, k, v, mask, dropout), is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
@@ -194,6 +197,14 @@ def _has_varlen(query: torch.Tensor) -> bool:
         and query.shape[-1] <= 256
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
     )
+
+
+def _has_kernel_for_groups(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Whether heads may share keys and values without the products of all pairs being kept: by flash attention.
+
+    The other memory-efficient kernel of torch 2.13 wants as many of them as heads.
+    """
+    return not query.is_cuda or (mask is None and _has_varlen(query))
 
 
 def _rows_of(by_cell: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from yangtuo.errors import MissingDependencyError, ModelError, UsageError, one_l
 from yangtuo.model import dtypes
 from yangtuo.model.architecture import auto_class, beside_and_inside, read_config
 from yangtuo.model.dtypes import name_of
+from yangtuo.model.gpu import unusable_gpu
 from yangtuo.model.sharding import gathered, shape_of
 from yangtuo.model.weight_names import not_used
 
@@ -39,7 +40,13 @@ class Hardware:
 
 
 def detect_hardware(use_cpu: bool) -> Hardware:
-    """What is here; `use_cpu` hides an accelerator."""
+    """What is here; `use_cpu` hides an accelerator.
+
+    Raises:
+        UsageError: a GPU is here that this torch cannot use, and `use_cpu` does not say to go on without it.
+    """
+    if not use_cpu and (why := unusable_gpu()):
+        raise UsageError(f"{why}; or train on the CPU, which is far slower: --use_cpu")
     if use_cpu or not torch.accelerator.is_available():
         able = torch.cpu.get_capabilities()
         return Hardware("cpu", bool(able.get("amx_bf16") or able.get("avx512_bf16") or able.get("sve_bf16")), False)
@@ -114,7 +121,8 @@ def _nearest(asked: torch.dtype, hardware: Hardware) -> torch.dtype:
     return torch.float32
 
 
-def _computed_in(precision: Precision) -> torch.dtype:
+def computed_in(precision: Precision) -> torch.dtype:
+    """The dtype of the forward."""
     return torch.bfloat16 if precision.bf16 else torch.float16 if precision.fp16 else precision.weights
 
 
@@ -195,7 +203,7 @@ def _quantisation(arguments: ModelArguments, precision: Precision) -> dict[str, 
         llm_int8_threshold=0.0,  # else a row's outlier changes how the rows beside it are computed
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=_computed_in(precision),
+        bnb_4bit_compute_dtype=computed_in(precision),
     )
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     place = "cpu" if accelerator is None else f"{accelerator.type}:{torch.accelerator.current_device_index()}"
@@ -272,7 +280,7 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int, *, are_trained: bool
 def describe(config: PreTrainedConfig, model: Any, precision: Precision, arguments: ModelArguments) -> str:
     """One line about the base, for the screen."""
     total = sum(math.prod(shape_of(p)) for p in model.parameters())
-    bits, width, compute = num_bits(arguments), name_of(precision.weights), name_of(_computed_in(precision))
+    bits, width, compute = num_bits(arguments), name_of(precision.weights), name_of(computed_in(precision))
     kind = f"{bits} bits{' (nf4)' if bits == 4 else ''}" if bits else width
     kind += f", computed in {compute}" if bits or compute != width else ""
     return f"base: {config.model_type}, {total / 1e6:,.1f} M parameters, frozen in {kind}"

@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+import torch
 from transformers import TrainingArguments
 
 from yangtuo.config.settings import Settings
@@ -37,6 +38,8 @@ def meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precisio
     warning = check_launch(os.environ)
     if warning:
         logger.warning(warning)
+    # cuDNN's attention makes a plan for each new shape, which takes longer than it saves where shapes change.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     store = connect(
         hardware.device,
         backend=settings.trainer.ddp_backend,

@@ -19,6 +19,7 @@ from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.architecture import published
 from yangtuo.model.base import Precision
 from yangtuo.model.mergeable import check_mergeable
+from yangtuo.model.narrow import keep_narrow
 from yangtuo.model.prompt_files import PromptFiles, prompt_files_of
 from yangtuo.training.inputs import Inputs
 
@@ -50,6 +51,8 @@ def load_adapter(settings: Settings, inputs: Inputs, precision: Precision, seed:
         new_tokens = range(inputs.config.get_text_config().vocab_size, inputs.tokenizer.num_tokens)
         adapter = adapters.attach_new(model, lora, new_tokens if lora.train_new_tokens_only else (), known)
     check_mergeable(inputs.base, adapter.model, trust_remote_code=settings.model.trust_remote_code)
+    if precision.bf16 or precision.fp16:
+        keep_narrow(adapter.model, adapter.model.get_base_model(), base.computed_in(precision))
     logger.info(base.describe(inputs.config, model, precision, settings.model))
     logger.info(adapter.describe())
     return adapter

@@ -1,0 +1,48 @@
+"""NVIDIA GPUs that are in the machine and that the installed torch cannot use.
+
+PyTorch's wheels are for some architectures and drivers only: 2.13's default (CUDA 13) has none for a V100 and needs
+driver 580, a CPU wheel has none at all. torch then says that there is no GPU, or fails at the first operation.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+
+_DRIVER = Path("/proc/driver/nvidia/version")  # there where NVIDIA's kernel module is loaded
+_OLDER = "pip install torch=={version}+cu126 --index-url https://download.pytorch.org/whl/cu126"
+
+
+def unusable_gpu() -> str:
+    """Why a GPU of this machine cannot be used, with the remedy; "" where there is none, or where it can."""
+    if torch.cuda.is_available():
+        wrong = [name for name, able in map(_able, range(torch.cuda.device_count())) if not able]
+        return f"this torch ({torch.__version__}) has no code for {', '.join(wrong)}; {_remedy()}" if wrong else ""
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    if is_hidden or not _DRIVER.is_file() or torch.accelerator.is_available():
+        return ""
+    found = re.search(r"Kernel Module[^\d]*([\d.]+)", _DRIVER.read_text(encoding="utf-8", errors="replace"))
+    machine = f"this machine has an NVIDIA GPU (driver {found[1] if found else 'unknown'})"
+    if torch.version.cuda is None:
+        return f"{machine}, and torch {torch.__version__} is a build for CPUs; {_remedy()}"
+    cuda = f"torch {torch.__version__} (CUDA {torch.version.cuda})"
+    return f"{machine}, which {cuda} cannot use; update the driver, or: {_remedy()}"
+
+
+def _remedy() -> str:
+    return _OLDER.format(version=torch.__version__.partition("+")[0])
+
+
+def _able(index: int) -> tuple[str, bool]:
+    """The name of a GPU, and whether torch has code for it: of its own generation, or code to be translated for it."""
+    major, minor = torch.cuda.get_device_capability(index)
+    able = False
+    for name in torch.cuda.get_arch_list():
+        kind, _, number = name.partition("_")
+        digits = re.match(r"\d+", number)
+        if digits:
+            built = divmod(int(digits.group()), 10)
+            able = able or (kind == "sm" and built[0] == major and built[1] <= minor)
+            able = able or (kind == "compute" and built <= (major, minor))
+    return torch.cuda.get_device_name(index), able or not torch.cuda.get_arch_list()
