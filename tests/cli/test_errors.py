@@ -230,3 +230,33 @@ def test_half_a_surrogate_pair_is_a_fault_of_the_row(fails, tmp_path):
 
 def test_missing_train_file_names_its_own_option(fails, tmp_path):
     assert "--train_file nothing.json: no such" in fails(dataset_dir=None, train_file="nothing.json")
+
+
+def test_a_device_whose_memory_is_full_is_one_line(monkeypatch, capfd):
+    """Wherever it happens: while the base is loaded, in an evaluation, in a proof."""
+    import torch
+
+    from yangtuo import cli
+
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 23 GiB")
+
+    monkeypatch.setattr(cli, "_run", full)
+    assert cli.main(["train"]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith(
+        "error: the memory of the device is full (CUDA out of memory. Tried to allocate 2.00 GiB. GPU"
+    )
+    assert "--load_in_4bit" in said
+    assert said.count("\n") == 1
+
+
+def test_other_errors_of_a_library_stay_what_they_are(monkeypatch):
+    from yangtuo import cli
+
+    def broken(*args):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(cli, "_run", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        cli.main(["train"])

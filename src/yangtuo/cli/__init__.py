@@ -10,7 +10,7 @@ from typing import Any
 from yangtuo import __version__, logs, output
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.words import Parser, did_you_mean
-from yangtuo.errors import StoppedError, UsageError, YangtuoError
+from yangtuo.errors import StoppedError, UsageError, YangtuoError, one_line
 
 _PATIENCE_S = 5.0  # a launcher ends the others of a failed run within about one
 
@@ -58,6 +58,15 @@ def _outcome(words: list[str]) -> int:
         return _fail("stopped by Ctrl-C; a run goes on from its last checkpoint with the same command", 130)
     except BrokenPipeError as error:
         return _of_output(error)
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise  # a bug of ours
+        told = one_line(error, 200)
+        return _fail(
+            f"the memory of the device is full ({told}); a smaller model, --load_in_4bit, a smaller --max_seq_length "
+            "or --micro_batch_tokens take less, --use_cpu does without it",
+            1,
+        )
     except OSError as error:
         if error.errno not in output.OF_DISKS:
             raise  # a bug of ours

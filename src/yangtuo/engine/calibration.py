@@ -31,15 +31,21 @@ _CELLS = (256, 1024)  # of the two micro-batches; at most a row where rows are l
 
 def can_measure(device: torch.device) -> bool:
     """Whether the device keeps account of its memory."""
-    return device.type == "cuda"
+    if device.type == "cpu":
+        return False
+    try:
+        torch.accelerator.reset_peak_memory_stats(device)
+    except RuntimeError:
+        return False
+    return True
 
 
 def kept_bytes(compute: Callable[[], object], device: torch.device) -> int:
     """Bytes that `compute` needs at most on the device."""
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+    torch.accelerator.reset_peak_memory_stats(device)
+    before = torch.accelerator.memory_allocated(device)
     compute()
-    return int(torch.cuda.max_memory_allocated(device) - before)
+    return int(torch.accelerator.max_memory_allocated(device) - before)
 
 
 def calibrate(

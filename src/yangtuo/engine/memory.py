@@ -45,10 +45,24 @@ class ModelShape:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that activations may use now, with the model loaded."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+    """Memory that activations may use now, with the model loaded: the device's own, or the machine's where it has none.
+
+    What torch keeps for tensors to come is free, too.
+    """
+    try:
+        if device.type != "cpu":
+            free = int(torch.accelerator.get_memory_info(device)[0])
+            return free + torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
+    except RuntimeError:  # of an accelerator that keeps no account, as Apple's, which uses the machine's memory
+        pass
     return int(psutil.virtual_memory().available)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Ascend's and Apple's errors for it are of no type of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+    )
 
 
 def choose_max_cells(shape: ModelShape, free: int, device_type: str, *, checkpointing: bool) -> int:

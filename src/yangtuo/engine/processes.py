@@ -46,9 +46,9 @@ def connect(device: str, *, backend: str | None, timeout_seconds: int, deepspeed
     if device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, says that it looks for one
     if world_size() > 1 and not torch.distributed.is_initialized():
-        if device == "cuda":
-            # As accelerate does: under SLURM a process may see its own GPU alone, whatever its number.
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        if device != "cpu":
+            # As accelerate does: under SLURM a process may see its own device alone, whatever its number.
+            torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count())
         timeout = timedelta(seconds=timeout_seconds)
         usual = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "npu": "hccl", "xpu": "xccl"}
         with peers_lost_are_named("the meeting of all processes"), _waiting_is_told():

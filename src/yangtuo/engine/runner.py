@@ -15,6 +15,7 @@ from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.head import grad_of, sparse_embedding
 from yangtuo.engine.layout import pad
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
+from yangtuo.engine.memory import is_out_of_memory
 from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.steps import Planner, Step
 from yangtuo.engine.watchdog import Watchdog
@@ -73,7 +74,9 @@ class StepRunner:
                 share = self._forward(model, step, place, i, is_last=False)
                 losses.append(share.detach())
                 self._backward(model, share)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             is_short = True
         if self._any_rank(is_short):
             self._check_divisible(step, place)
@@ -83,7 +86,9 @@ class StepRunner:
             losses.append(share.detach())
             self._check_finite(torch.stack(losses), step, place)
             self._backward(model, share, is_last=True)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if self._accelerator.num_processes > 1:
                 raise self._cannot_redo(step, place) from error
             self._check_divisible(step, place)

@@ -7,7 +7,14 @@ from transformers import GPT2Config
 
 from tests.unit.engine.small import model_of
 from yangtuo.engine import memory
-from yangtuo.engine.memory import ModelShape, choose_max_cells, free_bytes, keep_freed_memory, needs_checkpointing
+from yangtuo.engine.memory import (
+    ModelShape,
+    choose_max_cells,
+    free_bytes,
+    is_out_of_memory,
+    keep_freed_memory,
+    needs_checkpointing,
+)
 
 SHAPE = ModelShape(num_layers=10, hidden=100, intermediate=300, width=2)
 PLAIN, CHECKPOINTED = 10 * (2400 + 1800) * 2, (2000 + 2400 + 1800) * 2
@@ -102,3 +109,41 @@ def test_a_refusal_is_told(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=lambda *_: 0))
     assert keep_freed_memory() is False
+
+
+# ---- devices that are not here
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """An accelerator of 10 GB with 4 free, of which torch keeps 1 for tensors to come."""
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (4_000, 10_000))
+    monkeypatch.setattr(torch.accelerator, "memory_reserved", lambda device: 3_000)
+    monkeypatch.setattr(torch.accelerator, "memory_allocated", lambda device: 2_000)
+    return torch.device("xpu:0")
+
+
+def test_free_memory_is_the_devices_own_with_what_torch_keeps_for_later(device):
+    assert free_bytes(device) == 5_000
+
+
+def test_a_device_without_an_account_uses_the_machines_memory(device, monkeypatch):
+    def refuse(device):
+        raise RuntimeError("no account")
+
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", refuse)
+    assert free_bytes(device) > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_of_memory_are_known_on_every_device(error, expected):
+    assert is_out_of_memory(error) is expected
