@@ -283,7 +283,7 @@ def _load(
 ) -> tuple[PreTrainedModel, torch.dtype, int]:
     """The weights with a row for every token; also their dtype, and how many of the rows are new."""
     precision = base.choose_precision(model.torch_dtype, fp16=False, bf16=False, stored=config.dtype, hardware=hardware)
-    loaded = base.load(folder, precision, model)
+    loaded = base.load(folder, precision, model, torch.device(hardware.device))
     # What is said of rows that are not trained is advice for a training run.
     num_new = base.fit_vocabulary(loaded, tokenizer.num_tokens, are_trained=True)
     return loaded, precision.weights, num_new

@@ -205,18 +205,38 @@ def _quantisation(arguments: ModelArguments, precision: Precision) -> dict[str, 
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=computed_in(precision),
     )
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    place = "cpu" if accelerator is None else f"{accelerator.type}:{torch.accelerator.current_device_index()}"
-    return {"quantization_config": config, "device_map": {"": place}}
+    return {"quantization_config": config}
 
 
-def load(folder: Path, precision: Precision, arguments: ModelArguments) -> PreTrainedModel:
-    """The base model with all of its weights; a quantised one on the device already.
+def _place(device: torch.device | None, *, is_quantised: bool) -> dict[str, Any]:
+    """Where `from_pretrained` puts the weights; one that is quantised is made on its device."""
+    if device is None and is_quantised:
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = torch.device("cpu") if found is None else found
+    if device is None or (device.type == "cpu" and not is_quantised):
+        return {}
+    needs_index = device.type != "cpu" and device.index is None
+    index = torch.accelerator.current_device_index() if needs_index else device.index
+    return {"device_map": {"": device.type if index is None else f"{device.type}:{index}"}}
+
+
+def load(
+    folder: Path, precision: Precision, arguments: ModelArguments, device: torch.device | None = None
+) -> PreTrainedModel:
+    """The base model with all of its weights.
+
+    Args:
+        folder: of the base.
+        precision: dtype of the weights.
+        arguments: how to load.
+        device: where the weights go, straight from the files, so that main memory never holds them; None for main
+            memory (an engine divides them among processes), a quantised base's for the device of this process.
 
     Raises:
         ModelError: weights that cannot be read, that are missing (they would be random), or that are not used.
     """
     config = read_config(folder, trust_remote_code=arguments.trust_remote_code)
+    quantisation = _quantisation(arguments, precision)
     try:
         model, report = auto_class(config).from_pretrained(
             folder,
@@ -225,7 +245,8 @@ def load(folder: Path, precision: Precision, arguments: ModelArguments) -> PreTr
             trust_remote_code=arguments.trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
-            **_quantisation(arguments, precision),
+            **quantisation,
+            **_place(device, is_quantised=bool(quantisation)),
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"{folder}: the weights cannot be loaded: {one_line(error, 300)}") from error

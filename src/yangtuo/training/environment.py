@@ -17,7 +17,7 @@ from yangtuo.engine.steps import Execution
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.model import base
 from yangtuo.model.base import Precision
-from yangtuo.training.engines import check_engines
+from yangtuo.training.engines import check_engines, deepspeed_of, fsdp
 from yangtuo.training.inputs import Inputs
 from yangtuo.training.trainer_args import training_arguments
 
@@ -88,6 +88,12 @@ def choose_execution(
         ", gradient checkpointing" if checkpointing else "",
     )
     return Execution(shares, max_cells, is_auto=budget == "auto" and not resumed)
+
+
+def loaded_to(settings: Settings, device: torch.device) -> torch.device | None:
+    """Where the base's weights go at once; None for main memory, where an engine takes them from and divides them."""
+    stage = deepspeed_of(settings).get("zero_optimization", {}).get("stage")
+    return None if stage == 3 or fsdp(settings.trainer.fsdp) else device
 
 
 def _cells_of(started: Path | None) -> int | None:

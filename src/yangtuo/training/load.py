@@ -26,10 +26,12 @@ from yangtuo.training.inputs import Inputs
 logger = logging.getLogger(__name__)
 
 
-def load_base(settings: Settings, inputs: Inputs, precision: Precision) -> PreTrainedModel:
-    """The base below the LoRA that is trained."""
+def load_base(
+    settings: Settings, inputs: Inputs, precision: Precision, device: torch.device | None = None
+) -> PreTrainedModel:
+    """The base below the LoRA that is trained, on the device where one is given."""
     saved, lora = inputs.adapter, settings.lora
-    model = base.load(inputs.base, precision, settings.model)
+    model = base.load(inputs.base, precision, settings.model, device)
     num_tokens = inputs.tokenizer.num_tokens
     brings = saved and saved.holds_more_than_lora and lora.modules_to_save_policy is not ModulesToSavePolicy.DROP
     are_trained = bool(lora.modules_to_save or lora.train_new_tokens_only or brings)
@@ -39,11 +41,13 @@ def load_base(settings: Settings, inputs: Inputs, precision: Precision) -> PreTr
     return model
 
 
-def load_adapter(settings: Settings, inputs: Inputs, precision: Precision, seed: int) -> Adapter:
-    """The base with the LoRA that is trained; the seed decides how a new one begins."""
+def load_adapter(
+    settings: Settings, inputs: Inputs, precision: Precision, seed: int, device: torch.device | None = None
+) -> Adapter:
+    """The base with the LoRA that is trained, see `load_base`; the seed decides how a new one begins."""
     torch.manual_seed(seed)
     saved, lora = inputs.adapter, settings.lora
-    model = load_base(settings, inputs, precision)
+    model = load_base(settings, inputs, precision, device)
     known = published(inputs.config, trust_remote_code=settings.model.trust_remote_code)
     if saved and not lora.new_adapter:
         adapter = replace(adapters.attach_saved(model, saved, lora, settings.origins), published=known)

@@ -30,7 +30,7 @@ from yangtuo.model import adapter_state
 from yangtuo.training import run_folder, verify
 from yangtuo.training.dataset import log_summary, split_and_audit, write_audit
 from yangtuo.training.engines import check_packages
-from yangtuo.training.environment import choose_execution, meet, seed_of
+from yangtuo.training.environment import choose_execution, loaded_to, meet, seed_of
 from yangtuo.training.inputs import encode_inputs, open_inputs
 from yangtuo.training.load import how_to_merge, load_adapter, load_base, prompt_files_for, provenance_of
 from yangtuo.training.recipe import plan_steps, recipe_of, record_recipe, tell_finished
@@ -66,7 +66,7 @@ def train(settings: Settings) -> None:
         run_folder.prepare(output_dir, decision, lock, is_main=is_main, writes=args.should_save)
 
         prompt_files = prompt_files_for(inputs, tries=args.should_save)
-        adapter = load_adapter(settings, inputs, precision, args.seed)
+        adapter = load_adapter(settings, inputs, precision, args.seed, loaded_to(settings, args.device))
         execution = choose_execution(settings, inputs, args, corpus.train, decision.checkpoint)
         run = run_folder.run_record(settings, recipe, args.seed, began) | {"plan": plan}
         if is_main:
@@ -85,7 +85,7 @@ def train(settings: Settings) -> None:
                 at_start = adapter_state.checksums(adapter_state.trained_parameters(adapter))
                 _train(trainer, decision, context.stop, output_dir)
                 trainer.save_model(str(saved))
-                load_again = functools.partial(load_base, settings, inputs, precision)
+                load_again = functools.partial(load_base, settings, inputs, precision, loaded_to(settings, args.device))
                 verify.prove(trainer, adapter, at_start, saved, load_again, is_continued=inputs.adapter is not None)
                 logger.info("the adapter is in %s; to merge it: %s", saved, how_to_merge(settings, known, saved))
                 prompt_files.tell()

@@ -5,7 +5,7 @@ import torch
 
 from yangtuo.errors import UsageError
 from yangtuo.model import gpu
-from yangtuo.model.base import detect_hardware
+from yangtuo.model.base import _place, detect_hardware
 
 DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12\nGCC version: 12\n"
 ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
@@ -75,3 +75,24 @@ def test_a_run_does_not_train_on_the_cpu_beside_a_gpu_without_being_told_to(mach
     with pytest.raises(UsageError, match=r"cannot use; update the driver.*; or train on the CPU.*: --use_cpu"):
         detect_hardware(use_cpu=False)
     assert detect_hardware(use_cpu=True).device == "cpu"
+
+
+# ---- where weights go
+
+
+@pytest.mark.parametrize(
+    ("device", "is_quantised", "expected"),
+    [
+        (None, False, {}),
+        (torch.device("cpu"), False, {}),
+        (torch.device("cpu"), True, {"device_map": {"": "cpu"}}),
+        (None, True, {"device_map": {"": "cpu"}}),
+        (torch.device("cuda", 1), False, {"device_map": {"": "cuda:1"}}),
+        (torch.device("cuda"), False, {"device_map": {"": "cuda:3"}}),
+        (torch.device("xpu", 0), True, {"device_map": {"": "xpu:0"}}),
+    ],
+)
+def test_weights_go_straight_to_the_device(device, is_quantised, expected, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 3)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert _place(device, is_quantised=is_quantised) == expected
