@@ -13,6 +13,7 @@ from yangtuo.data.readers.row_faults import (
     NOTHING,
     is_encodable,
     meaning_faults,
+    nested_fault,
     optional_faults,
     text_faults,
     weight_faults,
@@ -85,7 +86,7 @@ def unused_in(turn: dict[str, Any]) -> set[str]:
 
 def thought_in(said: dict[str, Any], faults: list[str]) -> dict[str, Any] | None:
     """The thought that stands beside an answer, as `Turn.more`; adds what is wrong with it."""
-    given = {key: said[key] for key in THOUGHT_KEYS if said.get(key) not in NOTHING}
+    given = {key: said[key] for key in THOUGHT_KEYS if said.get(key) not in NOTHING and not _is_blank(said[key])}
     if not given:
         return None
     for key in given:
@@ -93,6 +94,10 @@ def thought_in(said: dict[str, Any], faults: list[str]) -> dict[str, Any] | None
     if len(set(map(str, given.values()))) > 1:
         faults.append(f"{' and '.join(map(repr, given))} contradict each other; keep one of them")
     return {"reasoning_content": next(iter(given.values()))}
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
 
 
 def _plain_turn(turn: Any) -> Turn | None:
@@ -134,6 +139,7 @@ def _turn(turn: Any, where: str, turns: list[Turn], places: list[str]) -> Iterat
     if role and not faults:
         made = Turn("assistant" if role == _CALL else role, text, trained and weight > 0, float(weight), more or None)
         if role == _CALL and turns and turns[-1].role == "assistant":
+            yield from (f"{where}: {fault}" for fault in _joining_faults(turns[-1], made))
             turns[-1] = _joined(turns[-1], made)  # what was said before the call, or a call beside it
         else:
             turns.append(made)
@@ -166,7 +172,9 @@ def _more(
         tools, wrong = tools_in(turn)
         faults += wrong
         return [], {"tools": tools} if tools else {}
-    return [], {key: turn[key] for key in _OF_TOOL if role == "tool" and isinstance(turn.get(key), str)}
+    own = {key: turn[key] for key in _OF_TOOL if role == "tool" and isinstance(turn.get(key), str)}
+    faults += [f"{key!r} {fault}" for key, text in own.items() if (fault := nested_fault(text))]
+    return [], own
 
 
 def _text(turn: dict[str, Any], role: str | None, key: str, *, has_calls: bool, faults: list[str]) -> str:
@@ -177,6 +185,9 @@ def _text(turn: dict[str, Any], role: str | None, key: str, *, has_calls: bool, 
     if isinstance(value, list) and value and all(_is_text_part(part) for part in value):
         turn = {**turn, key: "\n".join(part["text"] for part in value)}
     elif role == "tool" and isinstance(value, dict | list):
+        if wrong := nested_fault(value):
+            faults.append(f"{key!r} {wrong}")
+            return ""
         turn = {**turn, key: json.dumps(value, ensure_ascii=False)}
     faults += text_faults(turn, key, "a text", may_be_empty=role != "user")
     return str(turn.get(key) or "")
@@ -199,6 +210,13 @@ def _loss(turn: Mapping[str, Any], role: str | None, faults: list[str]) -> tuple
         faults.append(f"{key!r} is true for a turn of the {role}; only answers can be trained")
     faults += weight_faults(weight)
     return bool(train), weight
+
+
+def _joining_faults(before: Turn, call: Turn) -> Iterator[str]:
+    if thought_of(call) and (before.text.strip() or before.more):
+        yield "its thought stands behind what the turn before says; put it there, since both are one answer"
+    if (before.trained, before.weight) != (call.trained, call.weight):
+        yield "it and the turn before are one answer, and 'train' or 'weight' differ; give both the same"
 
 
 def _joined(before: Turn, call: Turn) -> Turn:

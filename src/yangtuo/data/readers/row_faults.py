@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+from yangtuo.data.readers.json_rows import Doubled
 from yangtuo.data.readers.shown import found as _found
 from yangtuo.data.readers.shown import keys_of as _keys
 from yangtuo.data.readers.shown import short as _short
+from yangtuo.data.readers.shown import shown as _shown
 
 _HEAVIEST = 1_000_000
+_DEEPEST = 100  # levels of lists and objects; templates render them by recursion
 _MEDIA = "pictures, sound and films cannot be trained on"
 _PREFERENCE = "pairs of a better and a worse answer are for DPO, which this program does not do; keep the better answer"
 _MASK = 'which tokens carry a loss is said by "train": true or false'
@@ -59,6 +62,26 @@ def weight_faults(weight: Any) -> list[str]:
     if isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight <= _HEAVIEST:
         return []
     return [f"'weight' is {_short(weight)}; expected a number from 0 to {_HEAVIEST:,}"]
+
+
+def nested_fault(value: Any) -> str:
+    """What is wrong in a JSON value, at any depth, as a predicate of its key; "" for nothing."""
+    level, depth = [value], 0
+    while level:
+        if depth > _DEEPEST:
+            return f"is nested too deeply; at most {_DEEPEST} levels can be rendered"
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, Doubled):
+                return f"has the key {_shown(one.key)} twice; keep one of them"
+            if isinstance(one, str) and not is_encodable(one):
+                return "has half of a surrogate pair, which is no character"
+            if isinstance(one, dict):
+                inner += [*one, *one.values()]
+            elif isinstance(one, list):
+                inner += one
+        level, depth = inner, depth + 1
+    return ""
 
 
 def is_encodable(text: str) -> bool:

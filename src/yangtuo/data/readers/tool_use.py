@@ -9,9 +9,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from yangtuo.data.readers.row_faults import NOTHING, is_encodable
-from yangtuo.data.readers.shown import found, short
+from yangtuo.config.unique_keys import unique
+from yangtuo.data.readers.row_faults import NOTHING, nested_fault
+from yangtuo.data.readers.shown import found, short, shown
 from yangtuo.data.records import Turn
+from yangtuo.errors import one_line
 
 TOOLS, KWARGS = ("tools", "functions"), "chat_template_kwargs"
 BESIDE = frozenset((*TOOLS, KWARGS))  # keys of a row that belong to no turn
@@ -34,8 +36,10 @@ def beside(
         if given:
             faults.append("tools stand in the row and in its system turn; keep one of them")
     kwargs, wrong = _parsed(row.get(KWARGS))
-    if wrong or not (kwargs in NOTHING or isinstance(kwargs, dict)):
-        faults.append(f'{KWARGS!r} is {found(row[KWARGS])}; expected an object, such as {{"enable_thinking": false}}')
+    if not wrong and not (kwargs in NOTHING or isinstance(kwargs, dict)):
+        wrong = f"is {found(row[KWARGS])}"
+    if wrong:
+        faults.append(f'{KWARGS!r} {wrong}; expected an object, such as {{"enable_thinking": false}}')
     return turns, given or tuple(own or ()), kwargs if isinstance(kwargs, dict) and kwargs else None, faults
 
 
@@ -49,7 +53,7 @@ def tools_in(row: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
     key, value = next(iter(said.items()))
     listed, wrong = _parsed(value)
     if wrong:
-        return (), [f"{key!r} is {wrong}; {_TOOL}"]
+        return (), [f"{key!r} {wrong}; {_TOOL}"]
     if listed in NOTHING:  # "[]", say
         return (), []
     made = []
@@ -58,7 +62,7 @@ def tools_in(row: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
         if not isinstance(function, dict) or not _is_name(function.get("name")):
             return (), [f"'{key}[{number}]' is {found(tool)}; {_TOOL}"]
         made.append(tool if "function" in tool else {"type": "function", "function": tool})
-    return tuple(made), [] if _is_whole(made) else [f"{key!r} has half of a surrogate pair, which is no character"]
+    return tuple(made), []
 
 
 def calls_in(turn: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -73,7 +77,7 @@ def calls_of(value: Any, where: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Calls in OpenAI's form, their arguments as an object; and what is wrong with them."""
     listed, wrong = _parsed(value)
     if wrong:
-        return [], [f"{where} is {wrong}; {_CALL}"]
+        return [], [f"{where} {wrong}; {_CALL}"]
     made = []
     for number, call in enumerate(listed if isinstance(listed, list) else [listed]):
         function = call.get("function", call) if isinstance(call, dict) else None
@@ -81,26 +85,31 @@ def calls_of(value: Any, where: str) -> tuple[list[dict[str, Any]], list[str]]:
             return [], [f"{where}, call {number + 1}, is {found(call)}; {_CALL}"]
         arguments, wrong = _parsed(function.get("arguments"))
         arguments = {} if arguments in NOTHING else arguments
-        if wrong or not isinstance(arguments, dict):
+        if wrong:
+            return [], [f"{where}, call {number + 1}: 'arguments' {wrong}; {_CALL}"]
+        if not isinstance(arguments, dict):
             return [], [f"{where}, call {number + 1}: 'arguments' is {found(function['arguments'])}; {_CALL}"]
         own_id = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
         made.append({**own_id, "type": "function", "function": {"name": function["name"], "arguments": arguments}})
-    return made, [] if _is_whole(made) else [f"{where} has half of a surrogate pair, which is no character"]
+    return made, []
 
 
 def _parsed(value: Any) -> tuple[Any, str]:
-    """A value that may be written as JSON inside a text; and what is said of a text that is none."""
-    if not isinstance(value, str) or not value.strip():
-        return (None if isinstance(value, str) else value), ""
+    """A value that may be written as JSON inside a text; and what is wrong with it, as a predicate of its key."""
+    if not isinstance(value, str):
+        return value, nested_fault(value)
+    if not value.strip():
+        return None, ""
     try:
-        return json.loads(value), ""
-    except ValueError:
-        return None, f"no JSON, {short(value)}"
+        parsed = json.loads(value, object_pairs_hook=unique)
+    except json.JSONDecodeError:
+        return None, f"is no JSON, {short(value)}"
+    except RecursionError:
+        return None, "is nested too deeply"
+    except ValueError as error:  # a key that stands twice
+        return None, f"is JSON in which {shown(one_line(error))}"
+    return parsed, nested_fault(parsed)
 
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def _is_whole(value: Any) -> bool:
-    return is_encodable(json.dumps(value, ensure_ascii=False, default=str))

@@ -10,6 +10,7 @@ from yangtuo.data.readers.formats import turns_of
 from yangtuo.data.readers.reader import Reader
 from yangtuo.data.readers.tool_use import beside, tools_in
 from yangtuo.data.records import Turn
+from yangtuo.errors import DataError
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "北京"}}}
@@ -176,7 +177,7 @@ def test_tools_of_the_system_turn_and_settings_of_the_template(tmp_path):
 @pytest.mark.parametrize("given", ["no", "[1]", 3, [1]])
 def test_settings_of_the_template_are_an_object(given):
     (said,) = beside({"chat_template_kwargs": given}, (ASKED, ANSWERED))[3]
-    assert said.startswith("'chat_template_kwargs' is a")
+    assert said.startswith("'chat_template_kwargs' is ")
 
 
 def test_tools_in_two_places_are_a_fault():
@@ -184,3 +185,67 @@ def test_tools_in_two_places_are_a_fault():
     assert beside({"tools": [TOOL]}, (system, ASKED, ANSWERED))[3] == [
         "tools stand in the row and in its system turn; keep one of them"
     ]
+
+
+def _nested(depth):
+    value = "x"
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("[" * 100_000, "is nested too deeply"),
+        ({"name": "f", "arguments": _nested(5_000)}, "is nested too deeply; at most 100 levels can be rendered"),
+        ({"name": "f", "arguments": {"a": "\ud800"}}, "has half of a surrogate pair, which is no character"),
+        ('{"name": "f", "name": "g"}', 'is JSON in which the key \'name\' stands twice, as "f" and "g"'),
+    ],
+)
+@pytest.mark.parametrize("key", ["tools", "tool_calls", "chat_template_kwargs", "content"])
+def test_what_cannot_be_rendered_is_a_fault_of_its_key(key, value, reason):
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    if key == "tool_calls":
+        row["messages"][1][key] = value
+    elif key == "content":
+        if isinstance(value, str):
+            return  # a text
+        row["messages"] += [{"role": "tool", "content": value}, row["messages"][1]]
+    else:
+        row[key] = value
+    turns, faults = turns_of(row, DataFormat.MESSAGES)
+    (said,) = faults or beside(row, turns)[3]
+    assert f"{key!r} {reason}" in said
+
+
+def test_a_key_that_stands_twice_in_a_tool_or_a_call_is_a_fault(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    call = '{"name": "f", "arguments": {"a": 1, "a": 2}}'
+    asked, answered = '{"role": "user", "content": "q"}', '{"role": "assistant", "content": "a", "tool_calls": [%s]}'
+    path.write_text(f'{{"messages": [{asked}, {answered % call}]}}\n')
+    with pytest.raises(DataError, match=r"messages\[1\]: 'tool_calls' has the key a twice; keep one of them"):
+        list(Reader([path]).records())
+
+
+@pytest.mark.parametrize(
+    ("before", "call", "reason"),
+    [
+        ({"thought": "一"}, {"thought": "二"}, "its thought stands behind what the turn before says"),
+        ({"train": False}, {}, "'train' or 'weight' differ"),
+        ({"weight": 2}, {}, "'train' or 'weight' differ"),
+    ],
+)
+def test_a_call_that_contradicts_the_answer_before_it_is_a_fault(before, call, reason):
+    said = {"role": "assistant", "content": "a", **before}
+    called = {"role": "tool_call", "content": '{"name": "f"}', **call}
+    _, (fault,) = turns_of({"messages": [{"role": "user", "content": "q"}, said, called]}, DataFormat.MESSAGES)
+    assert fault.startswith("messages[2]: ")
+    assert reason in fault
+
+
+@pytest.mark.parametrize("row", [{"reasoning_content": " \n"}, {"thought": " ", "reasoning": ""}])
+def test_blanks_are_no_thought(row):
+    said = {"role": "assistant", "content": "a", **row}
+    turns, _ = turns_of({"messages": [{"role": "user", "content": "q"}, said]}, DataFormat.MESSAGES)
+    assert turns[1].more is None
