@@ -17,6 +17,7 @@ OUTCOMES = {
     RowOutcome.ANSWER_CUT: "answers_shortened_at_a_sentence_end",
     RowOutcome.ANSWER_CUT_OPEN: "answers_cut_in_mid_sentence",
     RowOutcome.RIGHT_CUT: "rows_cut_from_the_right",
+    RowOutcome.ANSWERS_LOST: "dialogues_without_some_answers",
     RowOutcome.EMPTY_ANSWER: "empty_answers",
     RowOutcome.SPECIAL_TEXT: "rows_with_special_text",
     RowOutcome.NO_SYSTEM: "rows_that_ask_for_no_system_prompt",
@@ -67,6 +68,7 @@ def _of_file(examples: Examples, number: int, lengths: Any, num_supervised: Any)
         | RowOutcome.ANSWER_CUT
         | RowOutcome.ANSWER_CUT_OPEN
         | RowOutcome.RIGHT_CUT
+        | RowOutcome.ANSWERS_LOST
     )
     return {
         "rows_kept": examples.num_rows(own),
@@ -113,6 +115,7 @@ def summary(name: str, report: dict[str, Any]) -> list[str]:
         "answers_shortened_at_a_sentence_end": "answers shortened at a sentence end",
         "answers_cut_in_mid_sentence": "answers cut in mid-sentence (these keep no end token)",
         "rows_cut_from_the_right": "rows cut from the right (these lose their end token)",
+        "dialogues_without_some_answers": "dialogues lost answers that are examples of their own and did not fit",
         "empty_answers": "empty answers: the model learns to say nothing to them",
         "rows_that_ask_for_no_system_prompt": "rows ask for no system prompt (theirs is empty, not left out)",
         "rows_with_special_text": f"rows hold text like a control token: {_few(report['special_texts'])}",

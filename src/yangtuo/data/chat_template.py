@@ -6,6 +6,7 @@ template rendered with the words themselves. Dialogues with thoughts, tools or s
 which the template renders the history otherwise than the last answer, go the way of `data.as_served`.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -102,7 +103,10 @@ class ChatTemplate:
         turns = self._with_default(turns)
         frames = None if tools or more else self._plain_frames(turns)
         if frames and frames.is_as_asked:
-            return [Rendered(tuple(turns), self._filled(frames, turns))]
+            with contextlib.suppress(
+                TemplateFault
+            ):  # the template looks at the words: not these frames, perhaps others
+                return [Rendered(tuple(turns), self._filled(frames, turns))]
         return self._as_served.render(turns, tools, more or {})
 
     def prompt_of(self, turns: Sequence[Turn], tools: Sequence[Any] = ()) -> list[Exchange]:

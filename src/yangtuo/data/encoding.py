@@ -56,10 +56,11 @@ _SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = (
     int(RowOutcome.EMPTY_ANSWER),
     int(RowOutcome.RIGHT_CUT),
 )
-_NO_SYSTEM, _AS_SERVED, _EMPTY_THOUGHT = (
+_NO_SYSTEM, _AS_SERVED, _EMPTY_THOUGHT, _ANSWERS_LOST = (
     int(RowOutcome.NO_SYSTEM),
     int(RowOutcome.AS_SERVED),
     int(RowOutcome.EMPTY_THOUGHT),
+    int(RowOutcome.ANSWERS_LOST),
 )
 _LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is below is no weight in the columns' type
 
@@ -132,11 +133,23 @@ class Encoder(ExchangeEncoder):
                 columns.dropped.append(Dropped(record.source, record.row, None, str(examples)))
                 continue
             outcome = self._outcome(record, columns) | (_AS_SERVED if len(examples) > 1 else 0)
+            num_kept, num_dropped = len(columns.outcomes), len(columns.dropped)
             for example in examples:
                 parts = [parts_of(exchange, next(next_runs), ids) for exchange in example.exchanges]
                 if self._takes_all or example is examples[-1]:
                     pieces += self._one(record, example, parts, columns, outcome)
+            if len(columns.dropped) > num_dropped:
+                self._settle(columns, num_kept, num_dropped)
         columns.input_ids.append(np.fromiter(chain.from_iterable(pieces), np.int32, sum(map(len, pieces))))
+
+    def _settle(self, columns: Columns, num_kept: int, num_dropped: int) -> None:
+        """A row of which some examples were dropped: told once where none is left, else it has lost answers."""
+        if len(columns.outcomes) == num_kept or self.options.truncation is Truncation.ERROR:
+            del columns.dropped[num_dropped + 1 :]
+            return
+        del columns.dropped[num_dropped:]
+        for i in range(num_kept, len(columns.outcomes)):
+            columns.outcomes[i] |= _ANSWERS_LOST
 
     @property
     def _takes_all(self) -> bool:
@@ -231,7 +244,10 @@ class Encoder(ExchangeEncoder):
         kept, tools, more = example.turns[: questions[0]], record.tools, record.template_kwargs
 
         def without(num: int) -> tuple[Rendered, list[Parts], int]:
-            left = self.template.render((*kept, *example.turns[questions[num] :]), tools, more)[-1]
+            examples = self.template.render((*kept, *example.turns[questions[num] :]), tools, more)
+            if not examples:  # no answer is left that carries a loss
+                return example, [], 0
+            left = examples[-1]
             parts = [self._encoded(exchange, is_first=i == 0) for i, exchange in enumerate(left.exchanges)]
             return left, parts, len(self._start(parts[0])) + _size(parts)
 

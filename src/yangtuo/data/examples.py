@@ -24,7 +24,8 @@ class RowOutcome(IntFlag):
     `ANSWER_CUT`: shortened at a sentence end, with its end token; `ANSWER_CUT_OPEN`: without one near, and without it.
     `NO_SYSTEM`: its system prompt is empty, so that it asks for none. `EMPTY_THOUGHT`: the template puts a block
     without a thought before an answer, which carries no loss. `AS_SERVED`: the template renders the history otherwise
-    than the last answer, so that the row is several examples, or the last of them (`History`).
+    than the last answer, so that the row is several examples, or the last of them (`History`). `ANSWERS_LOST`: others
+    of its examples were too long and are dropped.
     """
 
     WHOLE = 0
@@ -38,6 +39,7 @@ class RowOutcome(IntFlag):
     NO_SYSTEM = 128
     EMPTY_THOUGHT = 256
     AS_SERVED = 512
+    ANSWERS_LOST = 1024
 
 
 @dataclass(frozen=True)

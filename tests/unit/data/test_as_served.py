@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests import served_templates, tiny
 from tests.dialogues import controlled, records, shown, turns
-from yangtuo.config.choices import History
+from yangtuo.config.choices import History, Truncation
 from yangtuo.data.chat_template import ChatTemplate
 from yangtuo.data.encoding import EncodingOptions, encode, prompt_ids
 from yangtuo.data.examples import RowOutcome
@@ -448,6 +448,14 @@ def test_marks_of_thoughts_are_control_tokens_around_a_thought_alone(marks):
     assert said == f"{first}想{last}答{both}{END}"
 
 
+def test_a_template_that_looks_at_the_words_is_followed():
+    source = served_templates.SMOLLM.replace(
+        "m['role'] +", "('tool' if m['content'].startswith('<r>') else m['role']) +"
+    )
+    (row,) = taught(source, turns("<r>问", "答"))
+    assert row == [(f"{IM}tool\n<r>问{END}\n{IM}assistant\n", 0), (f"答{END}", 1)]
+
+
 def test_texts_of_a_rows_settings_are_text():
     source = "{%- if note is defined %}{{- note }}{%- endif %}" + served_templates.SMOLLM
     template = ChatTemplate(source, NAMES, None, ("<s>", "</s>", *served_templates.CONTROLS))
@@ -506,6 +514,19 @@ def test_what_happened_is_counted_by_row():
     assert examples.num_with(RowOutcome.AS_SERVED) == 1
 
 
+@pytest.mark.parametrize("policy", [Truncation.DROP, Truncation.RIGHT])
+def test_a_row_that_loses_an_answer_is_kept_and_no_dropped_row(policy):
+    tokenizer = controlled(*served_templates.CONTROLS)
+    template = ChatTemplate(served_templates.QWEN3, NAMES, None, tuple(tokenizer.controls))
+    rows = records(turns("问", "答", "再" * 100, "好"), turns("问", "答"), turns("问" * 100, "答", "再", "好"))
+    examples, dropped = encode(rows, tokenizer, EncodingOptions(template, 100, policy))
+    assert examples.rows.tolist() == [0, 1]
+    assert examples.num_with(RowOutcome.ANSWERS_LOST) == 1
+    assert [one.row for one in dropped] == [2]
+    with pytest.raises(DataError, match="row 0: "):
+        encode(rows, tokenizer, EncodingOptions(template, 100, Truncation.ERROR))
+
+
 @pytest.mark.parametrize("name", served_templates.ALL)
 def test_the_prompt_of_chat_is_the_servers(pair_of, name):
     pair = pair_of(name)
@@ -549,3 +570,14 @@ def test_a_template_that_writes_the_day_is_told_one():
     assert choose_template("tokenizer", tokenizer, None, day)[0].kwargs == day
     (row,) = taught(source, turns("问", "答"), kwargs=day)
     assert row[0][0].startswith("2026-01-31<<<|im_start|>>>")
+
+
+def test_a_dialogue_whose_trained_answer_is_cut_away_is_dropped():
+    """Also where the template renders what is left otherwise than in the frames of the whole."""
+    tokenizer = controlled(*served_templates.CONTROLS)
+    source = "{%- if messages[0].content == '再' %}{{- '末' }}{%- endif %}" + served_templates.SMOLLM
+    template = ChatTemplate(source, NAMES, None, tuple(tokenizer.controls))
+    rows = records(turns("问" * 200, "答", "再", "尾", trained=[True, False]), turns("问", "答"))
+    examples, dropped = encode(rows, tokenizer, EncodingOptions(template, 100))
+    assert examples.rows.tolist() == [1]
+    assert [one.row for one in dropped] == [0]

@@ -297,7 +297,7 @@ def test_an_answer_that_is_cut_open_has_nothing_of_the_frame_behind_it():
         (chat_templates.GEMMA, turns("q", "a", system="s"), "refuses it: System role not supported"),
         (chat_templates.MISTRAL, turns("q", "a", system="s"), "refuses it: Conversation roles must alternate"),
         (chat_templates.DROPS_TURNS, turns("q", "a", "r", "b"), "leaves out or changes a turn of this row"),
-        (chat_templates.REWRITES, turns("a cat", "a"), "changes the text of this row's turns"),
+        (chat_templates.REWRITES, turns("a cat", "a"), "leaves out or changes a turn of this row"),
         (chat_templates.REWRITES, turns("q", "a cat"), "changes the text of this row's turns"),
         (chat_templates.SYSTEM_LAST, turns("q", "a", system="s"), "unlike the prompts of its answers"),
     ],
