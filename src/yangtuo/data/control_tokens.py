@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from yangtuo.data.records import Record
@@ -12,6 +12,9 @@ WELL_KNOWN = (
     *("<s>", "</s>", "<unk>", "<pad>", "[PAD]", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "### Instruction:"),
     *("### Response:", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|begin_of_text|>"),
 )
+
+# What tokenizers swallows: the blanks of Unicode (White_Space), of which Python's `strip` takes four more.
+_BLANKS = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
 
 class Spelled(NamedTuple):
@@ -64,6 +67,44 @@ def split_as_transformers(text: str, spelled: Mapping[str, Spelled]) -> list[str
         parts[i] = token.id
         parts[i + 1] = behind.lstrip() if token.strips_right else behind
     return [part for part in parts if part != ""]
+
+
+def stripping(tokens: Iterable[Spelled]) -> dict[int, Spelled]:
+    """Those that swallow blanks, by their ids."""
+    return {token.id: token for token in tokens if token.strips_left or token.strips_right}
+
+
+def swallow_blanks(
+    runs: Iterable[str | int | None], strips: Mapping[int, Spelled], *, is_behind_one: bool = False
+) -> tuple[list[str | int | None], bool]:
+    """Texts and control tokens of a dialogue without the blanks that tokens swallow, as `<|user|>` does before 你好.
+
+    What a prompt ends with is kept: the model reads it before there is an answer.
+
+    Args:
+        runs: in their order.
+        strips: what swallows blanks.
+        is_behind_one: a token that swallows what is behind it came before all of these.
+
+    Returns:
+        what is left, and whether it ends behind such a token.
+
+    Source: `AddedToken.lstrip` and `.rstrip` of tokenizers 0.22, which transformers' fast tokenizers follow.
+    """
+    kept: list[str | int | None] = []
+    for run in runs:
+        text = run.lstrip(_BLANKS) if isinstance(run, str) and is_behind_one else run
+        if text == "":
+            continue
+        if isinstance(text, int):
+            token = strips.get(text)
+            is_behind_one = token is not None and token.strips_right
+            if token is not None and token.strips_left and kept and isinstance(kept[-1], str):
+                kept[-1:] = filter(None, [kept[-1].rstrip(_BLANKS)])
+        elif text is not None:
+            is_behind_one = False
+        kept.append(text)
+    return kept, is_behind_one
 
 
 @functools.cache

@@ -48,7 +48,7 @@ __all__ = [
     "prompt_ids",
 ]
 
-ENCODER_VERSION = 9  # to be raised with every change of what is encoded: stored rows of before are then not used
+ENCODER_VERSION = 10  # to be raised with every change of what is encoded: stored rows of before are then not used
 _BATCH_ROWS = 1024  # rows given to the tokenizer library at once: enough for its threads, little memory
 # Plain numbers: a million rows pass.
 _SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = (
@@ -120,7 +120,7 @@ class Encoder(ExchangeEncoder):
             if not isinstance(examples, TemplateFault):
                 for example in examples:
                     firsts.add(len(parted))
-                    parted += map(self._runs, example.exchanges)
+                    parted += self._runs_of(example.exchanges)
         texts = [run for runs in parted for run in runs if type(run) is str]
         continues = None
         if self.tokenizer.blank is not Blank.NEVER:
@@ -248,7 +248,7 @@ class Encoder(ExchangeEncoder):
             if not examples:  # no answer is left that carries a loss
                 return example, [], 0
             left = examples[-1]
-            parts = [self._encoded(exchange, is_first=i == 0) for i, exchange in enumerate(left.exchanges)]
+            parts = self._encoded(left.exchanges)
             return left, parts, len(self._start(parts[0])) + _size(parts)
 
         low, high = 1, len(questions) - 1
@@ -280,15 +280,15 @@ class Encoder(ExchangeEncoder):
             alone = exchange._replace(before=(), user="")  # what stands right before the answer decides its blank
             answer, has_end = cut_answer(
                 exchange.answer,
-                lambda text: self._encoded(alone._replace(answer=text)).answer,
-                lambda text: self._encoded(alone._replace(answer=text, end="")).answer,
+                lambda text: self._encoded([alone._replace(answer=text)])[0].answer,
+                lambda text: self._encoded([alone._replace(answer=text, end="")])[0].answer,
                 self.limit - len(prompt),
             )
             outcome |= RowOutcome.ANSWER_CUT if has_end else RowOutcome.ANSWER_CUT_OPEN
         return part._replace(prompt=prompt[len(self._start(part)) :], answer=answer), outcome
 
     def _prompt(self, exchange: Exchange) -> list[int]:
-        part = self._encoded(exchange._replace(lead=(), answer=""))
+        (part,) = self._encoded([exchange._replace(lead=(), answer="")])
         return self._start(part) + part.prompt
 
 

@@ -4,7 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from yangtuo.data.backends import Blank
-from yangtuo.data.control_tokens import SpecialText, Spelled, split_as_transformers, split_at_controls
+from yangtuo.data.control_tokens import (
+    SpecialText,
+    Spelled,
+    split_as_transformers,
+    split_at_controls,
+    swallow_blanks,
+)
 from yangtuo.data.encoding_options import EncodingOptions
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Exchange, Piece
@@ -43,6 +49,15 @@ class ExchangeEncoder:
         controls = {text: i for text, i in tokenizer.controls.items() if text not in tokenizer.words}
         self._special = SpecialText(controls)
         self._split_frames: dict[str, list[str | int]] = {}
+
+    def _runs_of(self, exchanges: Iterable[Exchange]) -> Iterator[Runs]:
+        """The runs of the exchanges of one example."""
+        is_behind_one = False
+        for exchange in exchanges:
+            runs = self._runs(exchange)
+            if self.tokenizer.strips:
+                runs, is_behind_one = swallow_blanks(runs, self.tokenizer.strips, is_behind_one=is_behind_one)
+            yield runs
 
     def _runs(self, exchange: Exchange) -> Runs:
         before, user, after, empty_thought, lead, answer, end, _, _ = exchange
@@ -86,11 +101,15 @@ class ExchangeEncoder:
             before = ("" if before is None else before) if run is None else run
         return flags
 
-    def _encoded(self, exchange: Exchange, *, is_first: bool = True) -> Parts:
-        runs = self._runs(exchange)
-        continues = self._continues(runs, is_first=is_first) if self.tokenizer.blank is not Blank.NEVER else None
-        texts = [run for run in runs if type(run) is str]
-        return parts_of(exchange, runs, iter(self.tokenizer.encode(texts, num_threads=1, continues=continues)))
+    def _encoded(self, exchanges: Sequence[Exchange]) -> list[Parts]:
+        """The exchanges of one example."""
+        parts = []
+        for i, (exchange, runs) in enumerate(zip(exchanges, self._runs_of(exchanges), strict=True)):
+            continues = self._continues(runs, is_first=i == 0) if self.tokenizer.blank is not Blank.NEVER else None
+            texts = [run for run in runs if type(run) is str]
+            ids = iter(self.tokenizer.encode(texts, num_threads=1, continues=continues))
+            parts.append(parts_of(exchange, runs, ids))
+        return parts
 
     def _start(self, first: Parts) -> list[int]:
         """BOS, where the tokenizer puts one, which is not the template's matter."""
@@ -99,8 +118,7 @@ class ExchangeEncoder:
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Any] = ()) -> list[int]:
         """Ids of what the model reads before it answers the last turn."""
-        exchanges = self.template.prompt_of(turns, tools)
-        parts = [self._encoded(exchange, is_first=i == 0) for i, exchange in enumerate(exchanges)]
+        parts = self._encoded(self.template.prompt_of(turns, tools))
         before = [id_ for part in parts[:-1] for id_ in (*part.prompt, *part.answer)]
         return self._start(parts[0]) + before + parts[-1].prompt
 

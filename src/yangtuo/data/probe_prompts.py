@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yangtuo.data.backends import Blank
-from yangtuo.data.control_tokens import split_at_controls
+from yangtuo.data.control_tokens import split_at_controls, swallow_blanks
 from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.readers import reader as reading
 from yangtuo.data.records import Turn
@@ -114,13 +114,14 @@ def _in_one_piece(pieces: Sequence[Piece], tokenizer: Tokenizer, template: Templ
     if template.end is None:
         controls[tokenizer.name_of(tokenizer.eos_id) or ""] = tokenizer.eos_id
         controls.pop("", None)
-    runs: list[str | int] = []
+    runs: list[str | int | None] = []
     for text, is_frame in pieces:
         for part in split_at_controls(text, controls) if is_frame else [text]:
             if isinstance(part, str) and runs and isinstance(runs[-1], str):
                 runs[-1] += part
             else:
                 runs.append(part)
+    runs, _ = swallow_blanks(runs, tokenizer.strips)
     begins = [not i for i, run in enumerate(runs) if isinstance(run, str)]
     continues = [not is_begin for is_begin in begins] if tokenizer.blank is Blank.AT_START else None
     texts = iter(tokenizer.encode([run for run in runs if isinstance(run, str)], num_threads=1, continues=continues))

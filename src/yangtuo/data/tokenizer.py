@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from yangtuo.data.backends import Blank, Json, SentencePiece, blank_of, without_blank
-from yangtuo.data.control_tokens import WELL_KNOWN, Spelled
+from yangtuo.data.control_tokens import WELL_KNOWN, Spelled, stripping
 from yangtuo.data.two_tokenizers import added_by_json
 from yangtuo.errors import TokenizerError, one_line
 
@@ -83,6 +83,7 @@ class Tokenizer:
         chat_template: the folder's own, jinja; None where it has none.
         names: what its configuration calls `bos_token`, `eos_token` and such, for chat templates.
         spelled: what `--parse_special_tokens` reads out of a user's text.
+        strips: the tokens that swallow the blanks beside them, by their ids.
         told: what a user should know of its files.
     """
 
@@ -96,6 +97,7 @@ class Tokenizer:
     chat_template: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     spelled: Mapping[str, Spelled] = field(default_factory=dict)
+    strips: Mapping[int, Spelled] = field(default_factory=dict)
     told: str = ""
 
     @property
@@ -237,7 +239,8 @@ def _open_sentencepiece(
     words = frozenset(added.keys() - control - set(named.values()) - set(WELL_KNOWN))
     continued = _without_blank(model) if config.get("legacy") is False else None
     backend = SentencePiece(model, added, {word: spelled[word] for word in words}, continued)
-    return replace(opened, backend=backend, spelled=spelled, words=words, told=told)
+    strips = stripping(spelled[text] for text in _declared(config, special) if text in spelled)
+    return replace(opened, backend=backend, spelled=spelled, words=words, strips=strips, told=told)
 
 
 def _decoder(config: dict[str, Any]) -> dict[str, Any]:
@@ -275,8 +278,7 @@ def _spelled(
     LLaMA's own three tokens strip none, tokens declared with `lstrip` and `rstrip` as those say, all others both.
     Source: transformers 4.30, `LlamaTokenizer.__init__` and `PreTrainedTokenizer.tokenize`.
     """
-    declared = {_token_text(value): value for value in special.values() if isinstance(value, dict)}
-    declared |= {spec["content"]: spec for spec in config.get("added_tokens_decoder", {}).values()}
+    declared = _declared(config, special)
     ids = dict(tokenizer.controls)
     if model.unk_id() >= 0:
         ids[model.id_to_piece(model.unk_id())] = model.unk_id()
@@ -286,6 +288,12 @@ def _spelled(
         spec = declared.get(text, {"lstrip": strips, "rstrip": strips})
         spelled[text] = Spelled(i, bool(spec.get("lstrip")), bool(spec.get("rstrip")))
     return spelled
+
+
+def _declared(config: dict[str, Any], special: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a folder says of its tokens, by their texts."""
+    declared = {_token_text(value): value for value in special.values() if isinstance(value, dict)}
+    return declared | {spec["content"]: spec for spec in _decoder(config).values()}
 
 
 def _open_json(folder: Path, config: dict[str, Any], named: dict[str, str]) -> Tokenizer:
@@ -320,8 +328,8 @@ def _open_json(folder: Path, config: dict[str, Any], named: dict[str, str]) -> T
     spelled = {
         str(one["content"]): Spelled(int(one["id"]), bool(one.get("lstrip")), bool(one.get("rstrip"))) for one in listed
     }
-    bos = _own_bos(whole, config, named["bos_token"])
-    return Tokenizer(folder, backend, bos, eos, backend.num_tokens(), controls, words, spelled=spelled)
+    bos, strips = _own_bos(whole, config, named["bos_token"]), stripping(spelled.values())
+    return Tokenizer(folder, backend, bos, eos, backend.num_tokens(), controls, words, spelled=spelled, strips=strips)
 
 
 def _own_bos(tokenizer: Any, config: dict[str, Any], bos_token: str) -> int | None:

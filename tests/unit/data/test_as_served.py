@@ -58,7 +58,7 @@ def pair_of(tmp_path_factory):
     return functools.cache(lambda name: Pair(made_folder(tmp_path_factory.mktemp("t"), served_templates.ALL[name])))
 
 
-def made_folder(path, source, more=()):
+def made_folder(path, source, more=(), **strips):
     made = Tokenizer(models.BPE())
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -66,7 +66,7 @@ def made_folder(path, source, more=()):
         tiny.SENTENCES, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
     )
     made.add_special_tokens(
-        [AddedToken(text, normalized=False) for text in ("<s>", "</s>", *served_templates.CONTROLS, *more)]
+        [AddedToken(text, normalized=False, **strips) for text in ("<s>", "</s>", *served_templates.CONTROLS, *more)]
     )
     made.add_tokens([AddedToken(text, normalized=False) for text in served_templates.WORDS])
     made.save(str(path / "tokenizer.json"))
@@ -249,6 +249,20 @@ def test_a_block_that_stands_behind_everything_is_part_of_the_prompt():
 def test_an_end_of_the_text_behind_the_end_of_the_answer_is_not_taught():
     rows = taught(served_templates.PHI3, turns("问", "答", "再", "好"))
     assert [text for text, weight in rows[0] if weight] == ["答<<<|end|>>>", "好<<<|end|>>>"]
+
+
+@pytest.mark.parametrize("strips", [{}, {"rstrip": True}, {"lstrip": True}, {"lstrip": True, "rstrip": True}], ids=str)
+@pytest.mark.parametrize("name", ["phi-3", "llama 3.1", "smollm", "gemma"])
+def test_blanks_beside_tokens_that_swallow_them_are_swallowed(tmp_path, name, strips):
+    pair = Pair(made_folder(tmp_path, served_templates.ALL[name], **strips))
+    dialogue = turns(" 问 一\t", "\u3000答\n\n一 ", "\n问二", "答二\n", "\x1f问三\x1f", "答 三\u2009")
+    (example,) = {tuple(pair.encoded(dialogue).row(0)[0].tolist())}
+    theirs = tuple(pair.ids(pair.rendered(dialogue)))
+    end = pair.tokenizer.id_of(pair.template.end) if pair.template.end else pair.tokenizer.eos_id
+    assert example == theirs[: len(theirs) - theirs[::-1].index(end)]
+    assert prompt_ids(pair.tokenizer, pair.template, dialogue[:-1]) == pair.ids(
+        pair.rendered(dialogue[:-1], add_generation_prompt=True)
+    )
 
 
 def test_thoughts_that_stay_in_the_history_keep_a_dialogue_one_example():
