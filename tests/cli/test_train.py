@@ -1,5 +1,6 @@
 """Whole runs on a tiny model: what is written, what is said, and that plain PEFT can load it."""
 
+import itertools
 import json
 import re
 import shutil
@@ -13,6 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.command import evaluations_of, log_of, yangtuo
+from yangtuo.engine.trainer import StepTrainer
+from yangtuo.training import run
 
 
 def adapter(folder):
@@ -261,6 +264,43 @@ def test_a_cut_off_adapter_file_is_refused(train, tmp_path):
 def test_fp16_on_a_cpu_is_replaced_and_said_once(train, tmp_path):
     said = train(fp16=True, torch_dtype="float16")
     assert len(re.findall("precision: (?:float32|bfloat16) instead of ", said)) == 1  # some CPUs have bfloat16
+
+
+@pytest.fixture
+def scale(monkeypatch):
+    """Give training a loss scale, as --fp16 does on a GPU; with a scaler of 2^127 the gradients overflow float32."""
+
+    def use(**how):
+        class Scaled(StepTrainer):
+            def create_accelerator_and_postprocess(self):
+                super().create_accelerator_and_postprocess()
+                self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, **how)
+
+        monkeypatch.setattr(run, "StepTrainer", Scaled)
+
+    return use
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])
+def test_a_step_that_overflows_is_skipped_said_and_not_counted_by_the_schedule(train, tmp_path, scale, optim):
+    scale(backoff_factor=2.0**-30)
+    said = train(
+        optim=optim, max_steps=8, lr_scheduler_type="linear", warmup_steps=0, learning_rate=1e-3, max_grad_norm=0
+    )
+    steps = log_of(tmp_path / "out")
+    skipped = [bool(entry.get("skipped")) for entry in steps]
+    assert skipped[0]
+    assert not skipped[-1]
+    assert said.count("skipped, since gradients overflowed float16") == sum(skipped)
+    taken = [0, *itertools.accumulate(not is_so for is_so in skipped)][:-1]
+    assert [entry["learning_rate"] for entry in steps] == pytest.approx([1e-3 * (8 - num) / 8 for num in taken])
+
+
+def test_a_run_whose_steps_all_overflow_fails_with_that_reason(train, tmp_path, scale):
+    scale(backoff_factor=0.999)
+    said = train(expect=1, max_steps=3, max_grad_norm=0)
+    assert "every step was skipped, since its gradients overflowed float16; give --bf16" in said
+    assert "was the learning rate 0" not in said
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(train, inputs, tmp_path):

@@ -73,7 +73,9 @@ class StepTrainer(Trainer):
         self.shortcuts: Shortcuts | None = None  # once they are tried
         self.loss_at_start: float | None = None  # of `proof_rows`, before the first step
         step_log = context.step_log  # its losses are those of all steps
-        self._best, self._losses = from_rank_0(lambda: (step_log.best_eval_loss, step_log.losses))
+        self._best, self._losses, self.num_skipped = from_rank_0(
+            lambda: (step_log.best_eval_loss, step_log.losses, step_log.num_skipped)
+        )
         # At its end, transformers would delete the last checkpoint for this limit, before the adapter is saved.
         self._save_total_limit, args.save_total_limit = args.save_total_limit, None
         self._engine_state: EngineState | None = None  # once there is an engine
@@ -141,9 +143,14 @@ class StepTrainer(Trainer):
         """The Trainer's, or LoRA+'s with its two learning rates."""
         ratio = self._steps.recipe.loraplus_lr_ratio
         if ratio is None:
-            return super().create_optimizer(model)
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        self.optimizer: Any = loraplus(model or self.model, kind, options, ratio, self.args.weight_decay)
+            super().create_optimizer(model)
+        else:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer: Any = loraplus(model or self.model, kind, options, ratio, self.args.weight_decay)
+        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            # A fused optimizer would skip a step whose gradients overflow by itself, and neither accelerate nor the
+            # schedule would know. So torch's GradScaler asks before it, as it does for all others.
+            self.optimizer._step_supports_amp_scaling = False
         return self.optimizer
 
     def _engine_and_size(self) -> str:
@@ -344,4 +351,12 @@ class StepTrainer(Trainer):
         sizes = self._steps.planner.sizes_of(self._step)
         rates = self._meter.rates(self._step.layouts, sizes["num_tokens"])
         self._losses.append(logs["loss"])
-        self._out.tell_step({"step": step, "epoch": self.state.epoch, **logs, **sizes, **rates})
+        skipped = {}
+        if self.accelerator.optimizer_step_was_skipped:
+            self.num_skipped += 1
+            skipped = {"skipped": True}
+            logger.warning(
+                "step %d: skipped, since gradients overflowed float16; the loss scale goes down, the schedule waits",
+                step,
+            )
+        self._out.tell_step({"step": step, "epoch": self.state.epoch, **logs, **sizes, **rates, **skipped})

@@ -128,13 +128,21 @@ def _module(name: str) -> str:
     return re.split(r"\.lora_|\.modules_to_save\.|\.token_adapter\.", name.removeprefix("base_model.model."))[0]
 
 
-def _idle_modules(found: Changes, *, may_be_idle: bool) -> Iterator[str]:
+def _idle_modules(found: Changes, *, may_be_idle: bool, all_skipped: bool) -> Iterator[str]:
     """What is wrong with a run that taught some module nothing.
 
     Args:
         found: what has changed.
         may_be_idle: a mixture of experts, of which some may have seen no token.
+        all_skipped: no step was made, since the gradients of each overflowed float16.
     """
+    if not found.num_changed and all_skipped:
+        yield (
+            "no trained weight has changed: every step was skipped, since its gradients overflowed float16; give "
+            "--bf16 where the GPU has it, else --torch_dtype float32 without --fp16, or more steps (each halves the "
+            "loss scale)"
+        )
+        return
     if not found.num_changed:
         yield "no trained weight has changed; was the learning rate 0 in every step (see log.jsonl)?"
         return
@@ -173,7 +181,11 @@ def prove(
     num_steps, before = int(trainer.state.global_step), trainer.loss_at_start
     gain = None if before is None else Gain(before, reload.in_memory, num_steps, reload.limit, is_continued)
     problems = [
-        *_idle_modules(found, may_be_idle=any("experts" in name for name in at_start)),
+        *_idle_modules(
+            found,
+            may_be_idle=any("experts" in name for name in at_start),
+            all_skipped=trainer.num_skipped == num_steps,
+        ),
         *_other_loss(reload),
         *(no_gain(gain) if gain else ()),
     ]
