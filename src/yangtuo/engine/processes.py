@@ -24,6 +24,9 @@ _LONG_S = 10.0  # a launcher's processes meet within a second or two
 class Store(Protocol):
     """What is used here of torch's key-value store; its own type is not exported."""
 
+    def clone(self) -> "Store":
+        """The same store by a connection of its own."""
+
     def set(self, key: str, value: str) -> None:
         """Write."""
 

@@ -20,7 +20,10 @@ class Watchdog:
 
     def __init__(self, store: Store | None, limit_seconds: float):
         """Without a store (one process) or with a limit of 0, it never starts."""
-        self._store, self._limit = store, limit_seconds
+        # A connection of its own: the process may wait in the store for the very peer that is to be named here, when a
+        # group of processes is made, and torch lets no other thread use that connection meanwhile.
+        self._store = store.clone() if store is not None and limit_seconds else None
+        self._limit = limit_seconds
         self._place, self._since, self._beat = (0, 0), time.monotonic(), 0
         self._seen: dict[int, tuple[dict[str, Any], float, float]] = {}  # of a rank: entry, when heard, when moved
         self._end = threading.Event()
@@ -28,7 +31,7 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         self._since = time.monotonic()
-        if self._store is not None and self._limit:
+        if self._store is not None:
             self._thread.start()
         return self
 

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -134,3 +135,23 @@ def test_a_signal_that_is_repeated_later_ends_the_process(monkeypatch):
         with pytest.raises(Given) as caught:
             os.kill(os.getpid(), signal.SIGTERM)
     assert caught.value.args == (143,)
+
+
+def test_it_tells_and_looks_while_its_process_waits_in_the_store(monkeypatch):
+    monkeypatch.setattr(module, "rank", lambda: 0)
+    monkeypatch.setattr(module, "world_size", lambda: 2)
+    server = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = torch.distributed.PrefixStore("run", torch.distributed.TCPStore("127.0.0.1", server.port))
+    dog = Watchdog(store, 60)
+    waiting = threading.Thread(target=store.get, args=("of a peer that is not there",), daemon=True)
+    waiting.start()
+    time.sleep(0.2)
+    looking = threading.Thread(target=lambda: (dog._tell(), dog._missing()), daemon=True)
+    looking.start()
+    looking.join(timeout=30)
+    still_waits, has_looked = waiting.is_alive(), not looking.is_alive()
+    server.set("run/of a peer that is not there", "now it is")
+    waiting.join(timeout=30)
+    looking.join(timeout=30)
+    assert still_waits
+    assert has_looked
