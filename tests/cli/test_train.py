@@ -266,6 +266,12 @@ def test_fp16_on_a_cpu_is_replaced_and_said_once(train, tmp_path):
     assert len(re.findall("precision: (?:float32|bfloat16) instead of ", said)) == 1  # some CPUs have bfloat16
 
 
+def test_attention_by_cudnn_is_off_since_it_plans_anew_for_every_shape(train, tmp_path):
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    train(max_steps=2)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 @pytest.fixture
 def scale(monkeypatch):
     """Give training a loss scale, as --fp16 does on a GPU; with a scaler of 2^127 the gradients overflow float32."""

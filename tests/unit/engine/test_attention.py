@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from torch.nn import functional
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
 from tests.unit.engine.small import examples_of
+from yangtuo.engine import attention as module
 from yangtuo.engine.attention import LayerMask, TreeRows, layer_mask, prefix_shared_attention
 from yangtuo.engine.layout import share
 
@@ -118,6 +120,40 @@ def test_against_torch_on_one_row():
     expected = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     result, _ = prefix_shared_attention(None, q, k, v, None, tree=tree)
     torch.testing.assert_close(result, expected.transpose(1, 2))
+
+
+def test_shared_heads_are_repeated_where_no_kernel_takes_them(monkeypatch):
+    """As on a T4, or in float32 on any GPU; asking for groups there keeps the products of all pairs."""
+    q, k, v = drawn(6)
+    tree = TreeRows.of([np.arange(6)], 6)
+    usual, _ = prefix_shared_attention(None, q, k, v, None, tree=tree)
+    asked = []
+    real = functional.scaled_dot_product_attention
+
+    def attention(*tensors, **how):
+        asked.append((how["enable_gqa"], [tensor.shape[1] for tensor in tensors[:3]]))
+        return real(*tensors, **how)
+
+    monkeypatch.setattr(module.functional, "scaled_dot_product_attention", attention)
+    monkeypatch.setattr(module, "_has_kernel_for_groups", lambda q, mask: False)
+    repeated, _ = prefix_shared_attention(None, q, k, v, None, tree=tree)
+    assert asked == [(False, [HEADS, HEADS, HEADS])]
+    torch.testing.assert_close(repeated, usual)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "has_mask", "has_one"),
+    [
+        ((8, 0), torch.bfloat16, False, True),
+        ((8, 0), torch.bfloat16, True, False),
+        ((8, 0), torch.float32, False, False),
+        ((7, 5), torch.float16, False, False),
+    ],
+)
+def test_which_kernel_takes_shared_heads(capability, dtype, has_mask, has_one, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    query = SimpleNamespace(is_cuda=True, dtype=dtype, shape=(1, 4, 8, 64), device="cuda:0")
+    assert module._has_kernel_for_groups(query, torch.ones(1) if has_mask else None) is has_one
 
 
 def test_a_window_changes_rows_longer_than_it_and_no_others():
