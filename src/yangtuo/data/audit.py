@@ -22,6 +22,7 @@ OUTCOMES = {
     RowOutcome.SPECIAL_TEXT: "rows_with_special_text",
     RowOutcome.NO_SYSTEM: "rows_that_ask_for_no_system_prompt",
     RowOutcome.EMPTY_THOUGHT: "rows_with_an_empty_block_for_thoughts",
+    RowOutcome.UNUSED_KWARGS: "rows_with_chat_template_kwargs_that_are_not_used",
     RowOutcome.AS_SERVED: "dialogues_rendered_otherwise_in_the_history",
 }
 
@@ -117,6 +118,8 @@ def summary(name: str, report: dict[str, Any]) -> list[str]:
         "rows_cut_from_the_right": "rows cut from the right (these lose their end token)",
         "dialogues_without_some_answers": "dialogues lost answers that are examples of their own and did not fit",
         "empty_answers": "empty answers: the model learns to say nothing to them",
+        "rows_with_chat_template_kwargs_that_are_not_used": "rows have chat_template_kwargs that the template does not "
+        "use",
         "rows_that_ask_for_no_system_prompt": "rows ask for no system prompt (theirs is empty, not left out)",
         "rows_with_special_text": f"rows hold text like a control token: {_few(report['special_texts'])}",
     }

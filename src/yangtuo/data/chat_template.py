@@ -38,6 +38,10 @@ class _Frames(NamedTuple):
     is_as_asked: bool
 
 
+# Names that every chat template is given.
+_GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "namespace", "range", "dict"}
+
+
 class ChatTemplate:
     """A jinja chat template.
 
@@ -49,6 +53,7 @@ class ChatTemplate:
         default_system: system prompt of rows without one; None to leave it to the template, "" for none.
         end: the control token that ends an answer.
         control_tokens: of the tokenizer; those in the frames become control ids.
+        kwargs_used: the names that it asks for, of those that `kwargs` and rows may give.
     """
 
     def __init__(
@@ -68,7 +73,9 @@ class ChatTemplate:
         self._frames: dict[tuple[str, ...], _Frames | None] = {}
         self._takes_empty: bool | None = None  # once it is known
         try:
-            switches = {name for name in SWITCHES if name in names_used(source)} - self.kwargs.keys()
+            used = names_used(source)
+            self.kwargs_used = frozenset(used - {*_GIVEN, *names})
+            switches = {name for name in SWITCHES if name in used} - self.kwargs.keys()
             eos = names.get("eos_token", "")
             known = eos if eos in control else ""
             self._as_served = AsServed(self._render, control, known, thought_key_of(source), switches)

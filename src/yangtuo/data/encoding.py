@@ -48,7 +48,7 @@ __all__ = [
     "prompt_ids",
 ]
 
-ENCODER_VERSION = 10  # to be raised with every change of what is encoded: stored rows of before are then not used
+ENCODER_VERSION = 11  # to be raised with every change of what is encoded: stored rows of before are then not used
 _BATCH_ROWS = 1024  # rows given to the tokenizer library at once: enough for its threads, little memory
 # Plain numbers: a million rows pass.
 _SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = (
@@ -56,11 +56,12 @@ _SPECIAL_TEXT, _EMPTY_ANSWER, _RIGHT_CUT = (
     int(RowOutcome.EMPTY_ANSWER),
     int(RowOutcome.RIGHT_CUT),
 )
-_NO_SYSTEM, _AS_SERVED, _EMPTY_THOUGHT, _ANSWERS_LOST = (
+_NO_SYSTEM, _AS_SERVED, _EMPTY_THOUGHT, _ANSWERS_LOST, _UNUSED_KWARGS = (
     int(RowOutcome.NO_SYSTEM),
     int(RowOutcome.AS_SERVED),
     int(RowOutcome.EMPTY_THOUGHT),
     int(RowOutcome.ANSWERS_LOST),
+    int(RowOutcome.UNUSED_KWARGS),
 )
 _LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is below is no weight in the columns' type
 
@@ -169,6 +170,8 @@ class Encoder(ExchangeEncoder):
     def _outcome(self, record: Record, columns: Columns) -> int:
         """What is to be told of the row as it stands in its file."""
         outcome = _SPECIAL_TEXT if self._special.count_in(record, columns.special) else 0
+        if record.template_kwargs and not self.template.kwargs_used.issuperset(record.template_kwargs):
+            outcome |= _UNUSED_KWARGS
         return outcome | _NO_SYSTEM if _asks_for_none(record.turns) else outcome
 
     def _one(

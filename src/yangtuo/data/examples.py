@@ -25,7 +25,8 @@ class RowOutcome(IntFlag):
     `NO_SYSTEM`: its system prompt is empty, so that it asks for none. `EMPTY_THOUGHT`: the template puts a block
     without a thought before an answer, which carries no loss. `AS_SERVED`: the template renders the history otherwise
     than the last answer, so that the row is several examples, or the last of them (`History`). `ANSWERS_LOST`: others
-    of its examples were too long and are dropped.
+    of its examples were too long and are dropped. `UNUSED_KWARGS`: the chat template uses not all of its
+    `chat_template_kwargs`.
     """
 
     WHOLE = 0
@@ -40,6 +41,7 @@ class RowOutcome(IntFlag):
     EMPTY_THOUGHT = 256
     AS_SERVED = 512
     ANSWERS_LOST = 1024
+    UNUSED_KWARGS = 2048
 
 
 @dataclass(frozen=True)

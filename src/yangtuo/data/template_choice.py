@@ -7,7 +7,6 @@ from typing import Any
 
 from yangtuo.config.words import wide_signs
 from yangtuo.data.chat_template import ChatTemplate
-from yangtuo.data.jinja_source import names_used
 from yangtuo.data.templates import (
     ALPACA_ZH,
     ALPACA_ZH_2,
@@ -22,8 +21,6 @@ from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import UsageError
 
 KEEPS_OWN_SYSTEM = "the tokenizer's chat template takes an empty system prompt for none given, and writes its own"
-# Names that every chat template is given.
-_GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "namespace", "range", "dict"}
 _CHINESE_ALPACA_2_TOKENS = 55_296  # vocabulary of Chinese-LLaMA-2 and Chinese-Alpaca-2
 
 
@@ -66,8 +63,7 @@ def choose_template(
         controls = [
             name for name, i in tokenizer.controls.items() if name not in tokenizer.words or i == tokenizer.eos_id
         ]
-        _check_kwargs(tokenizer.chat_template, names_of, kwargs or {})
-        return ChatTemplate(tokenizer.chat_template, names_of, system_prompt, controls, kwargs), why
+        return _checked(ChatTemplate(tokenizer.chat_template, names_of, system_prompt, controls, kwargs)), why
     return with_kwargs(with_system(template, system_prompt), kwargs), why
 
 
@@ -94,18 +90,17 @@ def with_kwargs(template: Template, kwargs: Mapping[str, Any] | None) -> Templat
             f"--chat_template_kwargs: the template {template.name} takes none; --template tokenizer uses the "
             "tokenizer's own chat template"
         )
-    _check_kwargs(template.source, template.names, kwargs)
     own = (template.source, template.names, template.default_system, template.control_tokens)
-    return ChatTemplate(*own, {**template.kwargs, **kwargs})
+    return _checked(ChatTemplate(*own, {**template.kwargs, **kwargs}))
 
 
-def _check_kwargs(source: str, names: Mapping[str, str], kwargs: Mapping[str, Any]) -> None:
-    known = names_used(source) - {*_GIVEN, *names}
-    if unknown := kwargs.keys() - known:
+def _checked(template: ChatTemplate) -> ChatTemplate:
+    if unknown := template.kwargs.keys() - template.kwargs_used:
         raise UsageError(
             f"--chat_template_kwargs: the tokenizer's chat template does not use {', '.join(sorted(unknown))}; "
-            f"it knows: {', '.join(sorted(known)) or 'none'}"
+            f"it knows: {', '.join(sorted(template.kwargs_used)) or 'none'}"
         )
+    return template
 
 
 def keeps_own_system(template: Template) -> bool:

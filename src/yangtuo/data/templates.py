@@ -85,6 +85,11 @@ class Template(Protocol):
         """The control token that ends an answer; None for the tokenizer's end token."""
         ...
 
+    @property
+    def kwargs_used(self) -> frozenset[str]:
+        """Names of `chat_template_kwargs` that it uses."""
+        ...
+
     def identity(self) -> str:
         """Everything that decides what is rendered, as text; for keys and fingerprints."""
         ...
@@ -153,6 +158,11 @@ class FrameTemplate:
     def identity(self) -> str:
         """All frames."""
         return repr(asdict(self))
+
+    @property
+    def kwargs_used(self) -> frozenset[str]:
+        """None: it refuses a row that has any."""
+        return frozenset()
 
     def takes_empty_system(self) -> bool:
         """It does; `opening_without_system` is for it."""

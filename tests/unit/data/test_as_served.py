@@ -246,6 +246,14 @@ def test_a_block_that_stands_behind_everything_is_part_of_the_prompt():
     ]
 
 
+def test_rows_whose_settings_the_template_does_not_use_are_counted(pair_of):
+    pair = pair_of("qwen3")
+    used, unused = ({"enable_thinking": False}, {"enable_thinking": False, "xml_tools": []})
+    rows = [Record("rows.json", i, turns("问", "答"), (), more) for i, more in enumerate((None, used, unused))]
+    examples, _ = encode(rows, pair.tokenizer, EncodingOptions(pair.template, 10_000))
+    assert [int(one) & RowOutcome.UNUSED_KWARGS for one in examples.outcomes] == [0, 0, RowOutcome.UNUSED_KWARGS]
+
+
 def test_an_end_of_the_text_behind_the_end_of_the_answer_is_not_taught():
     rows = taught(served_templates.PHI3, turns("问", "答", "再", "好"))
     assert [text for text, weight in rows[0] if weight] == ["答<<<|end|>>>", "好<<<|end|>>>"]
