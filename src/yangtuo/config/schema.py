@@ -137,9 +137,7 @@ class DataArguments:
         decides=Decides.CONTENT,
     )
     allow_empty_answers: bool = _option(
-        False,
-        "Train empty answers too, as the end token alone. Default: they are bad rows.",
-        decides=Decides.RESULT,
+        False, "Train empty answers too, as the end token alone. Default: they are bad rows.", decides=Decides.RESULT
     )
     bad_rows: BadRows = _option(
         BadRows.ERROR,

@@ -20,6 +20,16 @@ from typing import Any, Protocol
 
 from yangtuo.data.backends import Blank, Json, SentencePiece, blank_of, without_blank
 from yangtuo.data.control_tokens import WELL_KNOWN, Spelled, stripping
+from yangtuo.data.tokenizer_config import (
+    NAMES,
+    added_tokens,
+    declared_special,
+    declared_tokens,
+    decoder_of,
+    own_chat_template,
+    read_json,
+    token_text,
+)
 from yangtuo.data.two_tokenizers import added_by_json
 from yangtuo.errors import TokenizerError, one_line
 
@@ -45,8 +55,6 @@ _DECIDING = (
     "added_tokens.json",
     "special_tokens_map.json",
 )
-
-_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class _Backend(Protocol):
@@ -165,32 +173,16 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     """
     if not is_tokenizer_folder(folder):
         raise TokenizerError(f"{folder}: no tokenizer here; expected tokenizer.model (LLaMA) or tokenizer.json")
-    config = _read_json(folder / "tokenizer_config.json")
-    special = _read_json(folder / "special_tokens_map.json")
-    named = {key: _token_text(config.get(key)) or _token_text(special.get(key)) for key in _NAMES}
-    control = {text for key in ("bos_token", "eos_token") if (text := named[key])} | _declared_special(config, special)
+    config = read_json(folder / "tokenizer_config.json")
+    special = read_json(folder / "special_tokens_map.json")
+    named = {key: token_text(config.get(key)) or token_text(special.get(key)) for key in NAMES}
+    control = {text for key in ("bos_token", "eos_token") if (text := named[key])} | declared_special(config, special)
     if (folder / "tokenizer.model").is_file():
         opened = _open_sentencepiece(folder, config, special, named, control)
     else:
         opened = _open_json(folder, config, named)
     names = {key: text for key, text in named.items() if text}
-    return replace(opened, chat_template=_chat_template(folder, config), names=names)
-
-
-def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    inside = config.get("chat_template")
-    if isinstance(inside, list):  # several, by name
-        inside = next((one.get("template") for one in inside if one.get("name") == "default"), None)
-    return inside if isinstance(inside, str) else None
-
-
-def _declared_special(config: dict[str, Any], special: dict[str, Any]) -> set[str]:
-    """The control tokens that the folder's configuration names."""
-    decoder = [spec["content"] for spec in config.get("added_tokens_decoder", {}).values() if spec.get("special")]
-    listed = [*config.get("additional_special_tokens", []), *special.get("additional_special_tokens", [])]
-    return {*decoder, *map(_token_text, listed)}
+    return replace(opened, chat_template=own_chat_template(folder, config), names=names)
 
 
 def _open_sentencepiece(
@@ -209,12 +201,12 @@ def _open_sentencepiece(
             f"{folder}/tokenizer.model: not a sentencepiece model ({one_line(error, 120)}); "
             "if the folder has a tokenizer.json as well, use a copy of it without tokenizer.model"
         ) from error
-    added, told = _added_tokens(folder, config), ""
+    added, told = added_tokens(folder, config), ""
     if (folder / "tokenizer.json").is_file():
         pieces = {model.id_to_piece(i): i for i in range(model.get_piece_size())} | added
         more, told = added_by_json(folder, pieces)
         added |= {spec["content"]: int(spec["id"]) for spec in more}
-        config = {**config, "added_tokens_decoder": {spec["id"]: spec for spec in more} | _decoder(config)}
+        config = {**config, "added_tokens_decoder": {spec["id"]: spec for spec in more} | decoder_of(config)}
         control = control | {spec["content"] for spec in more if spec.get("special")}
     backend = SentencePiece(model, added, {})
     for text in sorted(control):
@@ -239,25 +231,8 @@ def _open_sentencepiece(
     words = frozenset(added.keys() - control - set(named.values()) - set(WELL_KNOWN))
     continued = _without_blank(model) if config.get("legacy") is False else None
     backend = SentencePiece(model, added, {word: spelled[word] for word in words}, continued)
-    strips = stripping(spelled[text] for text in _declared(config, special) if text in spelled)
+    strips = stripping(spelled[text] for text in declared_tokens(config, special) if text in spelled)
     return replace(opened, backend=backend, spelled=spelled, words=words, strips=strips, told=told)
-
-
-def _decoder(config: dict[str, Any]) -> dict[str, Any]:
-    return dict(config.get("added_tokens_decoder", {}))
-
-
-def _added_tokens(folder: Path, config: dict[str, Any]) -> dict[str, int]:
-    """What the folder adds to tokenizer.model in added_tokens.json and tokenizer_config.json."""
-    added = {str(text): int(i) for text, i in _read_json(folder / "added_tokens.json").items()}
-    for i, spec in _decoder(config).items():
-        text = spec["content"]
-        if added.setdefault(text, int(i)) != int(i):
-            raise TokenizerError(
-                f"{folder}: {text!r} has the id {added[text]} in added_tokens.json and {i} in tokenizer_config.json; "
-                "correct the one that is wrong"
-            )
-    return added
 
 
 def _without_blank(model: Any) -> Any:
@@ -278,7 +253,7 @@ def _spelled(
     LLaMA's own three tokens strip none, tokens declared with `lstrip` and `rstrip` as those say, all others both.
     Source: transformers 4.30, `LlamaTokenizer.__init__` and `PreTrainedTokenizer.tokenize`.
     """
-    declared = _declared(config, special)
+    declared = declared_tokens(config, special)
     ids = dict(tokenizer.controls)
     if model.unk_id() >= 0:
         ids[model.id_to_piece(model.unk_id())] = model.unk_id()
@@ -288,12 +263,6 @@ def _spelled(
         spec = declared.get(text, {"lstrip": strips, "rstrip": strips})
         spelled[text] = Spelled(i, bool(spec.get("lstrip")), bool(spec.get("rstrip")))
     return spelled
-
-
-def _declared(config: dict[str, Any], special: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a folder says of its tokens, by their texts."""
-    declared = {_token_text(value): value for value in special.values() if isinstance(value, dict)}
-    return declared | {spec["content"]: spec for spec in _decoder(config).values()}
 
 
 def _open_json(folder: Path, config: dict[str, Any], named: dict[str, str]) -> Tokenizer:
@@ -340,17 +309,3 @@ def _own_bos(tokenizer: Any, config: dict[str, Any], bos_token: str) -> int | No
     if len(with_special) > len(without) and with_special[0] != without[0]:
         return int(with_special[0])
     return bos if config.get("add_bos_token") else None
-
-
-def _token_text(value: Any) -> str:
-    return str(value.get("content", "") if isinstance(value, dict) else value or "")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path}: broken JSON: {error}") from error
-    return value if isinstance(value, dict) else {}

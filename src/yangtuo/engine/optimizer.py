@@ -1,4 +1,4 @@
-"""LoRA+, where the B matrices learn faster than all else; and a rehearsal of the schedule before weights are loaded.
+"""LoRA+, where the B matrices learn faster than all else; steps that float16 skips; a rehearsal of the schedule.
 
 The optimizer and its learning rates are transformers' own, made from the options that `training.trainer_args` hands on.
 """
@@ -41,6 +41,16 @@ def loraplus(model: nn.Module, kind: Any, options: dict[str, Any], ratio: float,
     ]
     optimizer: torch.optim.Optimizer = kind(listed, **options)
     return optimizer
+
+
+def let_scaler_skip(optimizer: Any) -> None:
+    """Have torch's GradScaler decide whether a step of float16 is taken, for fused optimizers as for all others.
+
+    A fused one skips a step whose gradients overflow by itself, and then neither accelerate nor the schedule knows.
+    Source: `GradScaler.step` of torch 2.13, torch/amp/grad_scaler.py.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer._step_supports_amp_scaling = False
 
 
 def rehearse(choose: Callable[[TrainingArguments], tuple[Any, dict[str, Any]]], args: TrainingArguments) -> None:

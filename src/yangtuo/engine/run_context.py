@@ -24,6 +24,11 @@ class RunContext:
         """A step, with what it was."""
         self.step_log.write(entry)
         self.screen.step(entry)
+        if entry.get("skipped"):
+            self.screen.say(
+                f"step {entry['step']}: skipped, since gradients overflowed float16; the loss scale goes down, the "
+                "schedule waits"
+            )
 
     def tell_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """An evaluation, its metrics named as transformers names them."""

@@ -30,7 +30,7 @@ from yangtuo.engine.flops import StepMeter
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, mean_loss
 from yangtuo.engine.neftune import EmbeddingNoise
-from yangtuo.engine.optimizer import loraplus
+from yangtuo.engine.optimizer import let_scaler_skip, loraplus
 from yangtuo.engine.probe import Shortcuts, choose_shortcuts, two_rows
 from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.run_context import RunContext
@@ -73,9 +73,8 @@ class StepTrainer(Trainer):
         self.shortcuts: Shortcuts | None = None  # once they are tried
         self.loss_at_start: float | None = None  # of `proof_rows`, before the first step
         step_log = context.step_log  # its losses are those of all steps
-        self._best, self._losses, self.num_skipped = from_rank_0(
-            lambda: (step_log.best_eval_loss, step_log.losses, step_log.num_skipped)
-        )
+        self._best, self._losses = from_rank_0(lambda: (step_log.best_eval_loss, step_log.losses))
+        self.num_skipped = from_rank_0(lambda: step_log.num_skipped)
         # At its end, transformers would delete the last checkpoint for this limit, before the adapter is saved.
         self._save_total_limit, args.save_total_limit = args.save_total_limit, None
         self._engine_state: EngineState | None = None  # once there is an engine
@@ -147,10 +146,7 @@ class StepTrainer(Trainer):
         else:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer: Any = loraplus(model or self.model, kind, options, ratio, self.args.weight_decay)
-        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
-            # A fused optimizer would skip a step whose gradients overflow by itself, and neither accelerate nor the
-            # schedule would know. So torch's GradScaler asks before it, as it does for all others.
-            self.optimizer._step_supports_amp_scaling = False
+        let_scaler_skip(self.optimizer)
         return self.optimizer
 
     def _engine_and_size(self) -> str:
@@ -351,12 +347,6 @@ class StepTrainer(Trainer):
         sizes = self._steps.planner.sizes_of(self._step)
         rates = self._meter.rates(self._step.layouts, sizes["num_tokens"])
         self._losses.append(logs["loss"])
-        skipped = {}
-        if self.accelerator.optimizer_step_was_skipped:
-            self.num_skipped += 1
-            skipped = {"skipped": True}
-            logger.warning(
-                "step %d: skipped, since gradients overflowed float16; the loss scale goes down, the schedule waits",
-                step,
-            )
+        skipped = {"skipped": True} if self.accelerator.optimizer_step_was_skipped else {}
+        self.num_skipped += len(skipped)
         self._out.tell_step({"step": step, "epoch": self.state.epoch, **logs, **sizes, **rates, **skipped})
