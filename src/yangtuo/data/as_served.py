@@ -99,9 +99,7 @@ class AsServed:
 
         A thought is asked for where the template has a switch for it that is off by itself.
         """
-        asked = _Asked(
-            [self._hidden.hide_turn(turn) for turn in turns], self._hidden.hide(tools), self._hidden.hide(more)
-        )
+        asked = self._asked(turns, tools, more)
         try:
             answers = self._first_taken(asked, functools.partial(self._answers, asked))
         except _NoThoughtAsked:

@@ -110,9 +110,7 @@ class ChatTemplate:
         turns = self._with_default(turns)
         frames = None if tools or more else self._plain_frames(turns)
         if frames and frames.is_as_asked:
-            with contextlib.suppress(
-                TemplateFault
-            ):  # the template looks at the words: not these frames, perhaps others
+            with contextlib.suppress(TemplateFault):  # it looks at the words, and then writes other frames
                 return [Rendered(tuple(turns), self._filled(frames, turns))]
         return self._as_served.render(turns, tools, more or {})
 
