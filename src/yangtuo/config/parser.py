@@ -100,6 +100,8 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
     own = _own_defaults(parser)
     flags, problems = _parse_known(parser, argv)
     config = flags.pop("config", None)
+    if config and problems and _follows_unknown(config, argv, parser):
+        config = None
     if config and Path(config).suffix.lower() not in files.SUFFIXES:
         if not problems:  # else it is the value of an unknown option
             problems += parser.unknown([config])
@@ -124,6 +126,12 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
     settings = Settings(model, data, lora, run, training, origins)
     rest = {name: given.get(name, default) for name, default in own.items()}
     return settle(settings), argparse.Namespace(**rest)
+
+
+def _follows_unknown(word: str, argv: Sequence[str], parser: _Parser) -> bool:
+    """Whether a word is the value of an option that there is not, and no configuration file: `--train_fil law.json`."""
+    before = argv[max(0, argv.index(word) - 1)] if word in argv else ""
+    return before.startswith("--") and "=" not in before and before not in parser.known_options()
 
 
 def _own_defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:

@@ -212,6 +212,14 @@ def test_every_unknown_option_with_the_nearest_name():
     ]
 
 
+def test_a_data_file_behind_an_unknown_option_is_not_taken_for_a_configuration_file(tmp_path):
+    rows = tmp_path / "law.json"
+    rows.write_text("[]")
+    told = "options: unknown option '--train_fil'; did you mean '--train_file'?"
+    assert refused("--train_fil", str(rows)) == told
+    assert refused("--lora_rank", "8", "--train_fil", str(rows), "--max_steps", "3") == told
+
+
 def test_no_abbreviations(sentences):
     sentences(refused("--lora_ran=1"), "--lora_ran")
 
