@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 _DRIVER = Path("/proc/driver/nvidia/version")  # there where NVIDIA's kernel module is loaded
+_WSL_DRIVER = Path("/usr/lib/wsl/lib/libcuda.so.1")  # Windows' own, in WSL 2, where there is no such module
 _OLDER = "pip install torch=={version}+cu126 --index-url https://download.pytorch.org/whl/cu126"
 
 
@@ -20,9 +21,11 @@ def unusable_gpu() -> str:
         wrong = [name for name, able in map(_able, range(torch.cuda.device_count())) if not able]
         return f"this torch ({torch.__version__}) has no code for {', '.join(wrong)}; {_remedy()}" if wrong else ""
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
-    if is_hidden or not _DRIVER.is_file() or torch.accelerator.is_available():
+    has_driver = _DRIVER.is_file() or _WSL_DRIVER.is_file()
+    if is_hidden or not has_driver or torch.accelerator.is_available():
         return ""
-    found = re.search(r"Kernel Module[^\d]*([\d.]+)", _DRIVER.read_text(encoding="utf-8", errors="replace"))
+    told = _DRIVER.read_text(encoding="utf-8", errors="replace") if _DRIVER.is_file() else ""
+    found = re.search(r"Kernel Module[^\d]*([\d.]+)", told)
     machine = f"this machine has an NVIDIA GPU (driver {found[1] if found else 'unknown'})"
     if torch.version.cuda is None:
         return f"{machine}, and torch {torch.__version__} is a build for CPUs; {_remedy()}"

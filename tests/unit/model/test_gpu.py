@@ -41,6 +41,15 @@ def test_a_wheel_for_cpus_beside_a_gpu_is_named(machine):
     assert "is a build for CPUs; pip install torch==2.13.0+cu126 --index-url " in gpu.unusable_gpu()
 
 
+def test_a_gpu_of_windows_is_seen_in_wsl(machine, monkeypatch, tmp_path):
+    machine(cuda=None)
+    monkeypatch.setattr(gpu, "_DRIVER", tmp_path / "none")
+    assert gpu.unusable_gpu() == ""
+    (tmp_path / "libcuda.so.1").touch()
+    monkeypatch.setattr(gpu, "_WSL_DRIVER", tmp_path / "libcuda.so.1")
+    assert gpu.unusable_gpu().startswith("this machine has an NVIDIA GPU (driver unknown), and torch 2.13.0")
+
+
 @pytest.mark.parametrize(
     ("capability", "able"),
     [
