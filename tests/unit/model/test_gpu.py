@@ -16,6 +16,7 @@ def machine(monkeypatch, tmp_path):
     """A machine with a driver, and torch as it is told to be."""
     (tmp_path / "version").write_text(DRIVER)
     monkeypatch.setattr(gpu, "_DRIVER", tmp_path / "version")
+    monkeypatch.setattr(gpu, "_WSL_DRIVER", tmp_path / "none")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: torch.cuda.is_available())
 
