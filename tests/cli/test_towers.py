@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from tests import tiny
 from tests.command import log_of
+from yangtuo.model.architecture import published
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore"
@@ -109,6 +110,18 @@ def test_export_continue_and_resume_know_both_names(train, run, tmp_path):
     plain = PeftModel.from_pretrained(whole(tmp_path / "pure" / "base"), tmp_path / "pure" / "adapter")
     expected = logits(PeftModel.from_pretrained(whole(base), tmp_path / "b" / "sft_lora_model"))
     torch.testing.assert_close(logits(plain), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_published_class_that_cannot_be_made_is_told(tmp_path, monkeypatch, caplog):
+    config = AutoConfig.from_pretrained(base_of(tmp_path, "qwen3_5"))
+    assert published(config) is not None
+
+    def refuse(config, **how):
+        raise ImportError("timm is not installed")
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_config", refuse)
+    assert published(config) is None
+    assert "its published class, for text and more, cannot be made here (timm is not installed)" in caplog.text
 
 
 def test_an_adapter_of_the_published_class_is_taken(train, run, tmp_path):

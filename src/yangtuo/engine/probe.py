@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -26,6 +25,7 @@ from yangtuo.engine.comparison import Comparison, Result, distance
 from yangtuo.engine.layer_kinds import reason_not_to_share
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss
+from yangtuo.engine.memory import is_out_of_memory
 from yangtuo.engine.processes import largest
 from yangtuo.engine.steps import Execution
 from yangtuo.errors import AdapterError, ModelError, one_line
@@ -145,9 +145,9 @@ class _Trial:
         try:
             found = self.compared.result(self._padded)
             counted = self.compared.result(self._padded, tells_positions=False)
-        except torch.OutOfMemoryError:
-            raise
         except _REFUSALS as error:
+            if is_out_of_memory(error):
+                raise
             raise self._untrainable(f"does not compute the loss of two short rows: {one_line(error, 160)}") from error
         if distance(counted, found) > self.compared.limit:
             raise self._untrainable("counts positions otherwise than from 0")

@@ -1,5 +1,6 @@
 """What a base's config.json describes: the class that transformers has for it, and the model without weights."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from transformers import (
 from transformers.modeling_utils import set_zero3_state
 
 from yangtuo.errors import ModelError, one_line
+
+logger = logging.getLogger(__name__)
 
 # What the code of a family may raise for a configuration that it does not expect.
 _OF_MODELS = (ValueError, ImportError, OSError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
@@ -127,7 +130,12 @@ def published(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> P
     try:
         with torch.device("meta"):
             whole = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
-    except _OF_MODELS:  # a package for pictures that is not installed
+    except _OF_MODELS as error:  # a package for pictures that is not installed
+        logger.warning(
+            "base: its published class, for text and more, cannot be made here (%s); programs that load that class "
+            "(vLLM) do not know the names of an adapter that is saved now",
+            one_line(error, 160),
+        )
         return None
     text = empty_model(config, trust_remote_code=trust_remote_code)
     of_text, of_whole = (_path_of(model, model.get_decoder()) for model in (text, whole))

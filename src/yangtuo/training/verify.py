@@ -276,9 +276,9 @@ def _fresh(
                 base.to(device)
             without = plain_loss(base, rows, device)
             return without, plain_loss(PeftModel.from_pretrained(base, saved), rows, device)
-    except torch.OutOfMemoryError:
-        return None
     except (RuntimeError, ValueError, KeyError) as error:  # of PEFT and transformers
+        if memory.is_out_of_memory(error):
+            return None
         logger.error("proof: the adapter on the disk cannot be loaded: %s", one_line(error, 300))
         return math.nan, math.nan
 
