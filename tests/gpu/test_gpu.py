@@ -43,7 +43,7 @@ def test_the_kernel_agrees_with_rows_one_by_one(dtype, monkeypatch):
         pytest.skip("varlen_attn needs Ampere or later")
     torch.manual_seed(0)
     sequences = [np.arange(40), np.concatenate([np.arange(16), np.arange(40, 70)]), np.arange(70, 75)]
-    tree = TreeRows.of(sequences, 75).to(torch.device("cuda"))
+    tree = TreeRows.of(sequences, 75, torch.device("cuda"))
     q, k, v = (torch.randn(1, heads, 75, 32, device="cuda", dtype=dtype, requires_grad=True) for heads in (4, 2, 2))
     results = []
     for has_kernel in (True, False):

@@ -21,6 +21,8 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
+from yangtuo.engine.gather import Places, sent, sent_together, take
+
 PREFIX_SHARED = "prefix_shared"
 _MOST_PADDING = 0.125  # part of a block that may be padding; a block is one kernel call, an element is arithmetic
 
@@ -55,67 +57,87 @@ def layer_mask(*, mask_function: MaskFunction, local_size: int | None = None, **
 
 
 @dataclass(frozen=True)
-class Block:
-    """Rows of similar length: int64 [b, L] cells of their tokens; the end of a short row repeats its last cell."""
+class Blocks:
+    """Rows of similar length beside each other; the end of a short row repeats its last cell.
 
-    cells: torch.Tensor
+    Attributes:
+        shapes: rows and length of each block.
+        places: the cells that the blocks take, one block after the other.
+        back: for each cell one place in the blocks' results.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    places: Places | None
+    back: Places | None
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """Rows one after the other.
+
+    Attributes:
+        places: the cells that the rows take; None where no two rows share a cell, so that cells are rows end to end.
+        back: for each cell one place in the rows.
+        offsets: int32 [rows + 1], where rows begin.
+    """
+
+    places: Places | None
+    back: Places | None
+    offsets: torch.Tensor
 
 
 @dataclass(frozen=True)
 class TreeRows:
-    """Where the rows of a prefix tree of T cells have their tokens.
+    """Where the rows of a prefix tree of T cells have their tokens, as tensors of one device.
 
     Attributes:
         blocks: the rows, grouped by length.
-        back: int64 [T], for each cell one place in the blocks' flattened and joined results.
-        flat: int64 [S], cells of all rows end to end.
-        flat_back: int64 [T], for each cell one place in `flat`.
-        offsets: int32 [rows + 1], begins of the rows in `flat`.
+        end_to_end: the same rows end to end, for a device with a kernel for it; else None.
         longest: tokens of the longest row.
     """
 
-    blocks: tuple[Block, ...]
-    back: torch.Tensor
-    flat: torch.Tensor
-    flat_back: torch.Tensor
-    offsets: torch.Tensor
+    blocks: Blocks
+    end_to_end: EndToEnd | None
     longest: int
 
     @classmethod
-    def of(cls, sequences: Sequence[npt.NDArray[np.int64]], num_cells: int) -> "TreeRows":
-        """Group rows by length; `sequences` as in `layout.Layout`."""
-        by_length = sorted(sequences, key=len, reverse=True)
-        blocks, back, begin = [], np.zeros(num_cells, dtype=np.int64), 0
-        for group in _groups([len(row) for row in by_length]):
-            rows = by_length[group]
-            longest = len(rows[0])
-            cells = np.stack([np.pad(row, (0, longest - len(row)), mode="edge") for row in rows])
-            for i, row in enumerate(rows):
-                back[row] = begin + i * longest + np.arange(len(row))
-            blocks.append(Block(torch.from_numpy(cells)))
-            begin += cells.size
-        flat = np.concatenate(sequences)
-        flat_back = np.zeros(num_cells, dtype=np.int64)
-        flat_back[flat] = np.arange(len(flat))
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in sequences])]).astype(np.int32)
-        return cls(
-            tuple(blocks),
-            torch.from_numpy(back),
-            torch.from_numpy(flat),
-            torch.from_numpy(flat_back),
-            torch.from_numpy(offsets),
-            len(by_length[0]),
-        )
+    def of(cls, sequences: Sequence[npt.NDArray[np.int64]], num_cells: int, device: torch.device) -> "TreeRows":
+        """`sequences` as in `layout.Layout`."""
+        shapes, *of_blocks = _in_blocks(sequences, num_cells)
+        if not _may_have_varlen(device):
+            places, back = sent(of_blocks, device)
+            return cls(Blocks(shapes, places, back), None, max(map(len, sequences)))
+        # In the order of their last cells, rows that share none are the cells themselves.
+        rows = sorted(sequences, key=lambda row: int(row[-1]))
+        cells = np.concatenate(rows)
+        back_of_cell = np.zeros(num_cells, dtype=np.int64)
+        back_of_cell[cells] = np.arange(len(cells))
+        of_rows = [Places.of(cells, num_cells), Places.of(back_of_cell, len(cells))]
+        (offsets,) = sent_together([np.cumsum([0, *map(len, rows)])], device)
+        places, back, flat_places, flat_back = sent([*of_blocks, *of_rows], device)
+        end_to_end = EndToEnd(flat_places, flat_back, offsets.int())
+        return cls(Blocks(shapes, places, back), end_to_end, max(map(len, sequences)))
 
-    def to(self, device: torch.device) -> "TreeRows":
-        """The same on another device."""
-        blocks = tuple(Block(block.cells.to(device, non_blocking=True)) for block in self.blocks)
 
-        def moved(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        back, flat, flat_back, offsets = map(moved, (self.back, self.flat, self.flat_back, self.offsets))
-        return TreeRows(blocks, back, flat, flat_back, offsets, self.longest)
+def _in_blocks(
+    sequences: Sequence[npt.NDArray[np.int64]], num_cells: int
+) -> tuple[tuple[tuple[int, int], ...], Places | None, Places | None]:
+    """Shapes, places and way back of `Blocks`, as arrays."""
+    by_length = sorted(sequences, key=len, reverse=True)
+    shapes, cells, is_real, back = [], [], [], np.zeros(num_cells, dtype=np.int64)
+    num_places = 0
+    for group in _groups([len(row) for row in by_length]):
+        rows = by_length[group]
+        longest = len(rows[0])
+        shapes.append((len(rows), longest))
+        for row in rows:
+            cells.append(np.pad(row, (0, longest - len(row)), mode="edge"))
+            is_real.append(np.arange(longest) < len(row))
+            back[row] = num_places + np.arange(len(row))
+            num_places += longest
+    # What a padded place computes is not taken back, and none of the row's real tokens sees it.
+    places = Places.of(np.concatenate(cells), num_cells, np.concatenate(is_real))
+    return tuple(shapes), places, Places.of(back, num_places)
 
 
 def _groups(lengths: Sequence[int]) -> list[slice]:
@@ -160,21 +182,15 @@ def prefix_shared_attention(  # noqa: PLR0913  # transformers decides what it is
         [1, T, H, E], and no attention weights.
     """
     visible = attention_mask or LayerMask()
-    by_cell = tuple(tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
+    by_cell = tuple(tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
     is_plain = visible.is_causal(tree.longest) and not softcap and not dropout
-    if is_plain and _has_varlen(query) and query.shape[-1] == value.shape[-1]:
-        q, k, v = (tensor.index_select(0, tree.flat) for tensor in by_cell)
-        result = varlen_attn(
-            *(q, k, v, tree.offsets, tree.offsets, tree.longest, tree.longest),
-            scale=scaling,
-            window_size=(-1, 0),  # causal
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        assert isinstance(result, torch.Tensor)
-        return result.index_select(0, tree.flat_back)[None], None
+    if is_plain and tree.end_to_end and _has_varlen(query) and query.shape[-1] == value.shape[-1]:
+        return _end_to_end(by_cell, tree.end_to_end, tree.longest, scaling).unsqueeze(0), None
+    sizes = [rows * length for rows, length in tree.blocks.shapes]
+    taken = [torch.split(take(tensor, tree.blocks.places), sizes) for tensor in by_cell]
     parts = []
-    for block in tree.blocks:
-        q, k, v = (_rows_of(tensor, block.cells) for tensor in by_cell)
+    for shape, *of_block in zip(tree.blocks.shapes, *taken, strict=True):
+        q, k, v = (tensor.unflatten(0, shape).transpose(1, 2) for tensor in of_block)  # [b, H, L, D]
         mask = visible.mask(q.shape[2], q.device)
         if softcap:
             how = (softcap, q.shape[-1] ** -0.5 if scaling is None else scaling, dropout)
@@ -187,16 +203,29 @@ def prefix_shared_attention(  # noqa: PLR0913  # transformers decides what it is
                 *(q, k, v, mask, dropout), is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
         parts.append(result.transpose(1, 2).flatten(0, 1))
-    return torch.cat(parts).index_select(0, tree.back)[None], None
+    return take(torch.cat(parts), tree.blocks.back).unsqueeze(0), None
+
+
+def _end_to_end(by_cell: tuple[torch.Tensor, ...], rows: EndToEnd, longest: int, scaling: float | None) -> torch.Tensor:
+    """[T, H, D] of queries, keys and values -> [T, H, D]."""
+    q, k, v = (take(tensor, rows.places) for tensor in by_cell)
+    result = varlen_attn(
+        *(q, k, v, rows.offsets, rows.offsets, longest, longest),
+        scale=scaling,
+        window_size=(-1, 0),  # causal
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    assert isinstance(result, torch.Tensor)
+    return take(result, rows.back)
+
+
+def _may_have_varlen(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _has_varlen(query: torch.Tensor) -> bool:
-    return (
-        query.is_cuda
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] <= 256
-        and torch.cuda.get_device_capability(query.device) >= (8, 0)
-    )
+    is_narrow = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] <= 256
+    return is_narrow and _may_have_varlen(query.device)
 
 
 def _has_kernel_for_groups(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
@@ -205,11 +234,6 @@ def _has_kernel_for_groups(query: torch.Tensor, mask: torch.Tensor | None) -> bo
     The other memory-efficient kernel of torch 2.13 wants as many of them as heads.
     """
     return not query.is_cuda or (mask is None and _has_varlen(query))
-
-
-def _rows_of(by_cell: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """[T, H, D] and [b, L] -> [b, H, L, D]."""
-    return by_cell.index_select(0, cells.reshape(-1)).view(*cells.shape, *by_cell.shape[1:]).transpose(1, 2)
 
 
 def _softcapped(

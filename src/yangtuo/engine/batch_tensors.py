@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from yangtuo.engine.attention import TreeRows
+from yangtuo.engine.gather import Places, sent, sent_together
 from yangtuo.engine.layout import Layout
 
 
@@ -20,8 +21,10 @@ class Batch:
         tree: the rows' places, where lines are not rows.
         keep: int64 [K].
         positions: int64 [N].
+        cells: of the predictions, in the flattened [B, T] cells; None where every cell makes one.
         targets: int64 [N].
         weights: float32 [N].
+        largest_weight: of them; 1 where none is more than 0.
         rows: rows of the data set.
         most_predictions: of this micro-batch on any rank, at most; all cut theirs into as many chunks.
     """
@@ -33,33 +36,32 @@ class Batch:
     tree: TreeRows | None
     keep: torch.Tensor
     positions: torch.Tensor
+    cells: Places | None
     targets: torch.Tensor
     weights: torch.Tensor
+    largest_weight: float
     rows: tuple[int, ...]
     most_predictions: int
 
     @classmethod
     def of(cls, layout: Layout, device: torch.device) -> "Batch":
         """Copy a layout to a device; nothing waits for the copies."""
-        tree = None if layout.sequences is None else TreeRows.of(layout.sequences, layout.num_cells).to(device)
+        tree = None if layout.sequences is None else TreeRows.of(layout.sequences, layout.num_cells, device)
+        names = ("input_ids", "position_ids", "row_lengths", "keep", "positions", "targets")
+        numbers = dict(zip(names, sent_together([getattr(layout, name) for name in names], device), strict=True))
+        (cells,) = sent([Places.of(layout.cells, layout.num_cells)], device)
         # A tree gets a mask of ones too: without any, transformers looks for packed rows in the positions.
-        mask = torch.ones(layout.input_ids.shape, dtype=torch.bool)
-        if layout.attention_mask is not None:
-            mask = torch.from_numpy(layout.attention_mask).bool()
-
-        def moved(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
-
+        if layout.attention_mask is None:
+            mask = torch.ones(layout.input_ids.shape, dtype=torch.bool, device=device)
+        else:
+            mask = torch.from_numpy(layout.attention_mask).bool().to(device, non_blocking=True)
         return cls(
-            input_ids=moved(torch.from_numpy(layout.input_ids)),
-            position_ids=moved(torch.from_numpy(layout.position_ids)),
-            row_lengths=moved(torch.from_numpy(layout.row_lengths)),
-            attention_mask=moved(mask),
+            **numbers,
+            attention_mask=mask,
             tree=tree,
-            keep=moved(torch.from_numpy(layout.keep)),
-            positions=moved(torch.from_numpy(layout.positions)),
-            targets=moved(torch.from_numpy(layout.targets)),
-            weights=moved(torch.from_numpy(layout.weights)),
+            cells=cells,
+            weights=torch.from_numpy(layout.weights).to(device, non_blocking=True),
+            largest_weight=float(layout.weights.max(initial=0.0)) or 1.0,
             rows=layout.rows,
             most_predictions=layout.most_predictions,
         )

@@ -124,9 +124,8 @@ def _weights(base: PreTrainedModel) -> list[torch.Tensor]:
 
 def _by_row(layout: Layout, rows: Examples) -> Iterator[list[int]]:
     """For each row, the predictions of its tokens; all but the first token are supervised."""
-    num_columns, num_kept = layout.input_ids.shape[1], len(layout.keep)
-    cells = layout.positions // num_kept * num_columns + layout.keep[layout.positions % num_kept]
-    pairs = zip(cells.tolist(), layout.targets.tolist(), strict=True)
+    num_columns = layout.input_ids.shape[1]
+    pairs = zip(layout.cells.tolist(), layout.targets.tolist(), strict=True)
     prediction_of = {pair: n for n, pair in enumerate(pairs)}
     for line, row in enumerate(layout.rows):
         ids = rows.row(row)[0]

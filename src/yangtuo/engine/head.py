@@ -28,12 +28,15 @@ class Head:
 
     Attributes:
         whole: its weight [V, H], where all of it is trained and nothing else in the head is; else None.
+        weights_slopes: `logits_and_backward` multiplies a row's gradient by its weight for the gradient of its input
+            too; else for those of trained weights only.
     """
 
     def __init__(self, model: PreTrainedModel):
         self._head = model.get_output_embeddings()
         self._transform = logit_transform(model)
         self.whole = _whole_weight(self._head)
+        self.weights_slopes = self.whole is None and bool(self.trained())
         self._new_rows = None if any(map(is_sharded, self.parameters())) else _NewRows.of(self._head)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -50,26 +53,31 @@ class Head:
 
     def logits_and_backward(
         self, hidden: torch.Tensor
-    ) -> tuple[torch.Tensor, Callable[[torch.Tensor, list[torch.Tensor], float], torch.Tensor]]:
+    ) -> tuple[torch.Tensor, Callable[[torch.Tensor, torch.Tensor, list[torch.Tensor], float], torch.Tensor]]:
         """Logits [C, V] of a chunk, and the function that goes back from their gradient.
 
-        That function takes the gradient [C, V], the sums for the trained weights (in the order of `trained`), to which
-        theirs is added times a factor; it returns the gradient of `hidden`.
+        That function takes the gradient [C, V] of each row's own loss, the rows' weights [C], at most 1, and the sums
+        for the trained weights (in the order of `trained`), to which theirs is added times a factor; it returns the
+        gradient of `hidden`, see `weights_slopes`.
         """
         with torch.enable_grad():
             leaf = hidden.detach().requires_grad_()
             raw = self._call(leaf)
             output = self._transform(raw)
 
-        def backward(slope: torch.Tensor, sums: list[torch.Tensor], factor: float) -> torch.Tensor:
-            if self.whole is None:
-                first, *others = torch.autograd.grad(output, [leaf, *self.trained()], slope)
+        def backward(
+            slope: torch.Tensor, weights: torch.Tensor, sums: list[torch.Tensor], factor: float
+        ) -> torch.Tensor:
+            if self.weights_slopes:
+                weighted = slope * weights[:, None].to(slope.dtype)
+                first, *others = torch.autograd.grad(output, [leaf, *self.trained()], weighted)
                 for total, more in zip(sums, others, strict=True):
                     total.add_(more, alpha=factor)
                 return first
             if output is not raw:
                 (slope,) = torch.autograd.grad(output, raw, slope)
-            _add_outer(sums[0], slope, hidden, factor)
+            if self.whole is not None:
+                _add_outer(sums[0], slope, (hidden * weights[:, None]).to(slope.dtype), factor)
             return torch.autograd.grad(raw, leaf, slope)[0]
 
         return output.detach(), backward
@@ -98,12 +106,13 @@ def logit_transform(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Te
 
 def _add_outer(total: torch.Tensor, slope: torch.Tensor, hidden: torch.Tensor, factor: float) -> None:
     """Total [V, H] += factor x slope' [V, C] hidden [C, H], with no other tensor of that size."""
-    if total.dtype == slope.dtype == hidden.dtype:
+    if total.dtype == slope.dtype:
         total.addmm_(slope.T, hidden, alpha=factor)
-        return
-    hidden = hidden.to(slope.dtype)
-    for block, part in zip(torch.split(total, _BLOCK_ROWS), torch.split(slope.T, _BLOCK_ROWS), strict=True):
-        block.add_(part @ hidden, alpha=factor)
+    elif total.is_cuda and torch.version.hip is None:  # products of 16-bit numbers, added to float32
+        torch.addmm(total, slope.T, hidden, out_dtype=total.dtype, alpha=factor, out=total)
+    else:
+        for block, part in zip(torch.split(total, _BLOCK_ROWS), torch.split(slope.T, _BLOCK_ROWS), strict=True):
+            block.add_(part @ hidden, alpha=factor)
 
 
 def sparse_embedding(model: PreTrainedModel) -> nn.Embedding | None:

@@ -57,6 +57,13 @@ class Layout:
         """Cells that the model computes: B x T."""
         return int(self.input_ids.size)
 
+    @property
+    def cells(self) -> Ints:
+        """Int64 [N], index of each prediction in the flattened [B, T] cells."""
+        lines, columns = np.divmod(self.positions, max(len(self.keep), 1))
+        cells: Ints = lines * self.input_ids.shape[1] + self.keep[columns]
+        return cells
+
 
 def share(examples: Examples, rows: Sequence[int] | Ints, weights: npt.NDArray[np.float64]) -> Layout:
     """Lay rows out as a prefix tree, one cell for each distinct prefix.
@@ -172,6 +179,7 @@ class _Predictions:
     def merged(self) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
         """Cells, targets and weights, the same prediction once; in the order of cells."""
         cells, targets = np.concatenate(self.cells), np.concatenate(self.targets)
-        pairs, inverse = np.unique(np.stack([cells, targets]), axis=1, return_inverse=True)
-        summed = np.bincount(inverse.reshape(-1), weights=np.concatenate(self.weights), minlength=pairs.shape[1])
-        return pairs[0], pairs[1], summed.astype(np.float32)
+        base = int(targets.max(initial=0)) + 1
+        pairs, inverse = np.unique(cells * base + targets, return_inverse=True)
+        summed = np.bincount(inverse, weights=np.concatenate(self.weights), minlength=len(pairs))
+        return pairs // base, pairs % base, summed.astype(np.float32)

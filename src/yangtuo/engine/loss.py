@@ -9,7 +9,8 @@ what enters the head, the model's own head is given no position, and the `loss_f
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,11 +20,15 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from yangtuo.engine.batch_tensors import Batch
+from yangtuo.engine.gather import take
 from yangtuo.engine.head import Head, grad_of
 from yangtuo.engine.layout import Layout
 from yangtuo.model.sharding import is_sharded
 
-CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}  # of float32 logits; on a CPU, what stays near its caches
+# Of float32 logits; on a CPU, what stays near its caches. The gradient of a head that is trained in full is read and
+# written once a chunk.
+CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
+CHUNK_BYTES_OF_TRAINED_HEAD = {"cpu": 32 << 20, "cuda": 1 << 30}
 
 
 class SupervisedLoss:
@@ -45,7 +50,7 @@ class SupervisedLoss:
         self.label_smoothing, self.uses_own_head = label_smoothing, True
         self.chunk_rows: int | None = None
         self.gradient_factor: float | None = None
-        self.model, self._hidden = model, torch.empty(0)
+        self.model, self._hidden, self._losses_and_slope = model, torch.empty(0), _losses_and_slope
         decoder = model.get_decoder()
         self.knows_decoder = decoder is not None and decoder is not model
         if self.knows_decoder:
@@ -61,10 +66,11 @@ class SupervisedLoss:
         smoothing = self.label_smoothing if self.model.training else 0.0
         if not self.uses_own_head:
             logits_NV = logits.flatten(0, 1).index_select(0, batch.positions)
-            return _chunk_loss(logits_NV, batch.targets, batch.weights, smoothing)[0]
-        hidden_NH = hidden[:, batch.keep].flatten(0, 1).index_select(0, batch.positions)
+            return _losses(logits_NV, batch.targets, batch.weights, smoothing)[0].sum()
+        hidden_NH = take(hidden.flatten(0, 1), batch.cells)
         head = Head(self.model)
-        chunk_bytes = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
+        sizes = CHUNK_BYTES if head.whole is None else CHUNK_BYTES_OF_TRAINED_HEAD
+        chunk_bytes = sizes.get(hidden.device.type, sizes["cuda"])
         chunk_rows = self.chunk_rows or max(16, chunk_bytes // (4 * self.model.config.get_text_config().vocab_size))
 
         # A sharded head is gathered at each call, so all ranks have to call it equally often.
@@ -74,16 +80,16 @@ class SupervisedLoss:
             strict=True,
         )
         if torch.is_grad_enabled() and not any(map(is_sharded, head.parameters())):
+            how = _How(head, smoothing, batch.largest_weight, self.gradient_factor, self._losses_and_slope)
             total: torch.Tensor = _LossAndGradient.apply(  # type: ignore[no-untyped-call]
-                head, list(chunks), smoothing, self.gradient_factor, hidden_NH, *head.trained()
+                how, list(chunks), hidden_NH, batch.weights, *head.trained()
             )
             return total
 
-        def loss_of(hidden_CH: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-            return _chunk_loss(head.logits(hidden_CH), targets, weights, smoothing)[0]
+        def losses_of(hidden_CH: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+            return _losses(head.logits(hidden_CH), targets, weights, smoothing)[0]
 
-        losses = [checkpoint(loss_of, *chunk, use_reentrant=False) for chunk in chunks]
-        return torch.stack(losses).sum()
+        return torch.cat([checkpoint(losses_of, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
 
 def weighted_sum(model: nn.Module, loss: SupervisedLoss, batch: Batch) -> torch.Tensor:
@@ -136,69 +142,83 @@ def mean_loss(
     return float(accelerator.reduce(total, "sum")) / total_weight
 
 
-def _chunk_loss(
+def _losses(
     logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smoothing: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weighted sum for logits [C, V]; also the logits in float32 and their log-sum-exp [C]."""
-    logits = logits.float()
-    lse = logits.logsumexp(-1)
-    nll = lse - logits.gather(1, targets[:, None])[:, 0]
+    """Weighted losses [C] for logits [C, V]; also log-probabilities in float32: [C, V], and of the targets [C, 1]."""
+    logp = torch.log_softmax(logits, -1, dtype=torch.float32)
+    of_targets = logp.gather(1, targets[:, None])
+    losses = -of_targets[:, 0]
     if smoothing:
-        nll = (1 - smoothing) * nll + smoothing * (lse - logits.mean(-1))
-    return (nll * weights).sum(), logits, lse
+        losses = (1 - smoothing) * losses - smoothing * logp.mean(-1)
+    return losses * weights, logp, of_targets
+
+
+def _slope(
+    logp: torch.Tensor, of_targets: torch.Tensor, targets: torch.Tensor, smoothing: float, dtype: torch.dtype
+) -> torch.Tensor:
+    """Gradient of each row's own loss with respect to its logits, [C, V]: softmax - smoothed target."""
+    spread = smoothing / logp.shape[1]
+    slope = (logp.exp() - spread).to(dtype) if smoothing else torch.exp(logp, out=torch.empty_like(logp, dtype=dtype))
+    return slope.scatter_(1, targets[:, None], (of_targets.exp() - spread - (1 - smoothing)).to(dtype))
+
+
+def _losses_and_slope(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smoothing: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    losses, logp, of_targets = _losses(logits, targets, weights, smoothing)
+    return losses, _slope(logp, of_targets, targets, smoothing, logits.dtype)
+
+
+@dataclass(frozen=True)
+class _How:
+    """What `_LossAndGradient` is told beside its tensors; see `SupervisedLoss`."""
+
+    head: Head
+    smoothing: float
+    largest_weight: float
+    gradient_factor: float | None
+    losses_and_slope: Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 class _LossAndGradient(torch.autograd.Function):
     """Loss of chunks whose gradient, for a loss that counts once, is computed in the forward.
 
     The gradients are those of the plain sum; a loss scale or the division by the step's tokens arrives in `backward`
-    and is multiplied there, so that in float16 nothing small is rounded to zero here. Only where `gradient_factor` says
-    beforehand what will arrive, the head's gradients are added to its weights' `.grad` at once.
+    and is multiplied there. Weights, which may be as small as one by the number of a batch's tokens, are multiplied in
+    float32 or divided by the largest of them first. So in float16 nothing small is rounded to zero. Only where
+    `gradient_factor` says beforehand what will arrive, the head's gradients are added to its weights' `.grad` at once.
     """
 
     @staticmethod
     def forward(  # autograd takes no keywords
         ctx: Any,
-        head: Head,
+        how: _How,
         chunks: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
-        smoothing: float,
-        gradient_factor: float | None,
         hidden: torch.Tensor,
+        weights: torch.Tensor,
         *trained: torch.Tensor,
     ) -> torch.Tensor:
-        """Run all chunks; hidden is [N, H], chunks are its pieces with targets and weights."""
-        total = torch.zeros((), device=hidden.device)
-        if gradient_factor is None:
-            sums = [torch.zeros_like(weight) for weight in trained]
-        else:
-            sums = [grad_of(weight) for weight in trained]
-        of_hidden = []
-        for hidden_CH, targets, weights in chunks:
-            output, backward = head.logits_and_backward(hidden_CH)
+        """Run all chunks; hidden is [N, H], weights [N]; chunks are their pieces with targets between."""
+        is_direct = how.gradient_factor is not None
+        sums = [grad_of(weight) if is_direct else torch.zeros_like(weight) for weight in trained]
+        factor = how.largest_weight * (1.0 if how.gradient_factor is None else how.gradient_factor)
+        all_losses, of_hidden = [], []
+        for hidden_CH, targets, weights_C in chunks:
+            output, backward = how.head.logits_and_backward(hidden_CH)
             with torch.no_grad():
-                loss, logits, lse = _chunk_loss(output, targets, weights, smoothing)
-                total += loss
-                slope = _slope(logits, lse, targets, weights, smoothing).to(output.dtype)
-                del logits
-                of_hidden.append(backward(slope, sums, 1.0 if gradient_factor is None else gradient_factor))
-        ctx.save_for_backward(torch.cat(of_hidden), *([] if gradient_factor is not None else sums))
+                losses, slope = how.losses_and_slope(output, targets, weights_C, how.smoothing)
+                all_losses.append(losses)
+                of_hidden.append(backward(slope, weights_C / how.largest_weight, sums, factor))
+        if how.head.weights_slopes:
+            weights = torch.full_like(weights, how.largest_weight)
+        ctx.save_for_backward(torch.cat(of_hidden), weights, *([] if is_direct else sums))
         ctx.num_trained = len(trained)
-        return total
+        return torch.cat(all_losses).sum()  # in the same order, whatever the chunks
 
     @staticmethod
     def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the forward, times the one that arrives."""
-        first, *others = ctx.saved_tensors
-        of_trained = [other.mul_(scale) for other in others] or [None] * ctx.num_trained
-        return None, None, None, None, (first.float() * scale).to(first.dtype), *of_trained
-
-
-def _slope(
-    logits: torch.Tensor, lse: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smoothing: float
-) -> torch.Tensor:
-    """Gradient of the weighted sum with respect to logits [C, V]: weight x (softmax - smoothed target)."""
-    slope = (logits - lse[:, None]).exp_()
-    if smoothing:
-        slope -= smoothing / logits.shape[1]
-    slope[torch.arange(len(targets), device=targets.device), targets] -= 1 - smoothing
-    return slope.mul_(weights[:, None])
+        of_hidden, weights, *sums = ctx.saved_tensors
+        of_trained = [each.mul_(scale) for each in sums] or [None] * ctx.num_trained
+        return None, None, (of_hidden.float() * (weights * scale)[:, None]).to(of_hidden.dtype), None, *of_trained

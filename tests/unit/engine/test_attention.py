@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +11,11 @@ from transformers.masking_utils import causal_mask_function, sliding_window_caus
 from tests.unit.engine.small import examples_of
 from yangtuo.engine import attention as module
 from yangtuo.engine.attention import LayerMask, TreeRows, layer_mask, prefix_shared_attention
+from yangtuo.engine.gather import Places, sent
 from yangtuo.engine.layout import share
 
 HEADS, GROUPS, WIDTH = 4, 2, 8
+CPU = torch.device("cpu")
 FAMILIES = {
     "one row": [([1, 2, 3], [4, 5])],
     "nothing in common": [([1, 2], [3, 4]), ([5, 6], [7, 8])],
@@ -98,7 +101,7 @@ def test_every_row_as_if_it_stood_alone(kind, rows):
     seen, how = KINDS[kind]
     q, k, v = inputs = drawn(num_cells)
     options = {name: how[name] for name in ("softcap", "scaling") if name in how}
-    tree = TreeRows.of(sequences, num_cells)
+    tree = TreeRows.of(sequences, num_cells, CPU)
     result, weights = prefix_shared_attention(None, q, k, v, seen, tree=tree, **options)
     assert weights is None
     assert result.shape == (1, num_cells, HEADS, WIDTH)
@@ -110,13 +113,13 @@ def test_every_row_as_if_it_stood_alone(kind, rows):
 def test_values_wider_than_keys(rows):
     sequences, num_cells = rows
     q, k, v = drawn(num_cells, width=12)
-    result, _ = prefix_shared_attention(None, q, k, v, None, tree=TreeRows.of(sequences, num_cells))
+    result, _ = prefix_shared_attention(None, q, k, v, None, tree=TreeRows.of(sequences, num_cells, CPU))
     assert_rows_agree(result, row_by_row(q, k, v, sequences), sequences)
 
 
 def test_against_torch_on_one_row():
     q, k, v = drawn(6)
-    tree = TreeRows.of([np.arange(6)], 6)
+    tree = TreeRows.of([np.arange(6)], 6, CPU)
     expected = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     result, _ = prefix_shared_attention(None, q, k, v, None, tree=tree)
     torch.testing.assert_close(result, expected.transpose(1, 2))
@@ -125,7 +128,7 @@ def test_against_torch_on_one_row():
 def test_shared_heads_are_repeated_where_no_kernel_takes_them(monkeypatch):
     """As on a T4, or in float32 on any GPU; asking for groups there keeps the products of all pairs."""
     q, k, v = drawn(6)
-    tree = TreeRows.of([np.arange(6)], 6)
+    tree = TreeRows.of([np.arange(6)], 6, CPU)
     usual, _ = prefix_shared_attention(None, q, k, v, None, tree=tree)
     asked = []
     real = functional.scaled_dot_product_attention
@@ -152,14 +155,14 @@ def test_shared_heads_are_repeated_where_no_kernel_takes_them(monkeypatch):
 )
 def test_which_kernel_takes_shared_heads(capability, dtype, has_mask, has_one, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    query = SimpleNamespace(is_cuda=True, dtype=dtype, shape=(1, 4, 8, 64), device="cuda:0")
+    query = SimpleNamespace(is_cuda=True, dtype=dtype, shape=(1, 4, 8, 64), device=torch.device("cuda:0"))
     assert module._has_kernel_for_groups(query, torch.ones(1) if has_mask else None) is has_one
 
 
 def test_a_window_changes_rows_longer_than_it_and_no_others():
     """The negative control of the window: it is not ignored."""
     q, k, v = drawn(6)
-    tree = TreeRows.of([np.arange(6)], 6)
+    tree = TreeRows.of([np.arange(6)], 6, CPU)
 
     def attended(window):
         seen = LayerMask(sliding_window_causal_mask_function(window), window)
@@ -175,21 +178,61 @@ def test_a_wrong_place_to_take_a_result_from_is_noticed(rows):
     """The negative control of all of these."""
     sequences, num_cells = rows
     q, k, v = drawn(num_cells)
-    tree = TreeRows.of(sequences, num_cells)
+    tree = TreeRows.of(sequences, num_cells, CPU)
     expected = row_by_row(q, k, v, sequences)
+    usual = np.arange(num_cells) if tree.blocks.back is None else tree.blocks.back.rows.numpy()
+    num_places = sum(rows * length for rows, length in tree.blocks.shapes)
     for cell in range(num_cells):
-        back = tree.back.clone()
+        back = usual.copy()
         back[cell] = back[(cell + 1) % num_cells]
-        wrong = dataclasses.replace(tree, back=back)
+        (sent_back,) = sent([Places.of(back, num_places)], CPU)
+        wrong = dataclasses.replace(tree, blocks=dataclasses.replace(tree.blocks, back=sent_back))
         result, _ = prefix_shared_attention(None, q, k, v, None, tree=wrong)
         with pytest.raises(AssertionError):
             assert_rows_agree(result, expected, sequences)
 
 
+def kernel_of_rows(q, k, v, offsets, same, longest, also, *, scale, window_size, enable_gqa):
+    """What torch's `varlen_attn` computes, which only a GPU has."""
+    assert window_size == (-1, 0)
+    assert longest == int(offsets.diff().max())
+    rows = [slice(begin, end) for begin, end in itertools.pairwise(offsets.tolist())]
+    parts = ([tensor[row].transpose(0, 1)[None] for tensor in (q, k, v)] for row in rows)
+    attention = functional.scaled_dot_product_attention
+    results = [attention(*part, is_causal=True, scale=scale, enable_gqa=enable_gqa) for part in parts]
+    return torch.cat([result[0].transpose(0, 1) for result in results])
+
+
+@pytest.fixture
+def with_kernel(monkeypatch):
+    monkeypatch.setattr(module, "_may_have_varlen", lambda device: True)
+    monkeypatch.setattr(module, "_has_varlen", lambda query: True)
+    monkeypatch.setattr(module, "varlen_attn", kernel_of_rows)
+
+
+def test_rows_end_to_end_as_if_each_stood_alone(rows, with_kernel):
+    sequences, num_cells = rows
+    q, k, v = inputs = drawn(num_cells)
+    result, _ = prefix_shared_attention(None, q, k, v, None, tree=TreeRows.of(sequences, num_cells, CPU))
+    expected = row_by_row(q, k, v, sequences)
+    assert_rows_agree(result, expected, sequences)
+    assert_gradients_agree(result, expected, sequences, inputs)
+
+
+def test_rows_that_share_nothing_are_not_copied(with_kernel, monkeypatch):
+    """Whatever the order in which the data has them; a shared cell is the negative control."""
+    monkeypatch.setattr(module, "take", lambda tensor, places: pytest.fail("copied") if places else tensor)
+    q, k, v = drawn(7)
+    apart = TreeRows.of([np.arange(4, 7), np.arange(4)], 7, CPU)
+    assert prefix_shared_attention(None, q, k, v, None, tree=apart)[0].shape == (1, 7, HEADS, WIDTH)
+    with pytest.raises(pytest.fail.Exception, match="copied"):
+        prefix_shared_attention(None, q, k, v, None, tree=TreeRows.of([np.array([0, 4, 5, 6]), np.arange(4)], 7, CPU))
+
+
 def test_a_cell_sees_its_own_row_and_nothing_else(rows):
     sequences, num_cells = rows
     q, k, v = drawn(num_cells)
-    result, _ = prefix_shared_attention(None, q, k, v, None, tree=TreeRows.of(sequences, num_cells))
+    result, _ = prefix_shared_attention(None, q, k, v, None, tree=TreeRows.of(sequences, num_cells, CPU))
     before = {cell: set(row[: t + 1].tolist()) for row in sequences for t, cell in enumerate(row.tolist())}
     for cell in range(num_cells):
         (grad,) = torch.autograd.grad(result[0, cell].sum(), v, retain_graph=True)
@@ -198,7 +241,7 @@ def test_a_cell_sees_its_own_row_and_nothing_else(rows):
 
 def test_dropout_leaves_out_weights_and_keeps_the_mean():
     q, k, v = drawn(6)
-    tree = TreeRows.of([np.arange(6)], 6)
+    tree = TreeRows.of([np.arange(6)], 6, CPU)
     plain, _ = prefix_shared_attention(None, q, k, v, None, tree=tree)
     for softcap in (None, 1e6):
         with torch.random.fork_rng():
@@ -214,16 +257,18 @@ def test_dropout_leaves_out_weights_and_keeps_the_mean():
 # ---- where rows have their tokens
 
 
-def test_blocks_flat_rows_and_the_way_back():
+def test_blocks_rows_and_the_way_back(with_kernel):
     sequences = [np.array([0, 1, 4]), np.array([0, 1, 2, 3]), np.array([5])]
-    tree = TreeRows.of(sequences, 6)
-    assert [block.cells.tolist() for block in tree.blocks] == [[[0, 1, 2, 3], [0, 1, 4, 4]], [[5]]]
-    joined = torch.cat([block.cells.flatten() for block in tree.blocks])
-    assert joined[tree.back].tolist() == list(range(6))
-    assert tree.flat.tolist() == [0, 1, 4, 0, 1, 2, 3, 5]
-    assert tree.flat[tree.flat_back].tolist() == list(range(6))
-    assert tree.offsets.tolist() == [0, 3, 7, 8]
-    assert tree.offsets.dtype == torch.int32
+    tree = TreeRows.of(sequences, 6, CPU)
+    blocks, rows = tree.blocks, tree.end_to_end
+    assert blocks.shapes == ((2, 4), (1, 1))
+    assert blocks.places.rows.tolist() == [0, 1, 2, 3, 0, 1, 4, 4, 5]
+    assert blocks.places.rows[blocks.back.rows].tolist() == list(range(6))
+    assert blocks.places.order.tolist() == [0, 4, 1, 5, 2, 3, 6, 8], "the padding has no gradient"
+    assert rows.places.rows.tolist() == [0, 1, 2, 3, 0, 1, 4, 5]
+    assert rows.places.rows[rows.back.rows].tolist() == list(range(6))
+    assert rows.offsets.tolist() == [0, 4, 7, 8]
+    assert rows.offsets.dtype == torch.int32
     assert tree.longest == 4
 
 
@@ -234,17 +279,22 @@ def test_blocks_flat_rows_and_the_way_back():
 def test_rows_of_similar_length_form_a_block(lengths, sizes):
     begins = np.cumsum([0, *lengths])
     sequences = [np.arange(begin, begin + length) for begin, length in zip(begins, lengths, strict=False)]
-    tree = TreeRows.of(sequences, sum(lengths))
-    assert [len(block.cells) for block in tree.blocks] == sizes
-    padded = sum(block.cells.numel() for block in tree.blocks)
+    shapes = TreeRows.of(sequences, sum(lengths), CPU).blocks.shapes
+    assert [rows for rows, _ in shapes] == sizes
+    padded = sum(rows * length for rows, length in shapes)
     assert padded - sum(lengths) <= padded / 8
 
 
-def test_moved_as_a_whole():
-    moved = TreeRows.of([np.arange(3), np.array([0, 3])], 4).to(torch.device("meta"))
-    tensors = [moved.back, moved.flat, moved.flat_back, moved.offsets, *(block.cells for block in moved.blocks)]
-    assert {tensor.device.type for tensor in tensors} == {"meta"}
-    assert moved.longest == 3
+@pytest.mark.parametrize("has_kernel", [True, False])
+def test_on_a_device_as_a_whole(has_kernel, monkeypatch):
+    monkeypatch.setattr(module, "_may_have_varlen", lambda device: has_kernel)
+    tree = TreeRows.of([np.arange(3), np.array([0, 3])], 4, torch.device("meta"))
+    ways = [tree.blocks, tree.end_to_end] if has_kernel else [tree.blocks]
+    assert (tree.end_to_end is not None) is has_kernel
+    for way in ways:
+        for places in (way.places, way.back):
+            assert {tensor.device.type for tensor in dataclasses.astuple(places)} == {"meta"}
+    assert tree.longest == 3
 
 
 # ---- what a layer may see

@@ -206,6 +206,26 @@ def test_a_scaled_loss_and_two_micro_batches_add_up():
         torch.testing.assert_close(got[name], grad, rtol=1e-3, atol=1e-2, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("weight", [1.0, 1 / 4096])
+@pytest.mark.parametrize("subject", ["lora", "lora and a whole head", "lora on the head"])
+def test_small_weights_are_not_rounded_away_in_float16(subject, weight):
+    """What reaches the layers below the head, with the loss scale that makes up for it."""
+    model = SUBJECTS[subject](model_of("Llama", vocab_size=4096)).train()
+    head = base_of(model).lm_head.half()
+    hidden = torch.randn(1, LAYOUT.num_cells, 32, generator=torch.Generator().manual_seed(2))
+    weighted = Batch.of(pad(EXAMPLES, range(4), np.full(4, weight)), torch.device("cpu"))
+
+    def gradient(dtype):
+        leaf = hidden.to(dtype).requires_grad_()
+        loss = SupervisedLoss(base_of(model))
+        loss._hidden = leaf.view(*LAYOUT.input_ids.shape, 32)
+        head.to(dtype)
+        return torch.autograd.grad(loss(torch.empty(0), batch=weighted) * 65536, leaf)[0].double()
+
+    exact, found = gradient(torch.float64), gradient(torch.float16)
+    assert float((found - exact).norm() / exact.norm()) < 1.5e-3
+
+
 def test_only_supervised_positions_reach_the_head_and_never_all_at_once():
     model = SUBJECTS["lora"](model_of("Llama")).train()
     loss = SupervisedLoss(base_of(model))
