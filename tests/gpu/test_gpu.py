@@ -47,7 +47,7 @@ def test_the_kernel_agrees_with_rows_one_by_one(dtype, monkeypatch):
     q, k, v = (torch.randn(1, heads, 75, 32, device="cuda", dtype=dtype, requires_grad=True) for heads in (4, 2, 2))
     results = []
     for has_kernel in (True, False):
-        monkeypatch.setattr(attention, "_has_varlen", lambda query, has=has_kernel: has)
+        monkeypatch.setattr(attention, "_takes", lambda query, has=has_kernel: has)
         output, _ = prefix_shared_attention(None, q, k, v, None, tree=tree)
         results.append((output, *torch.autograd.grad(output.float().square().sum(), (q, k, v))))
     for a, b in zip(*results, strict=True):

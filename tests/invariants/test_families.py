@@ -7,6 +7,7 @@ from tests.invariants.families import PADDED, SHARING, model_of, rows
 from yangtuo.engine import probe
 from yangtuo.engine.layer_kinds import reason_not_to_share
 from yangtuo.engine.loss import SupervisedLoss
+from yangtuo.engine.steps import Execution
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 pytestmark = pytest.mark.filterwarnings("ignore")  # of kernels that are not installed
@@ -19,7 +20,7 @@ def tried(kind, dtype, *, by_name=False):
     with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
         if not by_name:
             patch.setattr(probe, "reason_not_to_share", lambda _: None)
-        found = probe.choose_shortcuts(model, base, SupervisedLoss(base), rows(), may_share=True)
+        found = probe.choose_shortcuts(model, base, SupervisedLoss(base), rows(), Execution(True, 1000))
     assert found.compared == "gradient"
     assert found.dtype == str(dtype).removeprefix("torch.")
     return found.distances.get(probe.SHARING), found

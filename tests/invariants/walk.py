@@ -29,6 +29,7 @@ from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.comparison import distance
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
+from yangtuo.engine.steps import Execution
 from yangtuo.engine.tolerance import gradient_limit
 from yangtuo.errors import UserError, one_line
 from yangtuo.export.gguf.model import architecture
@@ -215,7 +216,7 @@ def _step(adapter: adapter_state.Adapter, dtype: torch.dtype) -> tuple[str, floa
     plain = model.get_base_model()
     loss = SupervisedLoss(plain)
     try:
-        chosen = probe.choose_shortcuts(model, plain, loss, examples, may_share=True)
+        chosen = probe.choose_shortcuts(model, plain, loss, examples, Execution(True, 1000))
     except UserError as error:
         raise LeftOut(_refused(str(error))) from error
     every = list(range(len(examples)))

@@ -39,6 +39,7 @@ class TrainerArguments:
     bf16: bool
     fp16: bool
     use_cpu: bool
+    torch_compile: bool
     ddp_backend: str | None
     ddp_timeout: int
     deepspeed: str | None

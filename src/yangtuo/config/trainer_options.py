@@ -122,9 +122,9 @@ TRAINING_ARGUMENTS: dict[str, ArgRule] = {
         "it would change which rows form a step; lower --per_device_train_batch_size and raise "
         "--gradient_accumulation_steps by the same factor",
     ),
+    **_ours("torch_compile", "each decoder layer as one graph, tried before the first step", Decides.NOTHING),
     **_refused(
-        "torch_compile torch_compile_backend torch_compile_mode",
-        "every micro-batch has another length, so it would compile again and again; leave it out",
+        "torch_compile_backend torch_compile_mode", "layers are compiled by Inductor, in its default mode; leave it out"
     ),
     **_refused("use_liger_kernel liger_kernel_config", "it replaces code of the model that the loss here builds on"),
     **_refused(
@@ -166,8 +166,8 @@ _GROUPS = {
         "logging_strategy logging_steps logging_first_step report_to run_name disable_tqdm log_level"
     ),
     "precision, memory, several GPUs": (
-        "bf16 fp16 tf32 use_cpu gradient_checkpointing deepspeed fsdp fsdp_config ddp_backend ddp_timeout "
-        "ddp_find_unused_parameters"
+        "bf16 fp16 tf32 use_cpu gradient_checkpointing torch_compile deepspeed fsdp fsdp_config ddp_backend "
+        "ddp_timeout ddp_find_unused_parameters"
     ),
 }
 RARE = "rarely used"  # the group of all others
@@ -181,5 +181,6 @@ SENTENCES = {
     "max_steps": "Steps in all, instead of --num_train_epochs; -1 for that.",
     "per_device_train_batch_size": "Rows of a step on each GPU, times --gradient_accumulation_steps.",
     "gradient_accumulation_steps": "Gives a step so many times the rows; memory is saved by --micro_batch_tokens.",
+    "torch_compile": "Compile each decoder layer: fewer passes over memory, a minute or two longer at the start.",
     "gradient_checkpointing": "Less memory, about a third slower; auto: on where a row would not fit otherwise.",
 }

@@ -103,8 +103,8 @@ class TreeRows:
     @classmethod
     def of(cls, sequences: Sequence[npt.NDArray[np.int64]], num_cells: int, device: torch.device) -> "TreeRows":
         """`sequences` as in `layout.Layout`."""
-        shapes, *of_blocks = _in_blocks(sequences, num_cells)
-        if not _may_have_varlen(device):
+        shapes, *of_blocks = _block_places(sequences, num_cells)
+        if not has_varlen(device):
             places, back = sent(of_blocks, device)
             return cls(Blocks(shapes, places, back), None, max(map(len, sequences)))
         # In the order of their last cells, rows that share none are the cells themselves.
@@ -119,7 +119,7 @@ class TreeRows:
         return cls(Blocks(shapes, places, back), end_to_end, max(map(len, sequences)))
 
 
-def _in_blocks(
+def _block_places(
     sequences: Sequence[npt.NDArray[np.int64]], num_cells: int
 ) -> tuple[tuple[tuple[int, int], ...], Places | None, Places | None]:
     """Shapes, places and way back of `Blocks`, as arrays."""
@@ -184,26 +184,44 @@ def prefix_shared_attention(  # noqa: PLR0913  # transformers decides what it is
     visible = attention_mask or LayerMask()
     by_cell = tuple(tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
     is_plain = visible.is_causal(tree.longest) and not softcap and not dropout
-    if is_plain and tree.end_to_end and _has_varlen(query) and query.shape[-1] == value.shape[-1]:
+    if is_plain and tree.end_to_end and _takes(query) and query.shape[-1] == value.shape[-1]:
         return _end_to_end(by_cell, tree.end_to_end, tree.longest, scaling).unsqueeze(0), None
-    sizes = [rows * length for rows, length in tree.blocks.shapes]
-    taken = [torch.split(take(tensor, tree.blocks.places), sizes) for tensor in by_cell]
+    how = _How(scaling, softcap, dropout)
+    return _in_blocks(by_cell, tree.blocks, visible, how).unsqueeze(0), None
+
+
+@dataclass(frozen=True)
+class _How:
+    """See `prefix_shared_attention`."""
+
+    scaling: float | None
+    softcap: float | None
+    dropout: float
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # micro-batches have another number of blocks each, and with it another graph
+def _in_blocks(by_cell: tuple[torch.Tensor, ...], blocks: Blocks, visible: LayerMask, how: _How) -> torch.Tensor:
+    """[T, H, D] of queries, keys and values -> [T, H, E]."""
+    sizes = [rows * length for rows, length in blocks.shapes]
+    taken = [torch.split(take(tensor, blocks.places), sizes) for tensor in by_cell]
     parts = []
-    for shape, *of_block in zip(tree.blocks.shapes, *taken, strict=True):
+    for shape, *of_block in zip(blocks.shapes, *taken, strict=True):
         q, k, v = (tensor.unflatten(0, shape).transpose(1, 2) for tensor in of_block)  # [b, H, L, D]
         mask = visible.mask(q.shape[2], q.device)
-        if softcap:
-            how = (softcap, q.shape[-1] ** -0.5 if scaling is None else scaling, dropout)
-            result = _softcapped(q, k, v, mask, how)
+        if how.softcap:
+            result = _softcapped(q, k, v, mask, how.softcap, how)
         else:
             if q.shape[1] != k.shape[1] and not _has_kernel_for_groups(q, mask):
                 repeats = q.shape[1] // k.shape[1]
                 k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
             result = functional.scaled_dot_product_attention(
-                *(q, k, v, mask, dropout), is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+                *(q, k, v, mask, how.dropout),
+                is_causal=mask is None,
+                scale=how.scaling,
+                enable_gqa=q.shape[1] != k.shape[1],
             )
         parts.append(result.transpose(1, 2).flatten(0, 1))
-    return take(torch.cat(parts), tree.blocks.back).unsqueeze(0), None
+    return take(torch.cat(parts), blocks.back)
 
 
 def _end_to_end(by_cell: tuple[torch.Tensor, ...], rows: EndToEnd, longest: int, scaling: float | None) -> torch.Tensor:
@@ -219,13 +237,14 @@ def _end_to_end(by_cell: tuple[torch.Tensor, ...], rows: EndToEnd, longest: int,
     return take(result, rows.back)
 
 
-def _may_have_varlen(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+def has_varlen(device: torch.device, dtype: torch.dtype | None = None) -> bool:
+    """Whether rows may go end to end through torch's `varlen_attn`: on Ampere or later, and in 16 bits."""
+    is_able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return is_able and dtype in (None, torch.bfloat16, torch.float16)
 
 
-def _has_varlen(query: torch.Tensor) -> bool:
-    is_narrow = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] <= 256
-    return is_narrow and _may_have_varlen(query.device)
+def _takes(query: torch.Tensor) -> bool:
+    return query.shape[-1] <= 256 and has_varlen(query.device, query.dtype)
 
 
 def _has_kernel_for_groups(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
@@ -233,28 +252,24 @@ def _has_kernel_for_groups(query: torch.Tensor, mask: torch.Tensor | None) -> bo
 
     The other memory-efficient kernel of torch 2.13 wants as many of them as heads.
     """
-    return not query.is_cuda or (mask is None and _has_varlen(query))
+    return not query.is_cuda or (mask is None and _takes(query))
 
 
 def _softcapped(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: torch.Tensor | None,
-    how: tuple[float, float, float],
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, softcap: float, how: _How
 ) -> torch.Tensor:
     """Bound products by softcap x tanh(products / softcap) before the softmax, which no kernel of torch's SDPA has.
 
     Source: Gemma 2 report (arXiv:2408.00118), section 2.
     """
-    softcap, scaling, dropout = how
+    scaling = q.shape[-1] ** -0.5 if how.scaling is None else how.scaling
     repeats = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     products = softcap * torch.tanh(q @ k.transpose(2, 3) * (scaling / softcap))
     if mask is None:
         mask = torch.ones(products.shape[-2:], dtype=torch.bool, device=q.device).tril()
     weights = products.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(v.dtype)
-    return functional.dropout(weights, dropout) @ v
+    return functional.dropout(weights, how.dropout) @ v
 
 
 AttentionInterface.register(PREFIX_SHARED, prefix_shared_attention)

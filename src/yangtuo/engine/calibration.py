@@ -7,6 +7,7 @@ followed to the memory that is free. Nothing runs out of memory on the way, and 
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def calibrate(
         )
     chosen = min(fits, MOST_CELLS["cuda"])
     logger.info("engine: micro-batches of at most %s tokens, by a measurement of the memory", f"{chosen:,}")
-    return Execution(execution.shares_prefixes, chosen)
+    return replace(execution, max_cells=chosen, is_auto=False)
 
 
 def cells_that_fit(measured: Sequence[tuple[int, int]], free: int) -> int:

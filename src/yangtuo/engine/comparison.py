@@ -31,6 +31,7 @@ class Comparison:
     Attributes:
         kind: "gradient" or "token losses".
         dtype: in which the model computes.
+        device: where it computes.
         limit: the largest distance that rounding explains.
         unreached: names of compared weights that had no gradient in the last result: nothing depends on them.
     """
@@ -43,7 +44,7 @@ class Comparison:
         # Sharding engines hook into the whole; elsewhere a wrapper would count a forward without its backward.
         self._model = model if sharded else base
         self._base, self._loss, self._rows = base, loss, rows
-        self._device = next(base.parameters()).device
+        self.device = next(base.parameters()).device
         self.kind, self.dtype = "gradient" if self._weights else "token losses", computed_in(base)
         limit_of = tolerance.gradient_limit if self._weights else tolerance.token_losses_limit
         self.limit = limit_of(self.dtype)
@@ -75,7 +76,7 @@ class Comparison:
 
         Without `tells_positions`, the model counts them itself.
         """
-        batch = Batch.of(layout, self._device)
+        batch = Batch.of(layout, self.device)
         batch = batch if tells_positions else replace(batch, position_ids=None)
         if self._weights:
             with torch.enable_grad():
@@ -98,7 +99,7 @@ class Comparison:
         if self._weights:
             return self.result(layout)
         with torch.no_grad():
-            return [weighted_sum(self._model, self._loss, Batch.of(layout, self._device)).reshape(1)]
+            return [weighted_sum(self._model, self._loss, Batch.of(layout, self.device)).reshape(1)]
 
 
 def distance(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:

@@ -57,6 +57,10 @@ class SupervisedLoss:
             decoder.register_forward_hook(self._keep_hidden)
         model.loss_function = self
 
+    def compile(self, *, is_on: bool = True) -> None:
+        """Have the loss of a chunk and its slope computed by one compiled graph; or no longer."""
+        self._losses_and_slope = torch.compile(_losses_and_slope, dynamic=True) if is_on else _losses_and_slope
+
     def _keep_hidden(self, module: nn.Module, args: Any, output: Any) -> None:
         self._hidden = output[0]
 

@@ -20,8 +20,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from yangtuo.data.examples import Examples
-from yangtuo.engine.attention import PREFIX_SHARED
+from yangtuo.engine.attention import PREFIX_SHARED, has_varlen
 from yangtuo.engine.comparison import Comparison, Result, distance
+from yangtuo.engine.compiled import as_they_were, compile_each, layers_of
 from yangtuo.engine.layer_kinds import reason_not_to_share
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss
@@ -34,7 +35,7 @@ from yangtuo.model.lora import FusedLinear
 
 logger = logging.getLogger(__name__)
 
-HEAD, LORA, SHARING, PADDING = "own head", "fused LoRA", "shared prefixes", "padded rows"
+HEAD, LORA, SHARING, PADDING, COMPILED = "own head", "fused LoRA", "shared prefixes", "padded rows", "compiled layers"
 _WEIGHTS = np.array([1.0, 0.7])  # so that rows that are mixed up do not add up to the same
 # Of models that refuse another attention, or do not hand its arguments on.
 _REFUSALS = (RuntimeError, ValueError, TypeError, ImportError, LookupError, AttributeError)
@@ -45,6 +46,7 @@ _INSTEAD = {
     LORA: "PEFT's own LoRA layers compute",
     SHARING: "rows are padded",
     PADDING: "rows are computed one by one",
+    COMPILED: "layers are not compiled",
 }
 
 
@@ -55,6 +57,7 @@ class Shortcuts:
     Attributes:
         shares_prefixes: rows may be laid out as a prefix tree.
         pads_exactly: rows beside each other on padded lines have the gradient of rows computed one by one.
+        is_compiled: each decoder layer is a compiled graph.
         compared: "gradient", or "token losses" where an engine holds parts of the weights.
         dtype: in which the model computes.
         limit: the largest distance that rounding explains.
@@ -64,6 +67,7 @@ class Shortcuts:
 
     shares_prefixes: bool
     pads_exactly: bool
+    is_compiled: bool
     compared: str
     dtype: str
     limit: float
@@ -73,14 +77,14 @@ class Shortcuts:
     def allowed(self, wish: Execution) -> Execution:
         """The wish, as far as the model bears it; one whose rows change beside padding is computed a row at a time."""
         if not self.pads_exactly:
-            return Execution(self.shares_prefixes, max_cells=1)
-        return replace(wish, shares_prefixes=self.shares_prefixes)
+            return replace(wish, shares_prefixes=self.shares_prefixes, max_cells=1, compiles=self.is_compiled)
+        return replace(wish, shares_prefixes=self.shares_prefixes, compiles=self.is_compiled)
 
 
 def choose_shortcuts(
-    model: nn.Module, base: PreTrainedModel, loss: SupervisedLoss, examples: Examples, *, may_share: bool
+    model: nn.Module, base: PreTrainedModel, loss: SupervisedLoss, examples: Examples, wish: Execution
 ) -> Shortcuts:
-    """Set `loss.uses_own_head`, the LoRA layers and the base's attention, and tell how rows may be laid out.
+    """Set `loss.uses_own_head`, the LoRA layers, the base's attention, compiled layers; tell how rows may be laid out.
 
     Called by all processes, which choose alike.
 
@@ -89,7 +93,8 @@ def choose_shortcuts(
         base: the causal language model inside.
         loss: its loss function.
         examples: the data set; two rows are made of its first ones.
-        may_share: False where the user has named an attention code, or the run needs rows on lines of their own.
+        wish: whether rows may share prefixes (not where the user has named an attention code, or the run needs rows
+            on lines of their own), and whether layers are to be compiled.
 
     Raises:
         AdapterError: trained modules on which the loss does not depend; they are named.
@@ -98,10 +103,12 @@ def choose_shortcuts(
     with trial.compared.on_the_model():
         trial.try_lora()
         trial.try_head()
-        shares = may_share and trial.try_sharing()
-        pads = not may_share or shares or trial.try_padding()
+        shares = wish.shares_prefixes and trial.try_sharing()
+        pads = not wish.shares_prefixes or shares or trial.try_padding()
+        is_compiled = wish.compiles and trial.try_compiled(shares=shares)
     dtype = name_of(trial.compared.dtype)
-    found = Shortcuts(shares, pads, trial.compared.kind, dtype, trial.compared.limit, trial.distances, trial.refused)
+    how = (trial.compared.kind, dtype, trial.compared.limit, trial.distances, trial.refused)
+    found = Shortcuts(shares, pads, is_compiled, *how)
     _tell(found)
     return found
 
@@ -196,6 +203,27 @@ class _Trial:
             return [a + b for a, b in zip(first, second, strict=True)] if is_sum else [*first, *second]
 
         return self._agrees(PADDING, one_by_one)
+
+    def try_compiled(self, *, shares: bool) -> bool:
+        """Layers and the loss as compiled graphs, on rows as they will be laid out."""
+        layers = layers_of(self._base)
+        is_twice = any(layer.gradient_checkpointing for layer in layers)
+        if shares and is_twice and not has_varlen(self.compared.device, self.compared.dtype):
+            self.refused[COMPILED] = (
+                "with gradient checkpointing they need a kernel for rows of all lengths, which NVIDIA GPUs have from "
+                "Ampere on, in 16 bits"
+            )
+            return False
+        self._fuse(False)  # a function of many kernels, of which a compiler makes few
+        compile_each(layers)
+        self._loss.compile()
+        layout = share(self._rows, [0, 1], _WEIGHTS) if shares else self._padded
+        agrees = self._agrees(COMPILED, lambda: self.compared.result(layout))
+        if not agrees:
+            self._loss.compile(is_on=False)
+            as_they_were(layers)
+            self._fuse(LORA not in self.refused)
+        return agrees
 
     def _agrees(self, name: str, compute: Callable[[], Result], expected: Result | None = None) -> bool:
         reason = ""

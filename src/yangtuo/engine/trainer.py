@@ -237,9 +237,7 @@ class StepTrainer(Trainer):
             return
         wish = self._steps.execution
         with self.accelerator.autocast():
-            self.shortcuts = choose_shortcuts(
-                model, self._base, self._loss, self._steps.examples, may_share=wish.shares_prefixes
-            )
+            self.shortcuts = choose_shortcuts(model, self._base, self._loss, self._steps.examples, wish)
             execution = self.shortcuts.allowed(wish)
             if execution.is_auto and not self._runner.can_redo and can_measure(self.args.device):
                 execution = calibrate(model, self._loss, self._steps.planner, execution, self.accelerator)

@@ -51,6 +51,8 @@ def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> No
         *(["an adapter that is merged in memory (--new_adapter, or one trained so)"] if merges else []),
         *([f"--init_lora_weights {lora.init_lora_weights}"] if begins_from_the_base(lora) else []),
     ]
+    if settings.trainer.torch_compile and (stage == 3 or fsdp(settings.trainer.fsdp)):
+        raise UsageError("--torch_compile: ZeRO-3 and FSDP bring weights while a layer runs; leave it out, or use DDP")
     if whole and stage == 3:
         raise UsageError(f"{whole[0]} needs the base whole in each process, which ZeRO-3 divides; use ZeRO-2 or DDP")
     if bits and fsdp(settings.trainer.fsdp):

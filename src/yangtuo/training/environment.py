@@ -87,7 +87,8 @@ def choose_execution(
         "" if shares else ", rows padded (--attn_implementation or --neftune_noise_alpha)",
         ", gradient checkpointing" if checkpointing else "",
     )
-    return Execution(shares, max_cells, is_auto=budget == "auto" and not resumed)
+    is_auto = budget == "auto" and not resumed
+    return Execution(shares, max_cells, is_auto, compiles=settings.trainer.torch_compile)
 
 
 def loaded_to(settings: Settings, device: torch.device) -> torch.device | None:

@@ -256,9 +256,9 @@ def test_a_value_that_is_none_of_the_choices(name):
     ("words", "message"),
     [
         (
-            ["--torch_compile"],
-            "--torch_compile True: not supported: every micro-batch has another length, so it would compile again and "
-            "again; leave it out",
+            ["--torch_compile_mode", "max-autotune"],
+            "--torch_compile_mode max-autotune: not supported: layers are compiled by Inductor, in its default mode; "
+            "leave it out",
         ),
         (
             ["--auto_find_batch_size", "True"],
@@ -296,7 +296,7 @@ def test_all_of_them_at_once():
 
 
 @pytest.mark.parametrize(
-    "words", [["--torch_compile", "False"], ["--dataloader_pin_memory"], ["--optim", "adamw_torch"]]
+    "words", [["--use_liger_kernel", "False"], ["--dataloader_pin_memory"], ["--optim", "adamw_torch"]]
 )
 def test_the_default_of_a_refused_field_may_be_spelled_out(words):
     assert settings_of(*words).training["do_train"] is True
@@ -549,7 +549,7 @@ def test_contradictions(words, message):
 
 
 def test_every_problem_at_once():
-    said = refused("--lora_rnak", "8", "--group_by_length", "--torch_compile")
+    said = refused("--lora_rnak", "8", "--group_by_length", "--use_liger_kernel")
     assert said.splitlines()[0] == "options (3 problems):"
 
 

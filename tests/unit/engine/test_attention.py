@@ -205,8 +205,8 @@ def kernel_of_rows(q, k, v, offsets, same, longest, also, *, scale, window_size,
 
 @pytest.fixture
 def with_kernel(monkeypatch):
-    monkeypatch.setattr(module, "_may_have_varlen", lambda device: True)
-    monkeypatch.setattr(module, "_has_varlen", lambda query: True)
+    monkeypatch.setattr(module, "has_varlen", lambda device: True)
+    monkeypatch.setattr(module, "_takes", lambda query: True)
     monkeypatch.setattr(module, "varlen_attn", kernel_of_rows)
 
 
@@ -287,7 +287,7 @@ def test_rows_of_similar_length_form_a_block(lengths, sizes):
 
 @pytest.mark.parametrize("has_kernel", [True, False])
 def test_on_a_device_as_a_whole(has_kernel, monkeypatch):
-    monkeypatch.setattr(module, "_may_have_varlen", lambda device: has_kernel)
+    monkeypatch.setattr(module, "has_varlen", lambda device: has_kernel)
     tree = TreeRows.of([np.arange(3), np.array([0, 3])], 4, torch.device("meta"))
     ways = [tree.blocks, tree.end_to_end] if has_kernel else [tree.blocks]
     assert (tree.end_to_end is not None) is has_kernel

@@ -11,6 +11,7 @@ from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
 from yangtuo.engine.probe import HEAD, LORA, PADDING, choose_shortcuts
+from yangtuo.engine.steps import Execution
 from yangtuo.model import lora
 from yangtuo.model.lora import use_fused
 
@@ -52,7 +53,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def chosen(model, *, may_share=True, examples=EXAMPLES):
     """Whether rows are shared, and the loss as it was set."""
     loss = SupervisedLoss(model)
-    return choose_shortcuts(model, model, loss, examples, may_share=may_share).shares_prefixes, loss
+    return choose_shortcuts(model, model, loss, examples, Execution(may_share, 1000)).shares_prefixes, loss
 
 
 def warned(caplog):
@@ -205,7 +206,7 @@ def test_our_lora_layers_are_tried_too_and_leave_no_trace(caplog):
     peft_model = with_lora(model_of("Llama"))
     base = peft_model.get_base_model()
     before = {key: value.clone() for key, value in peft_model.state_dict().items()}
-    found = choose_shortcuts(peft_model, base, SupervisedLoss(base), EXAMPLES, may_share=True)
+    found = choose_shortcuts(peft_model, base, SupervisedLoss(base), EXAMPLES, Execution(True, 1000))
     assert found.distances.keys() == {LORA, HEAD, probe.SHARING}
     assert all(distance < 1e-5 for distance in found.distances.values())
     assert (found.compared, found.dtype, found.refused) == ("gradient", "float32", {})
@@ -234,7 +235,7 @@ def test_lora_layers_that_compute_something_else_are_not_used(wrong, caplog, mon
     monkeypatch.setattr(lora._LoraLinear, "apply", apply)
     peft_model = with_lora(model_of("Llama"))
     base = peft_model.get_base_model()
-    found = choose_shortcuts(peft_model, base, SupervisedLoss(base), EXAMPLES, may_share=True)
+    found = choose_shortcuts(peft_model, base, SupervisedLoss(base), EXAMPLES, Execution(True, 1000))
     assert found.refused.keys() == {LORA}
     assert found.shares_prefixes
     assert not any(module.may_fuse for module in base.modules() if isinstance(module, lora.FusedLinear))
@@ -247,7 +248,7 @@ def test_where_no_gradient_can_be_had_the_losses_of_the_tokens_decide(name, monk
     monkeypatch.setattr(comparison, "is_sharded", lambda _: True)
     monkeypatch.setattr(probe, "reason_not_to_share", lambda _: None)
     model = model_of(name, **PADDED.get(name, {}))
-    found = choose_shortcuts(model, model, SupervisedLoss(model), EXAMPLES, may_share=True)
+    found = choose_shortcuts(model, model, SupervisedLoss(model), EXAMPLES, Execution(True, 1000))
     assert found.compared == "token losses"
     assert found.shares_prefixes == (name == "Llama")
     assert found.distances[HEAD] < 1e-6
@@ -269,7 +270,7 @@ def test_rows_that_change_beside_others_are_computed_one_by_one(caplog, monkeypa
     monkeypatch.setattr(probe, "reason_not_to_share", lambda _: "a test")
     model = model_of("Llama")
     model.model.layers[0].mlp = Mixed(model.model.layers[0].mlp)
-    found = choose_shortcuts(model, model, SupervisedLoss(model), EXAMPLES, may_share=True)
+    found = choose_shortcuts(model, model, SupervisedLoss(model), EXAMPLES, Execution(True, 1000))
     assert not found.pads_exactly
     assert warned(caplog)[-1].startswith("engine: rows are computed one by one: the gradient would be off by")
 

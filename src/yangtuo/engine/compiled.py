@@ -1,0 +1,34 @@
+"""Each decoder layer as one compiled graph, for micro-batches of all sizes (`--torch_compile`).
+
+Only layers, not the model: layers of a kind have one graph in common, so that starting takes a minute and not ten, and
+a graph with symbolic sizes is made once, not anew for each micro-batch. What lies between norms, rotations, LoRA and
+activations then goes through memory once; matrix products and attention stay what they are.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+_BACKEND = "inductor"
+_MOST_GRAPHS = 32  # of one kind of layer: in training and evaluation, with and without shared cells, the first layer's
+
+
+def layers_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
+    """The decoder layers of a transformers model."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def compile_each(layers: Sequence[nn.Module]) -> None:
+    """Have the layers compiled when they are called next."""
+    torch._dynamo.config.recompile_limit = _MOST_GRAPHS
+    for layer in layers:
+        layer.compile(backend=_BACKEND, dynamic=True)
+
+
+def as_they_were(layers: Sequence[nn.Module]) -> None:
+    """Undo `compile_each`; torch 2.13 has no public way."""
+    for layer in layers:
+        layer._compiled_call_impl = None
+    torch.compiler.reset()
