@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from throughput_parts import record
 from throughput_parts.bench import Bench, ChildFailure
 from throughput_parts.runs import Comparison, Run, different_losses
-from throughput_parts.settings import CONTENDERS, FORMATS, GIB
+from throughput_parts.settings import CONTENDERS, FORMATS, GIB, ON_REQUEST
 from throughput_parts.summary import slow_between_steps, summarise, table
 
 from yangtuo.cli.demo import DATA, cache_folder, fetch_model
@@ -51,7 +51,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="Hugging Face folder. Default: the demo's model.")
     parser.add_argument("--dataset_dir", type=Path, default=DATA, help="Alpaca rows. Default: the demo's.")
     parser.add_argument("--rows", type=_positive, default=16, help="The first N rows. Default: %(default)s.")
-    parser.add_argument("--contenders", help=f"Of {','.join(CONTENDERS)}. Default: all whose packages are there.")
+    parser.add_argument(
+        "--contenders",
+        help=f"Of {','.join(CONTENDERS)}, {','.join(ON_REQUEST)}. Default: all but the last whose packages are there.",
+    )
     parser.add_argument("--json", type=Path, help="File to write everything to.")
     parser.add_argument("--rounds", type=_positive, default=2, help="Default: %(default)s.")
     parser.add_argument(
@@ -79,9 +82,9 @@ def choose_contenders(asked: str | None, *, has_trl: bool) -> list[str]:
         MissingDependencyError: TRL is asked for and not installed.
     """
     names = [name.strip() for name in asked.split(",")] if asked else list(CONTENDERS)
-    unknown = [name for name in names if name not in CONTENDERS]
-    if unknown or len(set(names)) < len(names):
-        raise UsageError(f"--contenders {asked}: expected some of {','.join(CONTENDERS)}, each once")
+    known = (*CONTENDERS, *ON_REQUEST)
+    if not set(names) <= set(known) or len(set(names)) < len(names):
+        raise UsageError(f"--contenders {asked}: expected some of {','.join(known)}, each once")
     if has_trl or not any(name.startswith("trl") for name in names):
         return names
     if asked:

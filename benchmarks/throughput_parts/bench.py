@@ -98,8 +98,8 @@ class Bench:
         Raises:
             ChildFailure: it died.
         """
-        if name == "ours":
-            run = self._train_ours(comparison)
+        if name.startswith("ours"):
+            run = self._train_ours(comparison, {"torch_compile": True} if name == "ours_compiled" else {})
         else:
             job = {
                 "contender": name,
@@ -117,7 +117,7 @@ class Bench:
             raise ChildFailure(0, wrong)
         return run
 
-    def _train_ours(self, comparison: Comparison) -> Run:
+    def _train_ours(self, comparison: Comparison, more: dict[str, Any]) -> Run:
         output_dir = self.scratch / f"ours_{self._num_started:03}"
         options = {
             "output_dir": output_dir,
@@ -134,6 +134,7 @@ class Bench:
             "save_strategy": "no",
             "torch_dtype": comparison.machine["dtype"],
             "bf16": comparison.machine["dtype"] == "bfloat16",
+            **more,
         }
         flags = [word for option, value in options.items() for word in (f"--{option}", value)]
         command = [sys.executable, "-m", "yangtuo", "train", *self._common_flags(), *map(str, flags)]

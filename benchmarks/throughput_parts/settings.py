@@ -2,6 +2,7 @@
 
 # TRL recomputes activations by default; its _fast variants keep them, as ours and the seed do.
 CONTENDERS = ("ours", "seed", "trl", "trl_packed", "trl_fast", "trl_packed_fast")
+ON_REQUEST = ("ours_compiled",)  # compared where --contenders names them
 FORMATS = ("float32", "bfloat16")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LORA_RANK, LORA_ALPHA, LORA_DROPOUT = 8, 32, 0.05

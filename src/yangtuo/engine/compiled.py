@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 _BACKEND = "inductor"
@@ -18,6 +19,13 @@ _MOST_GRAPHS = 32  # of one kind of layer: in training and evaluation, with and 
 def layers_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
     """The decoder layers of a transformers model."""
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def with_norm(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder layers and the norm after them."""
+    decoder = model.get_decoder()
+    norms = [] if decoder is None else [each for each in decoder.children() if type(each).__name__.endswith("Norm")]
+    return [*layers_of(model), *norms]
 
 
 def compile_each(layers: Sequence[nn.Module]) -> None:

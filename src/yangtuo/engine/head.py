@@ -69,15 +69,16 @@ class Head:
             slope: torch.Tensor, weights: torch.Tensor, sums: list[torch.Tensor], factor: float
         ) -> torch.Tensor:
             if self.weights_slopes:
-                weighted = slope * weights[:, None].to(slope.dtype)
-                first, *others = torch.autograd.grad(output, [leaf, *self.trained()], weighted)
+                slope = slope * weights[:, None].to(slope.dtype)
+                first, *others = torch.autograd.grad(output, [leaf, *self.trained()], slope)
                 for total, more in zip(sums, others, strict=True):
                     total.add_(more, alpha=factor)
                 return first
             if output is not raw:
                 (slope,) = torch.autograd.grad(output, raw, slope)
             if self.whole is not None:
-                _add_outer(sums[0], slope, (hidden * weights[:, None]).to(slope.dtype), factor)
+                weighted = torch.mul(hidden, weights[:, None], out=torch.empty_like(hidden, dtype=slope.dtype))
+                _add_outer(sums[0], slope, weighted, factor)
             return torch.autograd.grad(raw, leaf, slope)[0]
 
         return output.detach(), backward

@@ -31,6 +31,12 @@ CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 CHUNK_BYTES_OF_TRAINED_HEAD = {"cpu": 32 << 20, "cuda": 1 << 30}
 
 
+def chunk_bytes(device: torch.device, *, trains_head: bool) -> int:
+    """Of the float32 logits of a chunk."""
+    sizes = CHUNK_BYTES_OF_TRAINED_HEAD if trains_head else CHUNK_BYTES
+    return sizes.get(device.type, sizes["cuda"])
+
+
 class SupervisedLoss:
     """Stands in for a model's `loss_function`; `weighted_sum` runs the model with it.
 
@@ -50,7 +56,7 @@ class SupervisedLoss:
         self.label_smoothing, self.uses_own_head = label_smoothing, True
         self.chunk_rows: int | None = None
         self.gradient_factor: float | None = None
-        self.model, self._hidden, self._losses_and_slope = model, torch.empty(0), _losses_and_slope
+        self.model, self._hidden, self._losses_and_slopes = model, torch.empty(0), _losses_and_slopes
         decoder = model.get_decoder()
         self.knows_decoder = decoder is not None and decoder is not model
         if self.knows_decoder:
@@ -59,7 +65,7 @@ class SupervisedLoss:
 
     def compile(self, *, is_on: bool = True) -> None:
         """Have the loss of a chunk and its slope computed by one compiled graph; or no longer."""
-        self._losses_and_slope = torch.compile(_losses_and_slope, dynamic=True) if is_on else _losses_and_slope
+        self._losses_and_slopes = torch.compile(_losses_and_slopes, dynamic=True) if is_on else _losses_and_slopes
 
     def _keep_hidden(self, module: nn.Module, args: Any, output: Any) -> None:
         self._hidden = output[0]
@@ -73,9 +79,8 @@ class SupervisedLoss:
             return _losses(logits_NV, batch.targets, batch.weights, smoothing)[0].sum()
         hidden_NH = take(hidden.flatten(0, 1), batch.cells)
         head = Head(self.model)
-        sizes = CHUNK_BYTES if head.whole is None else CHUNK_BYTES_OF_TRAINED_HEAD
-        chunk_bytes = sizes.get(hidden.device.type, sizes["cuda"])
-        chunk_rows = self.chunk_rows or max(16, chunk_bytes // (4 * self.model.config.get_text_config().vocab_size))
+        num_bytes = chunk_bytes(hidden.device, trains_head=head.whole is not None)
+        chunk_rows = self.chunk_rows or max(16, num_bytes // (4 * self.model.config.get_text_config().vocab_size))
 
         # A sharded head is gathered at each call, so all ranks have to call it equally often.
         num_chunks = max(1, math.ceil(max(batch.most_predictions, len(batch.targets)) / chunk_rows))
@@ -84,7 +89,7 @@ class SupervisedLoss:
             strict=True,
         )
         if torch.is_grad_enabled() and not any(map(is_sharded, head.parameters())):
-            how = _How(head, smoothing, batch.largest_weight, self.gradient_factor, self._losses_and_slope)
+            how = _How(head, smoothing, batch.largest_weight, self.gradient_factor, self._losses_and_slopes)
             total: torch.Tensor = _LossAndGradient.apply(  # type: ignore[no-untyped-call]
                 how, list(chunks), hidden_NH, batch.weights, *head.trained()
             )
@@ -158,20 +163,19 @@ def _losses(
     return losses * weights, logp, of_targets
 
 
-def _slope(
-    logp: torch.Tensor, of_targets: torch.Tensor, targets: torch.Tensor, smoothing: float, dtype: torch.dtype
-) -> torch.Tensor:
-    """Gradient of each row's own loss with respect to its logits, [C, V]: softmax - smoothed target."""
-    spread = smoothing / logp.shape[1]
-    slope = (logp.exp() - spread).to(dtype) if smoothing else torch.exp(logp, out=torch.empty_like(logp, dtype=dtype))
-    return slope.scatter_(1, targets[:, None], (of_targets.exp() - spread - (1 - smoothing)).to(dtype))
-
-
-def _losses_and_slope(
+def _losses_and_slopes(
     logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smoothing: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weighted losses [C]; gradient of each row's own loss with respect to its logits: [C, V] as for no target, [C, 1].
+
+    It is softmax - smoothed target. The targets' are apart, so that a compiler need not copy all for a few.
+    """
     losses, logp, of_targets = _losses(logits, targets, weights, smoothing)
-    return losses, _slope(logp, of_targets, targets, smoothing, logits.dtype)
+    spread = smoothing / logp.shape[1]
+    slopes = of_targets.exp() - spread - (1 - smoothing)
+    if smoothing:
+        return losses, (logp.exp() - spread).to(logits.dtype), slopes.to(logits.dtype)
+    return losses, torch.exp(logp, out=torch.empty_like(logits)), slopes.to(logits.dtype)
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ class _How:
     smoothing: float
     largest_weight: float
     gradient_factor: float | None
-    losses_and_slope: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    losses_and_slopes: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
 class _LossAndGradient(torch.autograd.Function):
@@ -211,7 +215,8 @@ class _LossAndGradient(torch.autograd.Function):
         for hidden_CH, targets, weights_C in chunks:
             output, backward = how.head.logits_and_backward(hidden_CH)
             with torch.no_grad():
-                losses, slope = how.losses_and_slope(output, targets, weights_C, how.smoothing)
+                losses, slope, of_targets = how.losses_and_slopes(output, targets, weights_C, how.smoothing)
+                slope.scatter_(1, targets[:, None], of_targets)
                 all_losses.append(losses)
                 of_hidden.append(backward(slope, weights_C / how.largest_weight, sums, factor))
         if how.head.weights_slopes:

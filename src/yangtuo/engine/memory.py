@@ -12,36 +12,77 @@ from yangtuo.model.layer_values import value_of
 
 # On a CPU larger ones are no faster (docs/log.md); on a GPU a guess, since none was there to measure on.
 MOST_CELLS = {"cpu": 1024, "cuda": 16384}
-_USED = 0.6  # part of the free memory that activations may take: the estimate is one
+# Part of the free memory that activations may take: on a CPU other programs want some too.
+_USED = {"cpu": 0.6, "cuda": 0.9}
+_OF_TRAINED_WEIGHT = 14  # bytes: its gradient, AdamW's two moments, and its copy in 16 bits
+_OF_LOGIT = 8  # bytes, in a chunk of the loss: of the head in 16 bits, log-probability, gradient in 16 bits
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a model that decide its activations: of its largest MLP, and `width` bytes a number in the forward."""
+    """Sizes of a model that decide its activations.
+
+    Attributes:
+        num_layers: decoder layers.
+        hidden: of the residual stream.
+        intermediate: of the largest MLP.
+        queries: heads x their size.
+        keys: heads of keys x their size.
+        num_heads: of queries.
+        width: bytes of a number in the forward.
+        rank: of LoRA, on all projections.
+        has_dropout: each LoRA matrix keeps an input of its own and a mask, as PEFT's layers do.
+    """
 
     num_layers: int
     hidden: int
     intermediate: int
+    queries: int
+    keys: int
+    num_heads: int
     width: int
+    rank: int
+    has_dropout: bool
 
     @classmethod
-    def of(cls, config: Any, width: int) -> "ModelShape":
+    def of(cls, config: Any, width: int, rank: int = 8, *, has_dropout: bool = True) -> "ModelShape":
         """Read from transformers' configuration; of a model with other names, a guess on the large side."""
         text = config.get_text_config()
         hidden = value_of(text, "hidden_size") or 4096
         layers = value_of(text, "num_hidden_layers") or 32
         of_mlp = value_of(text, "intermediate_size") or 4 * hidden
-        return cls(layers, hidden, max(of_mlp) if isinstance(of_mlp, list | tuple) else of_mlp, width)
+        heads = _largest(value_of(text, "num_attention_heads") or 32)
+        size = _largest(value_of(text, "head_dim") or hidden // heads)
+        of_keys = _largest(value_of(text, "num_key_value_heads") or heads)
+        shape = (layers, hidden, _largest(of_mlp), heads * size, of_keys * size, heads)
+        return cls(*shape, width, rank, has_dropout)
 
     def bytes_per_cell(self, *, checkpointing: bool) -> int:
-        """Bytes that the backward of one cell needs: what 24 hidden-sized and 6 MLP-sized tensors a layer take.
+        """Bytes that the backward of one cell needs.
 
-        Counted in a LLaMA with LoRA on all projections (docs/log.md). With checkpointing, a layer keeps its input
-        only, and one layer at a time is computed again.
+        Counted tensor by tensor in a LLaMA with LoRA on all projections, on a device that is not there (docs/gpu.md);
+        `tests/fake_cuda/test_memory.py` holds it. With checkpointing, a layer keeps its input only, and one layer at a
+        time is computed again.
         """
-        of_layer = 24 * self.hidden + 6 * self.intermediate
-        kept = 2 * self.hidden * self.num_layers + of_layer if checkpointing else of_layer * self.num_layers
-        return kept * self.width
+        hidden, inner, width = self.hidden, self.intermediate, self.width
+        inputs = 5 * hidden + self.queries + inner, 2 * hidden + self.queries + inner  # of projections: all, distinct
+        of_lora = (width + 1) * inputs[0] if self.has_dropout else width * inputs[1]
+        of_norms = 8 * hidden + 8 + 4 * self.num_heads  # in float32 whatever the rest is; and attention's statistics
+        others = 2 * self.queries + 2 * self.keys + 3 * inner + 7 * self.rank
+        of_layer = of_norms + of_lora + width * others
+        if checkpointing:
+            return width * hidden * self.num_layers + of_layer + width * (inner + 5 * hidden)
+        return of_layer * self.num_layers + 3 * width * hidden
+
+
+def _largest(value: Any) -> int:
+    """Of a value that may be a list with one for each layer."""
+    return int(max(value) if isinstance(value, list | tuple) else value)
+
+
+def bytes_beside(num_trained: int, chunk_bytes: int) -> int:
+    """What a step takes whatever its cells: of trained weights, and a chunk of float32 logits of so many bytes."""
+    return _OF_TRAINED_WEIGHT * num_trained + chunk_bytes // 4 * _OF_LOGIT
 
 
 def free_bytes(device: torch.device) -> int:
@@ -67,13 +108,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def choose_max_cells(shape: ModelShape, free: int, device_type: str, *, checkpointing: bool) -> int:
     """Cells of the largest micro-batch; at least one."""
-    fits = int(free * _USED) // shape.bytes_per_cell(checkpointing=checkpointing)
+    fits = int(free * _used(device_type)) // shape.bytes_per_cell(checkpointing=checkpointing)
     return max(1, min(fits, MOST_CELLS.get(device_type, MOST_CELLS["cuda"])))
 
 
-def needs_checkpointing(shape: ModelShape, free: int, longest_row: int) -> bool:
+def needs_checkpointing(shape: ModelShape, free: int, device_type: str, longest_row: int) -> bool:
     """Whether even one row, the longest, would not fit without computing layers twice."""
-    return longest_row * shape.bytes_per_cell(checkpointing=False) > free * _USED
+    return longest_row * shape.bytes_per_cell(checkpointing=False) > free * _used(device_type)
+
+
+def _used(device_type: str) -> float:
+    return _USED.get(device_type, _USED["cuda"])
 
 
 def keep_freed_memory() -> bool:

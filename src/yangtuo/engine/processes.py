@@ -220,7 +220,7 @@ def check_launch(environment: Mapping[str, str]) -> str | None:
     )
 
 
-def check_engine(accelerator: Accelerator, num_gpus: int, *, deepspeed: bool, fsdp: bool) -> None:
+def check_engine(accelerator: Accelerator, *, deepspeed: bool, fsdp: bool) -> None:
     """Compare the engine that accelerate chose with the one asked for.
 
     Several set-ups otherwise run another engine, or each process alone, and end with success.
@@ -235,6 +235,14 @@ def check_engine(accelerator: Accelerator, num_gpus: int, *, deepspeed: bool, fs
     engines = ["DEEPSPEED"] if deepspeed else ["FSDP"] if fsdp else ["MULTI"] if wanted > 1 else ["NO", "MULTI"]
     if not any(kind.startswith(engine) for engine in engines):
         raise UsageError(f"asked for {engines[0]}, but accelerate chose {kind}; unset ACCELERATE_* variables")
+
+
+def check_one_gpu(num_gpus: int) -> None:
+    """Refuse a process that would have several devices, which transformers drives in a way of its own.
+
+    Raises:
+        UsageError: more than one is visible.
+    """
     if num_gpus > 1:
         raise UsageError(
             f"{num_gpus} GPUs are visible to one process; start one process a GPU "

@@ -64,12 +64,14 @@ class Execution:
         shares_prefixes: lay rows out as a prefix tree, else on padded lines.
         max_cells: most cells of a micro-batch; a row that is longer is one by itself.
         is_auto: `max_cells` is an estimate, and may be replaced by a measurement.
+        may_checkpoint: gradient checkpointing may be turned on where the longest row would not fit otherwise.
         compiles: each decoder layer is a compiled graph.
     """
 
     shares_prefixes: bool
     max_cells: int
     is_auto: bool = False
+    may_checkpoint: bool = False
     compiles: bool = False
 
     def halved(self) -> "Execution":

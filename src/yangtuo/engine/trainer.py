@@ -24,7 +24,7 @@ from yangtuo import output
 from yangtuo.config.choices import LossReduction
 from yangtuo.data.examples import Examples
 from yangtuo.engine import checkpoint
-from yangtuo.engine.calibration import calibrate, can_measure
+from yangtuo.engine.calibration import Measured, calibrate, can_measure
 from yangtuo.engine.callbacks import Callbacks
 from yangtuo.engine.flops import StepMeter
 from yangtuo.engine.layout import Layout
@@ -40,6 +40,7 @@ from yangtuo.engine.steps import Planner, Recipe, Step, Steps
 from yangtuo.engine.training_state import EngineState, engine_state_of, plain_values, schedule_for
 from yangtuo.errors import UsageError
 from yangtuo.model import adapter_state
+from yangtuo.model.originals import to_main_memory
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class StepTrainer(Trainer):
         """Have the Trainer build the engine, and put a checkpoint back into it by our own way."""
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         self._engine_state = self._new_access()
+        to_main_memory(self._base)
         if self._resume_from is not None:
             if self.is_deepspeed_enabled:
                 self._runner.prime(self.model_wrapped, self.optimizer, two_rows(self._steps.examples))
@@ -239,8 +241,9 @@ class StepTrainer(Trainer):
         with self.accelerator.autocast():
             self.shortcuts = choose_shortcuts(model, self._base, self._loss, self._steps.examples, wish)
             execution = self.shortcuts.allowed(wish)
-            if execution.is_auto and not self._runner.can_redo and can_measure(self.args.device):
-                execution = calibrate(model, self._loss, self._steps.planner, execution, self.accelerator)
+            if execution.is_auto and can_measure(self.args.device):
+                measured = Measured(model, self._base, self._loss, self.accelerator, self._runner.can_redo)
+                execution = calibrate(measured, self._steps.planner, execution)
         self._steps.execution = execution
 
     # ---- evaluation

@@ -9,13 +9,16 @@ from transformers import TrainingArguments
 
 from yangtuo.config.settings import Settings
 from yangtuo.data.examples import Examples
-from yangtuo.engine import checkpoint, memory
+from yangtuo.engine import checkpoint, loss, memory
+from yangtuo.engine.calibration import tell_checkpointing
+from yangtuo.engine.head import Head
 from yangtuo.engine.memory import ModelShape
 from yangtuo.engine.optimizer import rehearse
-from yangtuo.engine.processes import Store, agree, check_launch, connect, from_rank_0
+from yangtuo.engine.processes import Store, agree, check_launch, check_one_gpu, connect, from_rank_0, largest
 from yangtuo.engine.steps import Execution
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.model import base
+from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.base import Precision
 from yangtuo.training.engines import check_engines, deepspeed_of, fsdp
 from yangtuo.training.inputs import Inputs
@@ -47,37 +50,38 @@ def meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precisio
         deepspeed=bool(settings.trainer.deepspeed),
     )
     args = training_arguments(settings, precision, hardware, inputs.config, output_dir)
+    check_one_gpu(args.n_gpu)
     rehearse(StepTrainer.get_optimizer_cls_and_kwargs, args)
     return precision, args, store
 
 
 def choose_execution(
-    settings: Settings, inputs: Inputs, args: TrainingArguments, train_set: Examples, resumed: Path | None
+    settings: Settings, inputs: Inputs, args: TrainingArguments, rows: Examples, resumed: Path | None, adapter: Adapter
 ) -> Execution:
     """How steps are cut, from what fits in memory now that the weights are there; all ranks the same.
 
     A resumed run goes on as its checkpoint was cut, unless the option says otherwise.
     """
-    width = 2 if args.bf16 or args.fp16 else 4
-    shape, free = ModelShape.of(inputs.config, width), memory.free_bytes(args.device)
-    longest = int(train_set.lengths().max())
+    device = args.device
+    shape = _shape_of(settings, inputs, args)
+    chunk = loss.chunk_bytes(device, trains_head=Head(adapter.model.get_base_model()).whole is not None)
+    free = max(0, memory.free_bytes(device) - memory.bytes_beside(adapter.num_trainable(), chunk))
+    longest = int(rows.lengths().max())
     asked = checkpointing_asked(settings)
     if asked is None:
-        args.activation_checkpointing = bool(agree(int(memory.needs_checkpointing(shape, free, longest))))
+        is_short = memory.needs_checkpointing(shape, free, device.type, longest)
+        args.activation_checkpointing = bool(largest([float(is_short)], device)[0])
         if args.activation_checkpointing:
-            logger.warning(
-                "gradient checkpointing: on, since a row of %d tokens would not fit otherwise (about a third slower; "
-                "--gradient_checkpointing False keeps it off)",
-                longest,
-            )
+            tell_checkpointing(longest)
     checkpointing = bool(args.activation_checkpointing)
     budget = settings.run.micro_batch_tokens
     if budget == "auto":
-        chosen = memory.choose_max_cells(shape, free, args.device.type, checkpointing=checkpointing)
-        max_cells = from_rank_0(lambda: _cells_of(resumed) or chosen)
+        own = memory.choose_max_cells(shape, free, device.type, checkpointing=checkpointing)
+        of_all = -int(largest([-float(own)], device)[0])  # of the rank with the least memory
+        max_cells = from_rank_0(lambda: _cells_of(resumed) or of_all)
     else:
         max_cells = int(budget)
-    if args.device.type == "cpu":
+    if device.type == "cpu":
         memory.keep_freed_memory()  # from here on, not what loading has freed
     shares = wants_prefix_sharing(settings)
     logger.info(
@@ -88,7 +92,16 @@ def choose_execution(
         ", gradient checkpointing" if checkpointing else "",
     )
     is_auto = budget == "auto" and not resumed
-    return Execution(shares, max_cells, is_auto, compiles=settings.trainer.torch_compile)
+    return Execution(shares, max_cells, is_auto, asked is None, compiles=settings.trainer.torch_compile)
+
+
+def _shape_of(settings: Settings, inputs: Inputs, args: TrainingArguments) -> ModelShape:
+    lora, saved = settings.lora, inputs.adapter
+    rank = lora.lora_rank if saved is None or lora.new_adapter else int(saved.config.r)
+    is_narrow = bool(args.bf16 or args.fp16)
+    # In float32 on a CPU, LoRA is a function that keeps one input for all, see `model.lora`.
+    has_dropout = lora.lora_dropout > 0 and (is_narrow or args.device.type != "cpu")
+    return ModelShape.of(inputs.config, 2 if is_narrow else 4, rank, has_dropout=has_dropout)
 
 
 def loaded_to(settings: Settings, device: torch.device) -> torch.device | None:

@@ -67,7 +67,7 @@ def train(settings: Settings) -> None:
 
         prompt_files = prompt_files_for(inputs, tries=args.should_save)
         adapter = load_adapter(settings, inputs, precision, args.seed, loaded_to(settings, args.device))
-        execution = choose_execution(settings, inputs, args, corpus.train, decision.checkpoint)
+        execution = choose_execution(settings, inputs, args, corpus.train, decision.checkpoint, adapter)
         run = run_folder.run_record(settings, recipe, args.seed, began) | {"plan": plan}
         if is_main:
             output.write_json(output_dir / run_folder.RUN_FILE, run)
@@ -77,7 +77,7 @@ def train(settings: Settings) -> None:
         saver = Saver(adapter, prompt_files, known, args.should_save, args.device)
         steps = Steps(corpus.train, recipe_of(settings, args.seed, corpus.mix), execution, args.process_index)
         trainer = StepTrainer(steps, corpus.validation, saver, context, args)
-        check_engine(trainer.accelerator, args.n_gpu, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
+        check_engine(trainer.accelerator, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
         from_rank_0(lambda: trackers.start(tracker_names(settings.trainer.report_to), trainer))
 
         with context.screen:

@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from tests.unit.engine.small import model_of
 from yangtuo.engine import memory
 from yangtuo.engine.memory import (
     ModelShape,
+    bytes_beside,
     choose_max_cells,
     free_bytes,
     is_out_of_memory,
@@ -16,31 +18,42 @@ from yangtuo.engine.memory import (
     needs_checkpointing,
 )
 
-SHAPE = ModelShape(num_layers=10, hidden=100, intermediate=300, width=2)
-PLAIN, CHECKPOINTED = 10 * (2400 + 1800) * 2, (2000 + 2400 + 1800) * 2
+SHAPE = ModelShape(10, 100, 300, 100, 50, 5, width=2, rank=8, has_dropout=True)
+OF_LAYER = (800 + 8 + 20) + 3 * (500 + 100 + 300) + 2 * (200 + 100 + 900 + 56)
+PLAIN = 10 * OF_LAYER + 600
+CHECKPOINTED = 10 * 200 + OF_LAYER + 2 * (300 + 500)
 
 
 def test_the_shape_is_read_from_the_configuration():
-    assert ModelShape.of(model_of("Llama").config, 4) == ModelShape(2, 32, 48, 4)
+    shape = ModelShape.of(model_of("Llama").config, 4, 16, has_dropout=False)
+    assert shape == ModelShape(2, 32, 48, 32, 16, 4, 4, 16, False)
 
 
 def test_a_configuration_with_other_names_gives_a_guess():
     config = SimpleNamespace(get_text_config=SimpleNamespace)
-    assert ModelShape.of(config, 2) == ModelShape(32, 4096, 4 * 4096, 2)
-    gpt2 = GPT2Config(n_embd=32, n_layer=2)
-    assert ModelShape.of(gpt2, 2) == ModelShape(2, 32, 128, 2)
+    assert ModelShape.of(config, 2) == ModelShape(32, 4096, 4 * 4096, 4096, 4096, 32, 2, 8, True)
+    gpt2 = GPT2Config(n_embd=36, n_layer=2)
+    assert ModelShape.of(gpt2, 2) == ModelShape(2, 36, 144, 36, 36, 12, 2, 8, True)
 
 
 def test_the_text_part_of_a_configuration_counts():
-    inner = SimpleNamespace(hidden_size=8, num_hidden_layers=3, intermediate_size=16)
+    inner = SimpleNamespace(hidden_size=8, num_hidden_layers=3, intermediate_size=16, num_attention_heads=2)
     outer = SimpleNamespace(hidden_size=1, num_hidden_layers=1, get_text_config=lambda: inner)
-    assert ModelShape.of(outer, 4) == ModelShape(3, 8, 16, 4)
+    assert ModelShape.of(outer, 4) == ModelShape(3, 8, 16, 8, 8, 2, 4, 8, True)
 
 
 def test_bytes_of_a_cell():
     assert SHAPE.bytes_per_cell(checkpointing=False) == PLAIN
     assert SHAPE.bytes_per_cell(checkpointing=True) == CHECKPOINTED
-    assert ModelShape(10, 100, 300, 4).bytes_per_cell(checkpointing=False) == 2 * PLAIN
+    without = dataclasses.replace(SHAPE, has_dropout=False)
+    saved = 3 * (500 + 100 + 300) - 2 * (200 + 100 + 300)
+    assert without.bytes_per_cell(checkpointing=False) == PLAIN - 10 * saved
+
+
+def test_bytes_beside_the_cells():
+    """7B with embedding and head: gradients, moments and copies of 409 M weights are 5.3 GiB, a chunk half of one."""
+    assert bytes_beside(0, 256 << 20) == 512 << 20
+    assert bytes_beside(409_000_000, 0) == 14 * 409_000_000
 
 
 def test_as_many_cells_as_fit():
@@ -51,6 +64,7 @@ def test_as_many_cells_as_fit():
     assert chosen(1000 * PLAIN - PLAIN) == 599
     assert chosen(1000 * CHECKPOINTED, checkpointing=True) == 600
     assert chosen(1000 * PLAIN, checkpointing=True) > 600
+    assert chosen(1000 * PLAIN, device="cuda") == 900
 
 
 @pytest.mark.parametrize("free", [0, 1, PLAIN])
@@ -65,7 +79,7 @@ def test_no_more_than_a_device_gains_from(device, most):
 
 @pytest.mark.parametrize(("longest", "needed"), [(1, False), (600, False), (601, True)])
 def test_checkpointing_where_the_longest_row_would_not_fit(longest, needed):
-    assert needs_checkpointing(SHAPE, 1000 * PLAIN, longest) is needed
+    assert needs_checkpointing(SHAPE, 1000 * PLAIN, "cpu", longest) is needed
 
 
 def test_a_row_that_needs_no_checkpointing_is_within_a_micro_batch():
@@ -73,7 +87,7 @@ def test_a_row_that_needs_no_checkpointing_is_within_a_micro_batch():
     for longest in (10, 500, 1000):
         for free in (100 * PLAIN, 1000 * PLAIN, 10_000 * PLAIN):
             fits = longest <= choose_max_cells(SHAPE, free, "cpu", checkpointing=False)
-            assert fits is not needs_checkpointing(SHAPE, free, longest)
+            assert fits is not needs_checkpointing(SHAPE, free, "cpu", longest)
 
 
 def test_free_memory_of_this_machine():

@@ -8,6 +8,7 @@ from yangtuo.engine.processes import (
     agree,
     check_engine,
     check_launch,
+    check_one_gpu,
     from_rank_0,
     largest,
     peers_lost_are_named,
@@ -39,26 +40,26 @@ WRONG = [  # reference/engines.md, G2: each of these ends with success if nobody
 @pytest.mark.parametrize(("kind", "size", "asked"), RIGHT)
 def test_the_engine_that_was_asked_for(kind, size, asked, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(size))
-    check_engine(accelerator(kind, size), 0, **{"deepspeed": False, "fsdp": False, **asked})
+    check_engine(accelerator(kind, size), **{"deepspeed": False, "fsdp": False, **asked})
 
 
 @pytest.mark.parametrize(("kind", "size", "asked", "message"), WRONG)
 def test_another_engine_is_refused(kind, size, asked, message, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(size))
     with pytest.raises(UsageError, match=message):
-        check_engine(accelerator(kind, size), 0, **{"deepspeed": False, "fsdp": False, **asked})
+        check_engine(accelerator(kind, size), **{"deepspeed": False, "fsdp": False, **asked})
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="2 processes were started, but the engine sees 1"):
-        check_engine(accelerator("NO", 1), 0, deepspeed=False, fsdp=False)
+        check_engine(accelerator("NO", 1), deepspeed=False, fsdp=False)
 
 
 def test_several_gpus_in_one_process_are_refused(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(UsageError, match="one process a GPU"):
-        check_engine(accelerator("NO", 1), 2, deepspeed=False, fsdp=False)
+        check_one_gpu(2)
 
 
 @pytest.mark.parametrize(
