@@ -146,3 +146,16 @@ def _apart(old: Any, new: Any) -> tuple[Any, Any]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN else f"{text[:_PART]}...{text[-_PART:]}"
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, or that is what led to the error; Ascend's and Apple's have no type of their own.
+
+    Also where a library has caught it and raised something else, as transformers does while it quantises.
+    """
+    while error is not None:
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if isinstance(error, RuntimeError) and ("OutOfMemoryError" in names or "out of memory" in str(error).lower()):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

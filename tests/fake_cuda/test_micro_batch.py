@@ -126,7 +126,6 @@ def test_activations_are_float32_within_norms_only(traces, run):
     assert wide_activations(traces[run]) == set()
 
 
-@pytest.mark.xfail(strict=True, reason="norms multiply float16 by weights in bfloat16, which gives float32")
 def test_they_are_so_where_the_base_is_in_the_other_16_bits(traces):
     assert wide_activations(traces["float16 over bfloat16"]) == set()
 

@@ -3,10 +3,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import yangtuo
 from yangtuo import errors
-from yangtuo.errors import DataError, RunFailure, UserError, YangtuoError
+from yangtuo.errors import DataError, RunFailure, UserError, YangtuoError, is_out_of_memory
 
 CLASSES = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, YangtuoError)]
 
@@ -88,3 +89,30 @@ def test_no_message_names_a_switch_that_gives_a_wrong_model_as_the_way_out():
 )
 def test_the_search_finds_a_recommendation_and_nothing_else(source, expected):
     assert recommended(source) == expected
+
+
+# ---- memory
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_of_memory_are_known_on_every_device(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_what_a_library_has_made_of_it_is_known_too():
+    """transformers raises another error where memory runs out while it quantises a weight."""
+    with pytest.raises(RuntimeError) as raised:  # noqa: PT012  # one is raised because of the other
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        except RuntimeError:
+            raise RuntimeError("We encountered some issues during automatic conversion of the weights.")  # noqa: B904
+    assert is_out_of_memory(raised.value)

@@ -10,7 +10,7 @@ from typing import Any
 from yangtuo import __version__, logs, output
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.words import Parser, did_you_mean
-from yangtuo.errors import StoppedError, UsageError, YangtuoError, one_line
+from yangtuo.errors import StoppedError, UsageError, YangtuoError, is_out_of_memory, one_line
 
 _PATIENCE_S = 5.0  # a launcher ends the others of a failed run within about one
 
@@ -59,7 +59,7 @@ def _outcome(words: list[str]) -> int:
     except BrokenPipeError as error:
         return _of_output(error)
     except RuntimeError as error:
-        if "out of memory" not in str(error).lower():
+        if not is_out_of_memory(error):
             raise  # a bug of ours
         told = one_line(error, 200)
         return _fail(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from yangtuo import logs
 from yangtuo.config.json_values import object_of
 from yangtuo.config.schema import LoraArguments, ModelArguments
-from yangtuo.errors import DataError, OutOfMemoryError, StoppedError, UsageError
+from yangtuo.errors import DataError, OutOfMemoryError, StoppedError, UsageError, is_out_of_memory
 
 if TYPE_CHECKING:
     from yangtuo.inference.dialogue import ChatSession
@@ -112,11 +112,11 @@ def _check(options: argparse.Namespace) -> None:
 
 def _open(options: argparse.Namespace) -> list["ChatSession"]:
     """The base, where it is to be compared with, and the model."""
-    import torch
-
     try:
         return _opened(options)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         told = str(error).splitlines()[0]
         raise OutOfMemoryError(f"the model does not fit into memory ({told}); --use_cpu computes without it") from error
 

@@ -21,10 +21,10 @@ from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.compiled import layers_of
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
-from yangtuo.engine.memory import MOST_CELLS, free_bytes, is_out_of_memory
+from yangtuo.engine.memory import MOST_CELLS, free_bytes
 from yangtuo.engine.processes import largest
 from yangtuo.engine.steps import Execution, Planner
-from yangtuo.errors import OutOfMemoryError
+from yangtuo.errors import OutOfMemoryError, is_out_of_memory
 from yangtuo.model.sharding import reshard
 
 logger = logging.getLogger(__name__)
@@ -90,10 +90,15 @@ def can_measure(device: torch.device) -> bool:
     if device.type == "cpu":
         return False
     try:
-        torch.accelerator.reset_peak_memory_stats(device)
+        torch.accelerator.max_memory_allocated(device)
     except RuntimeError:
         return False
     return True
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most that this process's tensors have taken of the device since the last measurement; None on a CPU."""
+    return int(torch.accelerator.max_memory_allocated(device)) if can_measure(device) else None
 
 
 def kept_bytes(compute: Callable[[], object], device: torch.device) -> int:
@@ -128,6 +133,13 @@ def calibrate(measured: Measured, planner: Planner, execution: Execution) -> Exe
     chosen = min(fits, MOST_CELLS["cuda"])
     logger.info("engine: micro-batches of at most %s tokens, by a measurement of the memory", f"{chosen:,}")
     return replace(execution, max_cells=chosen, is_auto=False)
+
+
+def tell_memory(peaks: Sequence[int | None]) -> None:
+    """Say how much memory each device needed at most; nothing of CPUs."""
+    known = [f"{peak / 2**30:.1f}" for peak in peaks if peak is not None]
+    if known:
+        logger.info("memory: at most %s GiB of the device%s", ", ".join(known), "" if len(known) == 1 else "s, by rank")
 
 
 def tell_checkpointing(longest: int) -> None:

@@ -89,7 +89,7 @@ _NOT_LINEAR = ("embed", "lora_", "wte", "wpe")
 def matmul_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.1) -> float:
     """Floating-point operations a second of torch's own matrix product here, the best seen within `seconds`."""
     size = 1024 if device.type == "cpu" else 4096
-    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    a, b = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
     best, begin = float("inf"), time.monotonic()
     while best == float("inf") or time.monotonic() - begin < seconds:
         start = time.perf_counter()

@@ -99,13 +99,6 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: Ascend's and Apple's errors for it are of no type of their own."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
-    )
-
-
 def choose_max_cells(shape: ModelShape, free: int, device_type: str, *, checkpointing: bool) -> int:
     """Cells of the largest micro-batch; at least one."""
     fits = int(free * _used(device_type)) // shape.bytes_per_cell(checkpointing=checkpointing)

@@ -26,10 +26,9 @@ from yangtuo.engine.compiled import as_they_were, compile_each, layers_of, with_
 from yangtuo.engine.layer_kinds import reason_not_to_share
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss
-from yangtuo.engine.memory import is_out_of_memory
 from yangtuo.engine.processes import largest
 from yangtuo.engine.steps import Execution
-from yangtuo.errors import AdapterError, ModelError, one_line
+from yangtuo.errors import AdapterError, ModelError, is_out_of_memory, one_line
 from yangtuo.model.dtypes import name_of
 from yangtuo.model.lora import FusedLinear
 

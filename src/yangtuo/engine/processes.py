@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch.distributed.rendezvous import rendezvous
 
-from yangtuo.errors import PeerLostError, UsageError, YangtuoError, differences, one_line
+from yangtuo.errors import PeerLostError, UsageError, YangtuoError, differences, is_out_of_memory, one_line
 from yangtuo.logs import rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def peers_lost_are_named(what: str) -> Iterator[None]:
         is_network = isinstance(error, torch.distributed.DistError) or any(
             word in text for word in ("gloo", "Gloo", "NCCL", "Connection reset", "Connection closed")
         )
-        if world_size() == 1 or isinstance(error, torch.OutOfMemoryError) or not is_network:
+        if world_size() == 1 or is_out_of_memory(error) or not is_network:
             raise
         raise PeerLostError(
             f"{what}: another process is gone or unreachable, see its own message ({text[:160]}); with several "
@@ -187,9 +187,25 @@ def largest(numbers: list[float], device: torch.device) -> list[float]:
     """The largest of each number over all ranks."""
     if not torch.distributed.is_initialized():
         return numbers
-    tensor = torch.tensor(numbers, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+    where = _control_device(device)
+    tensor = torch.tensor(numbers, dtype=torch.float64 if where.type != "mps" else torch.float32, device=where)
     torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
     return [float(value) for value in tensor]
+
+
+def of_each(value: Any) -> list[Any]:
+    """The value of each rank, on all ranks."""
+    if not torch.distributed.is_initialized():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _control_device(device: torch.device) -> torch.device:
+    """Where what ranks tell each other lies: in main memory where gloo is there for it, so no kernel is waited for."""
+    backends = torch.distributed.distributed_c10d.get_backend_config()
+    return torch.device("cpu") if "cpu:" in backends else device
 
 
 def share_tensors(tensors: Mapping[str, torch.Tensor] | None, device: torch.device) -> dict[str, torch.Tensor]:
@@ -199,7 +215,7 @@ def share_tensors(tensors: Mapping[str, torch.Tensor] | None, device: torch.devi
     for name, (shape, dtype) in shapes.items():
         value = torch.empty(shape, dtype=dtype) if tensors is None else tensors[name]
         if torch.distributed.is_initialized():
-            moved = value.to(device).contiguous()
+            moved = value.to(_control_device(device)).contiguous()
             torch.distributed.broadcast(moved, 0)
             value = moved.cpu()
         result[name] = value

@@ -15,11 +15,11 @@ from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.head import grad_of, sparse_embedding
 from yangtuo.engine.layout import pad
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
-from yangtuo.engine.memory import is_out_of_memory
 from yangtuo.engine.neftune import EmbeddingNoise
+from yangtuo.engine.processes import largest
 from yangtuo.engine.steps import Planner, Step
 from yangtuo.engine.watchdog import Watchdog
-from yangtuo.errors import NonFiniteLossError, OutOfMemoryError
+from yangtuo.errors import NonFiniteLossError, OutOfMemoryError, is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class StepRunner:
         kind = accelerator.distributed_type
         self._is_deepspeed = kind == DistributedType.DEEPSPEED
         self.can_redo = kind not in (DistributedType.DEEPSPEED, DistributedType.FSDP)  # a step that runs out of memory
-        # torchrun with one process has DDP around the model, which wants gradients as they are.
-        self._embedding = sparse_embedding(loss.model) if kind == DistributedType.NO else None
+        # DDP would exchange such a gradient in another way; torchrun with one process on a GPU has none.
+        is_alone = kind == DistributedType.NO or (kind == DistributedType.MULTI_GPU and accelerator.num_processes == 1)
+        self._embedding = sparse_embedding(loss.model) if is_alone else None
 
     def run(self, model: nn.Module, step: Step, place: StepKey) -> torch.Tensor | None:
         """Compute the step's gradients.
@@ -149,7 +150,7 @@ class StepRunner:
     def _any_rank(self, is_so: bool) -> bool:
         if self._accelerator.num_processes == 1:
             return is_so
-        return bool(self._accelerator.reduce(torch.tensor(float(is_so), device=self._accelerator.device), "sum"))
+        return largest([float(is_so)], self._accelerator.device) == [1.0]
 
     def _check_divisible(self, step: Step, place: StepKey) -> None:
         if not self.can_redo:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from yangtuo.config.choices import ModulesToSavePolicy
 from yangtuo.config.schema import LoraArguments
-from yangtuo.errors import AdapterError
+from yangtuo.errors import AdapterError, is_out_of_memory
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal
 from yangtuo.model.adapter_files import SavedAdapter, check_fit
@@ -220,9 +220,9 @@ def _with_lora(model: PreTrainedModel, config: LoraConfig, whose: str) -> PeftMo
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on tied weights, and on what is converted when it is saved
             return get_peft_model(model, config)
-    except torch.OutOfMemoryError:
-        raise
     except PEFT_REFUSALS as error:
+        if is_out_of_memory(error):
+            raise
         raise refusal(whose, model.config.model_type, error) from error
 
 

@@ -13,7 +13,14 @@ from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from yangtuo.config.schema import ATTENTIONS, ModelArguments
-from yangtuo.errors import MissingDependencyError, ModelError, UsageError, one_line
+from yangtuo.errors import (
+    MissingDependencyError,
+    ModelError,
+    OutOfMemoryError,
+    UsageError,
+    is_out_of_memory,
+    one_line,
+)
 from yangtuo.model import dtypes
 from yangtuo.model.architecture import auto_class, beside_and_inside, read_config
 from yangtuo.model.dtypes import name_of
@@ -100,6 +107,10 @@ def choose_precision(
     if replaced:
         kept = f"; the base stays in {name_of(nearest)}" if nearest is weights and nearest is not compute else ""
         logger.warning("precision: %s, which this %s cannot train in%s", replaced, hardware.device.upper(), kept)
+    if {compute, nearest} == {torch.float16, torch.bfloat16}:
+        given, used = name_of(nearest), name_of(compute)
+        told = f"each product turns {given} weights into {used}; --torch_dtype {used} does it once"
+        logger.warning("precision: %s", told)
     return Precision(nearest, bf16=compute is torch.bfloat16, fp16=compute is torch.float16)
 
 
@@ -202,10 +213,18 @@ def _quantisation(arguments: ModelArguments, precision: Precision) -> dict[str, 
         load_in_8bit=bits == 8,
         llm_int8_threshold=0.0,  # else a row's outlier changes how the rows beside it are computed
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
+        bnb_4bit_use_double_quant=_device_type() in _DOUBLY_QUANTISED,
         bnb_4bit_compute_dtype=computed_in(precision),
     )
     return {"quantization_config": config}
+
+
+_DOUBLY_QUANTISED = ("cuda", "cpu", "xpu")  # bitsandbytes 0.50 has no kernels for it elsewhere
+
+
+def _device_type() -> str:
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if found is None else found.type
 
 
 def _place(device: torch.device | None, *, is_quantised: bool) -> dict[str, Any]:
@@ -249,6 +268,13 @@ def load(
             **_place(device, is_quantised=bool(quantisation)),
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            files = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")]
+            needed = sum(path.stat().st_size for path in files) / 2**30
+            raise OutOfMemoryError(
+                f"{folder}: the device has not room for its weights, {needed:.1f} GiB as they are stored "
+                f"({one_line(error, 160)}); --load_in_4bit, a smaller model, or --use_cpu"
+            ) from error
         raise ModelError(f"{folder}: the weights cannot be loaded: {one_line(error, 300)}") from error
     missing = sorted(report["missing_keys"])
     if missing:

@@ -1,6 +1,7 @@
 """Activations of a forward in 16 bits stay in 16 bits; only what is trained is float32.
 
-Two things widen them otherwise, and with them everything that follows: PEFT casts the input of each LoRA layer to the
+Three things widen them otherwise, and with them everything that follows: norms whose weights are stored in the other
+kind of 16 bits; PEFT casts the input of each LoRA layer to the
 dtype of its matrices, and an embedding that is trained in full gives float32, which makes the whole residual stream
 float32, queries and keys among it, for which there is no fast attention. Under autocast neither is needed: products of
 matrices are computed in 16 bits in any case, and bit for bit the same (PEFT does so itself on 4-bit layers).
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 
 def keep_narrow(model: nn.Module, base: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Have LoRA layers take their input as it is, and the embedding give it in the dtype of the forward.
+    """Have LoRA layers take their input as it is, and norms and the embedding give the dtype of the forward.
 
     Args:
         model: with the LoRA layers.
@@ -25,6 +26,11 @@ def keep_narrow(model: nn.Module, base: PreTrainedModel, dtype: torch.dtype) -> 
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.cast_input_dtype_enabled = False
+
+    for weight in base.parameters():
+        # A norm's weight in the other 16 bits would make its result float32.
+        if weight.dim() == 1 and not weight.requires_grad and weight.dtype in (torch.bfloat16, torch.float16):
+            weight.data = weight.data.to(dtype)
 
     def narrowed(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
         return output.to(dtype) if torch.is_autocast_enabled(output.device.type) else output

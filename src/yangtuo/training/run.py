@@ -10,12 +10,14 @@ import logging
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from yangtuo import output
 from yangtuo.config.settings import Settings
 from yangtuo.config.trainer_values import tracker_names
 from yangtuo.engine import checkpoint, trackers
-from yangtuo.engine.processes import check_alike, check_engine, from_rank_0, peers_lost_are_named
+from yangtuo.engine.calibration import peak_bytes, tell_memory
+from yangtuo.engine.processes import check_alike, check_engine, from_rank_0, of_each, peers_lost_are_named
 from yangtuo.engine.progress import Progress
 from yangtuo.engine.run_context import RunContext
 from yangtuo.engine.saving import Saver
@@ -91,10 +93,7 @@ def train(settings: Settings) -> None:
                 prompt_files.tell()
             if args.do_eval:
                 _evaluate(trainer, output_dir)
-        if is_main:
-            shortcuts = trainer.shortcuts and dataclasses.asdict(trainer.shortcuts)
-            end = {"shortcuts": shortcuts, "seconds": time.time() - began, "notes": notes_so_far()}
-            output.write_json(output_dir / run_folder.RUN_FILE, run | end | {"state": "finished"})
+        _finish(trainer, output_dir, run, began)
 
 
 def _context(
@@ -138,3 +137,12 @@ def _evaluate(trainer: StepTrainer, output_dir: Path) -> None:
     metrics = trainer.final_evaluation()
     if trainer.is_world_process_zero():
         run_folder.write_metrics(output_dir, "eval", metrics)
+
+
+def _finish(trainer: StepTrainer, output_dir: Path, run: dict[str, Any], began: float) -> None:
+    peaks = of_each(peak_bytes(trainer.args.device))
+    if trainer.is_world_process_zero():
+        tell_memory(peaks)
+        shortcuts = trainer.shortcuts and dataclasses.asdict(trainer.shortcuts)
+        end = {"peak_memory_bytes": peaks, "shortcuts": shortcuts, "notes": notes_so_far(), "state": "finished"}
+        output.write_json(output_dir / run_folder.RUN_FILE, run | end | {"seconds": time.time() - began})

@@ -28,7 +28,7 @@ from yangtuo.engine.comparison import computed_in
 from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.tolerance import mean_loss_limit
 from yangtuo.engine.trainer import StepTrainer
-from yangtuo.errors import ProofError, one_line
+from yangtuo.errors import ProofError, is_out_of_memory, one_line
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.provenance import WEIGHTS_FILE
@@ -277,7 +277,7 @@ def _fresh(
             without = plain_loss(base, rows, device)
             return without, plain_loss(PeftModel.from_pretrained(base, saved), rows, device)
     except (RuntimeError, ValueError, KeyError) as error:  # of PEFT and transformers
-        if memory.is_out_of_memory(error):
+        if is_out_of_memory(error):
             return None
         logger.error("proof: the adapter on the disk cannot be loaded: %s", one_line(error, 300))
         return math.nan, math.nan

@@ -13,7 +13,6 @@ from yangtuo.engine.memory import (
     bytes_beside,
     choose_max_cells,
     free_bytes,
-    is_out_of_memory,
     keep_freed_memory,
     needs_checkpointing,
 )
@@ -147,17 +146,3 @@ def test_a_device_without_an_account_uses_the_machines_memory(device, monkeypatc
 
     monkeypatch.setattr(torch.accelerator, "get_memory_info", refuse)
     assert free_bytes(device) > 1_000_000
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory."), True),
-        (RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB"), True),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (ValueError("out of memory"), False),
-    ],
-)
-def test_errors_of_memory_are_known_on_every_device(error, expected):
-    assert is_out_of_memory(error) is expected

@@ -5,7 +5,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from tests import tiny
 from yangtuo.config.schema import ModelArguments
-from yangtuo.errors import ModelError, UsageError
+from yangtuo.errors import ModelError, OutOfMemoryError, UsageError
 from yangtuo.model.architecture import modules_of, read_config
 from yangtuo.model.base import (
     Hardware,
@@ -56,7 +56,15 @@ OF_COMPUTING = (
         (CPU_BF16, "float16", {"bf16": True}, FP32, Precision(BF16, bf16=True), "weights in bfloat16 instead of float"),
         (CPU_BF16, None, {"fp16": True}, BF16, Precision(BF16, bf16=True), "computed in bfloat16 instead of float16,"),
         # the base in one 16-bit format, the forward in another, both possible
-        (H100, "float16", {"bf16": True}, FP32, Precision(FP16, bf16=True), None),
+        (
+            H100,
+            "float16",
+            {"bf16": True},
+            FP32,
+            Precision(FP16, bf16=True),
+            "each product turns float16 weights into",
+        ),
+        (H100, None, {"fp16": True}, BF16, Precision(BF16, fp16=True), "--torch_dtype float16 does it once"),
     ],
 )
 def test_precision(hardware, torch_dtype, flags, stored, expected, said, caplog):
@@ -163,3 +171,20 @@ def test_rotary_scalings_that_depend_on_neighbours_are_refused(rope, max_seq_len
             check_positions(config, max_seq_length)
     else:
         check_positions(config, max_seq_length)
+
+
+def test_a_device_that_fills_up_while_the_base_is_loaded_is_out_of_memory(tmp_path, monkeypatch):
+    """And not weights that cannot be read; also where transformers raises another error because of it."""
+
+    class Full:
+        @staticmethod
+        def from_pretrained(*args, **kwargs):
+            try:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            except RuntimeError as error:
+                raise RuntimeError("issues during automatic conversion of the weights") from error
+
+    tiny.tiny_llama(tmp_path)
+    monkeypatch.setattr("yangtuo.model.base.auto_class", lambda config: Full)
+    with pytest.raises(OutOfMemoryError, match=r"has not room for its weights, 0\.0 GiB as they are stored"):
+        load(tmp_path, Precision(torch.float32), ModelArguments())

@@ -88,3 +88,18 @@ def test_an_embedding_that_is_trained_gives_what_the_forward_is_in(tmp_path):
 def test_without_autocast_an_embedding_gives_what_it_holds(tmp_path):
     model = made(tmp_path, full=("embed_tokens",), narrow=True)
     assert model.get_input_embeddings()(torch.tensor([3])).dtype is torch.float32
+
+
+def test_norms_stored_in_the_other_16_bits_give_those_of_the_forward(tmp_path):
+    """The negative control is the model as it was loaded."""
+    from transformers import AutoModelForCausalLM
+
+    tiny.tiny_llama(tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    x = torch.ones(1, 3, base.config.hidden_size, dtype=torch.float16)
+    base.requires_grad_(False)
+    norm = base.model.layers[0].input_layernorm
+    assert norm(x).dtype is torch.float32
+    keep_narrow(base, base, torch.float16)
+    assert norm(x).dtype is torch.float16
+    assert base.model.layers[0].mlp.up_proj.weight.dtype is torch.bfloat16, "matrices stay as they are stored"
