@@ -170,11 +170,14 @@ def import_all():
             importlib.import_module(name)
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    from yangtuo.engine.flops import matmul_rate
+    from yangtuo.engine.flops import bfloat16_rate, matmul_rate
+    from yangtuo.model.base import detect_hardware
 
     # Found once, at the first call.
     get_checkpoint_conversion_mapping("llama")
     matmul_rate(torch.device("cpu"), torch.float32)
+    if detect_hardware(use_cpu=True).bfloat16:
+        bfloat16_rate()
 
 
 if __name__ == "__main__":

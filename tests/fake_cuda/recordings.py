@@ -43,6 +43,10 @@ def setups() -> dict[str, Setup]:
         "full": Setup(options=_FULL, **_ROWS),
         "checkpointed": Setup(options=(*_LORA, *_CHECKPOINTED), **_ROWS),
         "float16": Setup(options=(*_LORA, "--fp16"), stored=torch.float16, **_ROWS),
+        "full, originals too": Setup(
+            options=_FULL, changes=(("yangtuo.engine.trainer.to_main_memory", lambda model: None),), **_ROWS
+        ),
+        "apart": Setup(lengths=(50, 60, 70), options=_LORA, num_steps=1),
         "shallower": Setup(options=_LORA, num_layers=1, **_ROWS),
         "LoRA, wide": Setup(options=_LORA, changes=_WIDE, **_TWIN),
         "full, wide": Setup(options=_FULL, changes=_WIDE, **_TWIN),

@@ -39,11 +39,14 @@ class Hardware:
         device: cpu, cuda, npu, xpu, mps, ...
         bfloat16: it multiplies bfloat16 matrices natively; emulation is 26 times slower than float32 on a CPU.
         float16: it trains in float16 with a loss scaler.
+        bfloat16_rate: of products in bfloat16, by that in float32, where it is known: Intel's AVX-512 without AMX has
+            half of it.
     """
 
     device: str
     bfloat16: bool
     float16: bool
+    bfloat16_rate: float = math.inf
 
 
 def detect_hardware(use_cpu: bool) -> Hardware:
@@ -95,6 +98,15 @@ def choose_precision(
     if weights is None:
         raise UsageError(f"--torch_dtype {torch_dtype}: expected auto, float32, bfloat16 or float16")
     asked = torch.float16 if fp16 else torch.bfloat16 if bf16 else weights
+    is_free = name == "auto" and not fp16 and not bf16
+    if is_free and weights is torch.bfloat16 and hardware.bfloat16 and hardware.bfloat16_rate < 1:
+        logger.warning(
+            "precision: float32 instead of bfloat16 weights (this %s multiplies them at %.2f of the speed; --bf16 "
+            "computes in it, in half the memory)",
+            hardware.device.upper(),
+            hardware.bfloat16_rate,
+        )
+        return Precision(torch.float32)
     compute = _nearest(asked, hardware)
     if compute is torch.float32 and hardware.device == "cpu":
         # 16-bit weights would be widened again in every matrix product.

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from yangtuo.config.settings import Settings
 from yangtuo.data.examples import Examples
 from yangtuo.engine import checkpoint, loss, memory
 from yangtuo.engine.calibration import tell_checkpointing
+from yangtuo.engine.flops import bfloat16_rate
 from yangtuo.engine.head import Head
 from yangtuo.engine.memory import ModelShape
 from yangtuo.engine.optimizer import rehearse
@@ -30,13 +32,6 @@ logger = logging.getLogger(__name__)
 def meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precision, TrainingArguments, Store | None]:
     """The precision, what transformers is given, and the store in which the processes have met."""
     hardware = base.detect_hardware(settings.trainer.use_cpu)
-    precision = base.choose_precision(
-        settings.model.torch_dtype,
-        fp16=settings.trainer.fp16,
-        bf16=settings.trainer.bf16,
-        stored=inputs.config.dtype,
-        hardware=hardware,
-    )
     check_engines(settings, hardware, merges=bool(inputs.merged_in))
     warning = check_launch(os.environ)
     if warning:
@@ -48,6 +43,15 @@ def meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precisio
         backend=settings.trainer.ddp_backend,
         timeout_seconds=settings.trainer.ddp_timeout,
         deepspeed=bool(settings.trainer.deepspeed),
+    )
+    if hardware.device == "cpu" and hardware.bfloat16:
+        hardware = replace(hardware, bfloat16_rate=from_rank_0(bfloat16_rate))
+    precision = base.choose_precision(
+        settings.model.torch_dtype,
+        fp16=settings.trainer.fp16,
+        bf16=settings.trainer.bf16,
+        stored=inputs.config.dtype,
+        hardware=hardware,
     )
     args = training_arguments(settings, precision, hardware, inputs.config, output_dir)
     check_one_gpu(args.n_gpu)

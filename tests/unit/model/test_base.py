@@ -21,6 +21,7 @@ from yangtuo.model.base import (
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 CPU = Hardware("cpu", bfloat16=False, float16=False)
 CPU_BF16 = Hardware("cpu", bfloat16=True, float16=False)
+SLOW_BF16 = Hardware("cpu", bfloat16=True, float16=False, bfloat16_rate=0.55)
 V100 = Hardware("cuda", bfloat16=False, float16=True)
 H100 = Hardware("cuda", bfloat16=True, float16=True)
 MPS = Hardware("mps", bfloat16=False, float16=False)
@@ -47,6 +48,11 @@ OF_COMPUTING = (
         (H100, None, {}, BF16, Precision(BF16, bf16=True), None),
         (H100, None, {}, FP32, Precision(FP32), None),
         (V100, None, {}, BF16, Precision(FP16, fp16=True), "float16 instead of bfloat16"),
+        # a CPU that multiplies them natively, and more slowly; what is asked for is done all the same
+        (SLOW_BF16, None, {}, BF16, Precision(FP32), "this CPU multiplies them at 0.55 of the speed; --bf16"),
+        (SLOW_BF16, None, {"bf16": True}, BF16, Precision(BF16, bf16=True), None),
+        (SLOW_BF16, "bfloat16", {}, FP32, Precision(BF16, bf16=True), None),
+        (CPU_BF16, None, {}, BF16, Precision(BF16, bf16=True), None),
         # flags over float32 weights
         (H100, "float32", {"bf16": True}, FP16, Precision(FP32, bf16=True), None),
         (V100, "float32", {"bf16": True}, FP16, Precision(FP32, fp16=True), "float16 instead of bfloat16"),

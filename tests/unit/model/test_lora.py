@@ -284,7 +284,25 @@ def test_uncommon_cases_are_computed_by_peft(change, calls):
     assert FusedLinear in calls
 
 
-def test_autocast_is_left_to_peft(calls):
+def test_a_forward_in_16_bits_over_weights_of_them(calls):
+    """Masters stay float32, the numbers are PEFT's to the bit, and PEFT is not asked."""
+    theirs, ours = pair(dtype=torch.float32)
+    results = []
+    for model in (theirs, ours):
+        model.base_model.model.layer.base_layer.to(torch.bfloat16)
+        x = drawn(5, INPUT, dtype=torch.float32).to(torch.bfloat16).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            result = model(x)
+        result.float().square().sum().backward()
+        results.append([result, *(p.grad for p in model.parameters() if p.requires_grad)])
+    assert FusedLinear not in calls
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
+    assert torch.equal(results[0][0], results[1][0])
+
+
+def test_autocast_over_wider_weights_is_left_to_peft(calls):
     theirs, ours = pair(dtype=torch.float32)
     x = drawn(5, INPUT, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
