@@ -24,6 +24,7 @@ from transformers.masking_utils import causal_mask_function
 from yangtuo.engine.gather import Places, sent, sent_together, take
 
 PREFIX_SHARED = "prefix_shared"
+_NARROW = (torch.bfloat16, torch.float16)
 _MOST_PADDING = 0.125  # part of a block that may be padding; a block is one kernel call, an element is arithmetic
 
 MaskFunction = Callable[[Any, Any, Any, Any], Any]
@@ -240,11 +241,12 @@ def _end_to_end(by_cell: tuple[torch.Tensor, ...], rows: EndToEnd, longest: int,
 def has_varlen(device: torch.device, dtype: torch.dtype | None = None) -> bool:
     """Whether rows may go end to end through torch's `varlen_attn`: on Ampere or later, and in 16 bits."""
     is_able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return is_able and dtype in (None, torch.bfloat16, torch.float16)
+    return is_able and (dtype is None or dtype in _NARROW)
 
 
 def _takes(query: torch.Tensor) -> bool:
-    return query.shape[-1] <= 256 and has_varlen(query.device, query.dtype)
+    """Whether the kernel for rows end to end takes these numbers, on a device that has it."""
+    return query.shape[-1] <= 256 and query.dtype in _NARROW
 
 
 def _has_kernel_for_groups(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
@@ -252,7 +254,7 @@ def _has_kernel_for_groups(query: torch.Tensor, mask: torch.Tensor | None) -> bo
 
     The other memory-efficient kernel of torch 2.13 wants as many of them as heads.
     """
-    return not query.is_cuda or (mask is None and _takes(query))
+    return not query.is_cuda or (mask is None and _takes(query) and has_varlen(query.device))
 
 
 def _softcapped(

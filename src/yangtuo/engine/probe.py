@@ -76,7 +76,7 @@ class Shortcuts:
     def allowed(self, wish: Execution) -> Execution:
         """The wish, as far as the model bears it; one whose rows change beside padding is computed a row at a time."""
         if not self.pads_exactly:
-            return replace(wish, shares_prefixes=self.shares_prefixes, max_cells=1, compiles=self.is_compiled)
+            wish = replace(wish, max_cells=1, is_auto=False)
         return replace(wish, shares_prefixes=self.shares_prefixes, compiles=self.is_compiled)
 
 

@@ -241,7 +241,7 @@ class StepTrainer(Trainer):
         with self.accelerator.autocast():
             self.shortcuts = choose_shortcuts(model, self._base, self._loss, self._steps.examples, wish)
             execution = self.shortcuts.allowed(wish)
-            if execution.is_auto and can_measure(self.args.device):
+            if execution.is_auto and self.args.do_train and can_measure(self.args.device):
                 measured = Measured(model, self._base, self._loss, self.accelerator, self._runner.can_redo)
                 execution = calibrate(measured, self._steps.planner, execution)
         self._steps.execution = execution

@@ -272,6 +272,8 @@ def test_rows_that_change_beside_others_are_computed_one_by_one(caplog, monkeypa
     model.model.layers[0].mlp = Mixed(model.model.layers[0].mlp)
     found = choose_shortcuts(model, model, SupervisedLoss(model), EXAMPLES, Execution(True, 1000))
     assert not found.pads_exactly
+    # One row at a time, whatever a measurement of the memory would allow.
+    assert found.allowed(Execution(True, 1000, is_auto=True)) == Execution(False, 1)
     assert warned(caplog)[-1].startswith("engine: rows are computed one by one: the gradient would be off by")
 
 
