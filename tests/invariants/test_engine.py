@@ -70,6 +70,19 @@ def test_the_head_in_chunks(chunk_bytes, padded, inputs, tmp_path):
     assert_same(tmp_path / "out", reference_out)
 
 
+def test_compiled_layers(inputs, tmp_path):
+    """The graphs and their derivatives as torch makes them; no code is generated, which takes a minute a graph."""
+    options = {**STEP, **WHOLE, "validation_file": inputs.validation}
+    done = yangtuo("train", *inputs.options(tmp_path / "plain", **options))
+    assert done.code == 0, done.said
+    as_graphs = 'from yangtuo.engine import compiled\ncompiled._BACKEND = "aot_eager"'
+    done = in_process(as_graphs, "train", *inputs.options(tmp_path / "out", **options, torch_compile=True))
+    assert done.code == 0, done.said
+    assert "compiled layers" in done.err
+    assert "not compiled" not in done.err
+    assert_same(tmp_path / "out", tmp_path / "plain")
+
+
 def test_out_of_memory_halves_and_changes_nothing(padded, inputs, tmp_path):
     reference_out, options = padded
     options = {**options, "micro_batch_tokens": 1200}

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import LlamaConfig
@@ -10,6 +12,7 @@ from yangtuo.model.architecture import modules_of, read_config
 from yangtuo.model.base import (
     Hardware,
     Precision,
+    _quantisation,
     check_attention,
     check_positions,
     choose_precision,
@@ -194,3 +197,12 @@ def test_a_device_that_fills_up_while_the_base_is_loaded_is_out_of_memory(tmp_pa
     monkeypatch.setattr("yangtuo.model.base.auto_class", lambda config: Full)
     with pytest.raises(OutOfMemoryError, match=r"has not room for its weights, 0\.0 GiB as they are stored"):
         load(tmp_path, Precision(torch.float32), ModelArguments())
+
+
+@pytest.mark.parametrize(("kind", "is_double"), [("cuda", True), ("xpu", True), ("npu", False), ("hpu", False)])
+def test_double_quantisation_where_there_are_kernels_for_it(kind, is_double, monkeypatch):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra qlora)")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: SimpleNamespace(type=kind))
+    config = _quantisation(ModelArguments(load_in_4bit=True), Precision(BF16, bf16=True))["quantization_config"]
+    assert config.bnb_4bit_use_double_quant is is_double
