@@ -155,7 +155,9 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     """
     while error is not None:
         names = {kind.__name__ for kind in type(error).__mro__}
-        if isinstance(error, RuntimeError) and ("OutOfMemoryError" in names or "out of memory" in str(error).lower()):
+        text = str(error).lower()
+        is_told = "OutOfMemoryError" in names or "out of memory" in text or "alloc_failed" in text  # the last of cuBLAS
+        if isinstance(error, RuntimeError) and is_told:
             return True
         error = error.__cause__ or error.__context__
     return False

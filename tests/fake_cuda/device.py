@@ -95,6 +95,7 @@ def fake_device(capability: tuple[int, int], used_bytes: Callable[[], int], tota
         stack.enter_context(mock.patch.object(nn.Module, "_apply", _replace_parameters))
         # Optimizers and clipping handle lists of tensors at once, where they know the tensors' type.
         stack.enter_context(mock.patch.object(_foreach_utils, "_foreach_supported_types", [*_KNOWN_TYPES, FakeTensor]))
+        stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor))
         stack.enter_context(attention_kernels.of(capability))
         stack.enter_context(_one_kernel_for_silu())
         stack.enter_context(_fakes_only())

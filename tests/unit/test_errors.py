@@ -99,6 +99,7 @@ def test_the_search_finds_a_recommendation_and_nothing_else(source, expected):
     [
         (torch.OutOfMemoryError("CUDA out of memory."), True),
         (RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),

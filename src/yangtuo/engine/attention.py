@@ -246,7 +246,7 @@ def has_varlen(device: torch.device, dtype: torch.dtype | None = None) -> bool:
 
 def _takes(query: torch.Tensor) -> bool:
     """Whether the kernel for rows end to end takes these numbers, on a device that has it."""
-    return query.shape[-1] <= 256 and query.dtype in _NARROW
+    return query.shape[-1] <= 256 and query.shape[-1] % 8 == 0 and query.dtype in _NARROW
 
 
 def _has_kernel_for_groups(query: torch.Tensor, mask: torch.Tensor | None) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from yangtuo.engine.attention import TreeRows
-from yangtuo.engine.gather import Places, sent, sent_together
+from yangtuo.engine.gather import Places, pinned, sent, sent_together
 from yangtuo.engine.layout import Layout
 
 
@@ -54,13 +54,13 @@ class Batch:
         if layout.attention_mask is None:
             mask = torch.ones(layout.input_ids.shape, dtype=torch.bool, device=device)
         else:
-            mask = torch.from_numpy(layout.attention_mask).bool().to(device, non_blocking=True)
+            mask = pinned(torch.from_numpy(layout.attention_mask).bool(), device).to(device, non_blocking=True)
         return cls(
             **numbers,
             attention_mask=mask,
             tree=tree,
             cells=cells,
-            weights=torch.from_numpy(layout.weights).to(device, non_blocking=True),
+            weights=pinned(torch.from_numpy(layout.weights), device).to(device, non_blocking=True),
             largest_weight=float(layout.weights.max(initial=0.0)) or 1.0,
             rows=layout.rows,
             most_predictions=layout.most_predictions,

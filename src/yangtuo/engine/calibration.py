@@ -18,7 +18,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from yangtuo.engine.batch_tensors import Batch
-from yangtuo.engine.compiled import layers_of
+from yangtuo.engine.comparison import computed_in
+from yangtuo.engine.compiled import has_one_graph, layers_of
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
 from yangtuo.engine.memory import MOST_CELLS, free_bytes
@@ -119,12 +120,16 @@ def calibrate(measured: Measured, planner: Planner, execution: Execution) -> Exe
     """
     longest = int(planner.num_tokens.max())
     fits = _cells_of_all(measured, planner, execution)
-    if fits < longest and execution.may_checkpoint and measured.goes_back and not measured.checkpoints:
+    base, device = measured.base, measured.accelerator.device
+    may = execution.may_checkpoint and measured.goes_back and not measured.checkpoints
+    if execution.compiles:  # as the trial of compiled layers has it
+        may = may and has_one_graph(base, device, computed_in(base))
+    if fits < longest and may:
         tell_checkpointing(longest)
-        measured.base.activation_checkpointing_enable()
+        base.activation_checkpointing_enable()
         fits = _cells_of_all(measured, planner, execution)
     if fits < longest:
-        free = free_bytes(measured.accelerator.device) / 2**30
+        free = free_bytes(device) / 2**30
         remedy = "" if measured.checkpoints else "--gradient_checkpointing, or "
         raise OutOfMemoryError(
             f"a row of {longest} tokens needs more memory than the {free:.1f} GiB that are free (about {fits} tokens "

@@ -44,7 +44,7 @@ class Comparison:
         # Sharding engines hook into the whole; elsewhere a wrapper would count a forward without its backward.
         self._model = model if sharded else base
         self._base, self._loss, self._rows = base, loss, rows
-        self.device = next(base.parameters()).device
+        self.device = device_of(base)
         self.kind, self.dtype = "gradient" if self._weights else "token losses", computed_in(base)
         limit_of = tolerance.gradient_limit if self._weights else tolerance.token_losses_limit
         self.limit = limit_of(self.dtype)
@@ -110,9 +110,16 @@ def distance(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) ->
     return value if math.isfinite(value) else math.inf
 
 
+def device_of(base: PreTrainedModel) -> torch.device:
+    """Where it computes: that of what is trained, since PEFT's unused originals are elsewhere."""
+    parameters = list(base.parameters())
+    chosen: torch.Tensor = next((p for p in parameters if p.requires_grad), parameters[0])
+    return chosen.device
+
+
 def computed_in(base: PreTrainedModel) -> torch.dtype:
     """The dtype of the model's forward: autocast's, where it is on."""
-    kind = next(base.parameters()).device.type
+    kind = device_of(base).type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else base.dtype
 
 

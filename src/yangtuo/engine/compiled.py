@@ -12,6 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from yangtuo.engine.attention import has_varlen
+from yangtuo.model.layer_values import value_of
+
 _BACKEND = "inductor"
 _MOST_GRAPHS = 32  # of one kind of layer: in training and evaluation, with and without shared cells, the first layer's
 
@@ -33,6 +36,16 @@ def compile_each(layers: Sequence[nn.Module]) -> None:
     torch._dynamo.config.recompile_limit = _MOST_GRAPHS
     for layer in layers:
         layer.compile(backend=_BACKEND, dynamic=True)
+
+
+def has_one_graph(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether attention along a tree is part of a layer's graph; blocks of rows are computed outside of it.
+
+    A layer with gradient checkpointing is either one graph or none.
+    """
+    text = model.config.get_text_config()
+    others = ("sliding_window", "attention_chunk_size", "attn_logit_softcapping", "attention_dropout")
+    return has_varlen(device, dtype) and not any(value_of(text, name) for name in others)
 
 
 def as_they_were(layers: Sequence[nn.Module]) -> None:

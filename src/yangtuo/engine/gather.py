@@ -66,7 +66,7 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         order, begins = ctx.saved_tensors
-        summed = torch.embedding_bag(grad.reshape(len(grad), -1), order, begins, mode=0)[0]  # 0 is the sum
+        summed = torch.embedding_bag(grad.flatten(1), order, begins, mode=0)[0]  # 0 is the sum
         return summed.view(-1, *grad.shape[1:]), None, None, None
 
 
@@ -75,6 +75,11 @@ def sent(places: Sequence[Places | None], device: torch.device) -> list[Places |
     names = [field.name for field in fields(Places)]
     tensors = iter(sent_together([getattr(each, name) for each in places if each for name in names], device))
     return [Places(*(next(tensors) for _ in names)) if each else None for each in places]
+
+
+def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The same where a copy to the device need not be waited for: CUDA copies larger ones from elsewhere in turns."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def sent_together(arrays: Sequence[Ints], device: torch.device) -> list[torch.Tensor]:
@@ -86,6 +91,6 @@ def sent_together(arrays: Sequence[Ints], device: torch.device) -> list[torch.Te
     joined = np.zeros(begins[-1], dtype=np.int64)
     for array, begin in zip(arrays, begins, strict=False):
         joined[begin : begin + array.size] = array.reshape(-1)
-    on_device = torch.from_numpy(joined).to(device, non_blocking=True)
+    on_device = pinned(torch.from_numpy(joined), device).to(device, non_blocking=True)
     parts = zip(arrays, begins.tolist(), sizes, strict=False)
     return [on_device[begin : begin + size].view(array.shape) for array, begin, size in parts]

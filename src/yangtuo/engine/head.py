@@ -155,7 +155,8 @@ class _NewRows:
     """A frozen matrix, some rows of which are trained."""
 
     def __init__(self, base: nn.Linear, delta: torch.Tensor, places: list[int]):
-        self._base, self._delta, self._places = base, delta, torch.tensor(places, device=delta.device)
+        self._base, self._delta = base, delta
+        self._places = torch.tensor(places).to(delta.device, non_blocking=True)
 
     @classmethod
     def of(cls, head: nn.Module) -> "_NewRows | None":

@@ -20,9 +20,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from yangtuo.data.examples import Examples
-from yangtuo.engine.attention import PREFIX_SHARED, has_varlen
+from yangtuo.engine.attention import PREFIX_SHARED
 from yangtuo.engine.comparison import Comparison, Result, distance
-from yangtuo.engine.compiled import as_they_were, compile_each, layers_of, with_norm
+from yangtuo.engine.compiled import as_they_were, compile_each, has_one_graph, layers_of, with_norm
 from yangtuo.engine.layer_kinds import reason_not_to_share
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss
@@ -207,17 +207,25 @@ class _Trial:
         """Layers and the loss as compiled graphs, on rows as they will be laid out."""
         layers = with_norm(self._base)
         is_twice = any(layer.gradient_checkpointing for layer in layers_of(self._base))
-        if shares and is_twice and not has_varlen(self.compared.device, self.compared.dtype):
+        if shares and is_twice and not has_one_graph(self._base, self.compared.device, self.compared.dtype):
             self.refused[COMPILED] = (
                 "with gradient checkpointing they need a kernel for rows of all lengths, which NVIDIA GPUs have from "
-                "Ampere on, in 16 bits"
+                "Ampere on, in 16 bits, for attention without windows, soft-capping and dropout"
             )
             return False
         self._fuse(False)  # a function of many kernels, of which a compiler makes few
         compile_each(layers)
         self._loss.compile()
         layout = share(self._rows, [0, 1], _WEIGHTS) if shares else self._padded
-        agrees = self._agrees(COMPILED, lambda: self.compared.result(layout))
+
+        def compiled() -> Result:
+            self._base.train()  # other graphs, with dropout, whose numbers tell nothing; they have to be there
+            self.compared.result(layout)
+            self._base.eval()
+            return self.compared.result(layout)
+
+        agrees = self._agrees(COMPILED, compiled)
+        self._base.eval()
         if not agrees:
             self._loss.compile(is_on=False)
             as_they_were(layers)
@@ -230,7 +238,7 @@ class _Trial:
             off = distance(compute(), self._expected if expected is None else expected)
         except _REFUSALS as error:
             off, reason = math.inf, one_line(error, 120)
-        (off,) = largest([off], next(self._base.parameters()).device)
+        (off,) = largest([off], self.compared.device)
         self.distances[name] = off if math.isfinite(off) else None
         if off > self.compared.limit:
             told = f"the {self.compared.kind} would be off by {off:.2g}, rounding explains {self.compared.limit:.2g}"

@@ -14,6 +14,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
+from yangtuo.model.sharding import is_sharded
+
 
 def keep_narrow(model: nn.Module, base: PreTrainedModel, dtype: torch.dtype) -> None:
     """Have LoRA layers take their input as it is, and norms and the embedding give the dtype of the forward.
@@ -29,7 +31,8 @@ def keep_narrow(model: nn.Module, base: PreTrainedModel, dtype: torch.dtype) -> 
 
     for weight in base.parameters():
         # A norm's weight in the other 16 bits would make its result float32.
-        if weight.dim() == 1 and not weight.requires_grad and weight.dtype in (torch.bfloat16, torch.float16):
+        is_norm = weight.dim() == 1 and not weight.requires_grad and not is_sharded(weight)
+        if is_norm and weight.dtype in (torch.bfloat16, torch.float16):
             weight.data = weight.data.to(dtype)
 
     def narrowed(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:

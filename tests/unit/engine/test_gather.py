@@ -47,6 +47,12 @@ def test_gradients_of_a_row_are_rounded_once():
     assert float((one_by_one - exact).norm() / exact.norm()) > 0.01
 
 
+def test_no_place_at_all_is_a_gradient_of_zeros():
+    source = torch.ones(3, 2, requires_grad=True)
+    (grad,) = torch.autograd.grad(taken(source, np.zeros(0, dtype=np.int64)).sum(), source)
+    assert grad.tolist() == [[0, 0]] * 3
+
+
 def test_every_row_once_in_order_is_no_copy():
     assert Places.of(np.arange(4), 4) is None
     source = torch.zeros(4)
@@ -73,6 +79,7 @@ def test_one_copy_for_all_numbers(monkeypatch):
         return real(tensor, CPU)
 
     monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     device = torch.device("cuda:0")
     sent_to_it = sent_together(arrays, device)
     assert copies == [(device, {"non_blocking": True})]

@@ -277,6 +277,18 @@ def test_rows_that_change_beside_others_are_computed_one_by_one(caplog, monkeypa
     assert warned(caplog)[-1].startswith("engine: rows are computed one by one: the gradient would be off by")
 
 
+def test_the_device_is_that_of_what_is_trained():
+    """PEFT's originals, the first of all weights, have left it."""
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
+    model = get_peft_model(model_of("Llama"), config)
+    base = model.get_base_model()
+    for module in (base.get_input_embeddings(), base.get_output_embeddings()):
+        module.original_module.to("meta")
+    assert next(base.parameters()).device.type == "meta"
+    assert choose_shortcuts(model, base, SupervisedLoss(base), EXAMPLES, Execution(True, 1000)).shares_prefixes
+    assert comparison.computed_in(base) is torch.float32
+
+
 def test_nothing_is_tried_where_sharing_is_not_wanted(caplog):
     model = model_of("Llama")
     shares, loss = chosen(model, may_share=False)
