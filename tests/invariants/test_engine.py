@@ -1,5 +1,8 @@
 """Whatever the engine does to be fast, a run's curve and adapter stay those of the plain, padded, whole step."""
 
+import json
+import shutil
+
 import pytest
 
 from tests import tiny
@@ -99,6 +102,22 @@ def test_short_memory_turns_gradient_checkpointing_on(padded, inputs, tmp_path):
     assert done.code == 0, done.said
     assert "gradient checkpointing: on, since a row of 196 tokens would not fit otherwise" in done.err
     assert_same(tmp_path / "out", reference_out)
+
+
+def test_a_resumed_run_computes_layers_twice_as_it_did(inputs, tmp_path):
+    """Its micro-batches were made for that; memory may look otherwise now."""
+    short = "import psutil\npsutil.virtual_memory = lambda: type('memory', (), {'available': 1_000_000})"
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 8}
+    words = inputs.options(tmp_path / "out", **options)
+    assert in_process(short, "train", *words).code == 0
+    shutil.rmtree(tmp_path / "out" / "sft_lora_model")
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    run = tmp_path / "out" / "run.json"
+    run.write_text(json.dumps({**json.loads(run.read_text()), "state": "running"}))
+    done = yangtuo("train", *words)
+    assert done.code == 0, done.said
+    assert "resuming from" in done.said
+    assert "gradient checkpointing: on" in done.said
 
 
 def test_out_of_memory_with_one_row_is_an_error(inputs, tmp_path):

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.comparison import computed_in
-from yangtuo.engine.compiled import has_one_graph, layers_of
+from yangtuo.engine.compiled import are_computed_twice, has_one_graph, layers_of
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
 from yangtuo.engine.memory import MOST_CELLS, free_bytes
@@ -59,7 +59,7 @@ class Measured:
     @property
     def checkpoints(self) -> bool:
         """Whether layers are computed twice."""
-        return any(layer.gradient_checkpointing for layer in layers_of(self.base))
+        return are_computed_twice(self.base)
 
     def trained(self) -> list[nn.Parameter]:
         """The weights whose gradients are computed."""
@@ -175,7 +175,8 @@ def _cells(measured: Measured, planner: Planner, execution: Execution, device: t
         try:
             taken = kept_bytes(functools.partial(measured.compute, Batch.of(layout, device)), device)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            # Where ranks exchange weights in a forward, the others wait for this one: it has to end.
+            if not is_out_of_memory(error) or not measured.goes_back:
                 raise
             return points[0][0] if points else 0
         finally:

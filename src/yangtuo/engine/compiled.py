@@ -24,6 +24,11 @@ def layers_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
+def are_computed_twice(model: nn.Module) -> bool:
+    """Whether layers are under gradient checkpointing."""
+    return any(layer.gradient_checkpointing for layer in layers_of(model))
+
+
 def with_norm(model: PreTrainedModel) -> list[nn.Module]:
     """The decoder layers and the norm after them."""
     decoder = model.get_decoder()

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from yangtuo.data.examples import Examples
 from yangtuo.engine.attention import PREFIX_SHARED
 from yangtuo.engine.comparison import Comparison, Result, distance
-from yangtuo.engine.compiled import as_they_were, compile_each, has_one_graph, layers_of, with_norm
+from yangtuo.engine.compiled import are_computed_twice, as_they_were, compile_each, has_one_graph, with_norm
 from yangtuo.engine.layer_kinds import reason_not_to_share
 from yangtuo.engine.layout import pad, share
 from yangtuo.engine.loss import SupervisedLoss
@@ -206,7 +206,7 @@ class _Trial:
     def try_compiled(self, *, shares: bool) -> bool:
         """Layers and the loss as compiled graphs, on rows as they will be laid out."""
         layers = with_norm(self._base)
-        is_twice = any(layer.gradient_checkpointing for layer in layers_of(self._base))
+        is_twice = are_computed_twice(self._base)
         if shares and is_twice and not has_one_graph(self._base, self.compared.device, self.compared.dtype):
             self.refused[COMPILED] = (
                 "with gradient checkpointing they need a kernel for rows of all lengths, which NVIDIA GPUs have from "

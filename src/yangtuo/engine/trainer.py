@@ -26,6 +26,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.engine import checkpoint
 from yangtuo.engine.calibration import Measured, calibrate, can_measure
 from yangtuo.engine.callbacks import Callbacks
+from yangtuo.engine.compiled import are_computed_twice
 from yangtuo.engine.flops import StepMeter
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, mean_loss
@@ -303,6 +304,7 @@ class StepTrainer(Trainer):
         position = {
             "step": state.global_step,
             "micro_batch_tokens": self._steps.execution.max_cells,
+            "gradient_checkpointing": are_computed_twice(self._base),
             "world_size": self.accelerator.num_processes,
             "engine": self.accelerator.distributed_type.value,
             "loss_at_start": self.loss_at_start,

@@ -4,6 +4,7 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -74,7 +75,9 @@ def choose_execution(
     asked = checkpointing_asked(settings)
     if asked is None:
         is_short = memory.needs_checkpointing(shape, free, device.type, longest)
-        args.activation_checkpointing = bool(largest([float(is_short)], device)[0])
+        of_any = bool(largest([float(is_short)], device)[0])
+        recorded = from_rank_0(lambda: _recorded(resumed, "gradient_checkpointing"))
+        args.activation_checkpointing = of_any if recorded is None else recorded
         if args.activation_checkpointing:
             tell_checkpointing(longest)
     checkpointing = bool(args.activation_checkpointing)
@@ -82,7 +85,7 @@ def choose_execution(
     if budget == "auto":
         own = memory.choose_max_cells(shape, free, device.type, checkpointing=checkpointing)
         of_all = -int(largest([-float(own)], device)[0])  # of the rank with the least memory
-        max_cells = from_rank_0(lambda: _cells_of(resumed) or of_all)
+        max_cells = from_rank_0(lambda: _recorded(resumed, "micro_batch_tokens")) or of_all
     else:
         max_cells = int(budget)
     if device.type == "cpu":
@@ -114,8 +117,9 @@ def loaded_to(settings: Settings, device: torch.device) -> torch.device | None:
     return None if stage == 3 or fsdp(settings.trainer.fsdp) else device
 
 
-def _cells_of(started: Path | None) -> int | None:
-    return None if started is None else int(checkpoint.read_position(started)["micro_batch_tokens"])
+def _recorded(resumed: Path | None, name: str) -> Any:
+    """How a checkpoint's run was executed; None without one, or in one of an earlier version."""
+    return None if resumed is None else checkpoint.read_position(resumed).get(name)
 
 
 def wants_prefix_sharing(settings: Settings) -> bool:

@@ -98,6 +98,13 @@ def test_running_out_while_measuring_is_a_measurement(subject, monkeypatch):
     assert calibrate(subject, ROWS, AUTO).max_cells == 196
 
 
+def test_running_out_where_others_wait_ends_the_process(subject, monkeypatch):
+    forward = Measured(subject.model, subject.base, subject.loss, subject.accelerator, goes_back=False)
+    Device(monkeypatch, free=10**9, of_cell={"plain": 1000}, limit=10)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        calibrate(forward, ROWS, AUTO)
+
+
 @pytest.mark.parametrize("may", [True, False])
 def test_a_row_that_does_not_fit_is_one_line(may, subject, monkeypatch):
     Device(monkeypatch, free=2 << 30, of_cell={"plain": 10**9, "checkpointed": 10**9}, limit=10**5)
