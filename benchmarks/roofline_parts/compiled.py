@@ -29,6 +29,7 @@ from yangtuo.config.schema import LoraArguments
 from yangtuo.engine import attention, loss
 from yangtuo.engine.attention import TreeRows
 from yangtuo.model import adapters
+from yangtuo.model.lora import FusedLinear
 from yangtuo.model.narrow import keep_narrow
 
 _TOKENS = (64, 128)  # of the two compilations, whose difference is what grows with the tokens
@@ -132,6 +133,9 @@ def _base(options: argparse.Namespace) -> LlamaForCausalLM:
     adapter = adapters.attach_new(model, lora)
     base: LlamaForCausalLM = adapter.model.get_base_model()
     keep_narrow(adapter.model, base, torch.bfloat16)
+    for module in base.modules():  # as where layers are compiled, and on a GPU: PEFT's own LoRA
+        if isinstance(module, FusedLinear):
+            module.may_fuse = False
     base.set_attn_implementation(attention.PREFIX_SHARED)
     adapter.model.train()
     return base
