@@ -1,8 +1,6 @@
 """`python -m yangtuo` is the same as the command `yangtuo`."""
 
-import sys
-
-from yangtuo.cli import main
+from yangtuo.cli import program
 
 if __name__ == "__main__":  # the processes that encode large data may import this file
-    sys.exit(main())
+    program()

@@ -318,3 +318,18 @@ def test_the_setup_takes_a_torch_that_fits_the_gpu_and_its_driver(said, expected
         ["bash", "-euc", f"{function}\nyangtuo_torch"], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("have_met", [True, False])
+def test_processes_that_have_met_leave_before_their_librarys_threads_can_break_the_end(have_met, inputs, tmp_path):
+    """Something that ends the process by SIGABRT in the interpreter's own end, as threads of gloo did now and then."""
+    breaking = "import ctypes; ctypes.pythonapi.Py_AtExit(ctypes.CDLL(None).abort)"
+    told = "import atexit; atexit.register(print, 'the end')"
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    meet = "import torch.distributed as d; d.init_process_group('gloo')" if have_met else "import torch"
+    words = ["check", "--model_name_or_path", inputs.base, "--dataset_dir", inputs.data]
+    start = f"import sys; from yangtuo.cli import program; {breaking}; {told}; {meet}; sys.argv[0] = 'x'; program()"
+    done = run([sys.executable, "-c", start, *words], env=launched)
+    assert "24 of 24 rows" in done.out + done.err
+    assert "the end" in done.out
+    assert done.code == (0 if have_met else -6)

@@ -1,12 +1,14 @@
 """The command line: sub-commands, and what becomes of an error. Heavy imports happen inside a command."""
 
+import atexit
+import contextlib
 import importlib
 import os
 import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from yangtuo import __version__, logs, output
 from yangtuo.config.parser import build_parser, parse
@@ -33,6 +35,33 @@ Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
 
 yangtuo VERB --help lists a verb's options; --version prints the version.
 A file of options can be given first: yangtuo train run.yaml --learning_rate 1e-4"""
+
+
+def program(*words: str) -> NoReturn:
+    """Run the command of this process's arguments, after `words`, and end the process with its exit code."""
+    codes = [1]  # as of an error that is not caught
+    atexit.register(_end_among_processes, codes)  # first registered, last called
+    try:
+        codes[0] = main([*words, *sys.argv[1:]])
+    except SystemExit as error:
+        codes[0] = error.code if isinstance(error.code, int) else int(error.code is not None)
+        raise
+    sys.exit(codes[0])
+
+
+def _end_among_processes(codes: list[int]) -> None:
+    """Leave without the interpreter's own end, where processes have met.
+
+    The threads of torch's network code may still let go of a tensor then. Python before 3.14 ends such a thread where
+    it asks for the interpreter, which C++ answers by ending the process with SIGABRT: on a busy machine a run that had
+    done all it should was said to have failed.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(codes[0])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
