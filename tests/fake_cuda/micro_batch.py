@@ -30,6 +30,8 @@ from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.settings import Settings
 from yangtuo.data.examples import Examples
 from yangtuo.engine.attention import PREFIX_SHARED
+from yangtuo.engine.early_stopping import EarlyStopping, EvaluationHistory
+from yangtuo.engine.monitor import TrainingMonitor
 from yangtuo.engine.probe import Shortcuts
 from yangtuo.engine.progress import Progress
 from yangtuo.engine.run_context import RunContext
@@ -187,6 +189,8 @@ def _trainer(setup: Setup, settings: Settings, folder: Path, records: tuple[Reco
         0.0,
         StopRequest(),
         Watchdog(None, 0),
+        TrainingMonitor(),
+        EvaluationHistory(EarlyStopping()),
     )
     saver = Saver(adapter, nothing_saved, {}, False, args.device)
     recorder.attach(adapter.model)

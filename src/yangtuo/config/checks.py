@@ -44,9 +44,24 @@ def _ranges(settings: Settings) -> Iterator[str]:
             yield f"--{name} {getattr(settings.run, name):g}: at least 0"
 
 
+def _early_stopping(settings: Settings) -> Iterator[str]:
+    patience, threshold = settings.run.early_stopping_patience, settings.run.early_stopping_threshold
+    if not 0 <= threshold < math.inf:
+        yield f"--early_stopping_threshold {threshold:g}: at least 0"
+    if patience is None:
+        if settings.given("early_stopping_threshold"):
+            yield "--early_stopping_threshold: only with --early_stopping_patience"
+        return
+    if patience < 1:
+        yield f"--early_stopping_patience {patience}: at least 1"
+    if settings.trainer.eval_strategy == "no":
+        yield "--early_stopping_patience needs evaluations: give --eval_strategy steps (and --eval_steps) or epoch"
+
+
 def _problems(settings: Settings) -> Iterator[str]:
     data, lora = settings.data, settings.lora
     yield from _ranges(settings)
+    yield from _early_stopping(settings)
     if data.dataset_dir and data.train_file:
         yield "--dataset_dir and --train_file: give one of them"
     if settings.training.get("do_train") is False and not settings.trainer.do_eval:

@@ -342,6 +342,23 @@ class RunArguments:
         "does not go on or does not answer; 0 for never.",
         decides=Decides.NOTHING,
     )
+    early_stopping_patience: int | None = _option(
+        None,
+        "End the run when this many evaluations in a row have not bettered the best one before them (by "
+        "--metric_for_best_model, else the loss). Default: all steps are made.",
+        decides=Decides.RESULT,
+    )
+    early_stopping_threshold: float = _option(
+        0.0,
+        "With --early_stopping_patience: by how much at least an evaluation has to be better.",
+        decides=Decides.RESULT,
+    )
+    extend: bool = _option(
+        False,
+        "Go on from the last checkpoint of a finished run in the output folder, with the larger --max_steps or "
+        "--num_train_epochs given now; the schedule is that of the longer run from there on.",
+        decides=Decides.NOTHING,
+    )
     overwrite_output_dir: bool = _option(
         False,
         "Start although the output folder holds another run: that folder is renamed, never deleted. An unfinished "

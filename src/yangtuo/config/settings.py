@@ -22,6 +22,7 @@ class TrainerArguments:
     do_eval: bool
     eval_strategy: str
     load_best_model_at_end: bool
+    metric_for_best_model: str | None
     per_device_train_batch_size: int
     per_device_eval_batch_size: int
     gradient_accumulation_steps: int

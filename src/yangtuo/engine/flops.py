@@ -4,6 +4,7 @@ import functools
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,11 +61,11 @@ class StepMeter:
         """The model of transformers that is trained, where, and in which dtype it computes."""
         self._flops, self._peak_rate = FlopCount.of(model), matmul_rate(device, dtype)
         self._experts = ExpertLoad(model)
-        self._begin = 0.0
+        self._begin = self._waited = 0.0
 
     def begin(self) -> None:
         """Call when a step begins."""
-        self._begin = time.monotonic()
+        self._begin, self._waited = time.monotonic(), _waited_for_processor()
         self._experts.reset()
 
     def flop(self, layouts: Iterable[Layout]) -> int:
@@ -74,12 +75,25 @@ class StepMeter:
     def rates(self, layouts: Iterable[Layout], num_tokens: float) -> dict[str, float]:
         """Of the step that has just ended."""
         seconds = time.monotonic() - self._begin
+        waited = (_waited_for_processor() - self._waited) / seconds
         return {
             "tokens_per_s": num_tokens / seconds,
             "mfu": self.flop(layouts) / seconds / self._peak_rate,
             "step_seconds": seconds,
+            "cpu_wait": waited,
             **self._experts.shares(),
         }
+
+
+def _waited_for_processor() -> float:
+    """Seconds that the main thread was ready to run and had no processor; 0 where the system does not tell.
+
+    Source: Linux, Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat.
+    """
+    try:
+        return int(Path("/proc/self/schedstat").read_bytes().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 _NOT_LINEAR = ("embed", "lora_", "wte", "wpe")

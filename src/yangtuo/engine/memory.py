@@ -1,8 +1,10 @@
 """How much memory a micro-batch takes, estimated from the shape of the model; and how large it may be."""
 
+import contextlib
 import ctypes
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -97,6 +99,32 @@ def free_bytes(device: torch.device) -> int:
     except RuntimeError:  # of an accelerator that keeps no account, as Apple's, which uses the machine's memory
         pass
     return int(psutil.virtual_memory().available)
+
+
+def used_bytes(device: torch.device) -> dict[str, int]:
+    """Memory in use now and at most so far, of this process and its device, for log.jsonl.
+
+    Main memory is the resident set: pages of files that are mapped count, as those of weights.
+    """
+    process = psutil.Process().memory_info()
+    used = {"memory_bytes": int(process.rss), "peak_memory_bytes": peak_resident_bytes()}
+    with contextlib.suppress(RuntimeError):  # of an accelerator that keeps no account
+        if device.type != "cpu":
+            used["device_memory_bytes"] = int(torch.accelerator.memory_allocated(device))
+            used["device_peak_bytes"] = int(torch.accelerator.max_memory_allocated(device))
+    return used
+
+
+def peak_resident_bytes() -> int:
+    """The most main memory that this process has had."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().rss)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def choose_max_cells(shape: ModelShape, free: int, device_type: str, *, checkpointing: bool) -> int:

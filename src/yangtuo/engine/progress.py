@@ -10,23 +10,37 @@ from tqdm import tqdm
 
 from yangtuo.logs import lasting, say
 
+_EVERY = 10  # steps
+_SURE_AFTER = 3  # steps
+_FORECAST_OFF = 0.2  # by so much a forecast may be wrong, before it is said again
+
 
 @dataclass(frozen=True)
 class Logging:
-    """When the screen and the trackers are told; log.jsonl gets every step. Same values as in TrainingArguments."""
+    """When the screen and the trackers are told; log.jsonl gets every step. Same values as in TrainingArguments.
+
+    Attributes:
+        strategy: no, steps or epoch.
+        steps: every so many, below 1 a part of the run; 0 for every 10 steps, more often in a short run, and the last.
+        first_step: the first one in any case.
+    """
 
     strategy: str
     steps: float
     first_step: bool
 
     def is_due(self, step: int, steps_per_epoch: int, max_steps: int) -> bool:
-        """Whether now; `steps` below 1 are a part of the run."""
+        """Whether now."""
         if step == 1 and self.first_step:
             return True
         if self.strategy == "epoch":
             return step % steps_per_epoch == 0 or step == max_steps
+        if self.strategy != "steps":
+            return False
+        if self.steps == 0:
+            return step % min(_EVERY, max(1, max_steps // _EVERY)) == 0 or step == max_steps
         every = self.steps if self.steps >= 1 else math.ceil(self.steps * max_steps)
-        return self.strategy == "steps" and step % max(1, int(every)) == 0
+        return step % max(1, int(every)) == 0
 
     def last_due(self, before: int, steps_per_epoch: int, max_steps: int) -> int:
         """The latest step before this one at which it was due; 0 for none."""
@@ -43,6 +57,8 @@ class Progress:
         self._tokens_per_s = 0.0
         self._last: dict[str, Any] = {}
         self._begin, self._first_step = time.monotonic(), 0
+        self._forecast: float | None = None  # seconds of a step, until steps have told
+        self._seconds: list[float] = []  # of the first steps
 
     def __enter__(self) -> "Progress":
         return self
@@ -57,13 +73,33 @@ class Progress:
             with lasting():
                 self._bar = tqdm(total=total, initial=first_step, unit="step", dynamic_ncols=True)
 
+    def forecast(self, seconds: float) -> None:
+        """Say how long the run will take, of the seconds that a step will, by a measurement before the first."""
+        self._forecast = seconds
+        self.say(f"time: about {_clock(seconds * self._total)} for {self._total:,} steps, by a first measurement")
+
+    def _check_forecast(self, seconds: float) -> None:
+        """Say it again after the third step, where it was wrong; the first step has made what the others find made."""
+        self._seconds.append(seconds)
+        if self._forecast is None or len(self._seconds) < _SURE_AFTER:
+            return
+        now = sum(self._seconds[1:]) / (_SURE_AFTER - 1)
+        if abs(now - self._forecast) > _FORECAST_OFF * self._forecast:
+            left = now * (self._total - self._first_step - _SURE_AFTER)
+            self.say(f"time: {now:.3g} s a step, not {self._forecast:.3g}; about {_clock(left)} left")
+        self._forecast = None
+
     def step(self, entry: dict[str, Any]) -> None:
         """A step is done; `entry` is its line of log.jsonl."""
+        if not self._last:
+            self._begin = time.monotonic()
         self._last = entry
+        self._check_forecast(entry["step_seconds"])
         smooth = 0.8 if self._tokens_per_s else 0.0
         self._tokens_per_s = smooth * self._tokens_per_s + (1 - smooth) * entry["tokens_per_s"]
         if self._bar is not None:
-            shown = f"loss {entry['loss']:.4f}, {self._tokens_per_s:,.0f} tokens/s, {_saved(entry)}"
+            rate, saved, memory = f"{self._tokens_per_s:,.0f} tokens/s", _saved(entry), _memory(entry)
+            shown = f"loss {entry['loss']:.4f}, {rate}, {saved}, {memory}"
             self._bar.set_postfix_str(shown, refresh=False)
             with lasting():
                 self._bar.update(1)
@@ -75,9 +111,16 @@ class Progress:
             parts.append(f"grad_norm {logs['grad_norm']:.3g}")
         done = step - self._first_step
         if self._bar is None and done:
-            left = (time.monotonic() - self._begin) / done * (self._total - step)
-            parts += [f"{self._tokens_per_s:,.0f} tokens/s", _saved(self._last), f"{_clock(left)} left"]
+            left = self._seconds_of_step(done) * (self._total - step)
+            rate = f"{self._tokens_per_s:,.0f} tokens/s"
+            parts += [rate, _saved(self._last), _memory(self._last), f"{_clock(left)} left"]
         self.say("  ".join(parts))
+
+    def _seconds_of_step(self, done: int) -> float:
+        """Evaluations and checkpoints included; the first step, which makes what the others find, is left out."""
+        if done == 1:
+            return float(self._last["step_seconds"])
+        return (time.monotonic() - self._begin) / (done - 1)
 
     def say(self, line: str) -> None:
         """Print a line without breaking the bar."""
@@ -95,6 +138,15 @@ class Progress:
 def _saved(entry: dict[str, Any]) -> str:
     """Model FLOP utilisation, and the parts of a padded batch that the step did not compute."""
     return f"MFU {entry['mfu']:.0%}, saved {entry['padding_saved']:.0%} padding + {entry['prefix_saved']:.0%} prefix"
+
+
+def _memory(entry: dict[str, Any]) -> str:
+    """In use and at most, of the device where it has its own."""
+    names = ("device_memory_bytes", "device_peak_bytes")
+    if names[0] not in entry:
+        names = ("memory_bytes", "peak_memory_bytes")
+    now, peak = (entry.get(name, 0) / 2**30 for name in names)
+    return f"{now:.1f} GiB (peak {peak:.1f})"
 
 
 def _clock(seconds: float) -> str:

@@ -1,17 +1,23 @@
 """Where a run tells what it does: log.jsonl, the screen, the other processes."""
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from yangtuo.engine.early_stopping import EvaluationHistory
+from yangtuo.engine.monitor import Event, TrainingMonitor
 from yangtuo.engine.progress import Logging, Progress
 from yangtuo.engine.signals import StopRequest
 from yangtuo.engine.step_log import StepLog
 from yangtuo.engine.watchdog import Watchdog
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a run tells what it does, and how often at least it saves (minutes; 0 for never)."""
+    """Where a run tells what it does, how often at least it saves (minutes; 0 for never), and its evaluations."""
 
     step_log: StepLog
     screen: Progress
@@ -19,11 +25,14 @@ class RunContext:
     save_minutes: float
     stop: StopRequest
     watchdog: Watchdog
+    monitor: TrainingMonitor
+    evaluations: EvaluationHistory
 
     def tell_step(self, entry: dict[str, Any]) -> None:
         """A step, with what it was."""
         self.step_log.write(entry)
         self.screen.step(entry)
+        self.tell_events(entry["step"], self.monitor.step(entry))
         if entry.get("skipped"):
             self.screen.say(
                 f"step {entry['step']}: skipped, since gradients overflowed float16; the loss scale goes down, the "
@@ -39,3 +48,10 @@ class RunContext:
             f"step {step}  eval_loss {entry['eval_loss']:.4f}  perplexity {entry['perplexity']:.3f}  "
             f"({entry['rows']} rows, {entry['runtime']:.0f} s)"
         )
+        self.tell_events(step, self.monitor.evaluation(entry))
+
+    def tell_events(self, step: int, events: Iterable[Event]) -> None:
+        """Say what a person should look at, and log it."""
+        for event in events:
+            self.step_log.write({"step": step, "event": event.name, "text": event.text})
+            logger.warning("step %d: %s", step, event.text)

@@ -28,10 +28,9 @@ class StepLog:
         if writes:
             with output.whole_file(path) as file:
                 file.writelines(map(_line, kept))
-        losses = [entry["eval_loss"] for entry in kept if entry.get("eval_loss") is not None]
-        self.best_eval_loss = min(losses, default=float("inf"))
         self.num_skipped = sum(bool(entry.get("skipped")) for entry in kept)
         self.losses = [entry["loss"] for entry in kept if "loss" in entry]  # of the steps before
+        self.entries = kept  # those before
 
     def write(self, entry: dict[str, Any]) -> None:
         """Add one line.

@@ -11,6 +11,7 @@ import logging
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,14 @@ from yangtuo.config.choices import LossReduction
 from yangtuo.data.examples import Examples
 from yangtuo.engine import checkpoint
 from yangtuo.engine.calibration import Measured, calibrate, can_measure
-from yangtuo.engine.callbacks import Callbacks
+from yangtuo.engine.callbacks import Callbacks, Hooks
 from yangtuo.engine.compiled import are_computed_twice
+from yangtuo.engine.early_stopping import EvaluationHistory, metrics_at
 from yangtuo.engine.flops import StepMeter
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, mean_loss
+from yangtuo.engine.memory import used_bytes
+from yangtuo.engine.monitor import Event, no_gradient
 from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.optimizer import let_scaler_skip, loraplus
 from yangtuo.engine.probe import Shortcuts, choose_shortcuts, two_rows
@@ -38,7 +42,7 @@ from yangtuo.engine.run_context import RunContext
 from yangtuo.engine.runner import StepKey, StepRunner
 from yangtuo.engine.saving import Saver
 from yangtuo.engine.steps import Planner, Recipe, Step, Steps
-from yangtuo.engine.training_state import EngineState, engine_state_of, plain_values, schedule_for
+from yangtuo.engine.training_state import EngineState, engine_state_of, plain_values, schedule_for, take_up_schedule
 from yangtuo.errors import UsageError
 from yangtuo.model import adapter_state
 from yangtuo.model.originals import to_main_memory
@@ -61,7 +65,7 @@ class StepTrainer(Trainer):
             args=args,
             train_dataset=steps,
             eval_dataset=eval_set,
-            callbacks=[Callbacks(context.screen, context.save_minutes, context.stop, self._evaluate_and_save)],
+            callbacks=[Callbacks(context.screen, context.save_minutes, context.stop, self._hooks())],
         )
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -74,8 +78,10 @@ class StepTrainer(Trainer):
         self._eval_planner = None if eval_set is None else Planner(eval_set)
         self.shortcuts: Shortcuts | None = None  # once they are tried
         self.loss_at_start: float | None = None  # of `proof_rows`, before the first step
+        self._proof_steps: int | None = None  # of whose rows those are, where the run was extended
         step_log = context.step_log  # its losses are those of all steps
-        self._best, self._losses = from_rank_0(lambda: (step_log.best_eval_loss, step_log.losses))
+        self._losses = from_rank_0(lambda: step_log.losses)
+        self._evaluations: EvaluationHistory = from_rank_0(lambda: context.evaluations)
         self.num_skipped = from_rank_0(lambda: step_log.num_skipped)
         # At its end, transformers would delete the last checkpoint for this limit, before the adapter is saved.
         self._save_total_limit, args.save_total_limit = args.save_total_limit, None
@@ -114,8 +120,11 @@ class StepTrainer(Trainer):
                 self._runner.prime(self.model_wrapped, self.optimizer, two_rows(self._steps.examples))
             position = self._saver.restore(self._engine_state, self._resume_from)
             self.loss_at_start = position["loss_at_start"]
+            self._proof_steps = position.get("proof_steps")
             scheduler = self.lr_scheduler
             scheduler.load_state_dict(schedule_for(scheduler.state_dict(), position["scheduler"]))
+            if max_steps != position.get("max_steps", max_steps):
+                self._tell_other_schedule(*take_up_schedule(scheduler), position)
             self.state.best_model_checkpoint = from_rank_0(lambda: self.state.best_model_checkpoint)
             self._take_up(self._resume_from)
             before, now = f"{position['engine']} on {position['world_size']}", self._engine_and_size()
@@ -123,12 +132,21 @@ class StepTrainer(Trainer):
                 logger.warning("engine: this run goes on with %s processes, before it was %s", now, before)
         return prepared
 
+    def _tell_other_schedule(self, ended: float, now: float, position: Mapping[str, Any]) -> None:
+        step = position["step"]
+        logger.warning(
+            "schedule: that of the longer run from here on: learning rate %.3g at step %d, where the shorter run had "
+            "come to %.3g",
+            now,
+            step + 1,
+            ended,
+        )
+
     def _take_up(self, newest: Path) -> None:
         """Know what the run knew when it had written this checkpoint, and delete what it then deleted."""
-        for entry in self.state.log_history:
-            if "eval_loss" in entry:
-                metrics = {name: value for name, value in entry.items() if name.startswith("eval_")}
-                self._evaluated = (int(entry["step"]), metrics)
+        steps = [int(entry["step"]) for entry in self.state.log_history if "eval_loss" in entry]
+        if steps:
+            self._evaluated = (steps[-1], metrics_at(steps[-1], self.state.log_history))
         if newest == checkpoint.latest_complete(Path(self.args.output_dir)):  # and not an earlier one, by name
             self._prune(newest)
 
@@ -167,7 +185,8 @@ class StepTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self.set_weights(Path(str(self.state.best_model_checkpoint)))
-        self._evaluated = (-1, {})  # those metrics are of other weights
+        of_best = metrics_at(self.state.best_global_step, self.state.log_history)
+        self._evaluated = (self.state.global_step if of_best else -1, of_best)  # no need to compute them again
 
     def set_weights(self, folder: Path | None) -> None:
         """Put the adapter in a folder into the engine of all ranks; None for zeros."""
@@ -213,7 +232,7 @@ class StepTrainer(Trainer):
         """
         self._try_shortcuts(model)
         if self.loss_at_start is None:
-            self.loss_at_start = self.loss_of(self.proof_rows())
+            self.loss_at_start = self._measured_loss_at_start()
         self._meter.begin()
         model.train()
         if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimizers have two modes
@@ -247,6 +266,15 @@ class StepTrainer(Trainer):
                 execution = calibrate(measured, self._steps.planner, execution)
         self._steps.execution = execution
 
+    def _hooks(self) -> Hooks:
+        return Hooks(self._evaluate_and_save, lambda: self._evaluations.is_over(), self._look_at_gradients)
+
+    def _look_at_gradients(self) -> None:
+        """Say which modules no gradient reaches, at the first step; not of engines that hide gradients."""
+        if self.state.global_step == 0 and self._runner.can_redo:
+            parameters = adapter_state.trained_parameters(self._saver.adapter)
+            self._out.tell_events(1, no_gradient({name: p.grad for name, p in parameters.items()}))
+
     # ---- evaluation
 
     def evaluate(
@@ -262,9 +290,12 @@ class StepTrainer(Trainer):
         self._evaluated = (self.state.global_step, metrics)
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        if self.is_in_train and mean < self._best:  # a NaN is not smaller than anything
-            self._best = mean
+        if self.is_in_train and self._evaluations.add(metrics):
             self.save_model(str(Path(self.args.output_dir) / "best"), _internal_call=True)
+        if self.is_in_train and self._evaluations.is_over():
+            self.control.should_training_stop = True
+            why = self._evaluations.why_over(self.state.global_step, self.state.max_steps)
+            self._out.tell_events(self.state.global_step, [Event("early_stop", why)])
         return metrics
 
     def _mean_loss(self, planner: Planner, recipe: Recipe) -> float:
@@ -278,9 +309,19 @@ class StepTrainer(Trainer):
         """Mean over the tokens of some rows, in nats, by the engine as it is."""
         return self._mean_loss(Planner(rows), replace(self._steps.recipe, reduction=LossReduction.TOKEN))
 
+    def _measured_loss_at_start(self) -> float:
+        """Of `proof_rows`; its time tells how long a step will take: a backward costs what a forward does."""
+        rows, begin = self.proof_rows(), time.monotonic()
+        loss = self.loss_of(rows)
+        of_token = (time.monotonic() - begin) / int(rows.lengths().sum())
+        examples, of_step = self._steps.examples, self._steps.recipe.shape.rows_per_step
+        forwards = 3 if are_computed_twice(self._base) else 2
+        self._out.screen.forecast(of_token * forwards * float(examples.lengths().mean()) * min(of_step, len(examples)))
+        return loss
+
     def proof_rows(self) -> Examples:
         """Some of the rows that the run trains on, the same at its start and its end."""
-        return self._steps.spread(self.state.max_steps, _PROOF_ROWS)
+        return self._steps.spread(self._proof_steps or self.state.max_steps, _PROOF_ROWS)
 
     def _alive(self, layout: Layout) -> Layout:
         self._out.watchdog.alive()
@@ -308,6 +349,8 @@ class StepTrainer(Trainer):
             "world_size": self.accelerator.num_processes,
             "engine": self.accelerator.distributed_type.value,
             "loss_at_start": self.loss_at_start,
+            "proof_steps": self._proof_steps or state.max_steps,
+            "max_steps": state.max_steps,
             "scheduler": plain_values(self.lr_scheduler.state_dict()),
         }
         text = json.dumps(dataclasses.asdict(state), indent=2, sort_keys=True) + "\n"
@@ -352,4 +395,14 @@ class StepTrainer(Trainer):
         self._losses.append(logs["loss"])
         skipped = {"skipped": True} if self.accelerator.optimizer_step_was_skipped else {}
         self.num_skipped += len(skipped)
-        self._out.tell_step({"step": step, "epoch": self.state.epoch, **logs, **sizes, **rates, **skipped})
+        self._out.tell_step(
+            {
+                "step": step,
+                "epoch": self.state.epoch,
+                **logs,
+                **sizes,
+                **rates,
+                **used_bytes(self.args.device),
+                **skipped,
+            }
+        )

@@ -258,6 +258,19 @@ def schedule_for(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, 
     return {**own, **fitted}
 
 
+def take_up_schedule(scheduler: Any) -> tuple[float, float]:
+    """Have the next step use a schedule whose state was made by another one of the same kind, of another length.
+
+    Returns the learning rates of the next step by the other, and by this one.
+    """
+    inner = getattr(scheduler, "scheduler", scheduler)  # of accelerate
+    before = float(inner.get_last_lr()[0])
+    if isinstance(inner, torch.optim.lr_scheduler.LambdaLR):
+        inner.last_epoch -= 1
+        inner.step()
+    return before, float(inner.get_last_lr()[0])
+
+
 def _is_plain(value: Any) -> bool:
     return isinstance(value, int | float | str | bool | None)
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -86,6 +87,11 @@ def trained_parameters(adapter: Adapter) -> dict[str, nn.Parameter]:
 def kept_parameters(adapter: Adapter) -> dict[str, nn.Parameter]:
     """Frozen ones that are saved with the trained."""
     return {_plain(name): p for name, p in adapter.model.named_parameters() if _plain(name) in adapter.kept}
+
+
+def module_of(name: str) -> str:
+    """The module of the base that a trained tensor belongs to, by the tensor's name."""
+    return re.split(r"\.lora_|\.modules_to_save\.|\.token_adapter\.", name.removeprefix("base_model.model."))[0]
 
 
 def checksums(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:

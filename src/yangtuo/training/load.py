@@ -94,16 +94,20 @@ def _continued(settings: Settings, inputs: Inputs) -> list[dict[str, str]]:
     return [*before, {"sha256": saved.sha256, "folder": str(saved.folder.resolve())}]
 
 
-def how_to_merge(settings: Settings, known: dict[str, Any], saved: Path) -> str:
-    """The command that merges the adapter, for the end of a run."""
+def next_commands(settings: Settings, known: dict[str, Any], saved: Path) -> list[str]:
+    """What a person does with an adapter, for the end of a run: a line each."""
     order = [*(one["folder"] for one in known["stack"]), str(saved)]
     words = [
         "--model_name_or_path",
         known["base"]["name"],
         "--peft_path",
         ",".join(order),
-        "--output_dir",
-        "merged",
         *(["--trust_remote_code"] if settings.model.trust_remote_code else []),
     ]
-    return f"yangtuo merge {shlex.join(words)}"
+    both = shlex.join(words)
+    trust = " --trust_remote_code" if settings.model.trust_remote_code else ""
+    return [
+        f"to ask it: yangtuo chat {shlex.quote(str(saved))}{trust}",
+        f"to serve it (Ollama, vLLM, llama.cpp): yangtuo export {both} --output_dir served",
+        f"to merge it: yangtuo merge {both} --output_dir merged",
+    ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from yangtuo.config.settings import Settings, as_dict
 from yangtuo.data.encoding_cache import EncodedFiles
 from yangtuo.data.readers import columns
 from yangtuo.data.readers.files import spread_blocks
-from yangtuo.engine import planning
+from yangtuo.engine import checkpoint, planning
 from yangtuo.engine.planning import StepShape
 from yangtuo.engine.steps import Recipe
 from yangtuo.errors import UsageError
@@ -69,6 +70,29 @@ def plan_steps(settings: Settings, num_rows: int) -> list[str]:
     for line in lines:
         logger.info(line)
     return lines
+
+
+def num_steps(settings: Settings, num_rows: int) -> int:
+    """Of the whole run."""
+    most, per_epoch = (
+        settings.trainer.max_steps,
+        step_shape(settings).num_steps(num_rows, drop_last=settings.trainer.dataloader_drop_last),
+    )
+    return most if most > 0 else math.ceil(settings.trainer.num_train_epochs * per_epoch)
+
+
+def check_extension(settings: Settings, num_rows: int, made: Path | None) -> None:
+    """Compare the steps of an extended run with those that its checkpoint has made.
+
+    Raises:
+        UsageError: there is nothing left to do.
+    """
+    total, done = num_steps(settings, num_rows), checkpoint.step_of(made) if made else 0
+    if total <= done:
+        raise UsageError(
+            f"--extend: the run in {settings.trainer.output_dir} has made {done} steps, and {total} are asked for; "
+            "give a larger --max_steps or --num_train_epochs"
+        )
 
 
 def record_recipe(

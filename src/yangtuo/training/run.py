@@ -17,6 +17,8 @@ from yangtuo.config.settings import Settings
 from yangtuo.config.trainer_values import tracker_names
 from yangtuo.engine import checkpoint, trackers
 from yangtuo.engine.calibration import peak_bytes, tell_memory
+from yangtuo.engine.early_stopping import EvaluationHistory
+from yangtuo.engine.monitor import TrainingMonitor
 from yangtuo.engine.processes import check_alike, check_engine, from_rank_0, of_each, peers_lost_are_named
 from yangtuo.engine.progress import Progress
 from yangtuo.engine.run_context import RunContext
@@ -34,10 +36,10 @@ from yangtuo.training.dataset import log_summary, split_and_audit, write_audit
 from yangtuo.training.engines import check_packages
 from yangtuo.training.environment import choose_execution, loaded_to, meet, seed_of
 from yangtuo.training.inputs import encode_inputs, open_inputs
-from yangtuo.training.load import how_to_merge, load_adapter, load_base, prompt_files_for, provenance_of
-from yangtuo.training.recipe import plan_steps, recipe_of, record_recipe, tell_finished
+from yangtuo.training.load import load_adapter, load_base, next_commands, prompt_files_for, provenance_of
+from yangtuo.training.recipe import check_extension, plan_steps, recipe_of, record_recipe, tell_finished
 from yangtuo.training.run_folder import Decision, Lock, Start
-from yangtuo.training.trainer_args import logging_of
+from yangtuo.training.trainer_args import early_stopping_of, logging_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,8 @@ def train(settings: Settings) -> None:
         corpus = split_and_audit(settings, encoded, validation, inputs.end_id, args.seed)
         log_summary(corpus)
         plan = plan_steps(settings, corpus.num_rows_of_epoch())
+        if decision.start is Start.EXTEND:
+            check_extension(settings, corpus.num_rows_of_epoch(), decision.checkpoint)
         is_main = args.process_index == 0
         run_folder.prepare(output_dir, decision, lock, is_main=is_main, writes=args.should_save)
 
@@ -89,7 +93,9 @@ def train(settings: Settings) -> None:
                 trainer.save_model(str(saved))
                 load_again = functools.partial(load_base, settings, inputs, precision, loaded_to(settings, args.device))
                 verify.prove(trainer, adapter, at_start, saved, load_again, is_continued=inputs.adapter is not None)
-                logger.info("the adapter is in %s; to merge it: %s", saved, how_to_merge(settings, known, saved))
+                logger.info("the adapter is in %s", saved)
+                for line in next_commands(settings, known, saved):
+                    logger.info(line)
                 prompt_files.tell()
             if args.do_eval:
                 _evaluate(trainer, output_dir)
@@ -99,13 +105,16 @@ def train(settings: Settings) -> None:
 def _context(
     settings: Settings, output_dir: Path, resumed: Path | None, watchdog: Watchdog, *, is_main: bool
 ) -> RunContext:
+    step_log = _open_log(output_dir, resumed, writes=is_main)
     return RunContext(
-        _open_log(output_dir, resumed, writes=is_main),
+        step_log,
         Progress(shown=is_main, bar=not settings.trainer.disable_tqdm),
         logging_of(settings),
         settings.run.save_minutes,
         StopRequest(),
         watchdog,
+        TrainingMonitor(step_log.entries),
+        EvaluationHistory(early_stopping_of(settings), step_log.entries),
     )
 
 

@@ -102,6 +102,7 @@ class Start(StrEnum):
     RESUME = "resume"
     FINISHED = "finished"
     MOVE_ASIDE = "move aside"
+    EXTEND = "extend"
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,18 @@ def decide(settings: Settings, output_dir: Path, recipe: Mapping[str, Any], lock
         recipe,
         overwrite=settings.run.overwrite_output_dir,
         checkpoint_dir=settings.trainer.resume_from_checkpoint,
+        extends=settings.run.extend,
     )
 
 
-def start_of(output_dir: Path, recipe: Mapping[str, Any], *, overwrite: bool, checkpoint_dir: str | None) -> Decision:
+def start_of(
+    output_dir: Path,
+    recipe: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    checkpoint_dir: str | None,
+    extends: bool = False,
+) -> Decision:
     """Look at the output folder; nothing is changed yet.
 
     Args:
@@ -154,6 +163,7 @@ def start_of(output_dir: Path, recipe: Mapping[str, Any], *, overwrite: bool, ch
         recipe: what decides the result of this run, JSON values only.
         overwrite: `--overwrite_output_dir`, which moves a folder of another run aside.
         checkpoint_dir: `--resume_from_checkpoint`; None to find the last complete one.
+        extends: `--extend`, which goes on with more steps than the run there had.
 
     Raises:
         RunFolderError: it holds something else, or a run of another recipe.
@@ -175,20 +185,45 @@ def start_of(output_dir: Path, recipe: Mapping[str, Any], *, overwrite: bool, ch
             f"--output_dir {output_dir}: not empty, and no {RUN_FILE} in it tells of a run; choose another folder, or "
             "add --overwrite_output_dir to have this one renamed"
         )
-    different = differences(recorded.get("recipe", recorded.get("meaning", {})), recipe, "there", "here")
+    there, seed = recorded.get("recipe", recorded.get("meaning", {})), recorded.get("seed")
+    is_longer = extends and not differences(_without_length(there), _without_length(recipe), "there", "here")
+    different = differences(there, recipe, "there", "here")
+    if different and is_longer:
+        return Decision(Start.EXTEND, _chosen(named) if named else _last_of(output_dir), seed)
     if different:
         if overwrite:
             return _move_aside(output_dir)
+        more = "; or --extend to go on with more steps" if set(_changed(there, recipe)) <= set(_LENGTH) else ""
         raise RunFolderError.of_problems(
             f"--output_dir {output_dir} holds a run of another recipe; choose another folder, or add "
-            "--overwrite_output_dir to have this one renamed",
+            f"--overwrite_output_dir to have this one renamed{more}",
             different,
         )
-    seed = recorded.get("seed")
     if recorded.get("state") == "finished" and (output_dir / ADAPTER_FOLDER).is_dir():
         return Decision(Start.FINISHED, seed=seed)
     found = _chosen(named) if named else checkpoint.latest_complete(output_dir)
     return Decision(Start.RESUME, found, seed) if found else Decision(Start.FRESH)
+
+
+_LENGTH = ("max_steps", "num_train_epochs")
+
+
+def _without_length(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in recipe.items() if name not in _LENGTH}
+
+
+def _changed(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    return [name for name in {**there, **here} if there.get(name) != here.get(name)]
+
+
+def _last_of(output_dir: Path) -> Path:
+    found = checkpoint.latest_complete(output_dir)
+    if found is None:
+        raise RunFolderError(
+            f"--extend: no complete checkpoint with its optimizer in {output_dir} to go on from (--save_strategy no "
+            "and --save_only_model keep none); --peft_path with the adapter there starts a new run from it"
+        )
+    return found
 
 
 def _chosen(checkpoint_dir: str) -> Path:
@@ -245,10 +280,21 @@ def prepare(output_dir: Path, decision: Decision, lock: Lock, *, is_main: bool, 
             logger.warning("output folder: the former %s is now %s", output_dir, move_aside(output_dir))
         if decision.start is Start.RESUME:
             logger.warning("resuming from %s", decision.checkpoint)
+        if decision.start is Start.EXTEND:
+            _keep_former_adapter(output_dir)
+            logger.warning("extending the run in this folder: going on from %s", decision.checkpoint)
         make(output_dir)
         lock.take()
     if writes:
         output.recover(output_dir)
+
+
+def _keep_former_adapter(output_dir: Path) -> None:
+    former = output_dir / ADAPTER_FOLDER
+    if former.is_dir():
+        steps = (_read_json(output_dir / checkpoint.TRAINER_STATE) or {}).get("global_step", "before")
+        name = former.rename(output.free_name(output_dir / f"{ADAPTER_FOLDER}.step-{steps}"))
+        logger.warning("the adapter of the shorter run is now %s", name)
 
 
 def versions() -> dict[str, str]:

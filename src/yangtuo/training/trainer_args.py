@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, TrainingArguments
 from yangtuo.config.options import OPTIONS
 from yangtuo.config.settings import Settings
 from yangtuo.config.trainer_options import ArgHandling
+from yangtuo.engine.early_stopping import EarlyStopping
 from yangtuo.engine.progress import Logging
 from yangtuo.errors import MissingDependencyError, UsageError, one_line
 from yangtuo.model.base import Hardware, Precision
@@ -74,6 +75,12 @@ def logging_of(settings: Settings) -> Logging:
     """When the screen is told."""
     return Logging(
         strategy=settings.trainer.logging_strategy,
-        steps=settings.trainer.logging_steps,
-        first_step=settings.trainer.logging_first_step,
+        steps=settings.trainer.logging_steps if settings.given("logging_steps") else 0,
+        first_step=settings.trainer.logging_first_step or not settings.given("logging_first_step"),
     )
+
+
+def early_stopping_of(settings: Settings) -> EarlyStopping:
+    """When the run ends before its last step."""
+    metric = (settings.trainer.metric_for_best_model or "loss").removeprefix("eval_")
+    return EarlyStopping(settings.run.early_stopping_patience, settings.run.early_stopping_threshold, metric)

@@ -8,7 +8,6 @@ loaded from the disk by plain PEFT into the base, has the loss that the trained 
 import contextlib
 import logging
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -119,13 +118,9 @@ def no_gain(gain: Gain) -> Iterator[str]:
 def changes(before: Mapping[str, int], after: Mapping[str, int]) -> Changes:
     """Compare checksums of trained tensors by name."""
     changed = {name for name in after if after[name] != before[name]}
-    of_changed = {_module(name) for name in changed}
-    unchanged = sorted({_module(name) for name in after} - of_changed)
+    of_changed = {adapter_state.module_of(name) for name in changed}
+    unchanged = sorted({adapter_state.module_of(name) for name in after} - of_changed)
     return Changes(len(after), len(changed), tuple(unchanged))
-
-
-def _module(name: str) -> str:
-    return re.split(r"\.lora_|\.modules_to_save\.|\.token_adapter\.", name.removeprefix("base_model.model."))[0]
 
 
 def _idle_modules(found: Changes, *, may_be_idle: bool, all_skipped: bool) -> Iterator[str]:
