@@ -1,0 +1,98 @@
+"""All checks of this machine, in the order in which they are shown, and what they come to."""
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from yangtuo.diagnosis import environment, machine, packages
+from yangtuo.diagnosis.finding import Finding, State
+
+_OF_NO_RUN = ("huggingface_hub", "hf-xet")  # tested versions of what others bring along
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        groups: findings by what they are about.
+        device: what a run would train on and in which numbers; "" where that could not be seen.
+    """
+
+    groups: Mapping[str, Sequence[Finding]]
+    device: str
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All of them."""
+        return [finding for group in self.groups.values() for finding in group]
+
+    @property
+    def reasons_against(self) -> list[str]:
+        """Why training could not start, with the remedies; nothing where it can."""
+        wrong = [finding for finding in self.findings if finding.state is State.PROBLEM]
+        return [f"{one.name}: {one.found}; {one.remedy}" for one in wrong]
+
+    @property
+    def verdict(self) -> str:
+        """In a few words."""
+        if self.reasons_against:
+            return "training could not start; see the points with a cross above"
+        notes = sum(finding.state is State.NOTE for finding in self.findings)
+        return f"ready to train on {self.device}{f'; look at {_points(notes)} above' if notes else ''}"
+
+
+def _points(number: int) -> str:
+    return "the point with ! " if number == 1 else f"the {number} points with !"
+
+
+def diagnose(*, online: bool) -> Diagnosis:
+    """Look at this machine; with `online` one request is sent to the model hub."""
+    optional = {one.name for one in packages.OPTIONAL}
+    known = packages.tested()
+    found = packages.installed([*known, *optional])
+    trials = packages.Trials(packages.OPTIONAL, found)
+    needed = [name for name in known if name not in (*optional, *_OF_NO_RUN)]
+    versions = [
+        packages.of_python(*packages.python_version()),
+        *packages.of_versions(found, known, packages.required(), needed),
+        *_imports(found, known),
+    ]
+    device, of_hardware, taken = _hardware(versions)
+    of_hub, models = environment.hub(os.environ, online=online)
+    others = [
+        packages.of_optional(one, found.get(one.name), known.get(one.name), trials.result(one.name))
+        for one in packages.OPTIONAL
+    ]
+    if taken is not None:
+        others += packages.of_trackers(packages.trackers(), taken)
+    groups = {
+        "versions": versions,
+        "device": of_hardware,
+        "optional packages": others,
+        "disk": [*machine.disk(), *([machine.models_folder(models)] if models else [])],
+        "limits": machine.limits(os.environ, is_cpu=device is not None and device.kind == "cpu"),
+        "environment": [environment.of_launch(os.environ), *environment.of_accelerate(os.environ), *of_hub],
+    }
+    return Diagnosis({name: group for name, group in groups.items() if group}, str(device or ""))
+
+
+def _imports(found: Mapping[str, str], known: Mapping[str, str]) -> list[Finding]:
+    """The first library that is installed and cannot be imported; those after it would say the same."""
+    for name in packages.LIBRARIES:
+        if name not in found:
+            return []  # said of versions
+        if said := packages.import_error(name):
+            return [packages.of_import(name, said, found[name], known[name])]
+    return []
+
+
+def _hardware(versions: Sequence[Finding]) -> tuple[Any, list[Finding], list[str] | None]:
+    """The device, what is said of it, and the trackers that transformers takes; nothing without torch or transformers."""
+    if any(one.state is State.PROBLEM for one in versions):
+        return None, [], None
+    hardware = importlib.import_module("yangtuo.diagnosis.hardware")
+    device, findings = hardware.look()
+    return device, findings, hardware.takes_trackers()
