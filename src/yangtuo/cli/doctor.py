@@ -5,6 +5,7 @@ text with a point a line.
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +19,8 @@ from yangtuo.diagnosis.diagnose import Diagnosis, diagnose
 from yangtuo.diagnosis.finding import Finding, State
 from yangtuo.errors import UsageError
 from yangtuo.logs import console, print_json, sign
+
+logger = logging.getLogger(__name__)
 
 _WIDE = 1000  # columns in a pipe, where a line is for programs
 _COLOURS = {State.OK: "green", State.NOTE: "yellow", State.PROBLEM: "red"}
@@ -39,6 +42,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UsageError: training could not start here; all is printed before.
     """
+    logger.info("doctor: imports what a run imports, and tries packages; some seconds")
     found = diagnose(online=options.online)
     if options.json:
         print_json(_as_json(found))

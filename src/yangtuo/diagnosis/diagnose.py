@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yangtuo.diagnosis import environment, machine, packages
-from yangtuo.diagnosis.finding import Finding, State
+from yangtuo.diagnosis.finding import Finding, State, note
 
 _OF_NO_RUN = ("huggingface_hub", "hf-xet")  # tested versions of what others bring along
 
@@ -41,11 +41,8 @@ class Diagnosis:
         if self.reasons_against:
             return "training could not start; see the points with a cross above"
         notes = sum(finding.state is State.NOTE for finding in self.findings)
-        return f"ready to train on {self.device}{f'; look at {_points(notes)} above' if notes else ''}"
-
-
-def _points(number: int) -> str:
-    return "the point with ! " if number == 1 else f"the {number} points with !"
+        points = "" if not notes else f"; look at the {f'{notes} points' if notes > 1 else 'point'} with ! above"
+        return f"ready to train on {self.device}{points}"
 
 
 def diagnose(*, online: bool) -> Diagnosis:
@@ -63,7 +60,12 @@ def diagnose(*, online: bool) -> Diagnosis:
     device, of_hardware, taken = _hardware(versions)
     of_hub, models = environment.hub(os.environ, online=online)
     others = [
-        packages.of_optional(one, found.get(one.name), known.get(one.name), trials.result(one.name))
+        packages.of_optional(
+            one,
+            found.get(one.name),
+            known.get(one.name),
+            None if _is_broken(versions) else trials.result(one.name),
+        )
         for one in packages.OPTIONAL
     ]
     if taken is not None:
@@ -89,10 +91,14 @@ def _imports(found: Mapping[str, str], known: Mapping[str, str]) -> list[Finding
     return []
 
 
+def _is_broken(findings: Sequence[Finding]) -> bool:
+    return any(one.state is State.PROBLEM for one in findings)
+
+
 def _hardware(versions: Sequence[Finding]) -> tuple[Any, list[Finding], list[str] | None]:
-    """The device, what is said of it, and the trackers that transformers takes; nothing without torch or transformers."""
-    if any(one.state is State.PROBLEM for one in versions):
-        return None, [], None
+    """The device, what is said of it, and the trackers that transformers takes; none of it where an import may fail."""
+    if _is_broken(versions):
+        return None, [note("GPU", "not looked at while packages are broken", "mend those first, then once more")], None
     hardware = importlib.import_module("yangtuo.diagnosis.hardware")
     device, findings = hardware.look()
     return device, findings, hardware.takes_trackers()

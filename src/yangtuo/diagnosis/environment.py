@@ -20,7 +20,7 @@ _PROXIES = ("https_proxy", "http_proxy", "all_proxy")
 
 
 def of_launch(environment: Mapping[str, str]) -> Finding:
-    """Of what a launcher tells its processes, left over in a shell: a run would wait for processes that nobody starts."""
+    """Of what a launcher tells its processes; left over in a shell, a run waits for processes that nobody starts."""
     found = {name: environment[name] for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR") if environment.get(name)}
     told = ", ".join(f"{name}={value}" for name, value in found.items())
     name, remedy = "launch", f"unset {' '.join(found)}, and start several processes with torchrun"

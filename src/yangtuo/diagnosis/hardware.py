@@ -131,7 +131,8 @@ def of_formats(hardware: Hardware, used: str) -> Finding:
     has = " and ".join(name for name, is_able in able.items() if is_able) or "none"
     told = f"{has} for training on this {hardware.device.upper()}; a base in bfloat16 is computed in {used}"
     if hardware.bfloat16_rate < 1:
-        told += f", since bfloat16 has {hardware.bfloat16_rate:.2f} of its speed here (--bf16 computes in it, in half the memory)"
+        rate = f"bfloat16 has {hardware.bfloat16_rate:.2f} of its speed here"
+        told += f", since {rate} (--bf16 computes in it, in half the memory)"
     if hardware.device == "cuda" and not hardware.bfloat16:
         return note(
             "16-bit numbers", told, "should a loss overflow: --torch_dtype float32; GPUs from Ampere on have bfloat16"
@@ -179,10 +180,9 @@ class Device:
 
     def __str__(self) -> str:
         """As the verdict has it."""
-        where = (
-            "the CPU" if self.kind == "cpu" else f"{self.kind} ({', '.join(self.names)})" if self.names else self.kind
-        )
-        return f"{where} in {self.dtype}"
+        kinds, number = ", ".join(dict.fromkeys(self.names)), len(self.names)
+        gpus = f"{number} GPUs ({kinds}), a process each," if number > 1 else kinds
+        return f"{'the CPU' if self.kind == 'cpu' else gpus or self.kind} in {self.dtype}"
 
 
 def look() -> tuple[Device, list[Finding]]:

@@ -83,7 +83,11 @@ def of_processors(usable: int, quota: float | None, given: str | None, *, is_cpu
         remedy = f"export OMP_NUM_THREADS={max(1, int(quota))}: more threads than that wait for each other"
         return note(name, f"{usable}, of which a cgroup gives {quota:g}; torch would use {threads} threads", remedy)
     if is_cpu and given and threads < usable and (quota is None or threads < int(quota)):
-        return note(name, f"{usable}, of which OMP_NUM_THREADS={given} uses {threads}", "unset OMP_NUM_THREADS")
+        return note(
+            name,
+            f"{usable}, of which OMP_NUM_THREADS={given} uses {threads}",
+            "unset OMP_NUM_THREADS" if quota is None else f"export OMP_NUM_THREADS={int(quota)}",
+        )
     return ok(name, f"{usable}{f', OMP_NUM_THREADS={given}' if given else ''}")
 
 
@@ -182,18 +186,17 @@ def _read(path: Path) -> str | None:
 
 def disk() -> list[Finding]:
     """Of this machine's folders."""
-    here, cache = Path.cwd(), cache_folder()
+    here = Path.cwd()
     return [
         of_current_folder(here, is_writable=os.access(here, os.W_OK), free=output.free_bytes(here)),
-        of_cache_folder("encoded rows", cache, **_state(cache), variable="XDG_CACHE_HOME"),
+        _kept("encoded rows", cache_folder(), "XDG_CACHE_HOME"),
         of_temporary_folder(_temporary()),
     ]
 
 
 def models_folder(path: Path) -> Finding:
     """Of the folder where models are kept that are fetched by name."""
-    known = None if str(path).startswith("~") else path
-    return of_cache_folder("fetched models", known, **_state(known), variable="HF_HOME")
+    return _kept("fetched models", None if str(path).startswith("~") else path, "HF_HOME")
 
 
 def limits(environment: Mapping[str, str], *, is_cpu: bool) -> list[Finding]:
@@ -211,11 +214,12 @@ def limits(environment: Mapping[str, str], *, is_cpu: bool) -> list[Finding]:
     ]
 
 
-def _state(path: Path | None) -> dict[str, int | bool]:
+def _kept(name: str, path: Path | None, variable: str) -> Finding:
     if path is None:
-        return {"is_writable": False, "free": 0}
+        return of_cache_folder(name, path, is_writable=False, free=0, variable=variable)
     existing = next(place for place in (path, *path.absolute().parents) if place.exists())
-    return {"is_writable": os.access(existing, os.W_OK), "free": output.free_bytes(path)}
+    is_writable, free = os.access(existing, os.W_OK), output.free_bytes(path)
+    return of_cache_folder(name, path, is_writable=is_writable, free=free, variable=variable)
 
 
 def _temporary() -> str | None:

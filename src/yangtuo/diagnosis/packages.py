@@ -184,21 +184,18 @@ class Trials:
         return one_line(lines[-1], _SHOWN) if process.returncode else ""
 
 
-def of_optional(package: OptionalPackage, version: str | None, known: str | None, failed: str) -> Finding:
-    """Of one that only some options need; `failed` is what its trial said."""
+def of_optional(package: OptionalPackage, version: str | None, known: str | None, failed: str | None) -> Finding:
+    """Of one that only some options need; `failed` is what its trial said, None where it was not tried."""
     name, needed_by = package.name, package.needed_by
     if version is None:
-        return ok(
-            name,
-            f"not installed; only {needed_by} need{'' if ',' in needed_by or ' and ' in needed_by else 's'} it: pip install {package.install}",
-        )
-    wanted = f"{package.install if known is None else f'{name}=={known}'}"
+        return ok(name, f"not installed; for {needed_by} only: pip install {package.install}")
+    wanted = package.install if known is None else f"{name}=={known}"
     if failed:
-        remedy = f"pip install --force-reinstall {wanted}, or go without it ({needed_by})"
+        remedy = f"pip install --force-reinstall {wanted}, or go without {needed_by}"
         return note(name, f"{version} does not work here: {failed}", remedy)
     if known is not None and _numbers(version)[:2] != _numbers(known)[:2]:
         return note(name, f"{version}, tested with {known}", f"should {needed_by} fail: pip install {wanted}")
-    return ok(name, f"{version}{', works here' if package.trial else ''}")
+    return ok(name, f"{version}{', works here' if package.trial and failed == '' else ''}")
 
 
 def trackers() -> dict[str, str]:
