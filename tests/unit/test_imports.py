@@ -66,7 +66,7 @@ LAYERS = {
     "merge": ("model", "data", "config", *TOP),
     "vocab": ("model", "data", "config", *TOP),
     "training": ("engine", "model", "data", "config", *TOP),
-    "diagnosis": ("training", "engine", "model", "data", "config", *TOP),
+    "diagnosis": ("engine", "model", "data", "config", *TOP),
     "export": ("merge", "inference", "model", "data", "config", *TOP),
 }
 

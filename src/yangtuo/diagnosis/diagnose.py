@@ -58,6 +58,7 @@ def diagnose(*, online: bool) -> Diagnosis:
         *_imports(found, known),
     ]
     device, of_hardware, taken = _hardware(versions)
+    is_cpu = device is not None and device.kind == "cpu"
     of_hub, models = environment.hub(os.environ, online=online)
     others = [
         packages.of_optional(
@@ -75,8 +76,12 @@ def diagnose(*, online: bool) -> Diagnosis:
         "device": of_hardware,
         "optional packages": others,
         "disk": [*machine.disk(), *([machine.models_folder(models)] if models else [])],
-        "limits": machine.limits(os.environ, is_cpu=device is not None and device.kind == "cpu"),
-        "environment": [environment.of_launch(os.environ), *environment.of_accelerate(os.environ), *of_hub],
+        "limits": machine.limits(os.environ, is_cpu=is_cpu),
+        "environment": [
+            environment.of_launch(os.environ, is_cpu=is_cpu),
+            *environment.of_accelerate(os.environ),
+            *of_hub,
+        ],
     }
     return Diagnosis({name: group for name, group in groups.items() if group}, str(device or ""))
 

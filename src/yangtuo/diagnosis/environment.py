@@ -16,37 +16,42 @@ from yangtuo.errors import one_line
 
 _OFFICIAL = "huggingface.co"
 _PATIENCE_S = 5.0
+_RENDEZVOUS = ("WORLD_SIZE", "RANK", "MASTER_ADDR")
+_OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _PROXIES = ("https_proxy", "http_proxy", "all_proxy")
 
 
-def of_launch(environment: Mapping[str, str]) -> Finding:
-    """Of what a launcher tells its processes; left over in a shell, a run waits for processes that nobody starts."""
-    found = {name: environment[name] for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR") if environment.get(name)}
-    told = ", ".join(f"{name}={value}" for name, value in found.items())
-    name, remedy = "launch", f"unset {' '.join(found)}, and start several processes with torchrun"
+def of_launch(environment: Mapping[str, str], *, is_cpu: bool) -> Finding:
+    """Of what a launcher tells its processes; left over in a shell, a run waits for processes that nobody starts.
+
+    Those of MPI are read by accelerate, for processes on a CPU alone.
+    """
+    found = {name: environment[name] for name in (*_RENDEZVOUS, "LOCAL_RANK", *_OF_MPI) if environment.get(name)}
+    told = f"{', '.join(f'{name}={value}' for name, value in found.items())} in the environment"
+    name, remedy = "launch", f"unset {' '.join(found)}; torchrun starts several processes"
+    sizes = [found.get(one, "1") for one in ("WORLD_SIZE", *(_OF_MPI if is_cpu else ()))]
+    if not found:
+        return ok(name, "one process; no launcher's variables in the environment")
     if "TORCHELASTIC_RUN_ID" in environment:
         return ok(name, f"a process of torchrun ({told})")
-    size = found.get("WORLD_SIZE", "1")
-    if size != "1":
-        return problem(name, f"{told} in the environment: a run would wait until there are {size} processes", remedy)
-    if found:
-        return note(name, f"{told} in the environment, as a launcher leaves it", remedy)
-    return ok(name, "one process; no launcher's variables in the environment")
+    if set(sizes) != {"1"}:
+        return problem(name, f"{told}: a run would wait for processes that nobody starts", remedy)
+    if "LOCAL_RANK" in found and not set(_RENDEZVOUS) <= set(found):
+        return problem(name, f"{told}: a run would look for other processes, and not know where", remedy)
+    if found.get("RANK", "0") != "0":
+        return note(name, f"{told}: a run would take itself for one of several, and say nothing", remedy)
+    return note(name, f"{told}, as a launcher leaves it", remedy)
 
 
 def of_accelerate(environment: Mapping[str, str]) -> list[Finding]:
-    """Of variables by which `accelerate launch` chooses precision and engine, over the options of a run."""
+    """Of variables by which `accelerate launch` chooses device, precision and engine, beside the options of a run."""
     found = sorted(name for name in environment if name.startswith("ACCELERATE_"))
     if not found:
         return []
-    told = ", ".join(f"{name}={environment[name]}" for name in found)
-    return [
-        note(
-            "accelerate",
-            f"{told} in the environment: a run that gets another engine is refused",
-            f"unset {' '.join(found)}",
-        )
-    ]
+    told, remedy = ", ".join(f"{name}={environment[name]}" for name in found), f"unset {' '.join(found)}"
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        return [problem("accelerate", f"{told} in the environment: a run without --deepspeed is refused", remedy)]
+    return [note("accelerate", f"{told} in the environment, beside the options of a run", remedy)]
 
 
 def of_hub(endpoint: str, *, is_offline: bool, has_xet: bool) -> Finding:

@@ -16,25 +16,42 @@ from yangtuo.diagnosis.environment import ask, of_accelerate, of_hub, of_launch,
     [
         ({}, "ok", "one process"),
         ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "h"}, "problem", "WORLD_SIZE=2, RANK=0, MASTER_ADDR=h in the"),
-        ({"WORLD_SIZE": "many"}, "problem", "WORLD_SIZE=many in the environment"),
-        ({"WORLD_SIZE": "1", "RANK": "0"}, "note", "as a launcher leaves it"),
+        ({"WORLD_SIZE": "many"}, "problem", "WORLD_SIZE=many in the environment: a run would wait"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "problem", "would wait"),
+        ({"PMI_SIZE": "1"}, "note", "as a launcher leaves it"),
+        ({"LOCAL_RANK": "0"}, "problem", "and not know where"),
+        ({"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "h", "LOCAL_RANK": "0"}, "note", "as a launcher leaves it"),
+        ({"RANK": "1"}, "note", "and say nothing"),
         ({"MASTER_ADDR": "10.0.0.1"}, "note", "MASTER_ADDR=10.0.0.1"),
         ({"WORLD_SIZE": "2", "RANK": "0", "TORCHELASTIC_RUN_ID": "x"}, "ok", "a process of torchrun"),
     ],
 )
 def test_what_a_launcher_left(variables, state, says):
-    found = of_launch(variables)
+    found = of_launch(variables, is_cpu=True)
     assert found.state == state
     assert says in found.found
     assert bool(found.remedy) == (state != "ok")
-    assert state == "ok" or found.remedy.startswith(f"unset {' '.join(variables)},")
+    assert state == "ok" or found.remedy.startswith(f"unset {' '.join(variables)};")
 
 
-def test_variables_of_accelerate():
-    assert of_accelerate({"HOME": "/root"}) == []
-    (found,) = of_accelerate({"ACCELERATE_USE_FSDP": "true", "ACCELERATE_MIXED_PRECISION": "fp16"})
-    assert found.state == "note"
-    assert found.remedy == "unset ACCELERATE_MIXED_PRECISION ACCELERATE_USE_FSDP"
+def test_what_mpi_left_is_not_read_on_a_gpu():
+    assert of_launch({"PMI_SIZE": "2"}, is_cpu=False).state == "note"
+    assert of_launch({"WORLD_SIZE": "2"}, is_cpu=False).state == "problem"
+
+
+@pytest.mark.parametrize(
+    ("variables", "states"),
+    [
+        ({"HOME": "/root"}, []),
+        ({"ACCELERATE_USE_FSDP": "true", "ACCELERATE_MIXED_PRECISION": "fp16"}, ["note"]),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, ["problem"]),
+        ({"ACCELERATE_USE_DEEPSPEED": "false"}, ["note"]),
+    ],
+)
+def test_variables_of_accelerate(variables, states):
+    findings = of_accelerate(variables)
+    assert [one.state for one in findings] == states
+    assert all(one.remedy == f"unset {' '.join(sorted(variables))}" for one in findings)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +125,7 @@ def test_nobody_answers(endpoint):
 
 def test_nothing_is_asked_unless_it_is_wished(monkeypatch):
     asked = []
-    monkeypatch.setattr(environment, "ask", lambda endpoint: asked.append(endpoint) or of_launch({}))
+    monkeypatch.setattr(environment, "ask", lambda endpoint: asked.append(endpoint) or of_launch({}, is_cpu=True))
     assert environment.hub({}, online=False)[1].name == "hub"
     assert asked == []
     environment.hub({}, online=True)
