@@ -91,8 +91,8 @@ def _imports(found: Mapping[str, str], known: Mapping[str, str]) -> list[Finding
     for name in packages.LIBRARIES:
         if name not in found:
             return []  # said of versions
-        if said := packages.import_error(name):
-            return [packages.of_import(name, said, found[name], known[name])]
+        if failure := packages.import_failure(name):
+            return [packages.of_import(name, failure, found, known)]
     return []
 
 

@@ -26,6 +26,7 @@ from yangtuo.model import gpu
 from yangtuo.model.base import Hardware, choose_precision, computed_in, detect_hardware
 from yangtuo.model.dtypes import name_of
 
+_PROCESSORS = {"cpu": "CPU", "cuda": "GPU"}
 _PCI = Path("/sys/bus/pci/devices")
 _NVIDIA, _DISPLAY = "0x10de", "0x03"  # the vendor, and the first digits of a graphics device's class
 
@@ -129,7 +130,8 @@ def of_formats(hardware: Hardware, used: str) -> Finding:
     """Of 16-bit numbers; `used` is the dtype in which a run computes a base that is stored in bfloat16."""
     able = {"bfloat16": hardware.bfloat16, "float16": hardware.float16}
     has = " and ".join(name for name, is_able in able.items() if is_able) or "none"
-    told = f"{has} for training on this {hardware.device.upper()}; a base in bfloat16 is computed in {used}"
+    processor = _PROCESSORS.get(hardware.device, hardware.device)
+    told = f"{has} for training on this {processor}; a base in bfloat16 is computed in {used}"
     if hardware.bfloat16_rate < 1:
         rate = f"bfloat16 has {hardware.bfloat16_rate:.2f} of its speed here"
         told += f", since {rate} (--bf16 computes in it, in half the memory)"

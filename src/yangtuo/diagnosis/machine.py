@@ -23,9 +23,11 @@ _NO_LIMIT = 1 << 60  # of cgroups of version 1, which write a number just below 
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def of_current_folder(path: Path, *, is_writable: bool, free: int) -> Finding:
-    """Of the folder in which a run's output usually lies."""
+def of_current_folder(path: Path | None, *, is_writable: bool, free: int) -> Finding:
+    """Of the folder in which a run's output usually lies; None for one that was removed meanwhile."""
     name, elsewhere = "current folder", "free some, or go to a folder on another disk"
+    if path is None:
+        return problem(name, "it was removed, or may not be looked into", "go to another folder: cd ~")
     if not is_writable:
         return problem(name, f"{path} may not be written", "go to a folder of your own: cd ~")
     if free < _NEEDED_BYTES:
@@ -186,9 +188,11 @@ def _read(path: Path) -> str | None:
 
 def disk() -> list[Finding]:
     """Of this machine's folders."""
-    here = Path.cwd()
+    here = _current_folder()
     return [
-        of_current_folder(here, is_writable=os.access(here, os.W_OK), free=output.free_bytes(here)),
+        of_current_folder(
+            here, is_writable=os.access(here or "", os.W_OK), free=output.free_bytes(here) if here else 0
+        ),
         _kept("encoded rows", cache_folder(), "XDG_CACHE_HOME"),
         of_temporary_folder(_temporary()),
     ]
@@ -209,7 +213,7 @@ def limits(environment: Mapping[str, str], *, is_cpu: bool) -> list[Finding]:
         of_processors(usable, quota, environment.get("OMP_NUM_THREADS"), is_cpu=is_cpu),
         *of_shared_memory(_total(Path("/dev/shm"))),
         *of_open_files(*_open_files()),
-        *of_wsl(platform.release(), Path.cwd()),
+        *of_wsl(platform.release(), _current_folder() or Path()),
         of_encoding(locale.getencoding(), getattr(sys.stdout, "encoding", None) or "utf-8"),
     ]
 
@@ -217,9 +221,19 @@ def limits(environment: Mapping[str, str], *, is_cpu: bool) -> list[Finding]:
 def _kept(name: str, path: Path | None, variable: str) -> Finding:
     if path is None:
         return of_cache_folder(name, path, is_writable=False, free=0, variable=variable)
-    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
-    is_writable, free = os.access(existing, os.W_OK), output.free_bytes(path)
+    try:
+        existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+        is_writable, free = os.access(existing, os.W_OK), output.free_bytes(path)
+    except PermissionError:  # as of /root, where HOME names it and the user is another
+        is_writable, free = False, 0
     return of_cache_folder(name, path, is_writable=is_writable, free=free, variable=variable)
+
+
+def _current_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
 
 
 def _temporary() -> str | None:

@@ -10,6 +10,7 @@ import platform
 import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -106,19 +107,37 @@ def _is_within(version: str, given: str) -> bool:
     return all(number >= one for one in least) and all(number < one for one in ends)
 
 
-def import_error(name: str) -> str:
-    """What is said when a library is imported; "" where that works."""
+@dataclass(frozen=True)
+class ImportFailure:
+    """Of a library: what was said, and the package in whose code that happened, which may be another one."""
+
+    said: str
+    package: str
+
+
+def import_failure(name: str) -> ImportFailure | None:
+    """Import a library; what went wrong, if anything did."""
     try:
         importlib.import_module(name)
     except Exception as error:  # of any package: a broken installation raises whatever it happens to meet
-        return f"{type(error).__name__}: {one_line(error, _SHOWN)}"
-    return ""
+        said = f"{type(error).__name__}: {one_line(error, _SHOWN)}"
+        first: BaseException = error
+        while first.__cause__ is not None:  # transformers wraps what its parts fail with
+            first = first.__cause__
+        modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(first.__traceback__)]
+        packages = [module.partition(".")[0] for module in modules if not module.startswith(("importlib", "yangtuo"))]
+        return ImportFailure(said, packages[-1] if packages else name)
+    return None
 
 
-def of_import(name: str, said: str, version: str, known: str) -> Finding:
-    """Of a library that is installed and cannot be imported."""
-    again = f"pip install --force-reinstall {name}=={known}"
-    return problem(name, f"{version} is installed and cannot be imported: {said}", again)
+def of_import(name: str, failure: ImportFailure, found: Mapping[str, str], known: Mapping[str, str]) -> Finding:
+    """Of a library that is installed and cannot be imported; PEFT, for one, imports bitsandbytes where that is."""
+    wrong = failure.package if failure.package in found else name
+    remedy = f"pip install --force-reinstall {wrong}=={known.get(wrong, found[wrong])}"
+    if wrong in {one.name for one in OPTIONAL}:
+        remedy += f", or pip uninstall {wrong}, which only some options need"
+    where = "" if wrong == name else f" (in {wrong} {found[wrong]})"
+    return problem(name, f"{found[name]} is installed and cannot be imported: {failure.said}{where}", remedy)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import pytest
 from yangtuo.diagnosis import diagnose
 from yangtuo.diagnosis.diagnose import Diagnosis
 from yangtuo.diagnosis.finding import note, ok, problem, size
+from yangtuo.diagnosis.packages import ImportFailure
 
 GOOD, LOOK, BAD = ok("a", "fine"), note("b", "slow", "mend b"), problem("c", "gone", "mend c")
 
@@ -29,7 +30,8 @@ def test_the_verdict(groups, verdict, reasons):
 
 def test_a_library_that_is_missing_or_broken_ends_the_looking_at_devices(monkeypatch):
     known = {name: "1" for name in ("torch", "transformers", "accelerate", "peft")}
-    monkeypatch.setattr(diagnose.packages, "import_error", lambda name: "no" if name == "transformers" else "")
+    failures = {"transformers": ImportFailure("no", "transformers")}
+    monkeypatch.setattr(diagnose.packages, "import_failure", failures.get)
     assert diagnose._imports({}, known) == []
     (found,) = diagnose._imports(known, known)
     assert (found.name, found.state) == ("transformers", "problem")

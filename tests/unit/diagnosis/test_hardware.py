@@ -76,7 +76,7 @@ def test_gpus(found, kind, expected):
         (Hardware("cpu", False, False), "ok", "none for training on this CPU"),
         (Hardware("cpu", True, False), "ok", "bfloat16 for training on this CPU; a base in bfloat16 is computed in X"),
         (Hardware("cpu", True, False, 0.5), "ok", "since bfloat16 has 0.50 of its speed here"),
-        (Hardware("cuda", True, True), "ok", "bfloat16 and float16 for training on this CUDA"),
+        (Hardware("cuda", True, True), "ok", "bfloat16 and float16 for training on this GPU"),
         (Hardware("cuda", False, True), "note", "float16 for training"),
     ],
 )

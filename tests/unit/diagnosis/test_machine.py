@@ -189,6 +189,24 @@ def test_this_machine_as_it_is(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_current_folder_that_was_removed(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    found, *_ = machine.disk()
+    assert (found.name, found.state) == ("current folder", "problem")
+    machine.limits({}, is_cpu=True)
+
+
+def test_a_home_of_another_user(monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(machine.output, "free_bytes", refused)
+    found = machine.models_folder(Path("/root/.cache/huggingface/hub"))
+    assert (found.state, found.found) == ("note", "/root/.cache/huggingface/hub may not be written")
+
+
 def test_no_folder_for_temporary_files(monkeypatch):
     def none():
         raise FileNotFoundError("No usable temporary directory found")

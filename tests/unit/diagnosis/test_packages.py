@@ -72,31 +72,75 @@ def test_many_packages_are_one_line():
     assert found.found == "p0 1.0, p1 1.0, p2 1.0, p3 1.0 and 5 more"
 
 
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """Packages of these sources, which can be imported by their names."""
+    monkeypatch.syspath_prepend(tmp_path)
+    made = []
+
+    def make(**sources):
+        for name, source in sources.items():
+            (tmp_path / f"{name}.py").write_text(source)
+            made.append(name)
+
+    yield make
+    for name in made:
+        sys.modules.pop(name, None)
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        (
-            "raise OSError('libcudart.so.13: cannot open shared\\n object file')",
-            "OSError: libcudart.so.13: cannot open",
-        ),
+        ("raise OSError('libcudart.so.13: cannot open\\n shared')", "OSError: libcudart.so.13: cannot open shared"),
         ("import no_such_module_here", "ModuleNotFoundError: No module named 'no_such_module_here'"),
-        ("", ""),
+        ("class", "SyntaxError: invalid syntax"),
     ],
 )
-def test_a_library_that_cannot_be_imported_is_a_line(tmp_path, monkeypatch, source, says):
-    (tmp_path / "some_broken_library.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    said = packages.import_error("some_broken_library")
-    sys.modules.pop("some_broken_library", None)
-    assert said.startswith(says)
-    assert bool(said) == bool(says)
-    assert "\n" not in said
+def test_a_library_that_cannot_be_imported_is_a_line(library, source, says):
+    library(a_broken_library=source)
+    failure = packages.import_failure("a_broken_library")
+    assert failure.said.startswith(says)
+    assert failure.package == "a_broken_library"
+    assert "\n" not in failure.said
 
 
-def test_what_is_said_of_such_a_library():
-    found = packages.of_import("torch", "OSError: x", "2.13.0+cpu", "2.13.0")
-    assert found.state is State.PROBLEM
-    assert found.remedy == "pip install --force-reinstall torch==2.13.0"
+def test_a_library_that_works_has_no_failure(library):
+    library(a_working_library="")
+    assert packages.import_failure("a_working_library") is None
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import its_part",
+        "try:\n    import its_part\nexcept OSError as error:\n    raise RuntimeError('cannot import') from error",
+    ],
+)
+def test_the_package_in_which_it_happened_is_found(library, source):
+    library(its_library=source, its_part="raise OSError('undefined symbol')")
+    assert packages.import_failure("its_library").package == "its_part"
+
+
+@pytest.mark.parametrize(
+    ("package", "remedy", "where"),
+    [
+        ("peft", "pip install --force-reinstall peft==0.21.2", "x"),
+        ("some_module", "pip install --force-reinstall peft==0.21.2", "x"),
+        ("numpy", "pip install --force-reinstall numpy==2.1", "x (in numpy 2.1)"),
+        (
+            "bitsandbytes",
+            "pip install --force-reinstall bitsandbytes==0.50.2, or pip uninstall bitsandbytes, which only some options "
+            "need",
+            "x (in bitsandbytes 0.49.0)",
+        ),
+    ],
+)
+def test_what_is_said_of_such_a_library(package, remedy, where):
+    found = {"peft": "0.21.0", "numpy": "2.1", "bitsandbytes": "0.49.0"}
+    failure = packages.ImportFailure("x", package)
+    said = packages.of_import("peft", failure, found, {"peft": "0.21.2", "bitsandbytes": "0.50.2"})
+    assert (said.state, said.remedy) == ("problem", remedy)
+    assert said.found == f"0.21.0 is installed and cannot be imported: {where}"
 
 
 @pytest.mark.parametrize(
