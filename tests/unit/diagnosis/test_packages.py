@@ -129,8 +129,8 @@ def test_the_package_in_which_it_happened_is_found(library, source):
         ("numpy", "pip install --force-reinstall numpy==2.1", "x (in numpy 2.1)"),
         (
             "bitsandbytes",
-            "pip install --force-reinstall bitsandbytes==0.50.2, or pip uninstall bitsandbytes, which only some options "
-            "need",
+            "pip install --force-reinstall bitsandbytes==0.50.2, or pip uninstall bitsandbytes, which only some "
+            "options need",
             "x (in bitsandbytes 0.49.0)",
         ),
     ],
