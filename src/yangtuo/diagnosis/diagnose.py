@@ -47,43 +47,37 @@ class Diagnosis:
 
 def diagnose(*, online: bool) -> Diagnosis:
     """Look at this machine; with `online` one request is sent to the model hub."""
-    optional = {one.name for one in packages.OPTIONAL}
+    optional = [one.name for one in packages.OPTIONAL]
     known = packages.tested()
     found = packages.installed([*known, *optional])
-    trials = packages.Trials(packages.OPTIONAL, found)
-    needed = [name for name in known if name not in (*optional, *_OF_NO_RUN)]
-    versions = [
-        packages.of_python(*packages.python_version()),
-        *packages.of_versions(found, known, packages.required(), needed),
-        *_imports(found, known),
-    ]
-    device, of_hardware, taken = _hardware(versions)
-    is_cpu = device is not None and device.kind == "cpu"
-    of_hub, models = environment.hub(os.environ, online=online)
+    with packages.Trials(packages.OPTIONAL, found) as trials:
+        needed = [name for name in known if name not in (*optional, *_OF_NO_RUN)]
+        versions = [
+            packages.of_python(*packages.python_version()),
+            *packages.of_versions(found, known, packages.required(), needed),
+            *_imports(found, known),
+        ]
+        device, of_hardware, taken = _hardware(versions)
+        failed = dict.fromkeys(optional) if _is_broken(versions) else {name: trials.result(name) for name in optional}
     others = [
-        packages.of_optional(
-            one,
-            found.get(one.name),
-            known.get(one.name),
-            None if _is_broken(versions) else trials.result(one.name),
-        )
+        packages.of_optional(one, found.get(one.name), known.get(one.name), failed[one.name])
         for one in packages.OPTIONAL
     ]
     if taken is not None:
         others += packages.of_trackers(packages.trackers(), taken)
-    groups = {
-        "versions": versions,
-        "device": of_hardware,
-        "optional packages": others,
+    groups = {"versions": versions, "device": of_hardware, "optional packages": others}
+    is_cpu = device is not None and device.kind == "cpu"
+    return Diagnosis(groups | _of_surroundings(is_cpu=is_cpu, online=online), str(device or ""))
+
+
+def _of_surroundings(*, is_cpu: bool, online: bool) -> dict[str, list[Finding]]:
+    of_hub, models = environment.hub(os.environ, online=online)
+    of_launch = environment.of_launch(os.environ, is_cpu=is_cpu)
+    return {
         "disk": [*machine.disk(), *([machine.models_folder(models)] if models else [])],
         "limits": machine.limits(os.environ, is_cpu=is_cpu),
-        "environment": [
-            environment.of_launch(os.environ, is_cpu=is_cpu),
-            *environment.of_accelerate(os.environ),
-            *of_hub,
-        ],
+        "environment": [of_launch, *environment.of_accelerate(os.environ), *of_hub],
     }
-    return Diagnosis({name: group for name, group in groups.items() if group}, str(device or ""))
 
 
 def _imports(found: Mapping[str, str], known: Mapping[str, str]) -> list[Finding]:

@@ -176,7 +176,7 @@ OPTIONAL = (
 
 
 class Trials:
-    """The programs of packages that are installed, each in a process of its own, all at once."""
+    """The programs of packages that are installed, each in a process of its own, all at once; ended with the block."""
 
     def __init__(self, packages: Sequence[OptionalPackage], found: Mapping[str, str]):
         self._started = {
@@ -187,6 +187,14 @@ class Trials:
             for one in packages
             if one.trial and one.name in found
         }  # fmt: skip
+
+    def __enter__(self) -> "Trials":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._started.values():
+            process.kill()
+            process.communicate()
 
     def result(self, name: str) -> str:
         """What it failed with; "" where it worked, or where there was nothing to try."""

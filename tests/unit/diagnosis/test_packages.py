@@ -169,8 +169,9 @@ def test_packages_are_tried_in_processes_of_their_own(monkeypatch):
     }
     several = [OptionalPackage(name, "--x", "x", trial) for name, trial in trials.items()]
     several += [OptionalPackage("has no trial", "--x", "x"), OptionalPackage("is not there", "--x", "x", "1 / 0")]
-    tried = Trials(several, {**dict.fromkeys(trials, "1"), "has no trial": "1"})
-    assert {one.name: tried.result(one.name) for one in several} == {
+    with Trials(several, {**dict.fromkeys(trials, "1"), "has no trial": "1"}) as tried:
+        results = {one.name: tried.result(one.name) for one in several}
+    assert results == {
         "works": "",
         "fails": "kernel",
         "is killed": "its process ended with code -9",
@@ -181,8 +182,14 @@ def test_packages_are_tried_in_processes_of_their_own(monkeypatch):
 
 def test_a_trial_that_hangs_is_ended(monkeypatch):
     monkeypatch.setattr(packages, "_PATIENCE_S", 0.2)
-    tried = Trials([OptionalPackage("a", "--x", "a", "import time; time.sleep(60)")], {"a": "1"})
-    assert tried.result("a") == "no answer within 0 s"
+    with Trials([OptionalPackage("a", "--x", "a", "import time; time.sleep(60)")], {"a": "1"}) as tried:
+        assert tried.result("a") == "no answer within 0 s"
+
+
+def test_trials_that_nobody_asks_for_are_ended_with_the_block():
+    with Trials([OptionalPackage("a", "--x", "a", "import time; time.sleep(60)")], {"a": "1"}) as tried:
+        (process,) = tried._started.values()
+    assert process.returncode == -9
 
 
 def test_trackers_that_are_installed(monkeypatch):
