@@ -30,6 +30,7 @@ Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
   check-deploy  compare a running server with training: the ids of prompts, greedy answers
   vocab     merge a vocabulary into LLaMA's, grow a model to fit, train one, measure
   encode    write the token ids and labels that training sees, as JSON lines
+  doctor    can this machine train: versions, GPUs, disk, limits, environment, each with its remedy
   cache     list or clear the encoded rows that are kept on this machine
   demo      a real model, real Chinese data, minutes on two processor cores
 
@@ -174,5 +175,5 @@ def module_of(verb: str) -> Any:
 
 
 OF_A_RUN = ("train", "check", "preview", "encode")  # take every option of a run, and their `run` its settings
-VERBS = (*OF_A_RUN, "chat", "merge", "export", "check-deploy", "vocab", "cache", "demo")
+VERBS = (*OF_A_RUN, "chat", "merge", "export", "check-deploy", "vocab", "doctor", "cache", "demo")
 _LOAD_MODELS = ("train", "chat", "merge", "export")  # whose libraries have to be told to be quiet

@@ -20,17 +20,30 @@ def unusable_gpu() -> str:
     if torch.cuda.is_available():
         wrong = [name for name, able in map(_able, range(torch.cuda.device_count())) if not able]
         return f"this torch ({torch.__version__}) has no code for {', '.join(wrong)}; {_remedy()}" if wrong else ""
-    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
-    has_driver = _DRIVER.is_file() or _WSL_DRIVER.is_file()
-    if is_hidden or not has_driver or torch.accelerator.is_available():
+    if is_hidden() or not has_driver() or torch.accelerator.is_available():
         return ""
-    told = _DRIVER.read_text(encoding="utf-8", errors="replace") if _DRIVER.is_file() else ""
-    found = re.search(r"Kernel Module[^\d]*([\d.]+)", told)
-    machine = f"this machine has an NVIDIA GPU (driver {found[1] if found else 'unknown'})"
+    machine = f"this machine has an NVIDIA GPU (driver {driver_version() or 'unknown'})"
     if torch.version.cuda is None:
         return f"{machine}, and torch {torch.__version__} is a build for CPUs; {_remedy()}"
     cuda = f"torch {torch.__version__} (CUDA {torch.version.cuda})"
     return f"{machine}, which {cuda} cannot use; update the driver, or: {_remedy()}"
+
+
+def is_hidden() -> bool:
+    """Whether the environment keeps NVIDIA GPUs from this process."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+
+
+def has_driver() -> bool:
+    """Whether NVIDIA's driver is in this machine, or in the Windows around it."""
+    return _DRIVER.is_file() or _WSL_DRIVER.is_file()
+
+
+def driver_version() -> str:
+    """As the kernel module tells; "" where there is none to ask, as in WSL."""
+    told = _DRIVER.read_text(encoding="utf-8", errors="replace") if _DRIVER.is_file() else ""
+    found = re.search(r"Kernel Module[^\d]*([\d.]+)", told)
+    return found[1] if found else ""
 
 
 def _remedy() -> str:

@@ -1,0 +1,1 @@
+"""Whether this machine can train, and what stands in the way: versions, devices, disk, limits, environment."""
