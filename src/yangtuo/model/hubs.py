@@ -15,7 +15,7 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from tqdm.auto import tqdm
@@ -28,7 +28,9 @@ from yangtuo.logs import rank
 
 logger = logging.getLogger(__name__)
 
-_MIRRORS = "--hub modelscope (USE_MODELSCOPE_HUB=1), or HF_ENDPOINT=https://hf-mirror.com with HF_HUB_DISABLE_XET=1"
+_MIRROR = "the mirror HF_ENDPOINT=https://hf-mirror.com with HF_HUB_DISABLE_XET=1"
+_OTHER = "--hub modelscope (USE_MODELSCOPE_HUB=1)"
+_MODELSCOPE = "https://modelscope.cn"
 _MOST_TOLD = 200  # characters of what a client says
 _PART_OF_FILE = re.compile(r"\.incomplete$|\.parallel_tmp$|_\d+_\d+$")  # as ModelScope's client names them
 _BLOCK = 1 << 24  # bytes of a file that are hashed at once
@@ -78,6 +80,46 @@ def _is_mirror(endpoint: str) -> bool:
     return host is not None and host != "huggingface.co" and not host.endswith(".huggingface.co")
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What is asked, and how it is told.
+
+    Attributes:
+        about: the option and its value.
+        asked: the hub and its address.
+        other: how the other hub is asked.
+        how: keywords that both clients have.
+    """
+
+    name: str
+    about: str
+    asked: str
+    other: str
+    how: dict[str, Any]
+
+    def has_none(self, error: Exception) -> ModelError:
+        """Of a hub that has answered."""
+        return self._refused(f"{self.asked} has no such model, or not for this user", error, self.other)
+
+    def came_to_nothing(self, error: BaseException) -> ModelError:
+        """Of a hub that has not, or not to the end."""
+        way_out = f"the same command goes on with what has come; elsewhere: {self.other}, or {_MIRROR}"
+        return self._refused(f"{self.asked} did not send a model of that name", error, way_out)
+
+    def is_offline(self, error: Exception) -> ModelError:
+        """Of a hub that was not asked."""
+        told = f"{self.asked} is not asked, since HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
+        return self._refused(told, error, f"where there is a network: without it, {self.other}, or {_MIRROR}")
+
+    def is_another(self, file: str, why: str) -> ModelError:
+        """Of a file that is not the listed one."""
+        return ModelError(f"{self.about}: {file} of {self.asked} {why}; it is deleted, fetch it again")
+
+    def _refused(self, what: str, error: BaseException, way_out: str) -> ModelError:
+        told = one_line(error, _MOST_TOLD)
+        return ModelError(f"{self.about}: no such folder, and {what} ({told}); {way_out}{wide_signs(self.name)}")
+
+
 def fetch(name: str, source: Source, *, option: str, patterns: Sequence[str] | None) -> Path:
     """The folder of a hub's model, with all its files or those that fit the patterns.
 
@@ -86,38 +128,44 @@ def fetch(name: str, source: Source, *, option: str, patterns: Sequence[str] | N
             lists.
         MissingDependencyError: ModelScope's client is not installed.
     """
-    by_hub = {Hub.HUGGINGFACE: _from_hugging_face, Hub.MODELSCOPE: _from_modelscope}
-    folder = by_hub[hub_of(source.hub)](name, source, option, patterns)
-    logger.info("--%s %s: in %s", option, name, folder)
+    from huggingface_hub import constants, is_offline_mode
+
+    how = {
+        "revision": source.revision,
+        "cache_dir": source.cache_dir,
+        "allow_patterns": None if patterns is None else list(patterns),
+    }
+    about = f"--{option} {name}"
+    if hub_of(source.hub) is Hub.MODELSCOPE:
+        endpoint = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN") or _MODELSCOPE
+        asked, other, fetch_from, told = f"ModelScope ({endpoint})", "--hub huggingface", _from_modelscope, ""
+    else:
+        asked, other, fetch_from = f"Hugging Face ({constants.ENDPOINT})", _OTHER, _from_hugging_face
+        told = _of_xet(constants.ENDPOINT, is_off=constants.HF_HUB_DISABLE_XET)
+    if not is_offline_mode():
+        logger.info("%s: asked of %s%s", about, asked, told)
+    folder = fetch_from(_Request(name, about, asked, other, how))
+    logger.info("%s: in %s", about, folder)
     return folder
 
 
-def _from_hugging_face(name: str, source: Source, option: str, patterns: Sequence[str] | None) -> Path:
+def _from_hugging_face(request: _Request) -> Path:
     from huggingface_hub import constants, errors, snapshot_download
 
-    asked = f"Hugging Face ({constants.ENDPOINT})"
-    logger.info("--%s %s: asked of %s%s", option, name, asked, _of_xet(constants.HF_HUB_DISABLE_XET))
     of_httpx = errors.HTTPError  # type: ignore[attr-defined]  # what it lets through where a connection ends
-    known = _blobs(name, source.cache_dir or constants.HF_HUB_CACHE)
+    known = _blobs(request.name, request.how["cache_dir"] or constants.HF_HUB_CACHE)
     try:
-        folder = Path(
-            snapshot_download(
-                name,
-                revision=source.revision,
-                cache_dir=source.cache_dir,
-                allow_patterns=None if patterns is None else list(patterns),
-                tqdm_class=_Bar,
-            )
-        )
+        folder = Path(snapshot_download(request.name, **request.how, tqdm_class=_Bar))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise _has_not(name, option, asked, error, "--hub modelscope asks ModelScope") from error
-    except errors.LocalEntryNotFoundError as error:
-        if constants.HF_HUB_OFFLINE:
-            raise _is_offline(name, option, asked, error) from error
-        raise _is_silent(name, option, asked, error.__cause__ or error) from error
+        raise request.has_none(error) from error
     except (of_httpx, OSError, ValueError) as error:
-        raise _is_silent(name, option, asked, error) from error
-    _check_blobs(folder, known, f"--{option} {name}", asked)
+        if constants.HF_HUB_OFFLINE:
+            raise request.is_offline(error) from error
+        is_long = isinstance(error, errors.LocalEntryNotFoundError)  # about a cache, where the cause says why
+        raise request.came_to_nothing((is_long and error.__cause__) or error) from error
+    finally:
+        _Bar.close_all()
+    _check_blobs(folder, known, request)
     return folder
 
 
@@ -128,16 +176,16 @@ def _blobs(name: str, cache_dir: str) -> set[str]:
     return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
-def _of_xet(is_off: bool) -> str:
+def _of_xet(endpoint: str, *, is_off: bool) -> str:
     """What a mirror means for the way that files take; nothing where there is none."""
-    if not _is_mirror(os.environ.get("HF_ENDPOINT", "")) or importlib.util.find_spec("hf_xet") is None:
+    if not _is_mirror(endpoint) or importlib.util.find_spec("hf_xet") is None:
         return ""
     if is_off:
         return ", without Xet, which would fetch past the mirror (HF_HUB_DISABLE_XET=1)"
     return "; with Xet its files come from other hosts than the mirror: HF_HUB_DISABLE_XET=1 keeps to it"
 
 
-def _check_blobs(folder: Path, known: Collection[str], about: str, asked: str) -> None:
+def _check_blobs(folder: Path, known: Collection[str], request: _Request) -> None:
     """Compare what has come with its names in the hub's cache, which are its hashes; the library looks at sizes alone.
 
     What is `known` was here before and is not read again. A cache without links (Windows) does not have those names.
@@ -150,10 +198,7 @@ def _check_blobs(folder: Path, known: Collection[str], about: str, asked: str) -
         if found not in (None, blob.name):
             path.unlink()
             blob.unlink()
-            raise ModelError(
-                f"{about}: {path.name} came with the hash {found}, and {asked} lists {blob.name}; it is deleted, and "
-                "the same command fetches it again"
-            )
+            raise request.is_another(path.name, f"came with the hash {found}, listed is {blob.name}")
 
 
 def _hash_as(blob: Path) -> str | None:
@@ -167,98 +212,74 @@ def _hash_as(blob: Path) -> str | None:
     return digest.hexdigest()
 
 
-def _from_modelscope(name: str, source: Source, option: str, patterns: Sequence[str] | None) -> Path:
+def _from_modelscope(request: _Request) -> Path:
     try:
         from modelscope_hub import errors
     except ImportError as error:
         raise MissingDependencyError(
-            f"--{option} {name}: modelscope-hub, the client of ModelScope, is not installed; pip install "
+            f"{request.about}: modelscope-hub, the client of ModelScope, is not installed; pip install "
             "'yangtuo[modelscope]' (in a checkout: pip install -e '.[modelscope]')"
         ) from error
     from huggingface_hub import is_offline_mode
 
     # Its lines on every step and on errors, which we tell ourselves, are not wanted; those on new attempts are.
     logging.getLogger("modelscope_hub.download").addFilter(lambda record: record.levelno == logging.WARNING)
-    endpoint = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN") or "https://modelscope.cn"
-    asked = f"ModelScope ({endpoint})"
-    logger.info("--%s %s: asked of %s", option, name, asked)
     try:
-        return _modelscopes_folder(name, source, patterns, is_offline=is_offline_mode())
+        return _modelscopes_folder(request, is_offline=is_offline_mode())
     except (errors.HubError, OSError, RuntimeError) as error:  # the last of a user without a home folder
-        if isinstance(error, errors.NetworkError) and (kept := _whole_in_cache(name, source, patterns)):
-            told = "%s does not answer (%s); --%s %s is taken as it was fetched before"
-            logger.warning(told, asked, one_line(error, _MOST_TOLD), option, name)
+        if isinstance(error, errors.NetworkError) and (kept := _whole_in_cache(request)):
+            told = "%s: taken as it was fetched before, since %s does not answer (%s)"
+            logger.warning(told, request.about, request.asked, one_line(error, _MOST_TOLD))
             return kept
-        raise _of_modelscope(name, option, asked, error) from error
+        raise _of_modelscope(request, error) from error
 
 
-def _modelscopes_folder(name: str, source: Source, patterns: Sequence[str] | None, *, is_offline: bool) -> Path:
+def _modelscopes_folder(request: _Request, *, is_offline: bool) -> Path:
     from modelscope_hub.compat import snapshot_download
 
     with contextlib.nullcontext() if rank() == 0 else contextlib.redirect_stderr(io.StringIO()):  # the bars of one
-        return Path(
-            snapshot_download(
-                name,
-                revision=source.revision,
-                cache_dir=source.cache_dir,
-                allow_patterns=None if patterns is None else list(patterns),
-                local_files_only=is_offline,
-            )
-        )
+        return Path(snapshot_download(request.name, **request.how, local_files_only=is_offline))
 
 
-def _whole_in_cache(name: str, source: Source, patterns: Sequence[str] | None) -> Path | None:
+def _whole_in_cache(request: _Request) -> Path | None:
     """What was fetched before, if nothing of it was cut off; huggingface_hub looks at this itself."""
     from modelscope_hub.errors import CacheNotFound
 
     try:
-        folder = _modelscopes_folder(name, source, patterns, is_offline=True)
+        folder = _modelscopes_folder(request, is_offline=True)
     except CacheNotFound:
         return None
     return None if any(_PART_OF_FILE.search(path.name) for path in folder.rglob("*")) else folder
 
 
-def _of_modelscope(name: str, option: str, asked: str, error: Exception) -> ModelError:
+def _of_modelscope(request: _Request, error: Exception) -> ModelError:
     from modelscope_hub import errors
 
     failed = error.failed_files if isinstance(error, errors.FileDownloadError) else {}
     for path, each in failed.items():
         if isinstance(each, errors.FileIntegrityError):
-            told = f"{path} is not as it is listed: {one_line(each, _MOST_TOLD)}"
-            return ModelError(f"--{option} {name}: {asked}: {told}; the same command fetches it again")
+            return request.is_another(path, f"is not as it is listed ({one_line(each, _MOST_TOLD)})")
     if isinstance(error, errors.CacheNotFound):
-        return _is_offline(name, option, asked, error)
+        return request.is_offline(error)
     if isinstance(error, errors.APIError) or isinstance(error.__cause__, errors.APIError):
-        return _has_not(name, option, asked, error, "--hub huggingface asks Hugging Face")
-    return _is_silent(name, option, asked, error)
-
-
-def _has_not(name: str, option: str, asked: str, error: Exception, other: str) -> ModelError:
-    return ModelError(
-        f"--{option} {name}: no such folder, and {asked} has no such model, or not for this user "
-        f"({one_line(error, _MOST_TOLD)}); {other}{wide_signs(name)}"
-    )
-
-
-def _is_silent(name: str, option: str, asked: str, error: BaseException) -> ModelError:
-    return ModelError(
-        f"--{option} {name}: no such folder, and {asked} did not send a model of that name "
-        f"({one_line(error, _MOST_TOLD)}); what has come is kept. Other places: {_MIRRORS}{wide_signs(name)}"
-    )
-
-
-def _is_offline(name: str, option: str, asked: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"--{option} {name}: no such folder, and {asked} is not asked, since HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE "
-        f"is set ({one_line(error, _MOST_TOLD)}). Without it: {_MIRRORS}{wide_signs(name)}"
-    )
+        return request.has_none(error)
+    return request.came_to_nothing(error)
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]  # generic for type checkers alone
-    """One rank's, and where it is no terminal that reads, a line of it each half minute."""
+    """Of huggingface_hub: one rank's, and where it is no terminal that reads, a line of it each half minute."""
+
+    _open: ClassVar[list["_Bar"]] = []
 
     def __init__(self, *args: Any, **how: Any) -> None:
         how["disable"] = rank() != 0
         if not sys.stderr.isatty():
             how["mininterval"] = 30.0
         super().__init__(*args, **how)
+        self._open.append(self)
+
+    @classmethod
+    def close_all(cls) -> None:
+        """The library leaves them open, so that they were drawn once more at the end of the process, below all else."""
+        while cls._open:
+            cls._open.pop().close()
