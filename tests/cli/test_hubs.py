@@ -160,7 +160,8 @@ def test_a_hub_that_does_not_answer_is_one_line_that_names_the_mirrors(asked, in
 def test_what_was_fetched_is_taken_where_the_hub_does_not_answer_or_is_not_to_be_asked(asked, inputs):
     asked.check(inputs, "--hub", asked.word)
     asked.hub.mute = True
-    asked.check(inputs, "--hub", asked.word, MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS="1")
+    done = asked.check(inputs, "--hub", asked.word, MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS="1")
+    assert f"--model_name_or_path {hubs.NAME}: taken as it was fetched before, since " in done.err
     asked.hub.seen.clear()
     asked.check(inputs, "--hub", asked.word, HF_HUB_OFFLINE="1")
     assert asked.hub.seen == []

@@ -111,6 +111,11 @@ class _Request:
         told = f"{self.asked} is not asked, since HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
         return self._refused(told, error, f"where there is a network: without it, {self.other}, or {_MIRROR}")
 
+    def tell_kept(self, error: Exception) -> None:
+        """Say that the hub was of no help and was not needed."""
+        told = "%s: taken as it was fetched before, since %s does not answer (%s)"
+        logger.warning(told, self.about, self.asked, one_line(error, _MOST_TOLD))
+
     def is_another(self, file: str, why: str) -> ModelError:
         """Of a file that is not the listed one."""
         return ModelError(f"{self.about}: {file} of {self.asked} {why}; it is deleted, fetch it again")
@@ -161,12 +166,25 @@ def _from_hugging_face(request: _Request) -> Path:
     except (of_httpx, OSError, ValueError) as error:
         if constants.HF_HUB_OFFLINE:
             raise request.is_offline(error) from error
+        if isinstance(error, of_httpx) and (kept := _kept_of_hugging_face(request)):
+            request.tell_kept(error)
+            return kept
         is_long = isinstance(error, errors.LocalEntryNotFoundError)  # about a cache, where the cause says why
         raise request.came_to_nothing((is_long and error.__cause__) or error) from error
     finally:
         _Bar.close_all()
     _check_blobs(folder, known, request)
     return folder
+
+
+def _kept_of_hugging_face(request: _Request) -> Path | None:
+    """All files from before; the library takes them itself where it has no connection, not where one ends early."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(request.name, **request.how, local_files_only=True))
+    except errors.LocalEntryNotFoundError:
+        return None
 
 
 def _blobs(name: str, cache_dir: str) -> set[str]:
@@ -227,9 +245,8 @@ def _from_modelscope(request: _Request) -> Path:
     try:
         return _modelscopes_folder(request, is_offline=is_offline_mode())
     except (errors.HubError, OSError, RuntimeError) as error:  # the last of a user without a home folder
-        if isinstance(error, errors.NetworkError) and (kept := _whole_in_cache(request)):
-            told = "%s: taken as it was fetched before, since %s does not answer (%s)"
-            logger.warning(told, request.about, request.asked, one_line(error, _MOST_TOLD))
+        if isinstance(error, errors.NetworkError) and (kept := _kept_of_modelscope(request)):
+            request.tell_kept(error)
             return kept
         raise _of_modelscope(request, error) from error
 
@@ -241,7 +258,7 @@ def _modelscopes_folder(request: _Request, *, is_offline: bool) -> Path:
         return Path(snapshot_download(request.name, **request.how, local_files_only=is_offline))
 
 
-def _whole_in_cache(request: _Request) -> Path | None:
+def _kept_of_modelscope(request: _Request) -> Path | None:
     """What was fetched before, if nothing of it was cut off; huggingface_hub looks at this itself."""
     from modelscope_hub.errors import CacheNotFound
 
