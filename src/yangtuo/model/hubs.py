@@ -99,7 +99,7 @@ class _Request:
 
     def has_none(self, error: Exception) -> ModelError:
         """Of a hub that has answered."""
-        return self._refused(f"{self.asked} has no such model, or not for this user", error, self.other)
+        return self._refused(f"{self.asked} has no such model, or not for this user", error, f"elsewhere: {self.other}")
 
     def came_to_nothing(self, error: BaseException) -> ModelError:
         """Of a hub that has not, or not to the end."""
@@ -109,7 +109,7 @@ class _Request:
     def is_offline(self, error: Exception) -> ModelError:
         """Of a hub that was not asked."""
         told = f"{self.asked} is not asked, since HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
-        return self._refused(told, error, f"where there is a network: without it, {self.other}, or {_MIRROR}")
+        return self._refused(told, error, f"where there is a network, unset it; elsewhere: {self.other}, or {_MIRROR}")
 
     def tell_kept(self, error: Exception) -> None:
         """Say that the hub was of no help and was not needed."""
@@ -156,11 +156,14 @@ def fetch(name: str, source: Source, *, option: str, patterns: Sequence[str] | N
 
 def _from_hugging_face(request: _Request) -> Path:
     from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub.file_download import repo_folder_name
 
     of_httpx = errors.HTTPError  # type: ignore[attr-defined]  # what it lets through where a connection ends
-    known = _blobs(request.name, request.how["cache_dir"] or constants.HF_HUB_CACHE)
+    cache = Path(request.how["cache_dir"] or constants.HF_HUB_CACHE).expanduser()
+    kept_as = cache / repo_folder_name(repo_id=request.name, repo_type="model")
+    known = _blobs(kept_as)
     try:
-        folder = Path(snapshot_download(request.name, **request.how, tqdm_class=_Bar))
+        return Path(snapshot_download(request.name, **request.how, tqdm_class=_Bar))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise request.has_none(error) from error
     except (of_httpx, OSError, ValueError) as error:
@@ -173,8 +176,7 @@ def _from_hugging_face(request: _Request) -> Path:
         raise request.came_to_nothing((is_long and error.__cause__) or error) from error
     finally:
         _Bar.close_all()
-    _check_blobs(folder, known, request)
-    return folder
+        _check_blobs(kept_as, known, request)  # also of a model of which not all has come
 
 
 def _kept_of_hugging_face(request: _Request) -> Path | None:
@@ -187,11 +189,8 @@ def _kept_of_hugging_face(request: _Request) -> Path | None:
         return None
 
 
-def _blobs(name: str, cache_dir: str) -> set[str]:
-    from huggingface_hub.file_download import repo_folder_name
-
-    folder = Path(cache_dir).expanduser() / repo_folder_name(repo_id=name, repo_type="model") / "blobs"
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+def _blobs(kept_as: Path) -> set[str]:
+    return {path.name for path in (kept_as / "blobs").glob("*")}
 
 
 def _of_xet(endpoint: str, *, is_off: bool) -> str:
@@ -203,20 +202,19 @@ def _of_xet(endpoint: str, *, is_off: bool) -> str:
     return "; with Xet its files come from other hosts than the mirror: HF_HUB_DISABLE_XET=1 keeps to it"
 
 
-def _check_blobs(folder: Path, known: Collection[str], request: _Request) -> None:
+def _check_blobs(kept_as: Path, known: Collection[str], request: _Request) -> None:
     """Compare what has come with its names in the hub's cache, which are its hashes; the library looks at sizes alone.
 
     What is `known` was here before and is not read again. A cache without links (Windows) does not have those names.
     """
-    for path in sorted(path for path in folder.rglob("*") if path.is_symlink()):
-        blob = path.parent / os.readlink(path)  # which may be a link too, to a name that is no hash of the file
-        if blob.name in known or not blob.is_file():
-            continue
+    for name in sorted(_blobs(kept_as).difference(known)):
+        blob = kept_as / "blobs" / name
         found = _hash_as(blob)
-        if found not in (None, blob.name):
-            path.unlink()
+        if found not in (None, name):
+            links = (path for path in (kept_as / "snapshots").rglob("*") if path.is_symlink())
+            file = next((path.name for path in links if Path(os.readlink(path)).name == name), name)
             blob.unlink()
-            raise request.is_another(path.name, f"came with the hash {found}, listed is {blob.name}")
+            raise request.is_another(file, f"came with the hash {found}, listed is {name}")
 
 
 def _hash_as(blob: Path) -> str | None:
