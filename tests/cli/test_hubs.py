@@ -4,15 +4,16 @@ The clients read their variables when they are imported, so that a process that 
 """
 
 import importlib.util
+import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from huggingface_hub import is_offline_mode
 
-from tests import hubs
-from tests.command import run
+from tests import command, hubs
 
 OTHER = "owner/other"
 MIB = 1 << 20
@@ -50,14 +51,14 @@ class Asked:
     env: dict
 
     def fetch(self, name=hubs.NAME, *, word=None, code=0, **env):
-        done = run([sys.executable, "-c", FETCH, name, word or self.word], env={**self.env, **env})
+        done = command.run([sys.executable, "-c", FETCH, name, word or self.word], env={**self.env, **env})
         assert done.code == code, done.said
         assert "Traceback" not in done.said
         return done
 
     def check(self, inputs, *words, name=hubs.NAME, code=0, **env):
         options = ["--model_name_or_path", name, "--dataset_dir", inputs.data, *words]
-        done = run([sys.executable, "-m", "yangtuo", "check", *options], env={**self.env, **env})
+        done = command.run([sys.executable, "-m", "yangtuo", "check", *options], env={**self.env, **env})
         assert done.code == code, done.said
         assert "Traceback" not in done.said
         return done
@@ -214,3 +215,21 @@ def test_a_mirror_is_kept_to_and_who_wants_xet_all_the_same_is_told(mirror):
     done = mirror.fetch(code=2, HF_HUB_DISABLE_XET="0")
     assert f"Hugging Face ({where}); with Xet its files come from other hosts than the mirror" in done.err
     assert asks_xet(mirror)
+
+
+@needs_client
+@pytest.mark.skipif(is_offline_mode(), reason="HF_HUB_OFFLINE is set for the tests' own process")
+def test_a_run_by_name_its_merge_and_its_answers(inputs, train, run, tmp_path, monkeypatch):
+    everything = {path.name: path.read_bytes() for path in inputs.base.iterdir() if path.is_file()}
+    with hubs.serving(hubs.Hub(everything), "modelscope") as address:
+        for name, value in environment(tmp_path, MODELSCOPE_ENDPOINT=address).items():
+            monkeypatch.setenv(name, value)
+        said = train(model_name_or_path=hubs.NAME, hub="modelscope", max_steps=1)
+        saved = tmp_path / "out" / "sft_lora_model"
+        assert json.loads((saved / "yangtuo.json").read_text())["base"]["name"] == hubs.NAME
+        words = f"--model_name_or_path {hubs.NAME} --peft_path {saved} --output_dir merged --hub modelscope"
+        assert f"yangtuo merge {words}" in said
+        run("merge", *words.replace("merged", str(tmp_path / "merged")).split())
+        assert f"Base: `{hubs.NAME}`" in (tmp_path / "merged" / "README.md").read_text()
+        run("chat", hubs.NAME, "--hub", "modelscope", "--ask", "你好", "--max_new_tokens", "2", "--use_cpu")
+    run("chat", saved, "--ask", "你好", "--max_new_tokens", "2", "--use_cpu")  # its base is a folder by now
