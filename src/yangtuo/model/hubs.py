@@ -213,13 +213,13 @@ def _check_blobs(kept_as: Path, known: Collection[str], request: _Request) -> No
         if found not in (None, name):
             links = (path for path in (kept_as / "snapshots").rglob("*") if path.is_symlink())
             file = next((path.name for path in links if Path(os.readlink(path)).name == name), name)
-            blob.unlink()
+            blob.unlink(missing_ok=True)  # another process may have found the same
             raise request.is_another(file, f"came with the hash {found}, listed is {name}")
 
 
 def _hash_as(blob: Path) -> str | None:
     """The hash of a file, of the kind that its name is; None for a name that is none."""
-    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) or not blob.is_file():
         return None
     digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(b"blob %d\0" % blob.stat().st_size)  # git's
     with blob.open("rb") as file:
@@ -243,7 +243,7 @@ def _from_modelscope(request: _Request) -> Path:
     try:
         return _modelscopes_folder(request, is_offline=is_offline_mode())
     except (errors.HubError, OSError, RuntimeError) as error:  # the last of a user without a home folder
-        if isinstance(error, errors.NetworkError) and (kept := _kept_of_modelscope(request)):
+        if isinstance(error, (errors.NetworkError, errors.ServerError)) and (kept := _kept_of_modelscope(request)):
             request.tell_kept(error)
             return kept
         raise _of_modelscope(request, error) from error
@@ -276,7 +276,8 @@ def _of_modelscope(request: _Request, error: Exception) -> ModelError:
             return request.is_another(path, f"is not as it is listed ({one_line(each, _MOST_TOLD)})")
     if isinstance(error, errors.CacheNotFound):
         return request.is_offline(error)
-    if isinstance(error, errors.APIError) or isinstance(error.__cause__, errors.APIError):
+    refusals = (errors.NotExistError, errors.AuthenticationError, errors.PermissionDeniedError, errors.InvalidParameter)
+    if isinstance(error, refusals) or isinstance(error.__cause__, refusals):
         return request.has_none(error)
     return request.came_to_nothing(error)
 
