@@ -172,6 +172,14 @@ def test_what_was_fetched_is_taken_where_the_hub_does_not_answer_or_is_not_to_be
     assert asked.hub.seen == []
 
 
+def test_what_is_not_whole_is_not_taken(asked, inputs):
+    asked.hub.wrong = {"tokenizer.model"}
+    asked.check(inputs, "--hub", asked.word, code=2)
+    asked.hub.mute = True
+    done = asked.check(inputs, "--hub", asked.word, code=2, MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS="1")
+    assert "did not send a model of that name" in last_line(done)
+
+
 @needs_client
 @pytest.mark.parametrize(("words", "value"), [(["--hub", "modelscope"], ""), ([], "1"), (["--hub", "auto"], "true")])
 def test_the_option_and_the_variable_of_others_mean_the_same(words, value, files, inputs, tmp_path):

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import importlib.util
 import io
+import json
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from yangtuo.config.choices import Hub
 from yangtuo.config.schema import ModelArguments
@@ -32,7 +33,7 @@ _MIRROR = "the mirror HF_ENDPOINT=https://hf-mirror.com with HF_HUB_DISABLE_XET=
 _OTHER = "--hub modelscope (USE_MODELSCOPE_HUB=1)"
 _MODELSCOPE = "https://modelscope.cn"
 _MOST_TOLD = 200  # characters of what a client says
-_PART_OF_FILE = re.compile(r"\.incomplete$|\.parallel_tmp$|_\d+_\d+$")  # as ModelScope's client names them
+_WHOLE = ".yangtuo-whole"  # in a folder of ModelScope's cache: the files and sizes of when all had come
 _BLOCK = 1 << 24  # bytes of a file that are hashed at once
 
 
@@ -163,7 +164,7 @@ def _from_hugging_face(request: _Request) -> Path:
     kept_as = cache / repo_folder_name(repo_id=request.name, repo_type="model")
     known = _blobs(kept_as)
     try:
-        return Path(snapshot_download(request.name, **request.how, tqdm_class=_Bar))
+        return Path(snapshot_download(request.name, **request.how, tqdm_class=_Bar))  # type: ignore[arg-type]  # wants tqdm.auto's, which imports asyncio
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise request.has_none(error) from error
     except (of_httpx, OSError, ValueError) as error:
@@ -241,7 +242,10 @@ def _from_modelscope(request: _Request) -> Path:
     # Its lines on every step and on errors, which we tell ourselves, are not wanted; those on new attempts are.
     logging.getLogger("modelscope_hub.download").addFilter(lambda record: record.levelno == logging.WARNING)
     try:
-        return _modelscopes_folder(request, is_offline=is_offline_mode())
+        folder = _modelscopes_folder(request, is_offline=is_offline_mode())
+        if not is_offline_mode():
+            _note_whole(folder, request)
+        return folder
     except (errors.HubError, OSError, RuntimeError) as error:  # the last of a user without a home folder
         if isinstance(error, (errors.NetworkError, errors.ServerError)) and (kept := _kept_of_modelscope(request)):
             request.tell_kept(error)
@@ -256,15 +260,28 @@ def _modelscopes_folder(request: _Request, *, is_offline: bool) -> Path:
         return Path(snapshot_download(request.name, **request.how, local_files_only=is_offline))
 
 
+def _note_whole(folder: Path, request: _Request) -> None:
+    """Keep what has come: by the folder alone nobody could tell later, without the hub, that nothing is missing."""
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("[!.]*") if path.is_file()}
+    with contextlib.suppress(OSError):  # a cache that is only read
+        (folder / _whole_of(request)).write_text(json.dumps(sizes), encoding="utf-8")
+
+
+def _whole_of(request: _Request) -> str:
+    return _WHOLE if request.how["allow_patterns"] is None else f"{_WHOLE}-small"
+
+
 def _kept_of_modelscope(request: _Request) -> Path | None:
-    """What was fetched before, if nothing of it was cut off; huggingface_hub looks at this itself."""
+    """All files from before, of which `_note_whole` has told; huggingface_hub looks at this itself."""
     from modelscope_hub.errors import CacheNotFound
 
     try:
         folder = _modelscopes_folder(request, is_offline=True)
-    except CacheNotFound:
+        sizes = json.loads((folder / _whole_of(request)).read_text(encoding="utf-8"))
+    except (CacheNotFound, OSError, ValueError):
         return None
-    return None if any(_PART_OF_FILE.search(path.name) for path in folder.rglob("*")) else folder
+    found = ((folder / name, size) for name, size in sizes.items())
+    return folder if all(path.is_file() and path.stat().st_size == size for path, size in found) else None
 
 
 def _of_modelscope(request: _Request, error: Exception) -> ModelError:
