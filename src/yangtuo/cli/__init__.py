@@ -14,6 +14,7 @@ from yangtuo import __version__, logs, output
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.words import Parser, did_you_mean
 from yangtuo.errors import StoppedError, UsageError, YangtuoError, is_out_of_memory, one_line
+from yangtuo.model import hubs
 
 _PATIENCE_S = 5.0  # a launcher ends the others of a failed run within about one
 
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 the run failed, 2 something that the user gave."""
     logs.prepare()
     _wait_briefly()
+    hubs.keep_to_mirror()
     code = _outcome(list(sys.argv[1:] if argv is None else argv))
     try:
         sys.stdout.flush()

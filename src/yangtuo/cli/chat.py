@@ -13,7 +13,10 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from yangtuo import logs
+from yangtuo.config.choices import Hub
 from yangtuo.config.json_values import object_of
+from yangtuo.config.options import OPTIONS
+from yangtuo.config.options import add as add_option
 from yangtuo.config.schema import LoraArguments, ModelArguments
 from yangtuo.errors import DataError, OutOfMemoryError, StoppedError, UsageError, is_out_of_memory
 
@@ -66,6 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--torch_dtype", help="Dtype: auto (as stored), float32, bfloat16 or float16. Default: auto.")
     add("--use_cpu", action="store_true", help="Do not use an accelerator.")
     add("--cache_dir", help="Where hub models are kept. Default: the hub's own cache.")
+    add_option(parser, OPTIONS["hub"])
     add("--trust_remote_code", action="store_true", help="Run Python code that comes with the model.")
     add("--force_base", action="store_true", help="Take an adapter though it was trained on another base.")
     add("--allow_partial_adapter", action="store_true", help="Take what fits of an adapter that is not whole.")
@@ -133,6 +137,7 @@ def _opened(options: argparse.Namespace) -> list["ChatSession"]:
         model_name_or_path=options.model_name_or_path,
         tokenizer_name_or_path=options.tokenizer_name_or_path,
         torch_dtype=options.torch_dtype,
+        hub=Hub(options.hub),
         cache_dir=options.cache_dir,
         trust_remote_code=options.trust_remote_code,
     )

@@ -5,6 +5,7 @@ import logging
 from dataclasses import fields
 from pathlib import Path
 
+from yangtuo.config.options import OPTIONS, add
 from yangtuo.merge.job import DTYPES, MergeOptions, base_folder, check_room, prepare
 from yangtuo.merge.make import prompt_files_for, write_merged
 from yangtuo.output import new_folder
@@ -45,6 +46,7 @@ def add_merge_options(parser: argparse.ArgumentParser, *, needs_adapter: bool) -
     )
     parser.add_argument("--trust_remote_code", action="store_true", help="Run Python code that comes with the base.")
     parser.add_argument("--cache_dir", help="Where hub models are kept. Default: the hub's own cache.")
+    add(parser, OPTIONS["hub"])
 
 
 def merge_options_of(options: argparse.Namespace) -> MergeOptions:

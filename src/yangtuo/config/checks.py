@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from yangtuo.config import trainer_values
-from yangtuo.config.choices import DataOrder
+from yangtuo.config.choices import ATTENTIONS, DataOrder
 from yangtuo.config.json_values import json_object
 from yangtuo.config.options import TRAINING_OPTIONS
-from yangtuo.config.schema import ATTENTIONS
 from yangtuo.config.settings import Settings
 from yangtuo.config.words import did_you_mean
 from yangtuo.errors import UsageError

@@ -2,6 +2,17 @@
 
 from enum import StrEnum
 
+# Of transformers, beside kernels of the hub ("owner/name"); which work depends on the model and on what is installed.
+ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
+class Hub(StrEnum):
+    """Where a model that is given by name is fetched."""
+
+    AUTO = "auto"
+    HUGGINGFACE = "huggingface"
+    MODELSCOPE = "modelscope"
+
 
 class Truncation(StrEnum):
     """What happens to an example longer than `max_seq_length`."""

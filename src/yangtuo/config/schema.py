@@ -15,6 +15,7 @@ from yangtuo.config.choices import (
     DataOrder,
     Deduplicate,
     History,
+    Hub,
     LossReduction,
     ModulesToSavePolicy,
     TrainTurns,
@@ -38,10 +39,6 @@ class Decides(StrEnum):
 def _option(default: Any, help: str, *, decides: Decides, **metadata: Any) -> Any:
     """A dataclass field that is also a command-line option; `help` is its only documentation."""
     return field(default=default, metadata={"help": help, "decides": decides, **metadata})
-
-
-# Of transformers, beside kernels of the hub ("owner/name"); which work depends on the model and on what is installed.
-ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 
 
 @dataclass(frozen=True)
@@ -80,11 +77,18 @@ class ModelArguments:
         "which shares prefixes and pads nothing; transformers' own for models that it does not fit.",
         decides=Decides.NOTHING,
     )
+    hub: Hub = _option(
+        Hub.AUTO,
+        "Where a model given by name is fetched; auto: modelscope where USE_MODELSCOPE_HUB=1 is set, else huggingface.",
+        decides=Decides.NOTHING,
+    )
     cache_dir: str | None = _option(
         None, "Where models fetched by hub name are kept. Default: the hub's own cache.", decides=Decides.NOTHING
     )
     model_revision: str | None = _option(
-        None, "Branch, tag or commit of a model given by hub name. Default: main.", decides=Decides.CONTENT
+        None,
+        "Branch, tag or commit of a model given by hub name. Default: the main one.",
+        decides=Decides.CONTENT,
     )
     trust_remote_code: bool = _option(
         False, "Run Python code that comes with the model. Only for code you have read.", decides=Decides.RESULT

@@ -31,6 +31,7 @@ from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.adapters import attach_saved, merge_in
 from yangtuo.model.base import Hardware
 from yangtuo.model.folders import local_folder
+from yangtuo.model.hubs import source_of
 
 logger = logging.getLogger(__name__)
 
@@ -159,8 +160,7 @@ def model_folder(named: str, model: ModelArguments) -> Path:
         named,
         option="model_name_or_path",
         must_hold=["config.json"],
-        revision=model.model_revision,
-        cache_dir=model.cache_dir,
+        source=source_of(model),
     )
 
 
@@ -228,7 +228,7 @@ def open_model(
 
 def _find_tokenizer(places: Places, model: ModelArguments) -> Tokenizer:
     folders = (places.travelling, places.base)
-    tokenizer = provenance.find_tokenizer(folders, model.tokenizer_name_or_path, model.cache_dir)
+    tokenizer = provenance.find_tokenizer(folders, model.tokenizer_name_or_path, source_of(model))
     if tokenizer is None:
         raise UsageError(
             f"neither {places.travelling} nor {places.base} has a tokenizer; name --tokenizer_name_or_path"

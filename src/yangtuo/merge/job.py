@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from yangtuo.config.choices import Hub
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, UsageError
 from yangtuo.merge import fit
@@ -16,6 +17,7 @@ from yangtuo.merge import plan as merge_plan
 from yangtuo.model import adapter_files, dtypes, fingerprint, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
+from yangtuo.model.hubs import Source
 from yangtuo.model.lora_targets import split as names
 from yangtuo.model.stored_weights import StoredWeights, open_stored
 from yangtuo.output import check_new, check_space
@@ -57,6 +59,7 @@ class MergeOptions:
     Attributes:
         peft_path: adapter folders with commas between; None to merge nothing (`export` alone).
         dtype: a key of DTYPES.
+        hub: a word of `Hub`.
     """
 
     model_name_or_path: str
@@ -68,6 +71,7 @@ class MergeOptions:
     allow_partial_adapter: bool = False
     trust_remote_code: bool = False
     cache_dir: str | None = None
+    hub: str = Hub.AUTO
 
 
 def base_folder(options: MergeOptions) -> Path:
@@ -81,7 +85,7 @@ def base_folder(options: MergeOptions) -> Path:
         options.model_name_or_path,
         option="model_name_or_path",
         must_hold=["config.json"],
-        cache_dir=options.cache_dir,
+        source=Source(Hub(options.hub), options.cache_dir),
     )
 
 

@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
-from yangtuo.config.schema import ATTENTIONS, ModelArguments
+from yangtuo.config.choices import ATTENTIONS
+from yangtuo.config.schema import ModelArguments
 from yangtuo.errors import (
     MissingDependencyError,
     ModelError,

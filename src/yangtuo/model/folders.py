@@ -1,4 +1,4 @@
-"""A name that the user gave -> a local folder. The only place where something may be fetched, and only by name."""
+"""A name that the user gave -> a local folder. Only from here something may be fetched, and only by name."""
 
 import logging
 import os
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yangtuo.config.words import wide_signs
-from yangtuo.errors import ModelError, one_line
+from yangtuo.errors import ModelError
+from yangtuo.model.hubs import Source, fetch
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,7 @@ def local_folder(
     *,
     option: str,
     must_hold: Sequence[str],
-    revision: str | None = None,
-    cache_dir: str | None = None,
+    source: Source,
     weights: bool = True,
 ) -> Path:
     """The folder itself if it exists, else the hub model of that name, fetched.
@@ -37,12 +37,12 @@ def local_folder(
         name: folder or `owner/name`.
         option: the option it came from, for messages.
         must_hold: files of which at least one has to be there.
-        revision: branch, tag or commit of a hub model.
-        cache_dir: where hub models are kept; None for the hub's own cache.
+        source: the hub that is asked where it is no folder.
         weights: whether the weights are wanted, or the small files only.
 
     Raises:
-        ModelError: no such folder, a folder without any of `must_hold`, or a hub that does not answer.
+        ModelError: no such folder, a folder without any of `must_hold`, or a hub that does not give the model.
+        MissingDependencyError: the hub's client is not installed.
     """
     folder = Path(os.path.expanduser(name))  # as it is, where there is no home
     if folder.is_dir():
@@ -51,27 +51,13 @@ def local_folder(
             is_adapter = (folder / "adapter_config.json").is_file() and option == "model_name_or_path"
             hint = "; it is an adapter, which is given as --peft_path, beside its base" if is_adapter else ""
             raise ModelError(f"--{option} {name}: no {' or '.join(must_hold)} in that folder (found: {found}){hint}")
-        if revision:
-            logger.warning("--model_revision %s has no effect: %s is a folder, not a hub model", revision, name)
+        if source.revision:
+            logger.warning("--model_revision %s has no effect: %s is a folder, not a hub model", source.revision, name)
         return folder
     if name.startswith((".", "/", "~", "\\")) or name.count("/") != 1 or " " in name:
         hint = " (the script still has its placeholder)" if name.startswith("path/to") else ""
         raise ModelError(f"--{option} {name}: no such folder{hint}{wide_signs(name)}")
-    return _fetch(name, option, revision, cache_dir, weights)
-
-
-def _fetch(name: str, option: str, revision: str | None, cache_dir: str | None, weights: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = None if weights else ["config.json", *_TOKENIZER_PATTERNS]
-    try:
-        return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"--{option} {name}: no such folder, and no hub model of that name could be fetched "
-            f"({one_line(error, 160)}); HF_ENDPOINT names a mirror{wide_signs(name)}"
-        ) from error
+    return fetch(name, source, option=option, patterns=None if weights else ["config.json", *_TOKENIZER_PATTERNS])
 
 
 def cache_folder() -> Path | None:

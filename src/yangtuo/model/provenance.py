@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, DataError
 from yangtuo.model.folders import local_folder
+from yangtuo.model.hubs import Source
 from yangtuo.model.prompt_texts import jinja_of
 from yangtuo.model.weight_names import header
 
@@ -117,20 +119,21 @@ def sha256_of(folder: Path) -> str:
     raise AdapterError(f"{folder}: no weights there")
 
 
-def find_tokenizer(folders: Iterable[Path], named: str | None = None, cache_dir: str | None = None) -> Tokenizer | None:
+def find_tokenizer(folders: Iterable[Path], named: str | None = None, source: Source | None = None) -> Tokenizer | None:
     """The tokenizer that was named, else that of the first folder which has one; None where none has.
 
     Args:
         folders: of adapter and model, the likelier first.
         named: `--tokenizer_name_or_path`.
-        cache_dir: where hub models are kept.
+        source: of the base, if the tokenizer may come from a hub too; of that its main revision.
 
     Raises:
         UserError: it cannot be used.
     """
     if named:
         must_hold, option = ["tokenizer.model", "tokenizer.json"], "tokenizer_name_or_path"
-        folders = [local_folder(named, option=option, must_hold=must_hold, cache_dir=cache_dir, weights=False)]
+        of_tokenizer = replace(source or Source(), revision=None)
+        folders = [local_folder(named, option=option, must_hold=must_hold, source=of_tokenizer, weights=False)]
     found = next((open_tokenizer(folder) for folder in folders if named or is_tokenizer_folder(folder)), None)
     if found and found.told:
         logger.warning("tokenizer: %s: %s", found.folder, found.told)

@@ -28,6 +28,7 @@ from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import AdapterError, DataError, UsageError
 from yangtuo.model import provenance
 from yangtuo.model.folders import cache_folder, local_folder
+from yangtuo.model.hubs import source_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def find_tokenizer(settings: Settings, base_folder: Path | None, adapter_folder:
     """The tokenizer that was named, else the adapter's, else the base's."""
     named = settings.model.tokenizer_name_or_path
     folders = [folder for folder in (adapter_folder, base_folder) if folder]
-    tokenizer = provenance.find_tokenizer(folders, named, settings.model.cache_dir)
+    tokenizer = provenance.find_tokenizer(folders, named, source_of(settings.model))
     if tokenizer is None:
         raise UsageError("--tokenizer_name_or_path is missing, and neither adapter nor base holds a tokenizer")
     if not named:
@@ -77,8 +78,7 @@ def folders(settings: Settings) -> tuple[Path | None, Path | None]:
             model.model_name_or_path,
             option="model_name_or_path",
             must_hold=["config.json"],
-            revision=model.model_revision,
-            cache_dir=model.cache_dir,
+            source=source_of(model),
             weights=False,
         )
     adapter = Path(settings.lora.peft_path) if settings.lora.peft_path else None

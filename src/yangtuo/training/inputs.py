@@ -18,6 +18,7 @@ from yangtuo.errors import DataError, ModelError, TokenizerError, UsageError
 from yangtuo.model import adapter_files, architecture, base, fingerprint, lora_options, lora_targets, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
+from yangtuo.model.hubs import source_of
 from yangtuo.training.dataset import (
     DataInputs,
     encode_data,
@@ -52,8 +53,7 @@ def open_inputs(settings: Settings) -> Inputs:
         model.model_name_or_path,
         option="model_name_or_path",
         must_hold=["config.json"],
-        revision=model.model_revision,
-        cache_dir=model.cache_dir,
+        source=source_of(model),
     )
     config = architecture.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
     base.check_positions(config, settings.data.max_seq_length)

@@ -11,13 +11,14 @@ import torch
 from transformers import PreTrainedModel
 
 import yangtuo
-from yangtuo.config.choices import ModulesToSavePolicy
+from yangtuo.config.choices import Hub, ModulesToSavePolicy
 from yangtuo.config.settings import Settings
 from yangtuo.data.template_json import to_values
 from yangtuo.model import adapters, base, fingerprint, generation_config, provenance
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.architecture import published
 from yangtuo.model.base import Precision
+from yangtuo.model.hubs import hub_of
 from yangtuo.model.mergeable import check_mergeable
 from yangtuo.model.narrow import keep_narrow
 from yangtuo.model.prompt_files import PromptFiles, prompt_files_of
@@ -96,12 +97,14 @@ def _continued(settings: Settings, inputs: Inputs) -> list[dict[str, str]]:
 
 def next_commands(settings: Settings, known: dict[str, Any], saved: Path) -> list[str]:
     """What a person does with an adapter, for the end of a run: a line each."""
+    of_modelscope = hub_of(settings.model.hub) is Hub.MODELSCOPE and not Path(known["base"]["name"]).is_dir()
     order = [*(one["folder"] for one in known["stack"]), str(saved)]
     words = [
         "--model_name_or_path",
         known["base"]["name"],
         "--peft_path",
         ",".join(order),
+        *(["--hub", Hub.MODELSCOPE] if of_modelscope else []),
         *(["--trust_remote_code"] if settings.model.trust_remote_code else []),
     ]
     both = shlex.join(words)

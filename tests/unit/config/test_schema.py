@@ -32,7 +32,7 @@ def test_our_own_options():
     """A new option is a decision: it is listed here, and in the README's table."""
     assert list(OURS) == [
         *("model_name_or_path", "tokenizer_name_or_path", "torch_dtype", "load_in_4bit", "load_in_8bit"),
-        *("attn_implementation", "cache_dir"),
+        *("attn_implementation", "hub", "cache_dir"),
         *("model_revision", "trust_remote_code"),
         *("dataset_dir", "train_file", "include_subfolders", "validation_file", "validation_split_percentage"),
         *("data_format", "columns", "allow_empty_answers", "bad_rows", "max_rows"),

@@ -11,6 +11,7 @@ from yangtuo.data import mixing
 from yangtuo.data.readers.search import find_files
 from yangtuo.errors import DataError, ModelError, UsageError
 from yangtuo.model.folders import local_folder
+from yangtuo.model.hubs import Source
 
 OPTIONS = ["--lora_rank", "--lora-rank", "--top_p", "--max_seq_length", "--peft_path", "--per_device_train_batch_size"]
 
@@ -355,5 +356,5 @@ def test_a_path_that_is_not_there(path, said, tmp_path):
         find_files(str(tmp_path / path))
     assert str(caught.value).endswith(said)
     with pytest.raises(ModelError) as caught:
-        local_folder(f"./{path}", option="model_name_or_path", must_hold=["config.json"])
+        local_folder(f"./{path}", option="model_name_or_path", must_hold=["config.json"], source=Source())
     assert str(caught.value).endswith(said)

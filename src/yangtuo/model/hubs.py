@@ -1,0 +1,318 @@
+"""Models by name: fetched from Hugging Face or ModelScope by the client of each, and kept where that keeps them.
+
+Both clients take up a connection that breaks where it broke. A command that is given again fetches no file twice;
+ModelScope's goes on inside a file too, huggingface_hub 2.4 begins an unfinished file anew.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+from yangtuo.config.choices import Hub
+from yangtuo.config.schema import ModelArguments
+from yangtuo.config.words import wide_signs
+from yangtuo.errors import MissingDependencyError, ModelError, one_line
+from yangtuo.logs import rank
+
+logger = logging.getLogger(__name__)
+
+_MIRROR = "the mirror HF_ENDPOINT=https://hf-mirror.com with HF_HUB_DISABLE_XET=1"
+_OTHER = "--hub modelscope (USE_MODELSCOPE_HUB=1)"
+_MODELSCOPE = "https://modelscope.cn"
+_MOST_TOLD = 200  # characters of what a client says
+_WHOLE = ".yangtuo-whole"  # in a folder of ModelScope's cache: the files and sizes of when all had come
+_BLOCK = 1 << 24  # bytes of a file that are hashed at once
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is fetched from, if it is given by name.
+
+    Attributes:
+        hub: as asked for, see `hub_of`.
+        cache_dir: where it is kept; None for the hub's own cache.
+        revision: branch, tag or commit; None for the hub's main one.
+    """
+
+    hub: Hub = Hub.AUTO
+    cache_dir: str | None = None
+    revision: str | None = None
+
+
+def source_of(model: ModelArguments) -> Source:
+    """That of a run's base."""
+    return Source(Hub(model.hub), model.cache_dir, model.model_revision)
+
+
+def hub_of(asked: Hub) -> Hub:
+    """The hub itself; auto goes by the variable that LLaMA-Factory goes by, and reads it as that does."""
+    if asked is not Hub.AUTO:
+        return asked
+    says_so = os.environ.get("USE_MODELSCOPE_HUB", "").lower() in ("1", "true", "y")
+    return Hub.MODELSCOPE if says_so else Hub.HUGGINGFACE
+
+
+def keep_to_mirror() -> None:
+    """Have huggingface_hub fetch from a mirror what the mirror is asked for.
+
+    With Xet it would take the files from Hugging Face's own hosts, which those who name a mirror may not reach
+    (huggingface_hub#4475). The library reads the variable when it is imported, so this is called before. A value that
+    the user has set stays.
+    """
+    if _is_mirror(os.environ.get("HF_ENDPOINT", "")):
+        os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+
+
+def _is_mirror(endpoint: str) -> bool:
+    host = urlsplit(endpoint).hostname
+    return host is not None and host != "huggingface.co" and not host.endswith(".huggingface.co")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked, and how it is told.
+
+    Attributes:
+        about: the option and its value.
+        asked: the hub and its address.
+        other: how the other hub is asked.
+        how: keywords that both clients have.
+    """
+
+    name: str
+    about: str
+    asked: str
+    other: str
+    how: dict[str, Any]
+
+    def has_none(self, error: Exception) -> ModelError:
+        """Of a hub that has answered."""
+        return self._refused(f"{self.asked} has no such model, or not for this user", error, f"elsewhere: {self.other}")
+
+    def came_to_nothing(self, error: BaseException) -> ModelError:
+        """Of a hub that has not, or not to the end."""
+        way_out = f"the same command goes on with what has come; elsewhere: {self.other}, or {_MIRROR}"
+        return self._refused(f"{self.asked} did not send a model of that name", error, way_out)
+
+    def is_offline(self, error: Exception) -> ModelError:
+        """Of a hub that was not asked."""
+        told = f"{self.asked} is not asked, since HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
+        return self._refused(told, error, f"where there is a network, unset it; elsewhere: {self.other}, or {_MIRROR}")
+
+    def tell_kept(self, error: Exception) -> None:
+        """Say that the hub was of no help and was not needed."""
+        told = "%s: taken as it was fetched before, since %s does not answer (%s)"
+        logger.warning(told, self.about, self.asked, one_line(error, _MOST_TOLD))
+
+    def is_another(self, file: str, why: str) -> ModelError:
+        """Of a file that is not the listed one."""
+        return ModelError(f"{self.about}: {file} of {self.asked} {why}; it is deleted, fetch it again")
+
+    def _refused(self, what: str, error: BaseException, way_out: str) -> ModelError:
+        told = one_line(error, _MOST_TOLD)
+        return ModelError(f"{self.about}: no such folder, and {what} ({told}); {way_out}{wide_signs(self.name)}")
+
+
+def fetch(name: str, source: Source, *, option: str, patterns: Sequence[str] | None) -> Path:
+    """The folder of a hub's model, with all its files or those that fit the patterns.
+
+    Raises:
+        ModelError: the hub does not answer and not all is kept here, has no such model, or sends another file than it
+            lists.
+        MissingDependencyError: ModelScope's client is not installed.
+    """
+    from huggingface_hub import constants, is_offline_mode
+
+    how = {
+        "revision": source.revision,
+        "cache_dir": source.cache_dir,
+        "allow_patterns": None if patterns is None else list(patterns),
+    }
+    about = f"--{option} {name}"
+    if hub_of(source.hub) is Hub.MODELSCOPE:
+        endpoint = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN") or _MODELSCOPE
+        asked, other, fetch_from, told = f"ModelScope ({endpoint})", "--hub huggingface", _from_modelscope, ""
+    else:
+        asked, other, fetch_from = f"Hugging Face ({constants.ENDPOINT})", _OTHER, _from_hugging_face
+        told = _of_xet(constants.ENDPOINT, is_off=constants.HF_HUB_DISABLE_XET)
+    if not is_offline_mode():
+        logger.info("%s: asked of %s%s", about, asked, told)
+    folder = fetch_from(_Request(name, about, asked, other, how))
+    logger.info("%s: in %s", about, folder)
+    return folder
+
+
+def _from_hugging_face(request: _Request) -> Path:
+    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub.file_download import repo_folder_name
+
+    of_httpx = errors.HTTPError  # type: ignore[attr-defined]  # what it lets through where a connection ends
+    cache = Path(request.how["cache_dir"] or constants.HF_HUB_CACHE).expanduser()
+    kept_as = cache / repo_folder_name(repo_id=request.name, repo_type="model")
+    known = _blobs(kept_as)
+    try:
+        return Path(snapshot_download(request.name, **request.how, tqdm_class=_Bar))  # type: ignore[arg-type]  # wants tqdm.auto's, which imports asyncio
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise request.has_none(error) from error
+    except (of_httpx, OSError, ValueError) as error:
+        if constants.HF_HUB_OFFLINE:
+            raise request.is_offline(error) from error
+        if isinstance(error, of_httpx) and (kept := _kept_of_hugging_face(request)):
+            request.tell_kept(error)
+            return kept
+        is_long = isinstance(error, errors.LocalEntryNotFoundError)  # about a cache, where the cause says why
+        raise request.came_to_nothing((is_long and error.__cause__) or error) from error
+    finally:
+        _Bar.close_all()
+        _check_blobs(kept_as, known, request)  # also of a model of which not all has come
+
+
+def _kept_of_hugging_face(request: _Request) -> Path | None:
+    """All files from before; the library takes them itself where it has no connection, not where one ends early."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(request.name, **request.how, local_files_only=True))
+    except errors.LocalEntryNotFoundError:
+        return None
+
+
+def _blobs(kept_as: Path) -> set[str]:
+    return {path.name for path in (kept_as / "blobs").glob("*")}
+
+
+def _of_xet(endpoint: str, *, is_off: bool) -> str:
+    """What a mirror means for the way that files take; nothing where there is none."""
+    if not _is_mirror(endpoint) or importlib.util.find_spec("hf_xet") is None:
+        return ""
+    if is_off:
+        return ", without Xet, which would fetch past the mirror (HF_HUB_DISABLE_XET=1)"
+    return "; with Xet its files come from other hosts than the mirror: HF_HUB_DISABLE_XET=1 keeps to it"
+
+
+def _check_blobs(kept_as: Path, known: Collection[str], request: _Request) -> None:
+    """Compare what has come with its names in the hub's cache, which are its hashes; the library looks at sizes alone.
+
+    What is `known` was here before and is not read again. A cache without links (Windows) does not have those names.
+    """
+    for name in sorted(_blobs(kept_as).difference(known)):
+        blob = kept_as / "blobs" / name
+        found = _hash_as(blob)
+        if found not in (None, name):
+            links = (path for path in (kept_as / "snapshots").rglob("*") if path.is_symlink())
+            file = next((path.name for path in links if Path(os.readlink(path)).name == name), name)
+            blob.unlink(missing_ok=True)  # another process may have found the same
+            raise request.is_another(file, f"came with the hash {found}, listed is {name}")
+
+
+def _hash_as(blob: Path) -> str | None:
+    """The hash of a file, of the kind that its name is; None for a name that is none."""
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) or not blob.is_file():
+        return None
+    digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(b"blob %d\0" % blob.stat().st_size)  # git's
+    with blob.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _from_modelscope(request: _Request) -> Path:
+    try:
+        from modelscope_hub import errors
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{request.about}: modelscope-hub, the client of ModelScope, is not installed; pip install "
+            "'yangtuo[modelscope]' (in a checkout: pip install -e '.[modelscope]')"
+        ) from error
+    from huggingface_hub import is_offline_mode
+
+    # Its lines on every step and on errors, which we tell ourselves, are not wanted; those on new attempts are.
+    logging.getLogger("modelscope_hub.download").addFilter(lambda record: record.levelno == logging.WARNING)
+    try:
+        folder = _modelscopes_folder(request, is_offline=is_offline_mode())
+        if not is_offline_mode():
+            _note_whole(folder, request)
+        return folder
+    except (errors.HubError, OSError, RuntimeError) as error:  # the last of a user without a home folder
+        if isinstance(error, (errors.NetworkError, errors.ServerError)) and (kept := _kept_of_modelscope(request)):
+            request.tell_kept(error)
+            return kept
+        raise _of_modelscope(request, error) from error
+
+
+def _modelscopes_folder(request: _Request, *, is_offline: bool) -> Path:
+    from modelscope_hub.compat import snapshot_download
+
+    with contextlib.nullcontext() if rank() == 0 else contextlib.redirect_stderr(io.StringIO()):  # the bars of one
+        return Path(snapshot_download(request.name, **request.how, local_files_only=is_offline))
+
+
+def _note_whole(folder: Path, request: _Request) -> None:
+    """Keep what has come: by the folder alone nobody could tell later, without the hub, that nothing is missing."""
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("[!.]*") if path.is_file()}
+    with contextlib.suppress(OSError):  # a cache that is only read
+        (folder / _whole_of(request)).write_text(json.dumps(sizes), encoding="utf-8")
+
+
+def _whole_of(request: _Request) -> str:
+    return _WHOLE if request.how["allow_patterns"] is None else f"{_WHOLE}-small"
+
+
+def _kept_of_modelscope(request: _Request) -> Path | None:
+    """All files from before, of which `_note_whole` has told; huggingface_hub looks at this itself."""
+    from modelscope_hub.errors import CacheNotFound
+
+    try:
+        folder = _modelscopes_folder(request, is_offline=True)
+        sizes = json.loads((folder / _whole_of(request)).read_text(encoding="utf-8"))
+    except (CacheNotFound, OSError, ValueError):
+        return None
+    found = ((folder / name, size) for name, size in sizes.items())
+    return folder if all(path.is_file() and path.stat().st_size == size for path, size in found) else None
+
+
+def _of_modelscope(request: _Request, error: Exception) -> ModelError:
+    from modelscope_hub import errors
+
+    failed = error.failed_files if isinstance(error, errors.FileDownloadError) else {}
+    for path, each in failed.items():
+        if isinstance(each, errors.FileIntegrityError):
+            return request.is_another(path, f"is not as it is listed ({one_line(each, _MOST_TOLD)})")
+    if isinstance(error, errors.CacheNotFound):
+        return request.is_offline(error)
+    refusals = (errors.NotExistError, errors.AuthenticationError, errors.PermissionDeniedError, errors.InvalidParameter)
+    if isinstance(error, refusals) or isinstance(error.__cause__, refusals):
+        return request.has_none(error)
+    return request.came_to_nothing(error)
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]  # generic for type checkers alone
+    """Of huggingface_hub: one rank's, and where it is no terminal that reads, a line of it each half minute."""
+
+    _open: ClassVar[list["_Bar"]] = []
+
+    def __init__(self, *args: Any, **how: Any) -> None:
+        how["disable"] = rank() != 0
+        if not sys.stderr.isatty():
+            how["mininterval"] = 30.0
+        super().__init__(*args, **how)
+        self._open.append(self)
+
+    @classmethod
+    def close_all(cls) -> None:
+        """The library leaves them open, so that they were drawn once more at the end of the process, below all else."""
+        while cls._open:
+            cls._open.pop().close()
