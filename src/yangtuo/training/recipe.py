@@ -14,26 +14,16 @@ from yangtuo.data.encoding_cache import EncodedFiles
 from yangtuo.data.readers import columns
 from yangtuo.data.readers.files import spread_blocks
 from yangtuo.engine import planning
-from yangtuo.engine.planning import StepShape
 from yangtuo.engine.steps import Recipe
 from yangtuo.errors import UsageError
-from yangtuo.logs import world_size
 from yangtuo.model.lora_targets import split as names
-from yangtuo.training import run_folder
-from yangtuo.training.dataset import wants_evaluation
+from yangtuo.training import advice, run_folder
+from yangtuo.training.dataset import Corpus, wants_evaluation
 from yangtuo.training.engines import deepspeed_of
 from yangtuo.training.inputs import Inputs
+from yangtuo.training.plan import advice_of, step_shape
 
 logger = logging.getLogger(__name__)
-
-
-def step_shape(settings: Settings) -> StepShape:
-    """Rows of a step."""
-    return StepShape(
-        settings.trainer.per_device_train_batch_size,
-        settings.trainer.gradient_accumulation_steps,
-        world_size(),
-    )
 
 
 def recipe_of(settings: Settings, seed: int, mix: tuple[float, ...] | None) -> Recipe:
@@ -69,6 +59,18 @@ def plan_steps(settings: Settings, num_rows: int) -> list[str]:
     for line in lines:
         logger.info(line)
     return lines
+
+
+def tell_advice(settings: Settings, inputs: Inputs, corpus: Corpus) -> list[str]:
+    """What published work recommends beside what the run does, said and returned for run.json."""
+    found = advice_of(settings, inputs.base, inputs.adapter.folder if inputs.adapter else None, corpus)
+    if found is None:
+        return []
+    told = advice.told(*found)
+    logger.info(told)
+    for line in (*found[0].findings, *found[0].notes):
+        logger.warning(line)
+    return [told, *found[0].findings]
 
 
 def record_recipe(

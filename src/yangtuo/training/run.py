@@ -35,7 +35,7 @@ from yangtuo.training.engines import check_packages
 from yangtuo.training.environment import choose_execution, loaded_to, meet, seed_of
 from yangtuo.training.inputs import encode_inputs, open_inputs
 from yangtuo.training.load import how_to_merge, load_adapter, load_base, prompt_files_for, provenance_of
-from yangtuo.training.recipe import plan_steps, recipe_of, record_recipe, tell_finished
+from yangtuo.training.recipe import plan_steps, recipe_of, record_recipe, tell_advice, tell_finished
 from yangtuo.training.run_folder import Decision, Lock, Start
 from yangtuo.training.trainer_args import logging_of
 
@@ -63,7 +63,7 @@ def train(settings: Settings) -> None:
         args.seed = seed_of(settings, decision.seed)
         corpus = split_and_audit(settings, encoded, validation, inputs.end_id, args.seed)
         log_summary(corpus)
-        plan = plan_steps(settings, corpus.num_rows_of_epoch())
+        plan = plan_steps(settings, corpus.num_rows_of_epoch()) + tell_advice(settings, inputs, corpus)
         is_main = args.process_index == 0
         run_folder.prepare(output_dir, decision, lock, is_main=is_main, writes=args.should_save)
 
