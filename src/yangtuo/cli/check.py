@@ -133,12 +133,13 @@ def _bars(histogram: list[dict[str, int]]) -> Group:
 def _advice(advice: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
-    table.add_column("will it learn?", style="dim", no_wrap=True)
+    table.add_column("will it learn?", no_wrap=True)
     table.add_column("published")
     table.add_column("yours")
+    table.add_column("source", style="dim")
     for row in advice["rows"]:
         mark = (sign("✓", "+"), "green") if row["fits"] else ("!", "bold yellow")
-        table.add_row(Text(*mark), row["name"], row["published"], row["yours"])
+        table.add_row(Text(*mark), row["name"], row["published"], row["yours"], row["source"])
     return table
 
 

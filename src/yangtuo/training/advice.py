@@ -3,8 +3,8 @@
 Nothing here decides anything but a refusal of rates a hundred times too high; what is published is a place to start
 from, and a sweep on the user's own rows is worth more. Sources, and what is taken from each:
 
-- tinker-cookbook, `get_lr` of `tinker_cookbook/hyperparam_utils.py` as it was first: rate = 5e-5 * 10 * (2000 / H) ** P,
-  with H the hidden size, P 0.781 for Llama and 0.0775 for Qwen. Its later versions have a table in its place, of rates
+- tinker-cookbook, `get_lr` of `tinker_cookbook/hyperparam_utils.py` as it was first: 5e-5 * 10 * (2000 / H) ** P, with H
+  the hidden size, P 0.781 for Llama and 0.0775 for Qwen. Its later versions have a table in its place, of rates
   measured model by model (tulu3, 128 rows a step, 780 steps), which knows no LLaMA of 2023 and no Chinese one. For the
   models of the table the two differ up to threefold (a test compares them), so that only ten times off is told.
 - Tinker's documentation (https://tinker-docs.thinkingmachines.ai), pages "hyperparameters" and "LoRA primer": rank 32,
@@ -112,6 +112,7 @@ class Row:
     name: str
     published: str
     yours: str
+    source: str
     fits: bool
 
 
@@ -120,7 +121,7 @@ class Advice:
     """What published work recommends for a run.
 
     Attributes:
-        learning_rate: that it recommends.
+        learning_rate: the one that it recommends.
         basis: where that is from.
         rows: values beside each other.
         findings: what is far off, in sentences.
@@ -167,14 +168,14 @@ def advise(base: Base, plan: Plan) -> Advice | None:
     if best is None:
         return None
     off, small = list(_of_rate(best, _basis(base), plan)), _small_rank(plan)
-    large, repeated = plan.rows_per_step > _MANY_ROWS, _is_repeated(plan)
-    at_least = f"at least {_STEPS}, better {_GOOD_STEPS:,} ({DOCUMENTATION})"
+    few, large, repeated = plan.num_steps < _STEPS, plan.rows_per_step > _MANY_ROWS, _is_repeated(plan)
     rows = (
-        Row("learning rate", f"{rate(best)} ({_basis(base)})", _rate_of(plan), not off),
-        Row("rank", _published_rank(plan), _rank_of(plan), _holds(plan)),
-        Row("batch", f"about {_ROWS} rows a step, or fewer ({DOCUMENTATION})", f"{plan.rows_per_step:,}", not large),
-        Row("steps", at_least, f"{plan.num_steps:,}", plan.num_steps >= _STEPS),
-        Row("epochs", f"1 to 3 ({GUIDE})", f"{plan.num_epochs:.3g} of {plan.num_rows:,} rows", not repeated),
+        Row("learning rate", rate(best), _rate_of(plan), _basis(base), not off),
+        Row("rank", f"{_RANK}, alpha {_ALPHA}; the same rate for all", _rank_of(plan), POST, not small),
+        *_capacity(plan),
+        Row("batch", f"about {_ROWS} rows a step, or fewer", f"{plan.rows_per_step:,}", DOCUMENTATION, not large),
+        Row("steps", f"at least {_STEPS}, better {_GOOD_STEPS:,}", f"{plan.num_steps:,}", DOCUMENTATION, not few),
+        Row("epochs", "1 to 3", f"{plan.num_epochs:.3g} of {plan.num_rows:,} rows", GUIDE, not repeated),
     )
     found = [*off, *filter(None, [small, _without_mlp(plan)])]
     if large:
@@ -193,10 +194,10 @@ def advise(base: Base, plan: Plan) -> Advice | None:
 
 
 def told(advice: Advice, plan: Plan) -> str:
-    """The line at the start of a run."""
+    """The line at the start of a run whose rate is not far off."""
     return (
-        f"learning rate {_rate_of(plan)}; published work recommends about {rate(advice.learning_rate)} for LoRA on this "
-        f"base ({advice.basis})"
+        f"learning rate {_rate_of(plan)}; published work recommends about {rate(advice.learning_rate)} for LoRA on "
+        f"this base ({advice.basis})"
     )
 
 
@@ -251,25 +252,24 @@ def _rate_of(plan: Plan) -> str:
     return given if given == scaled else f"{given} (as {scaled} with alpha {_ALPHA})"
 
 
-def _published_rank(plan: Plan) -> str:
-    text = f"{_RANK}, alpha {_ALPHA}; the best rate is the same at each rank ({POST})"
-    return f"{text}; no fewer parameters than trained tokens ({DOCUMENTATION})" if plan.num_parameters else text
-
-
 def _rank_of(plan: Plan) -> str:
-    text = f"{plan.rank}, alpha {plan.alpha:g}" + ", rsLoRA" * plan.use_rslora
-    if plan.num_parameters is None:
-        return text
-    return f"{text}: {plan.num_parameters:,} parameters, {plan.num_tokens:,} tokens"
+    return f"{plan.rank}, alpha {plan.alpha:g}" + ", rsLoRA" * plan.use_rslora
 
 
-def _holds(plan: Plan) -> bool:
-    """Whether there are as many parameters as trained tokens; only half as many are said in a sentence."""
-    return not plan.num_parameters or bool(plan.in_full) or plan.num_parameters >= plan.num_tokens
+def _capacity(plan: Plan) -> Iterator[Row]:
+    """Where it can be counted; only twice as many tokens as parameters are said in a sentence."""
+    if plan.num_parameters and not plan.in_full:
+        fits = plan.num_parameters >= plan.num_tokens
+        yours = f"{_short(plan.num_parameters)} of {_short(plan.num_tokens)}"
+        yield Row("parameters", "as many as trained tokens, or more", yours, DOCUMENTATION, fits)
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count:,}"
 
 
 def _small_rank(plan: Plan) -> str:
-    """What is said of matrices that cannot hold the rows; modules trained in full hold some too, nobody says how much."""
+    """What is said of matrices that cannot hold the rows; modules trained in full hold some too, how much is unknown."""
     if not plan.num_parameters or plan.in_full:
         return ""
     times = plan.num_tokens * _BITS_A_TOKEN / (plan.num_parameters * _BITS_A_PARAMETER)

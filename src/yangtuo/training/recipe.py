@@ -66,11 +66,13 @@ def tell_advice(settings: Settings, inputs: Inputs, corpus: Corpus) -> list[str]
     found = advice_of(settings, inputs.base, inputs.adapter.folder if inputs.adapter else None, corpus)
     if found is None:
         return []
-    told = advice.told(*found)
-    logger.info(told)
-    for line in (*found[0].findings, *found[0].notes):
+    advised = found[0]
+    told = [advice.told(*found)] if advised.rows[0].fits else []  # else a finding says as much
+    for line in told:
+        logger.info(line)
+    for line in (*advised.findings, *advised.notes):
         logger.warning(line)
-    return [told, *found[0].findings]
+    return [*told, *advised.findings]
 
 
 def record_recipe(
