@@ -3,8 +3,8 @@
 Nothing here decides anything but a refusal of rates a hundred times too high; what is published is a place to start
 from, and a sweep on the user's own rows is worth more. Sources, and what is taken from each:
 
-- tinker-cookbook, `get_lr` of `tinker_cookbook/hyperparam_utils.py` as it was first: 5e-5 * 10 * (2000 / H) ** P, with H
-  the hidden size, P 0.781 for Llama and 0.0775 for Qwen. Its later versions have a table in its place, of rates
+- tinker-cookbook, `get_lr` of `tinker_cookbook/hyperparam_utils.py` in 2025: 5e-5 * 10 * (2000 / H) ** P, with H the
+  hidden size, P 0.781 for Llama and 0.0775 for Qwen. Its later versions have a table in its place, of rates
   measured model by model (tulu3, 128 rows a step, 780 steps), which knows no LLaMA of 2023 and no Chinese one. For the
   models of the table the two differ up to threefold (a test compares them), so that only ten times off is told.
 - Tinker's documentation (https://tinker-docs.thinkingmachines.ai), pages "hyperparameters" and "LoRA primer": rank 32,
@@ -260,7 +260,7 @@ def _capacity(plan: Plan) -> Iterator[Row]:
     """Where it can be counted; only twice as many tokens as parameters are said in a sentence."""
     if plan.num_parameters and not plan.in_full:
         fits = plan.num_parameters >= plan.num_tokens
-        yours = f"{_short(plan.num_parameters)} of {_short(plan.num_tokens)}"
+        yours = f"{_short(plan.num_parameters)}; {_short(plan.num_tokens)} tokens"
         yield Row("parameters", "as many as trained tokens, or more", yours, DOCUMENTATION, fits)
 
 
@@ -269,7 +269,7 @@ def _short(count: int) -> str:
 
 
 def _small_rank(plan: Plan) -> str:
-    """What is said of matrices that cannot hold the rows; modules trained in full hold some too, how much is unknown."""
+    """What is said of matrices that cannot hold the rows; what modules trained in full hold is not published."""
     if not plan.num_parameters or plan.in_full:
         return ""
     times = plan.num_tokens * _BITS_A_TOKEN / (plan.num_parameters * _BITS_A_PARAMETER)
