@@ -171,7 +171,7 @@ def advise(base: Base, plan: Plan) -> Advice | None:
     few, large, repeated = plan.num_steps < _STEPS, plan.rows_per_step > _MANY_ROWS, _is_repeated(plan)
     rows = (
         Row("learning rate", rate(best), _rate_of(plan), _basis(base), not off),
-        Row("rank", f"{_RANK}, alpha {_ALPHA}; the same rate for all", _rank_of(plan), POST, not small),
+        Row("rank", f"{_RANK}, alpha {_ALPHA}", _rank_of(plan), f"{DOCUMENTATION}; {POST}", not small),
         *_capacity(plan),
         Row("batch", f"about {_ROWS} rows a step, or fewer", f"{plan.rows_per_step:,}", DOCUMENTATION, not large),
         Row("steps", f"at least {_STEPS}, better {_GOOD_STEPS:,}", f"{plan.num_steps:,}", DOCUMENTATION, not few),
@@ -261,7 +261,7 @@ def _capacity(plan: Plan) -> Iterator[Row]:
     if plan.num_parameters and not plan.in_full:
         fits = plan.num_parameters >= plan.num_tokens
         yours = f"{_short(plan.num_parameters)}; {_short(plan.num_tokens)} tokens"
-        yield Row("parameters", "as many as trained tokens, or more", yours, DOCUMENTATION, fits)
+        yield Row("parameters", "one a trained token, or more", yours, DOCUMENTATION, fits)
 
 
 def _short(count: int) -> str:
