@@ -466,7 +466,7 @@ def test_a_run_that_made_the_model_worse_fails_its_proof(tie, train, inputs, tmp
     base = tiny.tiny_llama(tmp_path / "base", tie=tie)
     tiny.tiny_sentencepiece(base)
     full = {"modules_to_save": "embed_tokens,lm_head", "max_steps": 6}
-    said = train(learning_rate=1, model_name_or_path=base, **full, **STEADY, expect=1)
+    said = train(learning_rate=1, force_learning_rate=True, model_name_or_path=base, **full, **STEADY, expect=1)
     assert re.search(r"trained on went from 6\.\d+ to \d+\.\d+: the run made the model worse; try a tenth of the", said)
     assert sorted(path.name for path in (tmp_path / "out").glob("sft_lora*")) == ["sft_lora_model.failed-proof"]
     proof = json.loads((tmp_path / "out" / "proof.json").read_text(encoding="utf-8"))
@@ -501,7 +501,7 @@ def test_an_adapter_that_had_converged_may_be_continued(train, inputs, tmp_path)
     gain = json.loads((tmp_path / "second" / "proof.json").read_text(encoding="utf-8"))["gain"]
     assert gain["is_continued"]
     assert gain["at_start"] < 0.2
-    train(tmp_path / "ruined", learning_rate=3, max_steps=6, **again, expect=1)
+    train(tmp_path / "ruined", learning_rate=3, force_learning_rate=True, max_steps=6, **again, expect=1)
 
 
 def test_the_trial_of_the_shortcuts_is_kept(train, tmp_path):

@@ -20,7 +20,7 @@ from yangtuo.config.schema import OUR_GROUPS
 from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling
 from yangtuo.engine import planning
 from yangtuo.errors import UserError, YangtuoError
-from yangtuo.training.recipe import step_shape
+from yangtuo.training.plan import step_shape
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README_zh.md")

@@ -24,7 +24,7 @@ from tests.kill.scene import Configuration, Point, Scene
 SAVES = {"save_strategy": "steps", "save_steps": 2}
 EVALUATES = {"do_train": True, "do_eval": True, "validation_file": "valid", "eval_strategy": "steps", "eval_steps": 2}
 # A rate at which the second evaluation is the best and the last is not.
-KEEPS_BEST = {"load_best_model_at_end": True, "learning_rate": 0.5, "save_total_limit": 2}
+KEEPS_BEST = {"load_best_model_at_end": True, "learning_rate": 0.5, "force_learning_rate": True, "save_total_limit": 2}
 EPOCHS = {
     **SAVES,
     **EVALUATES,
@@ -63,7 +63,7 @@ CONFIGURATIONS = {
     "moved-aside": Configuration(
         "--overwrite_output_dir, where the folder holds another run",
         {**SAVES, "overwrite_output_dir": True},
-        former={"learning_rate": 0.2},
+        former={"learning_rate": 0.2, "force_learning_rate": True},
     ),
     "two-processes": Configuration(
         "two processes, of which the first is killed",

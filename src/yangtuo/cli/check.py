@@ -92,6 +92,8 @@ def _parts(report: dict[str, Any]) -> list[RenderableType]:
             first, *more = summary(name, report[name])
             parts += [Text(first, "bold"), *map(Text, more), Text(), _files(report[name]), Text()]
     parts += [Text("tokens a row", "bold"), _bars(report["train"]["histogram"]), Text(), _facts(report), Text()]
+    if advice := report["advice"]:
+        parts += [_advice(advice), *(Text(note, "dim") for note in advice["notes"]), Text()]
     for finding in report["findings"]:
         mark, colour = (sign("✗", "x"), "red") if finding["is_bad"] else ("!", "yellow")
         parts.append(Text.assemble((f"{mark} ", f"bold {colour}"), finding["text"]))
@@ -126,6 +128,19 @@ def _bars(histogram: list[dict[str, int]]) -> Group:
         bar = cell * round(_BAR_CELLS * one["rows"] / most) or (least if one["rows"] else "")
         lines.append(Text.assemble(f"  {text:>{width}} ", (bar, "cyan"), f" {one['rows']:,}"))
     return Group(*lines)
+
+
+def _advice(advice: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("")
+    table.add_column("will it learn?", no_wrap=True)
+    table.add_column("published")
+    table.add_column("yours")
+    table.add_column("source", style="dim")
+    for row in advice["rows"]:
+        mark = (sign("✓", "+"), "green") if row["fits"] else ("!", "bold yellow")
+        table.add_row(Text(*mark), row["name"], row["published"], row["yours"], row["source"])
+    return table
 
 
 def _facts(report: dict[str, Any]) -> Table:

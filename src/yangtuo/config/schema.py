@@ -369,6 +369,9 @@ class RunArguments:
         "run of the same recipe is resumed with or without this flag.",
         decides=Decides.NOTHING,
     )
+    force_learning_rate: bool = _option(
+        False, "Train at a rate over a hundred times the published one. Default: an error.", decides=Decides.NOTHING
+    )
 
 
 OUR_GROUPS = (ModelArguments, DataArguments, LoraArguments, RunArguments)

@@ -28,6 +28,7 @@ class TrainerArguments:
     gradient_accumulation_steps: int
     num_train_epochs: float
     max_steps: int
+    learning_rate: float
     optim: str
     seed: int
     data_seed: int | None

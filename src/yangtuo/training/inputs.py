@@ -27,6 +27,7 @@ from yangtuo.training.dataset import (
     tell_without_effect,
     wants_evaluation,
 )
+from yangtuo.training.plan import check_learning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ def open_inputs(settings: Settings) -> Inputs:
         source=source_of(model),
     )
     config = architecture.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
+    check_learning_rate(settings, folder_of_base)
     base.check_positions(config, settings.data.max_seq_length)
     base.check_attention(config, model, base.detect_hardware(settings.trainer.use_cpu))
     saved = adapter_files.read(lora.peft_path) if lora.peft_path else None

@@ -13,9 +13,8 @@ from yangtuo.data.examples import Examples
 from yangtuo.data.own_system import own_system
 from yangtuo.engine import planning
 from yangtuo.engine.layout import common_prefixes
-from yangtuo.engine.planning import StepShape
-from yangtuo.logs import world_size
 from yangtuo.model.weight_names import check_described, num_rows_of
+from yangtuo.training.advice import Advice
 from yangtuo.training.dataset import (
     Corpus,
     encode_data,
@@ -25,6 +24,7 @@ from yangtuo.training.dataset import (
     tell_without_effect,
     wants_evaluation,
 )
+from yangtuo.training.plan import advice_of, num_steps, refused_rate, step_shape
 
 _ROWS_LOOKED_AT = 500
 _STEPS_LOOKED_AT = 50
@@ -94,17 +94,23 @@ def preflight(settings: Settings, place: str) -> Preflight:
     if base and settings.lora.train_new_tokens_only and (adapter is None or settings.lora.new_adapter):
         why = measures.no_new_token(opened.tokenizer, num_rows_of(base), corpus.train)
         findings += [Finding(True, why)] if why else []
+    report["advice"] = None
+    if base and (advised := advice_of(settings, base, adapter, corpus)):
+        report["advice"] = asdict(advised[0])
+        findings += _advised(advised[0], refused_rate(settings, base), is_forced=settings.run.force_learning_rate)
     report["findings"] = [asdict(finding) for finding in findings]
     report["verdict"] = "bad" if any(f.is_bad for f in findings) else "look" if findings else "good"
     return Preflight(corpus, report)
 
 
+def _advised(advice: Advice, refused: str, *, is_forced: bool) -> list[Finding]:
+    """The findings; a rate that is refused is the first of them, and said as training says it."""
+    bad = [refused] if refused and not is_forced else []
+    return [Finding(True, why) for why in bad] + [Finding(False, text) for text in advice.findings[len(bad) :]]
+
+
 def _steps(settings: Settings, corpus: Corpus) -> dict[str, Any]:
-    shape = StepShape(
-        settings.trainer.per_device_train_batch_size,
-        settings.trainer.gradient_accumulation_steps,
-        world_size(),
-    )
+    shape = step_shape(settings)
     num_rows, drop_last = corpus.num_rows_of_epoch(), settings.trainer.dataloader_drop_last
     epochs, most = settings.trainer.num_train_epochs, settings.trainer.max_steps
     per_epoch = shape.num_steps(num_rows, drop_last=drop_last)
@@ -113,7 +119,7 @@ def _steps(settings: Settings, corpus: Corpus) -> dict[str, Any]:
         "rows_by_file": dict(zip(corpus.train.paths, corpus.rows_by_file(), strict=True)),
         "rows_of_a_step": shape.rows_per_step,
         "an_epoch": per_epoch,
-        "all": most if most > 0 else int(np.ceil(epochs * per_epoch)),
+        "all": num_steps(settings, per_epoch),
         "told": planning.describe(shape, num_rows, epochs, most, drop_last=drop_last) if per_epoch else [],
     }
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,26 +14,16 @@ from yangtuo.data.encoding_cache import EncodedFiles
 from yangtuo.data.readers import columns
 from yangtuo.data.readers.files import spread_blocks
 from yangtuo.engine import checkpoint, planning
-from yangtuo.engine.planning import StepShape
 from yangtuo.engine.steps import Recipe
 from yangtuo.errors import UsageError
-from yangtuo.logs import world_size
 from yangtuo.model.lora_targets import split as names
-from yangtuo.training import run_folder
-from yangtuo.training.dataset import wants_evaluation
+from yangtuo.training import advice, run_folder
+from yangtuo.training.dataset import Corpus, wants_evaluation
 from yangtuo.training.engines import deepspeed_of
 from yangtuo.training.inputs import Inputs
+from yangtuo.training.plan import advice_of, num_steps, step_shape
 
 logger = logging.getLogger(__name__)
-
-
-def step_shape(settings: Settings) -> StepShape:
-    """Rows of a step."""
-    return StepShape(
-        settings.trainer.per_device_train_batch_size,
-        settings.trainer.gradient_accumulation_steps,
-        world_size(),
-    )
 
 
 def recipe_of(settings: Settings, seed: int, mix: tuple[float, ...] | None) -> Recipe:
@@ -72,27 +61,33 @@ def plan_steps(settings: Settings, num_rows: int) -> list[str]:
     return lines
 
 
-def num_steps(settings: Settings, num_rows: int) -> int:
-    """Of the whole run."""
-    most, per_epoch = (
-        settings.trainer.max_steps,
-        step_shape(settings).num_steps(num_rows, drop_last=settings.trainer.dataloader_drop_last),
-    )
-    return most if most > 0 else math.ceil(settings.trainer.num_train_epochs * per_epoch)
-
-
 def check_extension(settings: Settings, num_rows: int, made: Path | None) -> None:
     """Compare the steps of an extended run with those that its checkpoint has made.
 
     Raises:
         UsageError: there is nothing left to do.
     """
-    total, done = num_steps(settings, num_rows), checkpoint.step_of(made) if made else 0
+    per_epoch = step_shape(settings).num_steps(num_rows, drop_last=settings.trainer.dataloader_drop_last)
+    total, done = num_steps(settings, per_epoch), checkpoint.step_of(made) if made else 0
     if total <= done:
         raise UsageError(
             f"--extend: the run in {settings.trainer.output_dir} has made {done} steps, and {total} are asked for; "
             "give a larger --max_steps or --num_train_epochs"
         )
+
+
+def tell_advice(settings: Settings, inputs: Inputs, corpus: Corpus) -> list[str]:
+    """What published work recommends beside what the run does, said and returned for run.json."""
+    found = advice_of(settings, inputs.base, inputs.adapter.folder if inputs.adapter else None, corpus)
+    if found is None:
+        return []
+    advised = found[0]
+    told = [advice.told(*found)] if advised.rows[0].fits else []  # else a finding says as much
+    for line in told:
+        logger.info(line)
+    for line in (*advised.findings, *advised.notes):
+        logger.warning(line)
+    return [*told, *advised.findings]
 
 
 def record_recipe(

@@ -46,6 +46,7 @@ def test_our_own_options():
         "allow_partial_adapter",
         *("loss_reduction", "micro_batch_tokens", "save_minutes", "watchdog_minutes"),
         *("early_stopping_patience", "early_stopping_threshold", "extend", "overwrite_output_dir"),
+        "force_learning_rate",
     ]
 
 
