@@ -51,8 +51,8 @@ class EvaluationHistory:
         best = min((value for value in before if not math.isnan(value)), default=math.nan)
         return (
             f"early stopping after step {step} of {max_steps}: {self.rule.patience} evaluations in a row have not "
-            f"bettered the {self.rule.metric} {best:.4f} before them by more than {self.rule.threshold:g}; best/ has the "
-            "adapter of the lowest loss (with --load_best_model_at_end it is the final one)"
+            f"bettered the {self.rule.metric} {best:.4f} before them by more than {self.rule.threshold:g}; best/ has "
+            "the adapter of the lowest loss (with --load_best_model_at_end it is the final one)"
         )
 
 
