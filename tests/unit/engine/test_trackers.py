@@ -49,7 +49,7 @@ def test_a_tracker_that_asks_nobody(case, monkeypatch):
 
 def test_all_that_would_ask_for_a_key_at_once(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", wandb("online", key=False))
-    monkeypatch.setitem(sys.modules, "swanlab", swanlab(mode="online", api_key=False))
+    monkeypatch.setitem(sys.modules, "swanlab", swanlab(mode="online", api_key=None))
     with pytest.raises(UsageError) as error:
         trackers.check(["wandb", "tensorboard", "swanlab"])
     assert str(error.value).splitlines() == [
