@@ -107,7 +107,7 @@ def _wandb_knows_key() -> bool:
     wandb = importlib.import_module("wandb")
     if wandb.setup().settings.mode in ("offline", "dryrun", "disabled"):
         return True
-    if "prompt" not in inspect.signature(wandb.login).parameters:  # before 0.26; it says so when it starts
+    if "prompt" not in inspect.signature(wandb.login).parameters:  # an older one; it says so when it starts
         return True
     return bool(wandb.login(prompt=False))
 
@@ -115,7 +115,7 @@ def _wandb_knows_key() -> bool:
 def _swanlab_knows_key() -> bool:
     swanlab = importlib.import_module("swanlab")
     settings = swanlab.Settings()
-    # Before 0.9 the settings have neither; it says so when it starts.
+    # Older ones (0.6) have neither; they say so when they start.
     return getattr(settings, "mode", None) != "online" or getattr(settings, "api_key", None) is not None
 
 
@@ -154,7 +154,7 @@ def _things(trainer: Any) -> dict[str, Any]:
 
 
 def _begin_swanlab(args: TrainingArguments) -> None:
-    """Begin its run as transformers 5.23 would, which asks for the one that there is: from 0.9 on, none is an error."""
+    """Begin its run as transformers 5.23 would, which asks for the one that there is: from 0.8 on, none is an error."""
     swanlab = importlib.import_module("swanlab")
     if not hasattr(swanlab, "has_run") or swanlab.has_run():
         return

@@ -35,7 +35,7 @@ GOOD = {
     "wandb before it could be asked for a key": ("wandb", old_wandb()),
     "swanlab offline": ("swanlab", swanlab(mode="offline", api_key=None)),
     "swanlab with a key": ("swanlab", swanlab(mode="online", api_key="k")),
-    "swanlab before 0.9": ("swanlab", swanlab()),
+    "swanlab 0.6": ("swanlab", swanlab()),
     "one that needs no key": ("tensorboard", None),
 }
 
