@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
-python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("deepspeed", "bitsandbytes", "go"))))' \
+python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("deepspeed", "bitsandbytes", "go", "tensorboard"))))' \
     || python -m pip install --quiet --disable-pip-version-check -r requirements-engines.lock
 # Chat templates as models publish them: the copies that trl carries, in a place where nothing imports it.
 python -c 'import pathlib, sys; sys.exit(not pathlib.Path(sys.prefix, "published", "trl").is_dir())' \

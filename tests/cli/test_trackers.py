@@ -70,6 +70,17 @@ def test_a_tracker_that_starts_is_told_every_line_of_the_screen(inputs, tmp_path
     assert rest[-1] == {"ended": True}
 
 
+def test_the_last_evaluation_is_told_before_the_end(inputs, tmp_path, works):
+    words = inputs.options(tmp_path / "out", report_to="dvclive", do_train=True, do_eval=True)
+    prepare = f"import sys; sys.path.insert(0, {str(works)!r})"
+    env = {"TOLD": str(tmp_path / "told")}
+    done = yangtuo("train", *words, "--validation_file", inputs.validation, env=env, first=prepare)
+    assert done.code == 0, done.said
+    names = [next(iter(entry)) for entry in told(tmp_path)]
+    assert names.count("ended") == names.count("run_name") == 1
+    assert names.index("eval_loss") < names.index("ended") == len(names) - 1
+
+
 def test_only_rank_0_starts_trackers(inputs, tmp_path, works):
     words = inputs.options(tmp_path / "out", report_to="dvclive", per_device_train_batch_size=2)
     prepare = f"import sys; sys.path.insert(0, {str(works)!r})"
@@ -130,11 +141,3 @@ def test_packages_that_are_missing_are_told_before_anything_is_read(inputs, tmp_
         "  --report_to flyte: the package flytekit is not installed; pip install flytekit",
         "  --report_to dvclive: the package dvclive is not installed; pip install dvclive",
     ]
-
-
-def test_swanlab_without_a_network(inputs, tmp_path):
-    pytest.importorskip("swanlab")
-    words = inputs.options(tmp_path / "out", report_to="swanlab")
-    done = run(["yangtuo", "train", *words], env={"SWANLAB_MODE": "offline"}, cwd=tmp_path)
-    assert done.code == 0, done.said
-    assert list((tmp_path / "swanlog").glob("run-*"))

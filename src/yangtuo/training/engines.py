@@ -10,6 +10,7 @@ from typing import Any
 from yangtuo.config.settings import Settings
 from yangtuo.config.trainer_values import TRACKERS, tracker_names
 from yangtuo.config.unique_keys import unique
+from yangtuo.engine import trackers
 from yangtuo.errors import MissingDependencyError, UsageError
 from yangtuo.logs import rank
 from yangtuo.model import base
@@ -85,12 +86,13 @@ def check_packages(settings: Settings) -> None:
 
     Raises:
         MissingDependencyError: all packages that are missing.
+        UsageError: a tracker that would ask for a key.
     """
     optim = settings.trainer.optim
     needs = [(f"--optim {optim}", module) for part, module in _OPTIMIZERS if part in optim]
-    if rank() == 0:  # the others start no tracker
-        for name in tracker_names(settings.trainer.report_to):
-            needs += [(f"--report_to {name}", modules) for modules in TRACKERS.get(name, "").split()]
+    asked = tracker_names(settings.trainer.report_to) if rank() == 0 else []  # the others start no tracker
+    for name in asked:
+        needs += [(f"--report_to {name}", modules) for modules in TRACKERS.get(name, "").split()]
     missing = []
     for option, modules in needs:
         first, *others = modules.split("|")
@@ -99,6 +101,7 @@ def check_packages(settings: Settings) -> None:
             missing.append(f"{option}: the package {first} is not installed; pip install {install}")
     if missing:
         raise MissingDependencyError.of_problems("optional packages", missing)
+    trackers.check(asked)
 
 
 def fsdp(given: Any) -> Any:

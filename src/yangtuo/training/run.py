@@ -84,9 +84,10 @@ def train(settings: Settings) -> None:
         steps = Steps(corpus.train, recipe_of(settings, args.seed, corpus.mix), execution, args.process_index)
         trainer = StepTrainer(steps, corpus.validation, saver, context, args)
         check_engine(trainer.accelerator, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
-        from_rank_0(lambda: trackers.start(tracker_names(settings.trainer.report_to), trainer))
+        tracked = trackers.Trackers(trainer)
+        from_rank_0(lambda: tracked.start(tracker_names(settings.trainer.report_to)))
 
-        with context.screen:
+        with context.screen, tracked:
             if args.do_train:
                 at_start = adapter_state.checksums(adapter_state.trained_parameters(adapter))
                 _train(trainer, decision, context.stop, output_dir)

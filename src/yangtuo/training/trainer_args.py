@@ -6,17 +6,28 @@ transformers makes optimizer and schedule.
 
 import copy
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedConfig, TrainingArguments
 
 from yangtuo.config.options import OPTIONS
-from yangtuo.config.settings import Settings
+from yangtuo.config.settings import Settings, as_dict
 from yangtuo.config.trainer_options import ArgHandling
 from yangtuo.engine.early_stopping import EarlyStopping
 from yangtuo.engine.progress import Logging
 from yangtuo.errors import MissingDependencyError, UsageError, one_line
 from yangtuo.model.base import Hardware, Precision
 from yangtuo.training import engines
+
+
+class ShownArguments(TrainingArguments):  # type: ignore[misc]
+    """The Trainer's arguments, which trackers show as the run's: with all that the user gave, as it was meant."""
+
+    shown: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As trackers ask for them."""
+        return dict(super().to_dict()) | (self.shown or {})
 
 
 def training_arguments(
@@ -64,11 +75,20 @@ def training_arguments(
         "do_eval": settings.trainer.do_eval,
     }
     try:
-        return TrainingArguments(**values)
+        arguments = ShownArguments(**values)
     except (ValueError, TypeError) as error:
         raise UsageError(one_line(error)) from error
     except ImportError as error:
         raise MissingDependencyError(one_line(error)) from error
+    arguments.shown = _shown(settings)
+    return arguments
+
+
+def _shown(settings: Settings) -> dict[str, Any]:
+    """Our own options, and those of transformers whose work we do: the Trainer is told of one step accumulated."""
+    actual = ("bf16", "fp16", "use_cpu")  # known to the Trainer as they have become
+    ours = [name for name, option in OPTIONS.items() if option.handling is ArgHandling.OURS and name not in actual]
+    return {name: entry["value"] for name, entry in as_dict(settings).items() if name in ours}
 
 
 def logging_of(settings: Settings) -> Logging:
