@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ MOST_CELLS = {"cpu": 1024, "cuda": 16384}
 # Part of the free memory that activations may take: on a CPU other programs want some too.
 _USED = {"cpu": 0.6, "cuda": 0.9}
 _OF_TRAINED_WEIGHT = 14  # bytes: its gradient, AdamW's two moments, and its copy in 16 bits
+_OF_DROPPED = 9  # bytes, of a number that dropout leaves out: its place, and room for chance
 _OF_LOGIT = 8  # bytes, in a chunk of the loss: of the head in 16 bits, log-probability, gradient in 16 bits
 
 
@@ -33,7 +35,9 @@ class ModelShape:
         num_heads: of queries.
         width: bytes of a number in the forward.
         rank: of LoRA, on all projections.
-        has_dropout: each LoRA matrix keeps an input of its own and a mask, as PEFT's layers do.
+        dropout: of LoRA.
+        is_fused: LoRA is a function that keeps one input for all and the places that are dropped, as on a CPU; else
+            each matrix of PEFT's keeps an input of its own and a mask where there is dropout.
     """
 
     num_layers: int
@@ -44,10 +48,13 @@ class ModelShape:
     num_heads: int
     width: int
     rank: int
-    has_dropout: bool
+    dropout: float
+    is_fused: bool
 
     @classmethod
-    def of(cls, config: Any, width: int, rank: int = 8, *, has_dropout: bool = True) -> "ModelShape":
+    def of(
+        cls, config: Any, width: int, rank: int = 8, *, dropout: float = 0.05, is_fused: bool = False
+    ) -> "ModelShape":
         """Read from transformers' configuration; of a model with other names, a guess on the large side."""
         text = config.get_text_config()
         hidden = value_of(text, "hidden_size") or 4096
@@ -57,7 +64,7 @@ class ModelShape:
         size = _largest(value_of(text, "head_dim") or hidden // heads)
         of_keys = _largest(value_of(text, "num_key_value_heads") or heads)
         shape = (layers, hidden, _largest(of_mlp), heads * size, of_keys * size, heads)
-        return cls(*shape, width, rank, has_dropout)
+        return cls(*shape, width, rank, dropout, is_fused)
 
     def bytes_per_cell(self, *, checkpointing: bool) -> int:
         """Bytes that the backward of one cell needs.
@@ -68,13 +75,16 @@ class ModelShape:
         """
         hidden, inner, width = self.hidden, self.intermediate, self.width
         inputs = 5 * hidden + self.queries + inner, 2 * hidden + self.queries + inner  # of projections: all, distinct
-        of_lora = (width + 1) * inputs[0] if self.has_dropout else width * inputs[1]
+        if self.is_fused:
+            of_lora = width * inputs[1] + _OF_DROPPED * self.dropout * inputs[0]
+        else:
+            of_lora = (width + 1) * inputs[0] if self.dropout else width * inputs[1]
         of_norms = 8 * hidden + 8 + 4 * self.num_heads  # in float32 whatever the rest is; and attention's statistics
         others = 2 * self.queries + 2 * self.keys + 3 * inner + 7 * self.rank
         of_layer = of_norms + of_lora + width * others
         if checkpointing:
-            return width * hidden * self.num_layers + of_layer + width * (inner + 5 * hidden)
-        return of_layer * self.num_layers + 3 * width * hidden
+            return math.ceil(width * hidden * self.num_layers + of_layer + width * (inner + 5 * hidden))
+        return math.ceil(of_layer * self.num_layers + 3 * width * hidden)
 
 
 def _largest(value: Any) -> int:

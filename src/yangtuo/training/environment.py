@@ -106,9 +106,8 @@ def _shape_of(settings: Settings, inputs: Inputs, args: TrainingArguments) -> Mo
     lora, saved = settings.lora, inputs.adapter
     rank = lora.lora_rank if saved is None or lora.new_adapter else int(saved.config.r)
     is_narrow = bool(args.bf16 or args.fp16)
-    # In float32 on a CPU, LoRA is a function that keeps one input for all, see `model.lora`.
-    has_dropout = lora.lora_dropout > 0 and (is_narrow or args.device.type != "cpu")
-    return ModelShape.of(inputs.config, 2 if is_narrow else 4, rank, has_dropout=has_dropout)
+    is_fused = args.device.type == "cpu"  # see `model.lora`
+    return ModelShape.of(inputs.config, 2 if is_narrow else 4, rank, dropout=lora.lora_dropout, is_fused=is_fused)
 
 
 def loaded_to(settings: Settings, device: torch.device) -> torch.device | None:

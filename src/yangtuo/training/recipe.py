@@ -22,6 +22,7 @@ from yangtuo.training.dataset import Corpus, wants_evaluation
 from yangtuo.training.engines import deepspeed_of
 from yangtuo.training.inputs import Inputs
 from yangtuo.training.plan import advice_of, num_steps, step_shape
+from yangtuo.training.run_folder import Decision, Start
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,14 @@ def recipe_of(settings: Settings, seed: int, mix: tuple[float, ...] | None) -> R
     )
 
 
-def plan_steps(settings: Settings, num_rows: int) -> list[str]:
-    """What the steps will be, said and returned for run.json."""
+def plan_steps(settings: Settings, num_rows: int, decision: Decision) -> list[str]:
+    """What the steps will be, said and returned for run.json.
+
+    Raises:
+        UsageError: there is nothing to do.
+    """
+    if decision.start is Start.EXTEND:
+        _check_extension(settings, num_rows, decision.checkpoint)
     shape, drop_last = step_shape(settings), settings.trainer.dataloader_drop_last
     if not settings.trainer.do_train:
         lines = ["only evaluating: --do_eval without --do_train"]
@@ -61,7 +68,7 @@ def plan_steps(settings: Settings, num_rows: int) -> list[str]:
     return lines
 
 
-def check_extension(settings: Settings, num_rows: int, made: Path | None) -> None:
+def _check_extension(settings: Settings, num_rows: int, made: Path | None) -> None:
     """Compare the steps of an extended run with those that its checkpoint has made.
 
     Raises:

@@ -37,7 +37,7 @@ from yangtuo.training.engines import check_packages
 from yangtuo.training.environment import choose_execution, loaded_to, meet, seed_of
 from yangtuo.training.inputs import encode_inputs, open_inputs
 from yangtuo.training.load import load_adapter, load_base, next_commands, prompt_files_for, provenance_of
-from yangtuo.training.recipe import check_extension, plan_steps, recipe_of, record_recipe, tell_advice, tell_finished
+from yangtuo.training.recipe import plan_steps, recipe_of, record_recipe, tell_advice, tell_finished
 from yangtuo.training.run_folder import Decision, Lock, Start
 from yangtuo.training.trainer_args import early_stopping_of, logging_of
 
@@ -65,9 +65,7 @@ def train(settings: Settings) -> None:
         args.seed = seed_of(settings, decision.seed)
         corpus = split_and_audit(settings, encoded, validation, inputs.end_id, args.seed)
         log_summary(corpus)
-        plan = plan_steps(settings, corpus.num_rows_of_epoch()) + tell_advice(settings, inputs, corpus)
-        if decision.start is Start.EXTEND:
-            check_extension(settings, corpus.num_rows_of_epoch(), decision.checkpoint)
+        plan = plan_steps(settings, corpus.num_rows_of_epoch(), decision) + tell_advice(settings, inputs, corpus)
         is_main = args.process_index == 0
         run_folder.prepare(output_dir, decision, lock, is_main=is_main, writes=args.should_save)
 

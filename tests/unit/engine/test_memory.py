@@ -17,36 +17,39 @@ from yangtuo.engine.memory import (
     needs_checkpointing,
 )
 
-SHAPE = ModelShape(10, 100, 300, 100, 50, 5, width=2, rank=8, has_dropout=True)
+SHAPE = ModelShape(10, 100, 300, 100, 50, 5, width=2, rank=8, dropout=0.05, is_fused=False)
 OF_LAYER = (800 + 8 + 20) + 3 * (500 + 100 + 300) + 2 * (200 + 100 + 900 + 56)
 PLAIN = 10 * OF_LAYER + 600
 CHECKPOINTED = 10 * 200 + OF_LAYER + 2 * (300 + 500)
 
 
 def test_the_shape_is_read_from_the_configuration():
-    shape = ModelShape.of(model_of("Llama").config, 4, 16, has_dropout=False)
-    assert shape == ModelShape(2, 32, 48, 32, 16, 4, 4, 16, False)
+    shape = ModelShape.of(model_of("Llama").config, 4, 16, dropout=0.0)
+    assert shape == ModelShape(2, 32, 48, 32, 16, 4, 4, 16, 0.0, False)
 
 
 def test_a_configuration_with_other_names_gives_a_guess():
     config = SimpleNamespace(get_text_config=SimpleNamespace)
-    assert ModelShape.of(config, 2) == ModelShape(32, 4096, 4 * 4096, 4096, 4096, 32, 2, 8, True)
+    assert ModelShape.of(config, 2) == ModelShape(32, 4096, 4 * 4096, 4096, 4096, 32, 2, 8, 0.05, False)
     gpt2 = GPT2Config(n_embd=36, n_layer=2)
-    assert ModelShape.of(gpt2, 2) == ModelShape(2, 36, 144, 36, 36, 12, 2, 8, True)
+    assert ModelShape.of(gpt2, 2) == ModelShape(2, 36, 144, 36, 36, 12, 2, 8, 0.05, False)
 
 
 def test_the_text_part_of_a_configuration_counts():
     inner = SimpleNamespace(hidden_size=8, num_hidden_layers=3, intermediate_size=16, num_attention_heads=2)
     outer = SimpleNamespace(hidden_size=1, num_hidden_layers=1, get_text_config=lambda: inner)
-    assert ModelShape.of(outer, 4) == ModelShape(3, 8, 16, 8, 8, 2, 4, 8, True)
+    assert ModelShape.of(outer, 4) == ModelShape(3, 8, 16, 8, 8, 2, 4, 8, 0.05, False)
 
 
 def test_bytes_of_a_cell():
     assert SHAPE.bytes_per_cell(checkpointing=False) == PLAIN
     assert SHAPE.bytes_per_cell(checkpointing=True) == CHECKPOINTED
-    without = dataclasses.replace(SHAPE, has_dropout=False)
+    without = dataclasses.replace(SHAPE, dropout=0.0)
     saved = 3 * (500 + 100 + 300) - 2 * (200 + 100 + 300)
     assert without.bytes_per_cell(checkpointing=False) == PLAIN - 10 * saved
+    fused = dataclasses.replace(SHAPE, is_fused=True)
+    places = 0.05 * 9 * (500 + 100 + 300)
+    assert fused.bytes_per_cell(checkpointing=False) == PLAIN - 10 * (saved - places)
 
 
 def test_bytes_beside_the_cells():

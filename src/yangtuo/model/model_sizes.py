@@ -1,0 +1,125 @@
+"""The sizes of a base with a LoRA on it, from its configuration alone: the model is made without any number in it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import PreTrainedConfig
+
+from yangtuo.config.schema import LoraArguments
+from yangtuo.model import adapters, base
+from yangtuo.model.architecture import auto_class
+
+# Bytes of a weight in 4 bits: nf4 with a scale for each 64, of which each 256 have one in float32.
+# Source: https://arxiv.org/abs/2305.14314, section 3.
+_OF_4_BITS = 0.5 + 1 / 64 + 4 / (64 * 256)
+_OF_8_BITS = 1.0
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """What there is to hold, in numbers and bytes.
+
+    Attributes:
+        frozen_bytes: of all frozen weights, as they are loaded.
+        unused_bytes: the part of them that a trained copy stands in for.
+        num_lora: trained numbers of LoRA.
+        num_full: trained numbers of modules that are trained in full.
+        largest_layer_bytes: frozen weights of the largest decoder layer.
+        num_rows: of the vocabulary.
+        trains_head: whether the head is trained in full.
+    """
+
+    frozen_bytes: int
+    unused_bytes: int
+    num_lora: int
+    num_full: int
+    largest_layer_bytes: int
+    num_rows: int
+    trains_head: bool
+
+    @property
+    def num_trained(self) -> int:
+        """Of both kinds."""
+        return self.num_lora + self.num_full
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How the base is loaded.
+
+    Attributes:
+        width: bytes of a frozen weight that is not quantised.
+        num_tokens: rows that the vocabulary has at least.
+        num_bits: 4 or 8 where linear layers are quantised.
+        trust_remote_code: as of transformers.
+    """
+
+    width: int
+    num_tokens: int = 0
+    num_bits: int | None = None
+    trust_remote_code: bool = False
+
+
+def sizes_of(
+    config: PreTrainedConfig, lora: LoraArguments, loading: Loading, saved: LoraConfig | None = None
+) -> ModelSizes:
+    """Make the model on torch's meta device, where tensors have shapes and no memory, and count.
+
+    Args:
+        config: of the base.
+        lora: the options of a new LoRA.
+        loading: of the base.
+        saved: the configuration of the adapter that is continued, in place of a new one's.
+    """
+    num_tokens, num_bits = loading.num_tokens, loading.num_bits
+    with torch.device("meta"):
+        kind = auto_class(config)
+        model = kind.from_config(config, trust_remote_code=loading.trust_remote_code, dtype=torch.bfloat16)
+        base.fit_vocabulary(model, num_tokens, are_trained=True)
+        num_rows = int(model.get_input_embeddings().weight.shape[0])
+        head = model.get_output_embeddings()
+        quantised = _linear_weights(model, head) if num_bits else set()
+        if saved is not None:
+            peft: Any = get_peft_model(model, saved)
+        else:
+            new_tokens = range(config.get_text_config().vocab_size, num_tokens) if lora.train_new_tokens_only else ()
+            peft = adapters.attach_new(model, lora, new_tokens).model
+    of_quantised = _OF_4_BITS if num_bits == 4 else _OF_8_BITS
+    frozen = unused = num_lora = num_full = 0.0
+    of_layers: dict[str, float] = {}
+    for name, parameter in peft.named_parameters():
+        count = parameter.numel()
+        if parameter.requires_grad:
+            is_lora = ".lora_" in name
+            num_lora, num_full = num_lora + count * is_lora, num_full + count * (not is_lora)
+            continue
+        size = count * (of_quantised if id(parameter) in quantised else loading.width)
+        frozen += size
+        unused += size if ".original_module." in name else 0
+        layer = _layer_of(name)
+        of_layers[layer] = of_layers.get(layer, 0) + size if layer else 0
+    trains_head = any(
+        "lm_head" in name for name, p in peft.named_parameters() if p.requires_grad and ".lora_" not in name
+    )
+    largest = max(of_layers.values(), default=0)
+    return ModelSizes(int(frozen), int(unused), int(num_lora), int(num_full), int(largest), num_rows, trains_head)
+
+
+def _linear_weights(model: nn.Module, head: nn.Module | None) -> set[int]:
+    """Identities of the weights that bitsandbytes quantises: of linear layers but the head."""
+
+    def found() -> Iterator[int]:
+        for module in model.modules():
+            if isinstance(module, nn.Linear) and module is not head:
+                yield id(module.weight)
+
+    return set(found())
+
+
+def _layer_of(name: str) -> str:
+    before, found, after = name.partition(".layers.")
+    return f"{before}.{after.split('.')[0]}" if found else ""

@@ -1,0 +1,278 @@
+"""Settings -> will it fit? The memory that a run needs, and the disk, from its options, its rows and config.json.
+
+`training.memory_plan` counts; here is what it counts with. No weight is read.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from peft import LoraConfig
+from transformers import PreTrainedConfig
+
+from yangtuo import output
+from yangtuo.config.schema import LoraArguments
+from yangtuo.config.settings import Settings
+from yangtuo.engine import planning
+from yangtuo.engine.layout import common_prefixes
+from yangtuo.engine.loss import chunk_bytes
+from yangtuo.engine.memory import ModelShape
+from yangtuo.errors import UsageError
+from yangtuo.logs import world_size
+from yangtuo.model import base
+from yangtuo.model.adapter_config import read_config as read_adapter_config
+from yangtuo.model.base import Hardware, Precision
+from yangtuo.model.model_sizes import Loading, ModelSizes, sizes_of
+from yangtuo.training.dataset import Corpus, wants_evaluation
+from yangtuo.training.engines import deepspeed_of, fsdp
+from yangtuo.training.environment import checkpointing_asked, wants_prefix_sharing
+from yangtuo.training.memory_plan import Change, Machine, MemoryPlan, Run, changes_that_fit, plan, usable_bytes
+from yangtuo.training.plan import num_steps, step_shape
+
+logger = logging.getLogger(__name__)
+
+_STEPS_LOOKED_AT = 50
+_OF_CHECKPOINT = 12  # bytes of a trained number: itself and AdamW's moments, in float32
+_OF_ADAPTER = 4
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run needs, and what is there.
+
+    Attributes:
+        machine: where.
+        memory: of one device; of one process on a CPU.
+        changes: what would make it fit, the cheapest first; nothing where it does.
+        main_bytes: main memory of one process while the base is loaded.
+        disk_bytes: of the adapters and checkpoints that will lie there at the end.
+        disk_there: free on the output folder's disk.
+    """
+
+    machine: Machine
+    memory: MemoryPlan
+    changes: list[Change]
+    main_bytes: int
+    disk_bytes: int
+    disk_there: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json` and run.json."""
+        return {
+            "machine": asdict(self.machine),
+            **self.memory.as_json(),
+            "would_fit": [{"options": c.options, "total": c.plan.total} for c in self.changes],
+            "main_memory_while_loading": self.main_bytes,
+            "disk": self.disk_bytes,
+            "disk_there": self.disk_there,
+        }
+
+    def told(self) -> str:
+        """One line for the screen."""
+        memory, place = self.memory, "main memory" if self.machine.kind == "cpu" else "each device"
+        parts = ", ".join(f"{name} {gib(size)}" for name, size in _largest(memory.parts, 4))
+        line = f"memory: {gib(memory.total)} GiB of {gib(memory.there)} that {place} has free ({parts})"
+        if memory.fits:
+            return line
+        return f"{line}: it will not fit; {would_fit(self.changes)}"
+
+
+def gib(num_bytes: float) -> str:
+    """As GiB, two digits where it is little."""
+    value = num_bytes / 2**30
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def would_fit(changes: list[Change]) -> str:
+    """What a user could do instead."""
+    if not changes:
+        return "no change of options alone makes it fit: a smaller model, or a larger machine"
+    return "would fit: " + ", ".join(f"{change.options} ({gib(change.plan.total)} GiB)" for change in changes)
+
+
+def machine_here(hardware: Hardware) -> Machine:
+    """What is free now; of a CPU, what this process has already counts as free."""
+    own = psutil.Process().memory_info().rss
+    if hardware.device == "cpu":
+        free = int(psutil.virtual_memory().available) + own * world_size()
+        return Machine("cpu", world_size(), free, own)
+    return Machine("cuda", world_size(), int(torch.accelerator.get_memory_info()[0]), own)
+
+
+def machine_named(text: str) -> Machine:
+    """The machine of `--plan_for`: 24GB, or 8x80GB.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    found = re.fullmatch(r"(?:(\d+)x)?(\d+(?:\.\d+)?)\s*(?:GB|GiB|G)?", text.strip(), re.IGNORECASE)
+    if not found or int(found[1] or 1) < 1 or float(found[2]) <= 0:
+        raise UsageError(f"--plan_for {text}: a card's memory, such as 24GB, or several, such as 8x80GB")
+    own = psutil.Process().memory_info().rss
+    return Machine("cuda", int(found[1] or 1), usable_bytes(float(found[2])), own, is_here=False)
+
+
+def precision_on(settings: Settings, config: PreTrainedConfig, hardware: Hardware) -> Precision:
+    """Of the weights and of the forward, on that hardware."""
+    trainer = settings.trainer
+    return base.choose_precision(
+        settings.model.torch_dtype, fp16=trainer.fp16, bf16=trainer.bf16, stored=config.dtype, hardware=hardware
+    )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that is planned.
+
+    Attributes:
+        settings: of the run.
+        config: of the base.
+        corpus: its rows.
+        num_tokens: of the tokenizer.
+        precision: of weights and forward.
+        machine: where it would run.
+    """
+
+    settings: Settings
+    config: PreTrainedConfig
+    corpus: Corpus
+    num_tokens: int
+    precision: Precision
+    machine: Machine
+
+    @cached_property
+    def saved(self) -> LoraConfig | None:
+        """Of the adapter that is continued."""
+        lora = self.settings.lora
+        if not lora.peft_path or lora.new_adapter:
+            return None
+        saved = read_adapter_config(Path(lora.peft_path))
+        saved.inference_mode, saved.init_lora_weights = False, True
+        return saved
+
+    def sizes(self, lora: LoraArguments | None = None, num_bits: int | None = None) -> ModelSizes:
+        """Under other options where they are given."""
+        model = self.settings.model
+        num_bits = num_bits or base.num_bits(model)
+        loading = Loading(self.precision.weights.itemsize, self.num_tokens, num_bits, model.trust_remote_code)
+        return sizes_of(self.config, lora or self.settings.lora, loading, self.saved)
+
+    def run(self, sizes: ModelSizes) -> Run:
+        """What else decides its memory."""
+        settings, machine = self.settings, self.machine
+        is_quantised = base.num_bits(settings.model) is not None
+        is_narrow = self.precision.bf16 or self.precision.fp16 or is_quantised
+        shape = ModelShape.of(
+            self.config,
+            2 if is_narrow else 4,
+            settings.lora.lora_rank if self.saved is None else int(self.saved.r),
+            dropout=settings.lora.lora_dropout,
+            is_fused=machine.kind == "cpu" and not is_quantised,
+        )
+        cells, predictions = step_cells(settings, self.corpus, machine.num_devices)
+        given = settings.run.micro_batch_tokens
+        return Run(
+            shape=shape,
+            checkpointing=bool(checkpointing_asked(settings)),
+            most_cells=None if given == "auto" else int(given),
+            longest=int(self.corpus.train.lengths().max()),
+            step_cells=cells,
+            predictions=predictions,
+            chunk_bytes=chunk_bytes(torch.device(machine.kind), trains_head=sizes.trains_head),
+            optimizer=str(settings.trainer.optim),
+            engine=_engine(settings, machine),
+            loads_a_copy=self.config.dtype not in (None, self.precision.weights),
+        )
+
+    def variants(self) -> dict[str, ModelSizes]:
+        """Sizes under other options, by those options; the one that costs least first."""
+        found, lora = {}, self.settings.lora
+        if lora.modules_to_save and self.saved is None:
+            found['--modules_to_save ""'] = self.sizes(replace(lora, modules_to_save=None))
+        if base.num_bits(self.settings.model) is None:
+            found["--load_in_4bit"] = self.sizes(num_bits=4)
+        return found
+
+
+def forecast(planned: Planned) -> Forecast:
+    """Count what a run needs.
+
+    Raises:
+        ModelError: the model cannot be made from its configuration.
+    """
+    settings, machine = planned.settings, planned.machine
+    sizes = planned.sizes()
+    run = planned.run(sizes)
+    memory = plan(sizes, run, machine)
+    if not memory.fits and not run.checkpointing and checkpointing_asked(settings) is None:
+        run = replace(run, checkpointing=True)  # as the run itself would
+        memory = plan(sizes, run, machine)
+    changes = [] if memory.fits else changes_that_fit(sizes, run, machine, planned.variants())
+    stored = (2 if run.loads_a_copy else 1) * sizes.frozen_bytes
+    main = machine.program_bytes + (stored if machine.kind == "cpu" else sizes.unused_bytes)
+    disk = _disk_bytes(settings, planned.corpus, sizes)
+    return Forecast(machine, memory, changes, main, disk, _disk_there(settings))
+
+
+def _largest(parts: Mapping[str, int], number: int) -> list[tuple[str, int]]:
+    return sorted(parts.items(), key=lambda part: -part[1])[:number]
+
+
+def _engine(settings: Settings, machine: Machine) -> str:
+    stage = deepspeed_of(settings).get("zero_optimization", {}).get("stage") if settings.trainer.deepspeed else None
+    if stage:
+        return f"zero{stage}"
+    return "fsdp" if fsdp(settings.trainer.fsdp) else "ddp" if machine.num_devices > 1 else "one"
+
+
+def step_cells(settings: Settings, corpus: Corpus, num_devices: int) -> tuple[int, int]:
+    """Cells of the largest step, and its supervised tokens, on one of so many devices; of the first epoch."""
+    examples, rows_of_step = corpus.train, step_shape(settings).rows_per_step // world_size()
+    order = np.arange(len(examples))
+    if settings.data.data_order != "sequential":
+        order = planning.epoch_order(order, 0, settings.trainer.seed, settings.data.data_order, examples.row_numbers())
+    lengths, supervised = examples.lengths()[order], examples.num_supervised()[order]
+    begins = np.arange(0, len(order), rows_of_step)
+    tokens = np.add.reduceat(lengths, begins)
+    part = 1.0
+    if wants_prefix_sharing(settings):
+        looked_at = begins[np.argsort(-tokens, kind="stable")[:_STEPS_LOOKED_AT]]
+        part = max(_distinct_part(examples, order[begin : begin + rows_of_step]) for begin in looked_at)
+    return math.ceil(int(tokens.max()) * part), int(np.add.reduceat(supervised, begins).max())
+
+
+def _distinct_part(examples: Any, rows: Any) -> float:
+    ids = [examples.row(int(row))[0] for row in rows]
+    total = sum(map(len, ids))
+    return 1 - sum(shared for _, shared in common_prefixes(ids)) / total
+
+
+def _disk_bytes(settings: Settings, corpus: Corpus, sizes: ModelSizes) -> int:
+    trainer = settings.trainer
+    num_adapters = 1 + wants_evaluation(settings)
+    per_epoch = step_shape(settings).num_steps(corpus.num_rows_of_epoch(), drop_last=trainer.dataloader_drop_last)
+    total, strategy = num_steps(settings, per_epoch), settings.training_value("save_strategy")
+    every = {"steps": settings.training_value("save_steps") or total, "epoch": per_epoch}.get(strategy, total)
+    every = every if every >= 1 else math.ceil(every * total)
+    number = 0 if strategy == "no" else math.ceil(total / max(1, every))
+    limit = settings.training_value("save_total_limit")
+    number = min(number, int(limit) + 1) if limit else number  # the best one stays beside the last ones
+    return sizes.num_trained * (_OF_CHECKPOINT * number + _OF_ADAPTER * num_adapters)
+
+
+def _disk_there(settings: Settings) -> int | None:
+    given = settings.trainer.output_dir
+    if not given:
+        return None
+    folder = Path(given).absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return output.free_bytes(folder)
