@@ -29,7 +29,7 @@ from yangtuo.engine.watchdog import Watchdog
 from yangtuo.errors import StoppedError, UsageError
 from yangtuo.logs import notes_so_far
 from yangtuo.model import adapter_state
-from yangtuo.training import run_folder, verify
+from yangtuo.training import run_folder, samples, verify
 from yangtuo.training.dataset import log_summary, split_and_audit, write_audit
 from yangtuo.training.engines import check_packages
 from yangtuo.training.environment import choose_execution, loaded_to, meet, seed_of
@@ -63,6 +63,7 @@ def train(settings: Settings) -> None:
         args.seed = seed_of(settings, decision.seed)
         corpus = split_and_audit(settings, encoded, validation, inputs.end_id, args.seed)
         log_summary(corpus)
+        prompts = samples.prompts_of(settings, inputs, corpus.validation, args.seed)
         plan = plan_steps(settings, corpus.num_rows_of_epoch())
         is_main = args.process_index == 0
         run_folder.prepare(output_dir, decision, lock, is_main=is_main, writes=args.should_save)
@@ -79,6 +80,7 @@ def train(settings: Settings) -> None:
         saver = Saver(adapter, prompt_files, known, args.should_save, args.device)
         steps = Steps(corpus.train, recipe_of(settings, args.seed, corpus.mix), execution, args.process_index)
         trainer = StepTrainer(steps, corpus.validation, saver, context, args)
+        samples.follow(settings, inputs, prompts, adapter, trainer, context)
         check_engine(trainer.accelerator, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
         from_rank_0(lambda: trackers.start(tracker_names(settings.trainer.report_to), trainer))
 

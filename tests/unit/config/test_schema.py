@@ -45,6 +45,7 @@ def test_our_own_options():
         *("train_new_tokens_only", "peft_path", "new_adapter", "modules_to_save_policy", "force_base"),
         "allow_partial_adapter",
         *("loss_reduction", "micro_batch_tokens", "save_minutes", "watchdog_minutes"),
+        *("sample_prompts", "sample_tokens"),
         "overwrite_output_dir",
     ]
 
