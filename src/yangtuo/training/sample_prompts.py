@@ -4,6 +4,7 @@ Prompts of a file are rendered as a row for training is, without its answer. Pro
 ids that its rows have before their last answer. Imports no torch.
 """
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -71,15 +72,17 @@ def find(settings: Settings, inputs: DataInputs, validation: Examples | None, se
         num = int(match[1] or _USUAL)
         _check_number(named, num)
         return [] if validation is None else _of_validation(inputs, validation, num, seed)
-    prompts = list(_of_file(settings, inputs, Path(os.path.expanduser(named))))
+    found = _of_file(settings, inputs, Path(os.path.expanduser(named)))
+    prompts = list(itertools.islice(found, MOST_PROMPTS + 1))  # it may be a training file
     _check_number(named, len(prompts))
     return prompts
 
 
 def _check_number(named: str, num: int) -> None:
     if not 1 <= num <= MOST_PROMPTS:
+        told = f"more than {MOST_PROMPTS}" if num else "no"
         raise UsageError(
-            f"--sample_prompts {named}: {num or 'no'} prompts; give 1 to {MOST_PROMPTS}, since each is answered at "
+            f"--sample_prompts {named}: {told} prompts; give 1 to {MOST_PROMPTS}, since each is answered at "
             "each evaluation"
         )
 

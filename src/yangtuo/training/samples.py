@@ -86,8 +86,11 @@ class Samples(TrainerCallback):  # type: ignore[misc]
         self._asked = LoadedModel(model, inputs.tokenizer, min(num_rows, inputs.tokenizer.num_tokens))
         self._template = inputs.template
         self._is_continued = inputs.adapter is not None and not settings.lora.new_adapter
-        logged = context.step_log.samples[0]["samples"] if context.step_log.samples else ()
-        self._at_start: dict[str, str | None] = {one["prompt"]: one["base"] for one in logged}  # answers by prompt
+        texts = [prompt.text for prompt in prompts]
+        logged = [entry["samples"] for entry in context.step_log.samples]
+        of_these = [samples for samples in logged if [one["prompt"] for one in samples] == texts]
+        # Answers of what the run began with, once they are known.
+        self._at_start = [one["base"] for one in of_these[0]] if of_these else None
         self._has_failed = self._has_told_no_start = False
 
     def on_train_begin(
@@ -129,21 +132,15 @@ class Samples(TrainerCallback):  # type: ignore[misc]
     def _tell(self, step: int, answers: Sequence[Answer], seconds: float) -> None:
         texts = [answer.text.strip() for answer in answers]
         if step == 0:
-            self._at_start = dict(zip((prompt.text for prompt in self._prompts), texts, strict=True))
-        bases = [self._at_start.get(prompt.text) for prompt in self._prompts]
-        if None in bases and not self._has_told_no_start:
-            logger.warning("samples: not all prompts were asked before the first step; their first answers are missing")
+            self._at_start = texts
+        if self._at_start is None and not self._has_told_no_start:
             self._has_told_no_start = True
-        samples = [
-            {
-                "prompt": prompt.text,
-                "answer": text,
-                "base": base,
-                "ended": answer.is_whole,
-                **({"reference": prompt.reference} if prompt.reference else {}),
-            }
-            for prompt, text, base, answer in zip(self._prompts, texts, bases, answers, strict=True)
-        ]
+            logger.warning("samples: this run did not begin with these prompts; its first answers are not known")
+        bases = self._at_start or [None] * len(texts)
+        samples: list[dict[str, Any]] = []
+        for prompt, answer, text, base in zip(self._prompts, answers, texts, bases, strict=True):
+            reference = {"reference": prompt.reference} if prompt.reference else {}
+            samples.append({"prompt": prompt.text, "answer": text, "base": base, "ended": answer.is_whole, **reference})
         share = sum(answer.is_whole for answer in answers) / len(answers)
         self._out.step_log.write({"step": step, "samples": samples, "ended_share": share, "runtime": seconds})
         for line in _shown(step, samples, seconds, is_continued=self._is_continued):
