@@ -65,7 +65,7 @@ LAYERS = {
     "inference": ("model", "data", "config", *TOP),
     "merge": ("model", "data", "config", *TOP),
     "vocab": ("model", "data", "config", *TOP),
-    "training": ("engine", "model", "data", "config", *TOP),
+    "training": ("engine", "inference", "model", "data", "config", *TOP),
     "diagnosis": ("engine", "model", "data", "config", *TOP),
     "export": ("merge", "inference", "model", "data", "config", *TOP),
 }

@@ -71,6 +71,11 @@ def _problems(settings: Settings) -> Iterator[str]:
         yield f"--micro_batch_tokens {settings.run.micro_batch_tokens}: at least 1"
     yield from filter(None, [json_object("chat_template_kwargs", data.chat_template_kwargs)[1]])
     yield from _attention(settings.model.attn_implementation)
+    if settings.run.sample_prompts and settings.trainer.eval_strategy == "no" and not settings.trainer.do_eval:
+        yield (
+            f"--sample_prompts {settings.run.sample_prompts}: prompts are answered at each evaluation; give "
+            "--eval_strategy steps and --eval_steps, and --validation_file or --validation_split_percentage"
+        )
     strategy = settings.training.get("train_sampling_strategy")
     if strategy and settings.given("data_order") and (strategy == "sequential") != (data.data_order == "sequential"):
         yield f"--train_sampling_strategy {strategy} and --data_order {data.data_order}: give one of them"
@@ -80,6 +85,7 @@ def _problems(settings: Settings) -> Iterator[str]:
         "max_seq_length": (data.max_seq_length, 2),
         "lora_rank": (lora.lora_rank, 1),
         "preprocessing_num_workers": (1 if workers is None else workers, 1),
+        "sample_tokens": (settings.run.sample_tokens, 1),
         "max_rows": (1 if data.max_rows is None else data.max_rows, 1),
         **{name: (settings.training_value(name), 1) for name in batch},
     }

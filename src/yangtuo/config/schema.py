@@ -363,6 +363,13 @@ class RunArguments:
         "--num_train_epochs given now; the schedule is that of the longer run from there on.",
         decides=Decides.NOTHING,
     )
+    sample_prompts: str | None = _option(
+        None,
+        "Answer a few prompts greedily before the first step and at each evaluation, for log.jsonl and the screen: a "
+        "file (.txt with a prompt a line; .json, .jsonl with rows), or validation, or validation:8 for 8 of its rows.",
+        decides=Decides.NOTHING,
+    )
+    sample_tokens: int = _option(128, "Most tokens of an answer of --sample_prompts.", decides=Decides.NOTHING)
     overwrite_output_dir: bool = _option(
         False,
         "Start although the output folder holds another run: that folder is renamed, never deleted. An unfinished "

@@ -29,6 +29,7 @@ class StepLog:
             with output.whole_file(path) as file:
                 file.writelines(map(_line, kept))
         self.num_skipped = sum(bool(entry.get("skipped")) for entry in kept)
+        self.samples = [entry for entry in kept if "samples" in entry]  # answers to --sample_prompts
         self.losses = [entry["loss"] for entry in kept if "loss" in entry]  # of the steps before
         self.entries = kept  # those before
 
@@ -56,8 +57,10 @@ class StepLog:
 def _kept(path: Path, last_step: int, num_evaluations: int | None) -> list[dict[str, Any]]:
     entries = [entry for entry in _lines(path) if entry["step"] <= last_step]
     places = [i for i, entry in enumerate(entries) if "eval_loss" in entry]
-    later = set() if num_evaluations is None else set(places[num_evaluations:])
-    return [entry for i, entry in enumerate(entries) if i not in later]
+    is_whole = num_evaluations is None or num_evaluations >= len(places)
+    first = len(entries) if is_whole else places[num_evaluations or 0]
+    # The samples of an evaluation stand behind it.
+    return [entry for i, entry in enumerate(entries) if i < first or not entry.keys() & {"eval_loss", "samples"}]
 
 
 def _line(entry: dict[str, Any]) -> str:

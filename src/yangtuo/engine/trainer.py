@@ -77,6 +77,7 @@ class StepTrainer(Trainer):
         self._runner = StepRunner(self.accelerator, self._loss, noise, steps.planner, context.watchdog)
         self._eval_planner = None if eval_set is None else Planner(eval_set)
         self.shortcuts: Shortcuts | None = None  # once they are tried
+        self.peak_of_steps = 0  # bytes, of the device where it has its own, else of main memory
         self.loss_at_start: float | None = None  # of `proof_rows`, before the first step
         self._proof_steps: int | None = None  # of whose rows those are, where the run was extended
         step_log = context.step_log  # its losses are those of all steps
@@ -393,6 +394,8 @@ class StepTrainer(Trainer):
         sizes = self._steps.planner.sizes_of(self._step)
         rates = self._meter.rates(self._step.layouts, sizes["num_tokens"])
         self._losses.append(logs["loss"])
+        used = used_bytes(self.args.device)
+        self.peak_of_steps = used.get("device_peak_bytes", used["peak_memory_bytes"])
         skipped = {"skipped": True} if self.accelerator.optimizer_step_was_skipped else {}
         self.num_skipped += len(skipped)
         self._out.tell_step(

@@ -174,7 +174,8 @@ class Generator:
         self._keep_common(ids)
         for _ in range(self._sampling.max_new_tokens):
             new = torch.tensor([ids[len(self._cached) :]], device=self._device)
-            with torch.inference_mode():
+            # Not inference_mode: what a module keeps of a forward, a model in training uses in its next step.
+            with torch.no_grad():
                 output = self._loaded.model(
                     input_ids=new, past_key_values=self._cache, use_cache=True, **self._last_only
                 )

@@ -52,8 +52,8 @@ def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> No
         *(["an adapter that is merged in memory (--new_adapter, or one trained so)"] if merges else []),
         *([f"--init_lora_weights {lora.init_lora_weights}"] if begins_from_the_base(lora) else []),
     ]
-    if settings.trainer.torch_compile and (stage == 3 or fsdp(settings.trainer.fsdp)):
-        raise UsageError("--torch_compile: ZeRO-3 and FSDP bring weights while a layer runs; leave it out, or use DDP")
+    if stage == 3 or fsdp(settings.trainer.fsdp):
+        _check_divided(settings)
     if whole and stage == 3:
         raise UsageError(f"{whole[0]} needs the base whole in each process, which ZeRO-3 divides; use ZeRO-2 or DDP")
     if bits and fsdp(settings.trainer.fsdp):
@@ -62,6 +62,17 @@ def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> No
         raise UsageError(
             f"--load_in_{bits}bit with {whole[1]}: the base would be changed and rounded to {bits} bits once more; "
             "merge or begin on the 16-bit base"
+        )
+
+
+def _check_divided(settings: Settings) -> None:
+    """Refuse what cannot be where each process has a part of the weights only."""
+    if settings.trainer.torch_compile:
+        raise UsageError("--torch_compile: ZeRO-3 and FSDP bring weights while a layer runs; leave it out, or use DDP")
+    if settings.run.sample_prompts:
+        raise UsageError(
+            "--sample_prompts: one process answers, and ZeRO-3 and FSDP leave it a part of the weights only; leave it "
+            "out, or use DDP or ZeRO-2"
         )
 
 

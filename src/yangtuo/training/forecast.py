@@ -25,7 +25,7 @@ from yangtuo.engine import planning
 from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.loss import chunk_bytes
 from yangtuo.engine.memory import ModelShape
-from yangtuo.errors import UsageError
+from yangtuo.errors import UsageError, one_line
 from yangtuo.logs import world_size
 from yangtuo.model import base
 from yangtuo.model.adapter_config import read_config as read_adapter_config
@@ -34,6 +34,7 @@ from yangtuo.model.model_sizes import Loading, ModelSizes, sizes_of
 from yangtuo.training.dataset import Corpus, wants_evaluation
 from yangtuo.training.engines import deepspeed_of, fsdp
 from yangtuo.training.environment import checkpointing_asked, wants_prefix_sharing
+from yangtuo.training.inputs import Inputs
 from yangtuo.training.memory_plan import Change, Machine, MemoryPlan, Run, changes_that_fit, plan, usable_bytes
 from yangtuo.training.plan import num_steps, step_shape
 
@@ -98,10 +99,10 @@ def would_fit(changes: list[Change]) -> str:
     return "would fit: " + ", ".join(f"{change.options} ({gib(change.plan.total)} GiB)" for change in changes)
 
 
-def machine_here(hardware: Hardware) -> Machine:
+def machine_here(device_type: str) -> Machine:
     """What is free now; of a CPU, what this process has already counts as free."""
     own = psutil.Process().memory_info().rss
-    if hardware.device == "cpu":
+    if device_type == "cpu":
         free = int(psutil.virtual_memory().available) + own * world_size()
         return Machine("cpu", world_size(), free, own)
     return Machine("cuda", world_size(), int(torch.accelerator.get_memory_info()[0]), own)
@@ -220,6 +221,34 @@ def forecast(planned: Planned) -> Forecast:
     main = machine.program_bytes + (stored if machine.kind == "cpu" else sizes.unused_bytes)
     disk = _disk_bytes(settings, planned.corpus, sizes)
     return Forecast(machine, memory, changes, main, disk, _disk_there(settings))
+
+
+def foresee(
+    settings: Settings, inputs: Inputs, corpus: Corpus, precision: Precision, device: torch.device
+) -> dict[str, Any] | None:
+    """Say what the run will need, before its base is loaded; returned for run.json. None where it cannot be counted."""
+    machine = machine_here(device.type)
+    planned = Planned(settings, inputs.config, corpus, inputs.tokenizer.num_tokens, precision, machine)
+    found = tried(planned)
+    if found is None:
+        return None
+    logger.log(logging.INFO if found.memory.fits else logging.WARNING, found.told())
+    return found.as_json()
+
+
+def tried(planned: Planned) -> Forecast | None:
+    """The forecast; None, and said, of a model that cannot be made from its configuration."""
+    try:
+        return forecast(planned)
+    except (ValueError, ImportError, OSError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        logger.warning("memory: cannot be counted for this model: %s", one_line(error, 160))
+        return None
+
+
+def tell_beside(planned: Mapping[str, Any] | None, peak: int) -> None:
+    """Say what was needed beside what was foreseen."""
+    if planned and peak:
+        logger.info("memory: the steps took at most %s GiB; %s were foreseen", gib(peak), gib(planned["total"]))
 
 
 def _largest(parts: Mapping[str, int], number: int) -> list[tuple[str, int]]:

@@ -14,6 +14,7 @@ from yangtuo.data.own_system import own_system
 from yangtuo.engine import planning
 from yangtuo.engine.layout import common_prefixes
 from yangtuo.model.weight_names import check_described, num_rows_of
+from yangtuo.training import sample_prompts
 from yangtuo.training.advice import Advice
 from yangtuo.training.dataset import (
     Corpus,
@@ -78,6 +79,7 @@ def preflight(settings: Settings, place: str) -> Preflight:
         check_described(base)
     seed = settings.trainer.seed
     corpus = split_and_audit(settings, *encode_data(settings, opened), opened.end_id, seed)
+    sample_prompts.find(settings, opened, corpus.validation, seed)
     rows = measures.sample(len(corpus.train), _ROWS_LOOKED_AT, seed)
     report = {
         **corpus.audits,

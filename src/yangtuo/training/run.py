@@ -31,10 +31,12 @@ from yangtuo.engine.watchdog import Watchdog
 from yangtuo.errors import StoppedError, UsageError
 from yangtuo.logs import notes_so_far
 from yangtuo.model import adapter_state
-from yangtuo.training import run_folder, verify
+from yangtuo.model.adapter_state import Adapter
+from yangtuo.training import run_folder, samples, verify
 from yangtuo.training.dataset import log_summary, split_and_audit, write_audit
 from yangtuo.training.engines import check_packages
 from yangtuo.training.environment import choose_execution, loaded_to, meet, seed_of
+from yangtuo.training.forecast import foresee, tell_beside
 from yangtuo.training.inputs import encode_inputs, open_inputs
 from yangtuo.training.load import load_adapter, load_base, next_commands, prompt_files_for, provenance_of
 from yangtuo.training.recipe import plan_steps, recipe_of, record_recipe, tell_advice, tell_finished
@@ -65,14 +67,16 @@ def train(settings: Settings) -> None:
         args.seed = seed_of(settings, decision.seed)
         corpus = split_and_audit(settings, encoded, validation, inputs.end_id, args.seed)
         log_summary(corpus)
+        prompts = samples.prompts_of(settings, inputs, corpus.validation, args.seed)
         plan = plan_steps(settings, corpus.num_rows_of_epoch(), decision) + tell_advice(settings, inputs, corpus)
         is_main = args.process_index == 0
         run_folder.prepare(output_dir, decision, lock, is_main=is_main, writes=args.should_save)
 
+        needed = foresee(settings, inputs, corpus, precision, args.device)
         prompt_files = prompt_files_for(inputs, tries=args.should_save)
         adapter = load_adapter(settings, inputs, precision, args.seed, loaded_to(settings, args.device))
         execution = choose_execution(settings, inputs, args, corpus.train, decision.checkpoint, adapter)
-        run = run_folder.run_record(settings, recipe, args.seed, began) | {"plan": plan}
+        run = run_folder.run_record(settings, recipe, args.seed, began) | {"plan": plan, "memory_plan": needed}
         if is_main:
             output.write_json(output_dir / run_folder.RUN_FILE, run)
             write_audit(output_dir, corpus.audits, corpus.dropped)
@@ -81,20 +85,17 @@ def train(settings: Settings) -> None:
         saver = Saver(adapter, prompt_files, known, args.should_save, args.device)
         steps = Steps(corpus.train, recipe_of(settings, args.seed, corpus.mix), execution, args.process_index)
         trainer = StepTrainer(steps, corpus.validation, saver, context, args)
+        samples.follow(settings, inputs, prompts, adapter, trainer, context)
         check_engine(trainer.accelerator, deepspeed=bool(args.deepspeed), fsdp=bool(args.fsdp))
         tracked = trackers.Trackers(trainer)
         from_rank_0(lambda: tracked.start(tracker_names(settings.trainer.report_to)))
 
         with context.screen, tracked:
             if args.do_train:
-                at_start = adapter_state.checksums(adapter_state.trained_parameters(adapter))
-                _train(trainer, decision, context.stop, output_dir)
-                trainer.save_model(str(saved))
+                at_start = _train(trainer, adapter, decision, context.stop, saved)
                 load_again = functools.partial(load_base, settings, inputs, precision, loaded_to(settings, args.device))
                 verify.prove(trainer, adapter, at_start, saved, load_again, is_continued=inputs.adapter is not None)
-                logger.info("the adapter is in %s", saved)
-                for line in next_commands(settings, known, saved):
-                    logger.info(line)
+                logger.info("the adapter is in %s\n%s", saved, "\n".join(next_commands(settings, known, saved)))
                 prompt_files.tell()
             if args.do_eval:
                 _evaluate(trainer, output_dir)
@@ -126,7 +127,11 @@ def _open_log(output_dir: Path, started: Path | None, *, writes: bool) -> StepLo
     return StepLog(path, last_step=checkpoint.step_of(started), num_evaluations=num_evaluations, writes=writes)
 
 
-def _train(trainer: StepTrainer, decision: Decision, stop: StopRequest, output_dir: Path) -> None:
+def _train(
+    trainer: StepTrainer, adapter: Adapter, decision: Decision, stop: StopRequest, saved: Path
+) -> dict[str, int]:
+    """All steps, and the adapter on the disk; returns the checksums of the trained weights before the first."""
+    output_dir, at_start = saved.parent, adapter_state.checksums(adapter_state.trained_parameters(adapter))
     from_rank_0(lambda: checkpoint.check_room(output_dir, trainer.checkpoint_bytes(), UsageError))
     with stop:
         metrics = trainer.run(decision.checkpoint)
@@ -139,6 +144,8 @@ def _train(trainer: StepTrainer, decision: Decision, stop: StopRequest, output_d
     if trainer.is_world_process_zero():
         run_folder.write_metrics(output_dir, "train", metrics)
         output.write_json(output_dir / checkpoint.TRAINER_STATE, dataclasses.asdict(trainer.state))
+    trainer.save_model(str(saved))
+    return at_start
 
 
 def _evaluate(trainer: StepTrainer, output_dir: Path) -> None:
@@ -151,6 +158,7 @@ def _finish(trainer: StepTrainer, output_dir: Path, run: dict[str, Any], began: 
     peaks = of_each(peak_bytes(trainer.args.device))
     if trainer.is_world_process_zero():
         tell_memory(peaks)
+        tell_beside(run["memory_plan"], trainer.peak_of_steps)
         shortcuts = trainer.shortcuts and dataclasses.asdict(trainer.shortcuts)
         end = {"peak_memory_bytes": peaks, "shortcuts": shortcuts, "notes": notes_so_far(), "state": "finished"}
         output.write_json(output_dir / run_folder.RUN_FILE, run | end | {"seconds": time.time() - began})

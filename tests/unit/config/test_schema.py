@@ -45,7 +45,9 @@ def test_our_own_options():
         *("train_new_tokens_only", "peft_path", "new_adapter", "modules_to_save_policy", "force_base"),
         "allow_partial_adapter",
         *("loss_reduction", "micro_batch_tokens", "save_minutes", "watchdog_minutes"),
-        *("early_stopping_patience", "early_stopping_threshold", "extend", "overwrite_output_dir"),
+        *("early_stopping_patience", "early_stopping_threshold", "extend"),
+        *("sample_prompts", "sample_tokens"),
+        "overwrite_output_dir",
         "force_learning_rate",
     ]
 

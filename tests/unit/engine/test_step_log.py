@@ -64,6 +64,17 @@ def test_an_evaluation_that_came_after_the_checkpoint_is_made_again(path, num_ev
     assert best_of(step_log) == best
 
 
+def test_samples_go_with_the_evaluation_that_they_stand_behind(tmp_path):
+    start, first, second = ({"step": step, "samples": [{"prompt": "?"}]} for step in (0, 2, 4))
+    log = StepLog(tmp_path / "log.jsonl")
+    for entry in (start, *STEPS[:3], first, *STEPS[3:], second):
+        log.write(entry)
+    kept = StepLog(tmp_path / "log.jsonl", last_step=4, num_evaluations=1)
+    assert kept.samples == [start, first]
+    assert entries(tmp_path / "log.jsonl") == [start, *STEPS[:3], first, *STEPS[3:5]]
+    assert StepLog(tmp_path / "log.jsonl", last_step=1, num_evaluations=0).samples == [start]
+
+
 def test_the_losses_of_the_steps_before(path):
     assert StepLog(path, last_step=3, writes=False).losses == [3.0000000000000004, 2.5, 2.25]
     assert StepLog(path).losses == []

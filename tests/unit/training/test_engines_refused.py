@@ -9,10 +9,11 @@ GPU = Hardware("cuda", bfloat16=True, float16=True)
 
 
 @pytest.mark.parametrize("engine", [["--fsdp", "True"], ["--deepspeed", '{"zero_optimization": {"stage": 3}}']])
-def test_compiled_layers_need_whole_weights(engine):
+@pytest.mark.parametrize("option", [["--torch_compile"], ["--sample_prompts", "validation", "--do_eval"]])
+def test_some_things_need_whole_weights(engine, option):
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (extra deepspeed)")
     words = ["--model_name_or_path", "m", "--dataset_dir", "d", "--output_dir", "o", *engine]
     check_engines(parse(words, build_parser("yangtuo train"))[0], GPU, merges=False)
-    settings = parse([*words, "--torch_compile"], build_parser("yangtuo train"))[0]
-    with pytest.raises(UsageError, match="--torch_compile: ZeRO-3 and FSDP"):
+    settings = parse([*words, *option], build_parser("yangtuo train"))[0]
+    with pytest.raises(UsageError, match=rf"{option[0]}: .*ZeRO-3 and FSDP"):
         check_engines(settings, GPU, merges=False)
