@@ -13,12 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from yangtuo import output
+from yangtuo.cli.check_memory import memory_parts
 from yangtuo.config.settings import Settings
 from yangtuo.data.audit import summary
-from yangtuo.errors import DataError, RunFolderError
+from yangtuo.errors import DataError, RunFolderError, UsageError
 from yangtuo.logs import console, print_json, sign
 from yangtuo.training.dataset import AUDIT_FILE, DROPPED_FILE, tell_of_files, write_audit
-from yangtuo.training.preflight import preflight
+from yangtuo.training.preflight import Preflight, preflight
 from yangtuo.training.run_folder import RUN_FILE
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"Also write the audit there, as {AUDIT_FILE}, and the rows that are dropped with their reasons, as "
         f"{DROPPED_FILE}. Default: nothing is written.",
     )
+    parser.add_argument(
+        "--plan_for",
+        metavar="MEMORY",
+        help="Plan the memory for a card that is not here, such as 24GB, or several, such as 8x80GB. Default: for this "
+        "machine.",
+    )
 
 
 def run(settings: Settings, options: argparse.Namespace) -> None:
@@ -51,6 +58,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         DataError: the data cannot be used, or should not be trained on; the report is printed before the latter.
         ModelError: the base's files are not what its config.json describes.
         RunFolderError: the folder holds a run, or is a file.
+        UsageError: `--plan_for` without a base, or of no amount of memory.
         WriteError: it cannot be written.
     """
     out = options.out
@@ -58,6 +66,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         _check_out(Path(out))
     place = f"{out}/{DROPPED_FILE} has them" if out else f"--out FOLDER lists them in {DROPPED_FILE}"
     found = preflight(settings, place)
+    _plan_memory(settings, found, options.plan_for)
     if options.json:
         print_json(found.report)
     else:
@@ -70,6 +79,21 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         logger.info("check: rows are dropped; %s", place)
     if found.reasons_against:
         raise DataError(f"check: not to be trained on yet: {'; '.join(found.reasons_against)}")
+
+
+def _plan_memory(settings: Settings, found: Preflight, plan_for: str | None) -> None:
+    """Add it to the report; the model is made without numbers, which takes some seconds."""
+    if found.base is None:
+        if plan_for:
+            raise UsageError(f"--plan_for {plan_for}: give --model_name_or_path, a folder with config.json")
+        found.report["memory"] = None
+        return
+    from yangtuo.training.forecast import for_check
+
+    forecast = for_check(settings, found.base, found.corpus, found.report["tokenizer"]["num_tokens"], plan_for)
+    found.report["memory"] = forecast and forecast.as_json()
+    if forecast and not forecast.memory.fits:
+        found.add(forecast.why_not())
 
 
 def _check_out(folder: Path) -> None:
@@ -94,6 +118,8 @@ def _parts(report: dict[str, Any]) -> list[RenderableType]:
     parts += [Text("tokens a row", "bold"), _bars(report["train"]["histogram"]), Text(), _facts(report), Text()]
     if advice := report["advice"]:
         parts += [_advice(advice), *(Text(note, "dim") for note in advice["notes"]), Text()]
+    if memory := report["memory"]:
+        parts += memory_parts(memory)
     for finding in report["findings"]:
         mark, colour = (sign("✗", "x"), "red") if finding["is_bad"] else ("!", "yellow")
         parts.append(Text.assemble((f"{mark} ", f"bold {colour}"), finding["text"]))

@@ -73,6 +73,13 @@ class ModelShape:
         `tests/fake_cuda/test_memory.py` holds it. With checkpointing, a layer keeps its input only, and one layer at a
         time is computed again.
         """
+        of_layer, hidden, width = self.layer_bytes_per_cell(), self.hidden, self.width
+        if checkpointing:
+            return math.ceil(width * hidden * self.num_layers + of_layer + width * (self.intermediate + 5 * hidden))
+        return math.ceil(of_layer * self.num_layers + 3 * width * hidden)
+
+    def layer_bytes_per_cell(self) -> float:
+        """What one decoder layer keeps of a cell for its backward."""
         hidden, inner, width = self.hidden, self.intermediate, self.width
         inputs = 5 * hidden + self.queries + inner, 2 * hidden + self.queries + inner  # of projections: all, distinct
         if self.is_fused:
@@ -81,10 +88,12 @@ class ModelShape:
             of_lora = (width + 1) * inputs[0] if self.dropout else width * inputs[1]
         of_norms = 8 * hidden + 8 + 4 * self.num_heads  # in float32 whatever the rest is; and attention's statistics
         others = 2 * self.queries + 2 * self.keys + 3 * inner + 7 * self.rank
-        of_layer = of_norms + of_lora + width * others
-        if checkpointing:
-            return math.ceil(width * hidden * self.num_layers + of_layer + width * (inner + 5 * hidden))
-        return math.ceil(of_layer * self.num_layers + 3 * width * hidden)
+        return of_norms + of_lora + width * others
+
+    def bytes_per_repeated_token(self, *, checkpointing: bool) -> int:
+        """Bytes that a token needs whose cell another row has too: attention keeps a copy of it for each row."""
+        layers = 1 if checkpointing else self.num_layers
+        return 2 * self.width * (self.queries + self.keys) * layers
 
 
 def _largest(value: Any) -> int:
@@ -150,6 +159,17 @@ def needs_checkpointing(shape: ModelShape, free: int, device_type: str, longest_
 
 def _used(device_type: str) -> float:
     return _USED.get(device_type, _USED["cuda"])
+
+
+def give_back_freed_memory() -> None:
+    """Have glibc give freed pages back to the system, where sizes to come are others than those before.
+
+    Source: malloc_trim(3).
+    """
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def keep_freed_memory() -> bool:

@@ -32,7 +32,7 @@ from yangtuo.engine.early_stopping import EvaluationHistory, metrics_at
 from yangtuo.engine.flops import StepMeter
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, mean_loss
-from yangtuo.engine.memory import used_bytes
+from yangtuo.engine.memory import give_back_freed_memory, used_bytes
 from yangtuo.engine.monitor import Event, no_gradient
 from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.optimizer import let_scaler_skip, loraplus
@@ -234,6 +234,7 @@ class StepTrainer(Trainer):
         self._try_shortcuts(model)
         if self.loss_at_start is None:
             self.loss_at_start = self._measured_loss_at_start()
+            give_back_freed_memory()  # of the trial, and of this evaluation
         self._meter.begin()
         model.train()
         if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimizers have two modes
@@ -405,7 +406,7 @@ class StepTrainer(Trainer):
                 **logs,
                 **sizes,
                 **rates,
-                **used_bytes(self.args.device),
+                **used,
                 **skipped,
             }
         )

@@ -1,7 +1,8 @@
 """The sizes of a base with a LoRA on it, from its configuration alone: the model is made without any number in it."""
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ class ModelSizes:
         largest_layer_bytes: frozen weights of the largest decoder layer.
         num_rows: of the vocabulary.
         trains_head: whether the head is trained in full.
+        num_linear: frozen numbers of linear layers but the head, which may be quantised.
+        of_linear: bytes of each.
     """
 
     frozen_bytes: int
@@ -40,11 +43,24 @@ class ModelSizes:
     largest_layer_bytes: int
     num_rows: int
     trains_head: bool
+    num_linear: int
+    of_linear: float
 
     @property
     def num_trained(self) -> int:
         """Of both kinds."""
         return self.num_lora + self.num_full
+
+    def without_full(self) -> "ModelSizes":
+        """With nothing trained in full."""
+        return replace(self, num_full=0, unused_bytes=0, trains_head=False)
+
+    def quantised(self, num_bits: int) -> "ModelSizes":
+        """With linear layers in 4 or 8 bits."""
+        size = _OF_4_BITS if num_bits == 4 else _OF_8_BITS
+        frozen = self.frozen_bytes - round(self.num_linear * (self.of_linear - size))
+        largest = round(self.largest_layer_bytes * size / self.of_linear)
+        return replace(self, frozen_bytes=frozen, largest_layer_bytes=largest, of_linear=size)
 
 
 @dataclass(frozen=True)
@@ -75,38 +91,38 @@ def sizes_of(
         loading: of the base.
         saved: the configuration of the adapter that is continued, in place of a new one's.
     """
-    num_tokens, num_bits = loading.num_tokens, loading.num_bits
+    num_tokens = loading.num_tokens
     with torch.device("meta"):
         kind = auto_class(config)
         model = kind.from_config(config, trust_remote_code=loading.trust_remote_code, dtype=torch.bfloat16)
         base.fit_vocabulary(model, num_tokens, are_trained=True)
         num_rows = int(model.get_input_embeddings().weight.shape[0])
-        head = model.get_output_embeddings()
-        quantised = _linear_weights(model, head) if num_bits else set()
+        linear = _linear_weights(model, model.get_output_embeddings())
         if saved is not None:
             peft: Any = get_peft_model(model, saved)
         else:
             new_tokens = range(config.get_text_config().vocab_size, num_tokens) if lora.train_new_tokens_only else ()
             peft = adapters.attach_new(model, lora, new_tokens).model
-    of_quantised = _OF_4_BITS if num_bits == 4 else _OF_8_BITS
-    frozen = unused = num_lora = num_full = 0.0
-    of_layers: dict[str, float] = {}
-    for name, parameter in peft.named_parameters():
-        count = parameter.numel()
-        if parameter.requires_grad:
-            is_lora = ".lora_" in name
-            num_lora, num_full = num_lora + count * is_lora, num_full + count * (not is_lora)
-            continue
-        size = count * (of_quantised if id(parameter) in quantised else loading.width)
-        frozen += size
-        unused += size if ".original_module." in name else 0
-        layer = _layer_of(name)
-        of_layers[layer] = of_layers.get(layer, 0) + size if layer else 0
-    trains_head = any(
-        "lm_head" in name for name, p in peft.named_parameters() if p.requires_grad and ".lora_" not in name
+    parameters = list(peft.named_parameters())
+    trained = {name: p.numel() for name, p in parameters if p.requires_grad}
+    num_lora = sum(count for name, count in trained.items() if ".lora_" in name)
+    frozen = {name: p.numel() * loading.width for name, p in parameters if not p.requires_grad}
+    of_layers: Counter[str] = Counter()
+    for name, size in frozen.items():
+        of_layers[_layer_of(name)] += size
+    of_layers.pop("", None)
+    sizes = ModelSizes(
+        frozen_bytes=sum(frozen.values()),
+        unused_bytes=sum(size for name, size in frozen.items() if ".original_module." in name),
+        num_lora=num_lora,
+        num_full=sum(trained.values()) - num_lora,
+        largest_layer_bytes=max(of_layers.values(), default=0),
+        num_rows=num_rows,
+        trains_head=any("lm_head" in name and ".lora_" not in name for name in trained),
+        num_linear=sum(p.numel() for name, p in parameters if id(p) in linear),
+        of_linear=float(loading.width),
     )
-    largest = max(of_layers.values(), default=0)
-    return ModelSizes(int(frozen), int(unused), int(num_lora), int(num_full), int(largest), num_rows, trains_head)
+    return sizes.quantised(loading.num_bits) if loading.num_bits else sizes
 
 
 def _linear_weights(model: nn.Module, head: nn.Module | None) -> set[int]:

@@ -19,9 +19,9 @@ from peft import LoraConfig
 from transformers import PreTrainedConfig
 
 from yangtuo import output
-from yangtuo.config.schema import LoraArguments
 from yangtuo.config.settings import Settings
 from yangtuo.engine import planning
+from yangtuo.engine.flops import bfloat16_rate
 from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.loss import chunk_bytes
 from yangtuo.engine.memory import ModelShape
@@ -29,6 +29,7 @@ from yangtuo.errors import UsageError, one_line
 from yangtuo.logs import world_size
 from yangtuo.model import base
 from yangtuo.model.adapter_config import read_config as read_adapter_config
+from yangtuo.model.architecture import read_config
 from yangtuo.model.base import Hardware, Precision
 from yangtuo.model.model_sizes import Loading, ModelSizes, sizes_of
 from yangtuo.training.dataset import Corpus, wants_evaluation
@@ -75,6 +76,11 @@ class Forecast:
             "disk": self.disk_bytes,
             "disk_there": self.disk_there,
         }
+
+    def why_not(self) -> str:
+        """Of one that does not fit."""
+        memory = self.memory
+        return f"it will not fit: {gib(memory.total)} GiB of {gib(memory.there)}; {would_fit(self.changes)}"
 
     def told(self) -> str:
         """One line for the screen."""
@@ -159,12 +165,12 @@ class Planned:
         saved.inference_mode, saved.init_lora_weights = False, True
         return saved
 
-    def sizes(self, lora: LoraArguments | None = None, num_bits: int | None = None) -> ModelSizes:
-        """Under other options where they are given."""
+    def sizes(self) -> ModelSizes:
+        """Of the model with its LoRA."""
         model = self.settings.model
-        num_bits = num_bits or base.num_bits(model)
-        loading = Loading(self.precision.weights.itemsize, self.num_tokens, num_bits, model.trust_remote_code)
-        return sizes_of(self.config, lora or self.settings.lora, loading, self.saved)
+        width, num_bits = self.precision.weights.itemsize, base.num_bits(model)
+        loading = Loading(width, self.num_tokens, num_bits, model.trust_remote_code)
+        return sizes_of(self.config, self.settings.lora, loading, self.saved)
 
     def run(self, sizes: ModelSizes) -> Run:
         """What else decides its memory."""
@@ -178,7 +184,7 @@ class Planned:
             dropout=settings.lora.lora_dropout,
             is_fused=machine.kind == "cpu" and not is_quantised,
         )
-        cells, predictions = step_cells(settings, self.corpus, machine.num_devices)
+        cells, repeated, predictions = largest_step(settings, self.corpus)
         given = settings.run.micro_batch_tokens
         return Run(
             shape=shape,
@@ -186,6 +192,7 @@ class Planned:
             most_cells=None if given == "auto" else int(given),
             longest=int(self.corpus.train.lengths().max()),
             step_cells=cells,
+            repeated=repeated,
             predictions=predictions,
             chunk_bytes=chunk_bytes(torch.device(machine.kind), trains_head=sizes.trains_head),
             optimizer=str(settings.trainer.optim),
@@ -193,13 +200,16 @@ class Planned:
             loads_a_copy=self.config.dtype not in (None, self.precision.weights),
         )
 
-    def variants(self) -> dict[str, ModelSizes]:
+    def variants(self, sizes: ModelSizes) -> dict[str, ModelSizes]:
         """Sizes under other options, by those options; the one that costs least first."""
-        found, lora = {}, self.settings.lora
-        if lora.modules_to_save and self.saved is None:
-            found['--modules_to_save ""'] = self.sizes(replace(lora, modules_to_save=None))
-        if base.num_bits(self.settings.model) is None:
-            found["--load_in_4bit"] = self.sizes(num_bits=4)
+        found = {}
+        is_whole = base.num_bits(self.settings.model) is None
+        if self.settings.lora.modules_to_save and self.saved is None:
+            found['--modules_to_save ""'] = sizes.without_full()
+        if is_whole:
+            found["--load_in_4bit"] = sizes.quantised(4)
+        if len(found) == 2:
+            found['--load_in_4bit --modules_to_save ""'] = sizes.quantised(4).without_full()
         return found
 
 
@@ -216,7 +226,7 @@ def forecast(planned: Planned) -> Forecast:
     if not memory.fits and not run.checkpointing and checkpointing_asked(settings) is None:
         run = replace(run, checkpointing=True)  # as the run itself would
         memory = plan(sizes, run, machine)
-    changes = [] if memory.fits else changes_that_fit(sizes, run, machine, planned.variants())
+    changes = [] if memory.fits else changes_that_fit(sizes, run, machine, planned.variants(sizes))
     stored = (2 if run.loads_a_copy else 1) * sizes.frozen_bytes
     main = machine.program_bytes + (stored if machine.kind == "cpu" else sizes.unused_bytes)
     disk = _disk_bytes(settings, planned.corpus, sizes)
@@ -234,6 +244,26 @@ def foresee(
         return None
     logger.log(logging.INFO if found.memory.fits else logging.WARNING, found.told())
     return found.as_json()
+
+
+def for_check(
+    settings: Settings, folder: Path, corpus: Corpus, num_tokens: int, plan_for: str | None
+) -> Forecast | None:
+    """For `yangtuo check`: on this machine, or on the one of `--plan_for`.
+
+    Raises:
+        UsageError: `plan_for` names no amount of memory; or this machine's GPU cannot be used.
+    """
+    named = machine_named(plan_for) if plan_for else None
+    config = read_config(folder, trust_remote_code=settings.model.trust_remote_code)
+    if named:
+        hardware = Hardware("cuda", bfloat16=True, float16=True)
+    else:
+        hardware = base.detect_hardware(settings.trainer.use_cpu)
+        if hardware.device == "cpu" and hardware.bfloat16:
+            hardware = replace(hardware, bfloat16_rate=bfloat16_rate())
+    machine = named or machine_here(hardware.device)
+    return tried(Planned(settings, config, corpus, num_tokens, precision_on(settings, config, hardware), machine))
 
 
 def tried(planned: Planned) -> Forecast | None:
@@ -262,20 +292,23 @@ def _engine(settings: Settings, machine: Machine) -> str:
     return "fsdp" if fsdp(settings.trainer.fsdp) else "ddp" if machine.num_devices > 1 else "one"
 
 
-def step_cells(settings: Settings, corpus: Corpus, num_devices: int) -> tuple[int, int]:
-    """Cells of the largest step, and its supervised tokens, on one of so many devices; of the first epoch."""
-    examples, rows_of_step = corpus.train, step_shape(settings).rows_per_step // world_size()
-    order = np.arange(len(examples))
-    if settings.data.data_order != "sequential":
-        order = planning.epoch_order(order, 0, settings.trainer.seed, settings.data.data_order, examples.row_numbers())
+def largest_step(settings: Settings, corpus: Corpus) -> tuple[int, int, int]:
+    """Cells, repeated tokens and supervised tokens of the largest step of a device, in the first epoch."""
+    examples, trainer = corpus.train, settings.trainer
+    rows_of_step = trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps
+    rows, numbers = np.arange(len(examples)), examples.row_numbers()
+    order = planning.epoch_order(rows, 0, trainer.seed, settings.data.data_order, numbers)
+    if trainer.max_steps > 0:
+        order = order[: trainer.max_steps * rows_of_step * world_size()]
     lengths, supervised = examples.lengths()[order], examples.num_supervised()[order]
     begins = np.arange(0, len(order), rows_of_step)
     tokens = np.add.reduceat(lengths, begins)
-    part = 1.0
+    most, part = int(tokens.max()), 1.0
     if wants_prefix_sharing(settings):
         looked_at = begins[np.argsort(-tokens, kind="stable")[:_STEPS_LOOKED_AT]]
         part = max(_distinct_part(examples, order[begin : begin + rows_of_step]) for begin in looked_at)
-    return math.ceil(int(tokens.max()) * part), int(np.add.reduceat(supervised, begins).max())
+    cells = math.ceil(most * part)
+    return cells, most - cells, int(np.add.reduceat(supervised, begins).max())
 
 
 def _distinct_part(examples: Any, rows: Any) -> float:

@@ -5,6 +5,7 @@ cannot be counted, the gaps that allocators leave and what programs need for the
 Everything here is a function of values; nothing is loaded.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,13 +13,18 @@ from typing import Any
 from yangtuo.engine.memory import MOST_CELLS, ModelShape
 from yangtuo.model.model_sizes import ModelSizes
 
-# Of activations and a loss's chunk: gaps that variable sizes leave. Measured, see docs/log.md.
-_GAPS = {"cpu": 0.28, "cuda": 0.03}
+# Of activations and a loss's chunk: gaps that allocators leave. glibc finds no use for a hole that an aligned block of
+# the same size left, so each layer's temporary tensors stay beside what is kept. Measured, see docs/log.md.
+_GAPS = {"cpu": 0.38, "cuda": 0.03}
+# Layers whose temporary tensors stay as gaps beside that, on a CPU: with checkpointing, with several micro-batches.
+_LAYERS_OF_GAPS = {(False, False): 0, (False, True): 1, (True, False): 3, (True, True): 6}
+_OF_START = 0.37  # of frozen weights, on a CPU: loading, trial and first evaluation take it, with few cells or many
+_OF_LIBRARIES = 150 << 20  # bytes on a CPU: what is imported after the plan
 _OF_CONTEXT = 600 << 20  # bytes: CUDA's own, and the work spaces of cuBLAS
 _OF_MASTER = 4  # bytes of a trained number; it is in float32 whatever the rest is
 _OF_GRADIENT = 4
 _OF_COPY = 2  # of a trained number, where the forward is in 16 bits
-_OF_LOGIT = 8  # bytes of a chunk's logit: of the head, log-probability, gradient
+_OF_LOGIT = {"cpu": 12, "cuda": 11.3}  # bytes of a chunk's logit: of the head, log-probability, gradient
 # Bytes of the optimizer's state for each trained number; AdamW's otherwise.
 _OPTIMIZERS = {"adafactor": 0.1, "sgd": 0, "adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "lion_32bit": 4}
 _OF_ADAMW = 8
@@ -59,7 +65,8 @@ class Run:
         checkpointing: whether layers are computed twice.
         most_cells: of a micro-batch, as asked for; None for what fits.
         longest: tokens of the longest row.
-        step_cells: cells of a whole step on one device.
+        step_cells: cells of a whole step on one device, at most.
+        repeated: tokens of it that share their cells with others.
         predictions: of a micro-batch, at most.
         chunk_bytes: of the float32 logits of the loss's chunk.
         optimizer: as `--optim` spells it.
@@ -72,6 +79,7 @@ class Run:
     most_cells: int | None
     longest: int
     step_cells: int
+    repeated: int
     predictions: int
     chunk_bytes: int
     optimizer: str
@@ -112,8 +120,7 @@ def plan(sizes: ModelSizes, run: Run, machine: Machine) -> MemoryPlan:
     """What a device needs; on a CPU, one process's part of main memory, beside its part of what is free."""
     there = machine.free_bytes // (machine.num_devices if machine.kind == "cpu" else 1)
     fixed = _fixed_parts(sizes, run, machine)
-    chunk_rows = max(_LEAST_CHUNK_ROWS, run.chunk_bytes // (4 * sizes.num_rows))
-    head = min(chunk_rows, max(run.predictions, 1)) * sizes.num_rows * _OF_LOGIT
+    head = math.ceil(_rows_of_chunk(sizes, run) * sizes.num_rows * _OF_LOGIT[machine.kind])
     of_cell = run.shape.bytes_per_cell(checkpointing=run.checkpointing)
     gaps = 1 + _GAPS[machine.kind]
     if run.most_cells is None:
@@ -122,12 +129,30 @@ def plan(sizes: ModelSizes, run: Run, machine: Machine) -> MemoryPlan:
     else:
         most = max(run.longest, run.most_cells)
     cells = min(most, max(run.step_cells, run.longest))
-    moving = {"activations": cells * of_cell, "loss of a chunk": head}
+    if run.engine == "one" and cells >= run.step_cells:
+        # Of one micro-batch, LoRA's gradients come where activations have gone.
+        fixed["gradients"] = _OF_GRADIENT * sizes.num_full
+    repeated = math.ceil(run.repeated * min(1.0, cells / run.step_cells))
+    copies = repeated * run.shape.bytes_per_repeated_token(checkpointing=run.checkpointing)
+    moving = {"activations": cells * of_cell + copies, "loss of a chunk": head}
     # When the optimizer steps, it needs one more number a weight, where activations were.
     least = _OF_GRADIENT * _share(sizes.num_trained, run, machine, "zero1", "zero2", "zero3", "fsdp")
     moving["activations"] = max(moving["activations"], least - head)
     moving["gaps of the allocator"] = int(_GAPS[machine.kind] * sum(moving.values()))
+    if machine.kind == "cpu":
+        layers = _LAYERS_OF_GAPS[run.checkpointing, run.step_cells > cells]
+        moving["gaps of the allocator"] += int(layers * cells * run.shape.layer_bytes_per_cell())
+        moving["gaps of the allocator"] += _OF_LIBRARIES
+        at_start = _OF_LIBRARIES + int(_OF_START * sizes.frozen_bytes)
+        moving["gaps of the allocator"] += max(0, at_start - sum(moving.values()))
     return MemoryPlan(fixed | moving, cells, there)
+
+
+def _rows_of_chunk(sizes: ModelSizes, run: Run) -> int:
+    """As the loss divides its rows: into as many chunks as are needed, of equal size."""
+    most = max(_LEAST_CHUNK_ROWS, run.chunk_bytes // (4 * sizes.num_rows))
+    predictions = max(run.predictions, 1)
+    return math.ceil(predictions / math.ceil(predictions / most))
 
 
 def _share(numbers: int, run: Run, machine: Machine, *engines: str) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,10 +49,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What a run would train on: the corpus, and the report of it as JSON values."""
+    """What a run would train on: the corpus, the report of it as JSON values, and the base's folder if it has one."""
 
     corpus: Corpus
     report: dict[str, Any]
+    base: Path | None
+
+    def add(self, text: str) -> None:
+        """Something more to look at."""
+        self.report["findings"].append(asdict(Finding(False, text)))
+        self.report["verdict"] = "look" if self.report["verdict"] == "good" else self.report["verdict"]
 
     @property
     def reasons_against(self) -> list[str]:
@@ -102,7 +109,7 @@ def preflight(settings: Settings, place: str) -> Preflight:
         findings += _advised(advised[0], refused_rate(settings, base), is_forced=settings.run.force_learning_rate)
     report["findings"] = [asdict(finding) for finding in findings]
     report["verdict"] = "bad" if any(f.is_bad for f in findings) else "look" if findings else "good"
-    return Preflight(corpus, report)
+    return Preflight(corpus, report, base)
 
 
 def _advised(advice: Advice, refused: str, *, is_forced: bool) -> list[Finding]:
