@@ -110,7 +110,8 @@ def test_another_recipe_is_not_extended(train):
 
 
 def test_over_fitting_is_said_once_in_the_log_the_notes_and_on_the_screen(train, others, tmp_path):
-    said = train(**EVALUATE, validation_file=others, learning_rate=0.03)
+    whole = {"learning_rate": 0.02, "modules_to_save": "embed_tokens,lm_head", "max_steps": 12, "eval_steps": 2}
+    said = train(**{**EVALUATE, **whole, "save_strategy": "no"}, validation_file=others)
     out = tmp_path / "out"
     (event,) = [entry for entry in events_of(out) if entry["event"] == "over_fitting"]
     assert said.count("over-fitting: the loss of the evaluation rises") == 1
