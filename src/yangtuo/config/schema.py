@@ -5,9 +5,8 @@ They are the fields of the four dataclasses below. All fields of transformers' `
 what only inspects data must start fast.
 """
 
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from yangtuo.config.choices import (
     BadRows,
@@ -16,29 +15,13 @@ from yangtuo.config.choices import (
     Deduplicate,
     History,
     Hub,
-    LossReduction,
     ModulesToSavePolicy,
     TrainTurns,
     Truncation,
 )
-
-
-class Decides(StrEnum):
-    """What an option decides of a run's result. A run of the same result is the same run: it goes on, or is finished.
-
-    A run's recipe is computed from this, see `training.recipe.record_recipe`.
-    """
-
-    RESULT = "result"  # by its value
-    CONTENT = "content"  # by what it leads to: the bytes of files, the text of the template, the rows of a step
-    EVALUATION = "evaluation"  # by its value, where anything is evaluated: the log, and which weights are the best
-    FINAL = "final"  # by its value, where the best weights become the final ones (--load_best_model_at_end)
-    NOTHING = "nothing"  # how the result is computed, shown or kept; what is allowed to go into it
-
-
-def _option(default: Any, help: str, *, decides: Decides, **metadata: Any) -> Any:
-    """A dataclass field that is also a command-line option; `help` is its only documentation."""
-    return field(default=default, metadata={"help": help, "decides": decides, **metadata})
+from yangtuo.config.option_field import Decides as Decides
+from yangtuo.config.option_field import option as _option
+from yangtuo.config.run_arguments import RunArguments as RunArguments
 
 
 @dataclass(frozen=True)
@@ -314,70 +297,6 @@ class LoraArguments:
         False,
         "Take an adapter that lacks tensors, or has some that belong to nothing; both are listed. Default: an error.",
         decides=Decides.NOTHING,
-    )
-
-
-@dataclass(frozen=True)
-class RunArguments:
-    """How the run behaves."""
-
-    group: ClassVar[str] = "the run"
-
-    loss_reduction: LossReduction = _option(
-        LossReduction.TOKEN,
-        "token: mean over the step's supervised tokens; device_batch: as the 2023 script, the mean over each group "
-        "of per_device_train_batch_size rows, then over groups.",
-        decides=Decides.RESULT,
-    )
-    micro_batch_tokens: str = _option(
-        "auto",
-        "Most tokens of one forward and backward, prefixes that rows share counted once; changes speed and memory, "
-        "not the result. auto: from the free memory, and halved when it runs out.",
-        decides=Decides.NOTHING,
-    )
-    save_minutes: float = _option(
-        10.0,
-        "Also save a checkpoint when this many minutes have passed since the last one; 0 for never.",
-        decides=Decides.NOTHING,
-    )
-    watchdog_minutes: float = _option(
-        10.0,
-        "With several processes: end the run, naming who is missing, when one has waited this long for another that "
-        "does not go on or does not answer; 0 for never.",
-        decides=Decides.NOTHING,
-    )
-    early_stopping_patience: int | None = _option(
-        None,
-        "End the run when this many evaluations in a row have not bettered the best one before them (by "
-        "--metric_for_best_model, else the loss). Default: all steps are made.",
-        decides=Decides.RESULT,
-    )
-    early_stopping_threshold: float = _option(
-        0.0,
-        "With --early_stopping_patience: by how much at least an evaluation has to be better.",
-        decides=Decides.RESULT,
-    )
-    extend: bool = _option(
-        False,
-        "Go on from the last checkpoint of a finished run in the output folder, with the larger --max_steps or "
-        "--num_train_epochs given now; the schedule is that of the longer run from there on.",
-        decides=Decides.NOTHING,
-    )
-    sample_prompts: str | None = _option(
-        None,
-        "Answer a few prompts greedily before the first step and at each evaluation, for log.jsonl and the screen: a "
-        "file (.txt with a prompt a line; .json, .jsonl with rows), or validation, or validation:8 for 8 of its rows.",
-        decides=Decides.NOTHING,
-    )
-    sample_tokens: int = _option(128, "Most tokens of an answer of --sample_prompts.", decides=Decides.NOTHING)
-    overwrite_output_dir: bool = _option(
-        False,
-        "Start although the output folder holds another run: that folder is renamed, never deleted. An unfinished "
-        "run of the same recipe is resumed with or without this flag.",
-        decides=Decides.NOTHING,
-    )
-    force_learning_rate: bool = _option(
-        False, "Train at a rate over a hundred times the published one. Default: an error.", decides=Decides.NOTHING
     )
 
 

@@ -19,6 +19,7 @@ _WINDOW = 10  # steps that are looked at
 _SPIKE_MADS = 6.0  # median absolute deviations, of about 0.67 standard deviations each
 _SPIKE_PART = 0.5  # of the median; smaller ones are the rows' own differences
 _ABOVE = 1.05  # of the start: smaller rises may be other rows
+_FIRST, _FAR_ABOVE = 2, 1.5  # steps, and how far above those
 _VANISHED = 1e-3  # of the gradient norm at the start
 _RISE = 1.01  # of the best evaluation
 _WAITED = 0.25  # of the time, for a processor
@@ -111,13 +112,17 @@ def _spike(losses: list[float]) -> Iterator[Event]:
 def _above_its_start(losses: list[float], last: Mapping[str, Any]) -> Iterator[Event]:
     if len(losses) < _AT_START + _WINDOW:
         return
-    start, now = max(losses[:_AT_START]), statistics.median(losses[-_WINDOW:])
-    if now > _ABOVE * start:
+    now = statistics.median(losses[-_WINDOW:])
+    # A run may go wrong within its first steps, which are then no measure; the first two hardly know it.
+    limits = {_AT_START: _ABOVE * max(losses[:_AT_START]), _FIRST: _FAR_ABOVE * max(losses[:_FIRST])}
+    number = next((steps for steps, limit in limits.items() if now > limit), None)
+    if number is not None:
         rate = f" {last['learning_rate']:.1e}" if "learning_rate" in last else ""
         yield Event(
             "loss_above_start",
-            f"the loss is above its start: at most {start:.4f} in the first {_AT_START} steps, {now:.4f} in the last "
-            f"{_WINDOW}; the run makes the model worse. Stop it with Ctrl-C and try a tenth of the learning rate{rate}",
+            f"the loss is above its start: at most {max(losses[:number]):.4f} in the first {number} steps, {now:.4f} "
+            f"in the last {_WINDOW}; the run makes the model worse. Stop it with Ctrl-C and try a tenth of the "
+            f"learning rate{rate}",
         )
 
 

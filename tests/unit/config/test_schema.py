@@ -6,7 +6,8 @@ import pytest
 from transformers import TrainingArguments
 
 from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
-from yangtuo.config.schema import OUR_GROUPS, Decides, _option
+from yangtuo.config.option_field import option as _option
+from yangtuo.config.schema import OUR_GROUPS, Decides
 from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling, ArgRule
 
 OURS = {f.name: f for group in OUR_GROUPS for f in fields(group)}

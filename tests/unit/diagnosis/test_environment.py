@@ -115,7 +115,7 @@ def test_one_request_is_sent(code, state):
     assert str(code) in found.found
 
 
-@pytest.mark.parametrize("endpoint", [f"http://127.0.0.1:{free_port()}", "hf-mirror.com"])
+@pytest.mark.parametrize("endpoint", [f"http://127.0.0.1:{free_port()}", "hf-mirror.com"], ids=["nobody", "no name"])
 def test_nobody_answers(endpoint):
     found = ask(endpoint)
     assert found.state == "note"

@@ -46,6 +46,13 @@ def test_a_loss_above_its_start_for_long_is_said_with_the_rate():
     assert events_of(steps_of([2.0] * 5 + [2.05] * 20)) == []
 
 
+def test_a_run_that_goes_wrong_in_its_first_steps():
+    """As SmolLM2 at a rate of 0.05: the first five are no measure of a start."""
+    losses = [3.3, 5.0, 11.0, 19.3, 50.0, 74.1, 55.0, 39.9, 30.0, 21.5, 18.0, 14.6, 12.0, 10.7, 9.5]
+    assert (15, "loss_above_start") in events_of(steps_of(losses))
+    assert "loss_above_start" not in dict(map(reversed, events_of(steps_of([1.0, 3.0] * 10))))
+
+
 def test_a_loss_that_is_no_number_is_not_compared():
     assert events_of(steps_of([2.0, None, 2.0, *[None] * 12])) == []
 
