@@ -33,6 +33,7 @@ def test_an_engine_gives_the_result_of_one_process(name, engines, reference, inp
     position = json.loads((tmp_path / "out" / "checkpoint-8" / "training_state.json").read_text())
     assert (position["engine"], position["world_size"]) == (engines[name].kind, 2)  # not another one in its place
     assert_same(tmp_path / "out", reference_out)
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["memory_plan"]["fits"]
     proof = json.loads((tmp_path / "out" / "proof.json").read_text())
     is_sharded = name in ("zero3", "fsdp2")
     assert (proof["passed"], proof["reload"]["into"]) == (True, SHARDED if is_sharded else "a fresh base")

@@ -3,10 +3,11 @@
 `training.memory_plan` counts; here is what it counts with. No weight is read.
 """
 
+import contextlib
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +17,9 @@ import numpy as np
 import psutil
 import torch
 from peft import LoraConfig
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, TrainingArguments
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
-from yangtuo import output
 from yangtuo.config.settings import Settings
 from yangtuo.engine import planning
 from yangtuo.engine.flops import bfloat16_rate
@@ -32,18 +33,16 @@ from yangtuo.model.adapter_config import read_config as read_adapter_config
 from yangtuo.model.architecture import read_config
 from yangtuo.model.base import Hardware, Precision
 from yangtuo.model.model_sizes import Loading, ModelSizes, sizes_of
-from yangtuo.training.dataset import Corpus, wants_evaluation
+from yangtuo.training.dataset import Corpus
+from yangtuo.training.disk_plan import disk_bytes, disk_there
 from yangtuo.training.engines import deepspeed_of, fsdp
 from yangtuo.training.environment import checkpointing_asked, wants_prefix_sharing
 from yangtuo.training.inputs import Inputs
 from yangtuo.training.memory_plan import Change, Machine, MemoryPlan, Run, changes_that_fit, plan, usable_bytes
-from yangtuo.training.plan import num_steps, step_shape
 
 logger = logging.getLogger(__name__)
 
 _STEPS_LOOKED_AT = 50
-_OF_CHECKPOINT = 12  # bytes of a trained number: itself and AdamW's moments, in float32
-_OF_ADAPTER = 4
 
 
 @dataclass(frozen=True)
@@ -229,21 +228,36 @@ def forecast(planned: Planned) -> Forecast:
     changes = [] if memory.fits else changes_that_fit(sizes, run, machine, planned.variants(sizes))
     stored = (2 if run.loads_a_copy else 1) * sizes.frozen_bytes
     main = machine.program_bytes + (stored if machine.kind == "cpu" else sizes.unused_bytes)
-    disk = _disk_bytes(settings, planned.corpus, sizes)
-    return Forecast(machine, memory, changes, main, disk, _disk_there(settings))
+    disk = disk_bytes(settings, planned.corpus, sizes)
+    return Forecast(machine, memory, changes, main, disk, disk_there(settings))
 
 
 def foresee(
-    settings: Settings, inputs: Inputs, corpus: Corpus, precision: Precision, device: torch.device
+    settings: Settings, inputs: Inputs, corpus: Corpus, precision: Precision, args: TrainingArguments
 ) -> dict[str, Any] | None:
     """Say what the run will need, before its base is loaded; returned for run.json. None where it cannot be counted."""
-    machine = machine_here(device.type)
+    machine = machine_here(args.device.type)
     planned = Planned(settings, inputs.config, corpus, inputs.tokenizer.num_tokens, precision, machine)
-    found = tried(planned)
+    with _not_divided(args):
+        found = tried(planned)
     if found is None:
         return None
     logger.log(logging.INFO if found.memory.fits else logging.WARNING, found.told())
     return found.as_json()
+
+
+@contextlib.contextmanager
+def _not_divided(args: TrainingArguments) -> Iterator[None]:
+    """Models are made whole here: under ZeRO-3, transformers would divide this one among the processes, too."""
+    config = getattr(args, "hf_deepspeed_config", None)
+    if config is None:
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(config)
 
 
 def for_check(
@@ -315,26 +329,3 @@ def _distinct_part(examples: Any, rows: Any) -> float:
     ids = [examples.row(int(row))[0] for row in rows]
     total = sum(map(len, ids))
     return 1 - sum(shared for _, shared in common_prefixes(ids)) / total
-
-
-def _disk_bytes(settings: Settings, corpus: Corpus, sizes: ModelSizes) -> int:
-    trainer = settings.trainer
-    num_adapters = 1 + wants_evaluation(settings)
-    per_epoch = step_shape(settings).num_steps(corpus.num_rows_of_epoch(), drop_last=trainer.dataloader_drop_last)
-    total, strategy = num_steps(settings, per_epoch), settings.training_value("save_strategy")
-    every = {"steps": settings.training_value("save_steps") or total, "epoch": per_epoch}.get(strategy, total)
-    every = every if every >= 1 else math.ceil(every * total)
-    number = 0 if strategy == "no" else math.ceil(total / max(1, every))
-    limit = settings.training_value("save_total_limit")
-    number = min(number, int(limit) + 1) if limit else number  # the best one stays beside the last ones
-    return sizes.num_trained * (_OF_CHECKPOINT * number + _OF_ADAPTER * num_adapters)
-
-
-def _disk_there(settings: Settings) -> int | None:
-    given = settings.trainer.output_dir
-    if not given:
-        return None
-    folder = Path(given).absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return output.free_bytes(folder)

@@ -72,7 +72,7 @@ def train(settings: Settings) -> None:
         is_main = args.process_index == 0
         run_folder.prepare(output_dir, decision, lock, is_main=is_main, writes=args.should_save)
 
-        needed = foresee(settings, inputs, corpus, precision, args.device)
+        needed = foresee(settings, inputs, corpus, precision, args)
         prompt_files = prompt_files_for(inputs, tries=args.should_save)
         adapter = load_adapter(settings, inputs, precision, args.seed, loaded_to(settings, args.device))
         execution = choose_execution(settings, inputs, args, corpus.train, decision.checkpoint, adapter)
