@@ -32,7 +32,7 @@ from yangtuo.engine.early_stopping import EvaluationHistory, metrics_at
 from yangtuo.engine.flops import StepMeter
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, mean_loss
-from yangtuo.engine.memory import give_back_freed_memory, used_bytes
+from yangtuo.engine.memory import give_back_freed_memory
 from yangtuo.engine.monitor import Event, no_gradient
 from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.optimizer import let_scaler_skip, loraplus
@@ -41,6 +41,7 @@ from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.run_context import RunContext
 from yangtuo.engine.runner import StepKey, StepRunner
 from yangtuo.engine.saving import Saver
+from yangtuo.engine.step_report import StepReport
 from yangtuo.engine.steps import Planner, Recipe, Step, Steps
 from yangtuo.engine.training_state import EngineState, engine_state_of, plain_values, schedule_for, take_up_schedule
 from yangtuo.errors import UsageError
@@ -77,20 +78,16 @@ class StepTrainer(Trainer):
         self._runner = StepRunner(self.accelerator, self._loss, noise, steps.planner, context.watchdog)
         self._eval_planner = None if eval_set is None else Planner(eval_set)
         self.shortcuts: Shortcuts | None = None  # once they are tried
-        self.peak_of_steps = 0  # bytes, of the device where it has its own, else of main memory
         self.loss_at_start: float | None = None  # of `proof_rows`, before the first step
         self._proof_steps: int | None = None  # of whose rows those are, where the run was extended
-        step_log = context.step_log  # its losses are those of all steps
-        self._losses = from_rank_0(lambda: step_log.losses)
         self._evaluations: EvaluationHistory = from_rank_0(lambda: context.evaluations)
-        self.num_skipped = from_rank_0(lambda: step_log.num_skipped)
         # At its end, transformers would delete the last checkpoint for this limit, before the adapter is saved.
         self._save_total_limit, args.save_total_limit = args.save_total_limit, None
         self._engine_state: EngineState | None = None  # once there is an engine
         self._resume_from: Path | None = None
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-        self._meter = StepMeter(self._base, args.device, dtype)
+        self.report = StepReport(context, StepMeter(self._base, args.device, dtype), steps.planner, args.device)
 
     # ---- a run's beginning and end
 
@@ -218,7 +215,7 @@ class StepTrainer(Trainer):
 
     def floating_point_ops(self, inputs: dict[str, Step]) -> int:
         """What a step cannot do without, see `flops`."""
-        return self._meter.flop(inputs["step"].layouts)
+        return self.report.meter.flop(inputs["step"].layouts)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Step], num_items_in_batch: torch.Tensor | int | None = None
@@ -235,7 +232,7 @@ class StepTrainer(Trainer):
         if self.loss_at_start is None:
             self.loss_at_start = self._measured_loss_at_start()
             give_back_freed_memory()  # of the trial, and of this evaluation
-        self._meter.begin()
+        self.report.meter.begin()
         model.train()
         if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimizers have two modes
             train()
@@ -378,35 +375,18 @@ class StepTrainer(Trainer):
         step = self.state.global_step
         if "loss" in logs:
             logs = {name: float(value) for name, value in logs.items()}
-            self._log_step(step, logs)
-            lengths = len(self._steps), self.state.max_steps
-            if not self._out.logging.is_due(step, *lengths):
+            assert self._step is not None
+            is_skipped = self.accelerator.optimizer_step_was_skipped
+            self.report.tell(step, self.state.epoch, logs, self._step, is_skipped=is_skipped)
+            loss = self.report.due_loss(step, len(self._steps), self.state.max_steps)
+            if loss is None:
                 return
-            logs["loss"] = statistics.fmean(self._losses[self._out.logging.last_due(step, *lengths) - step :])
+            logs["loss"] = loss
             self._out.screen.report(step, logs)
         elif "eval_loss" in logs:
             self._out.tell_evaluation(step, logs)
-        elif "train_loss" in logs and self._losses:  # transformers' is of the steps since the run was last started
-            logs["train_loss"] = statistics.fmean(self._losses)
+        elif (
+            "train_loss" in logs and self.report.losses
+        ):  # transformers' is of the steps since the run was last started
+            logs["train_loss"] = statistics.fmean(self.report.losses)
         super().log(logs, start_time)
-
-    def _log_step(self, step: int, logs: dict[str, float]) -> None:
-        assert self._step is not None
-        sizes = self._steps.planner.sizes_of(self._step)
-        rates = self._meter.rates(self._step.layouts, sizes["num_tokens"])
-        self._losses.append(logs["loss"])
-        used = used_bytes(self.args.device)
-        self.peak_of_steps = used.get("device_peak_bytes", used["peak_memory_bytes"])
-        skipped = {"skipped": True} if self.accelerator.optimizer_step_was_skipped else {}
-        self.num_skipped += len(skipped)
-        self._out.tell_step(
-            {
-                "step": step,
-                "epoch": self.state.epoch,
-                **logs,
-                **sizes,
-                **rates,
-                **used,
-                **skipped,
-            }
-        )

@@ -158,7 +158,7 @@ def _finish(trainer: StepTrainer, output_dir: Path, run: dict[str, Any], began: 
     peaks = of_each(peak_bytes(trainer.args.device))
     if trainer.is_world_process_zero():
         tell_memory(peaks)
-        tell_beside(run["memory_plan"], trainer.peak_of_steps)
+        tell_beside(run["memory_plan"], trainer.report.peak_bytes)
         shortcuts = trainer.shortcuts and dataclasses.asdict(trainer.shortcuts)
         end = {"peak_memory_bytes": peaks, "shortcuts": shortcuts, "notes": notes_so_far(), "state": "finished"}
         output.write_json(output_dir / run_folder.RUN_FILE, run | end | {"seconds": time.time() - began})

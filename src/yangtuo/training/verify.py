@@ -179,7 +179,7 @@ def prove(
         *_idle_modules(
             found,
             may_be_idle=any("experts" in name for name in at_start),
-            all_skipped=trainer.num_skipped == num_steps,
+            all_skipped=trainer.report.num_skipped == num_steps,
         ),
         *_other_loss(reload),
         *(no_gain(gain) if gain else ()),
