@@ -110,3 +110,16 @@ def test_an_amount_that_is_none(text, inputs, tmp_path):
 def test_without_a_base_there_is_no_plan(inputs, tmp_path):
     done = check(None, inputs, tmp_path, "--plan_for", "24GB", expect=2)
     assert "--plan_for 24GB: give --model_name_or_path" in done.said
+
+
+def test_rows_are_reported_where_a_gpu_cannot_be_used(inputs, monkeypatch, capfd, tmp_path):
+    from yangtuo.cli import main
+
+    monkeypatch.setattr("yangtuo.model.base.unusable_gpu", lambda: "this machine has a GPU that torch cannot use")
+    words = ["--model_name_or_path", inputs.base, "--dataset_dir", inputs.data, "--data_cache_dir", tmp_path]
+    assert main(["check", *map(str, words)]) == 0
+    out = capfd.readouterr().out
+    assert "24 of 24 rows" in out
+    assert "this machine has a GPU that torch cannot use" in out
+    assert main(["check", *map(str, words), "--plan_for", "24GB"]) == 0
+    assert "memory of the device, 22.80 GiB usable" in capfd.readouterr().out

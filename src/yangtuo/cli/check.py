@@ -90,7 +90,13 @@ def _plan_memory(settings: Settings, found: Preflight, plan_for: str | None) -> 
         return
     from yangtuo.training.forecast import for_check
 
-    forecast = for_check(settings, found.base, found.corpus, found.report["tokenizer"]["num_tokens"], plan_for)
+    num_tokens, forecast = found.report["tokenizer"]["num_tokens"], None
+    try:
+        forecast = for_check(settings, found.base, found.corpus, num_tokens, plan_for)
+    except UsageError as error:  # a GPU that cannot be used, for one: the rows are worth their report all the same
+        if plan_for:
+            raise
+        found.add(str(error))
     found.report["memory"] = forecast and forecast.as_json()
     if forecast and not forecast.memory.fits:
         found.add(forecast.why_not())
