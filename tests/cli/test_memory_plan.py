@@ -35,7 +35,7 @@ def base(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_run_takes_what_was_planned(name, base, inputs, tmp_path):
-    """Within a tenth, and hardly below: two runs of the same differ by 2 %, by where the allocator has left holes."""
+    """Hardly below, and a tenth above, more with one thread: by where the allocator has left holes."""
     values = {"per_device_train_batch_size": 8, "max_steps": 3, "lora_dropout": 0.05, **CONFIGURATIONS[name]}
     options = inputs.options(tmp_path / "out", model_name_or_path=base, learning_rate=1e-4, **values)
     done = run(["yangtuo", "train", *options])
@@ -43,7 +43,7 @@ def test_a_run_takes_what_was_planned(name, base, inputs, tmp_path):
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     planned = record["memory_plan"]
     peak = max(entry["peak_memory_bytes"] for entry in log_of(tmp_path / "out"))
-    assert 0.97 * peak <= planned["total"] <= 1.1 * peak, (planned["total"] / peak, planned["parts"])
+    assert 0.95 * peak <= planned["total"] <= 1.2 * peak, (planned["total"] / peak, planned["parts"])
     assert planned["fits"]
     assert "memory: the steps took at most" in done.said
 

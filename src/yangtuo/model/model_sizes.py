@@ -1,5 +1,9 @@
 """The sizes of a base with a LoRA on it, from its configuration alone: the model is made without any number in it."""
 
+import contextlib
+import copy
+import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -91,8 +95,8 @@ def sizes_of(
         loading: of the base.
         saved: the configuration of the adapter that is continued, in place of a new one's.
     """
-    num_tokens = loading.num_tokens
-    with torch.device("meta"):
+    num_tokens, config = loading.num_tokens, copy.deepcopy(config)  # a vocabulary that grows is written into it
+    with torch.device("meta"), _silence():
         kind = auto_class(config)
         model = kind.from_config(config, trust_remote_code=loading.trust_remote_code, dtype=torch.bfloat16)
         base.fit_vocabulary(model, num_tokens, are_trained=True)
@@ -123,6 +127,18 @@ def sizes_of(
         of_linear=float(loading.width),
     )
     return sizes.quantised(loading.num_bits) if loading.num_bits else sizes
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What making a model has to say is said when the run makes its own."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _linear_weights(model: nn.Module, head: nn.Module | None) -> set[int]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig
 from transformers import PreTrainedConfig, TrainingArguments
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
@@ -269,7 +270,11 @@ def for_check(
         UsageError: `plan_for` names no amount of memory; or this machine's GPU cannot be used.
     """
     named = machine_named(plan_for) if plan_for else None
-    config = read_config(folder, trust_remote_code=settings.model.trust_remote_code)
+    try:
+        config = read_config(folder, trust_remote_code=settings.model.trust_remote_code)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        logger.warning("memory: cannot be counted: %s cannot be read: %s", folder / "config.json", one_line(error, 160))
+        return None
     if named:
         hardware = Hardware("cuda", bfloat16=True, float16=True)
     else:

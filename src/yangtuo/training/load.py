@@ -104,13 +104,12 @@ def next_commands(settings: Settings, known: dict[str, Any], saved: Path) -> lis
         known["base"]["name"],
         "--peft_path",
         ",".join(order),
-        *(["--hub", Hub.MODELSCOPE] if of_modelscope else []),
-        *(["--trust_remote_code"] if settings.model.trust_remote_code else []),
     ]
-    both = shlex.join(words)
-    trust = " --trust_remote_code" if settings.model.trust_remote_code else ""
+    trust = ["--trust_remote_code"] if settings.model.trust_remote_code else []
+    last = shlex.join([*(["--hub", Hub.MODELSCOPE] if of_modelscope else []), *trust])
+    both, last = shlex.join(words), f" {last}" if last else ""
     return [
-        f"to ask it: yangtuo chat {shlex.quote(str(saved))}{trust}",
-        f"to serve it (Ollama, vLLM, llama.cpp): yangtuo export {both} --output_dir served",
-        f"to merge it: yangtuo merge {both} --output_dir merged",
+        f"to ask it: yangtuo chat {shlex.quote(str(saved))}{' --trust_remote_code' if trust else ''}",
+        f"to serve it (Ollama, vLLM, llama.cpp): yangtuo export {both} --output_dir served{last}",
+        f"to merge it: yangtuo merge {both} --output_dir merged{last}",
     ]

@@ -93,6 +93,7 @@ def train(settings: Settings) -> None:
         with context.screen, tracked:
             if args.do_train:
                 at_start = _train(trainer, adapter, decision, context.stop, saved)
+                tell_beside(needed, trainer.report.peak_bytes)
                 load_again = functools.partial(load_base, settings, inputs, precision, loaded_to(settings, args.device))
                 verify.prove(trainer, adapter, at_start, saved, load_again, is_continued=inputs.adapter is not None)
                 logger.info("the adapter is in %s\n%s", saved, "\n".join(next_commands(settings, known, saved)))
@@ -158,7 +159,6 @@ def _finish(trainer: StepTrainer, output_dir: Path, run: dict[str, Any], began: 
     peaks = of_each(peak_bytes(trainer.args.device))
     if trainer.is_world_process_zero():
         tell_memory(peaks)
-        tell_beside(run["memory_plan"], trainer.report.peak_bytes)
         shortcuts = trainer.shortcuts and dataclasses.asdict(trainer.shortcuts)
         end = {"peak_memory_bytes": peaks, "shortcuts": shortcuts, "notes": notes_so_far(), "state": "finished"}
         output.write_json(output_dir / run_folder.RUN_FILE, run | end | {"seconds": time.time() - began})
