@@ -79,23 +79,30 @@ def test_an_extended_run_has_the_schedule_of_the_longer_one(train, tmp_path):
     options = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "cosine", "warmup_steps": 1}
     train(tmp_path / "long", **options, max_steps=6)
     train(**options, max_steps=4)
+    short = json.loads((tmp_path / "out" / "proof.json").read_text())
     said = train(**options, max_steps=6, expect=2)
     assert "or --extend to go on with more steps" in said
     said = train(**options, max_steps=6, extend=True)
-    assert "learning rate 0.00655 at step 5, where the shorter run had come to 0" not in said
-    assert "schedule: that of the longer run from here on" in said
     long, extended = (log_of(tmp_path / name) for name in ("long", "out"))
+    rate = f"{long[4]['learning_rate']:.3g}"
+    assert f"schedule: that of the longer run from here on: learning rate {rate} at step 5, where the shorter" in said
     rates = [[entry["learning_rate"] for entry in log] for log in (long, extended)]
     assert rates[0][4:] == pytest.approx(rates[1][4:])
     assert rates[0][:4] != pytest.approx(rates[1][:4])  # those were of the shorter run
     assert [entry["step"] for entry in extended] == [1, 2, 3, 4, 5, 6]
     assert (tmp_path / "out" / "sft_lora_model.step-4" / "adapter_model.safetensors").is_file()
     proof = json.loads((tmp_path / "out" / "proof.json").read_text())
-    first = json.loads((tmp_path / "long" / "proof.json").read_text())
-    assert proof["gain"]["at_start"] != pytest.approx(0)
-    assert proof["gain"]["num_steps"] == first["gain"]["num_steps"] == 6
-    assert "holds this very run, finished" in train(**options, max_steps=6, extend=True)
+    assert proof["gain"]["at_start"] == short["gain"]["at_start"]  # of the same rows, before the very first step
+    assert (short["gain"]["num_steps"], proof["gain"]["num_steps"]) == (4, 6)
+    said = train(**options, max_steps=6, extend=True)
+    assert "--extend has no effect: " in said
+    assert "the run there has as many steps as are asked for" in said
+    assert "holds this very run, finished" in said
     assert "has made 6 steps, and 5 are asked for" in train(**options, max_steps=5, extend=True, expect=2)
+
+
+def test_extend_where_there_is_nothing_is_said(train):
+    assert ": no run there" in train(max_steps=2, extend=True)
 
 
 def test_a_run_without_a_checkpoint_cannot_be_extended(train):

@@ -48,7 +48,7 @@ def test_many_problems_are_counted_and_the_first_twenty_shown(num, last):
 _SWITCHES = re.compile(
     r"--(?!force_learning_rate)(?:force|allow|ignore|skip)_\w+"
 )  # each of them can give another model than was meant
-_EXPLAINED = ("add", "add_argument", "_option")  # an option's own help may tell what it does
+_EXPLAINED = ("add", "add_argument", "option")  # an option's own help may tell what it does
 
 
 def recommended(source):

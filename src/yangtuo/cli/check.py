@@ -17,7 +17,7 @@ from yangtuo.cli.check_memory import memory_parts
 from yangtuo.config.settings import Settings
 from yangtuo.data.audit import summary
 from yangtuo.errors import DataError, RunFolderError, UsageError
-from yangtuo.logs import console, print_json, sign
+from yangtuo.logs import console, print_json, quiet_libraries, sign
 from yangtuo.training.dataset import AUDIT_FILE, DROPPED_FILE, tell_of_files, write_audit
 from yangtuo.training.preflight import Preflight, preflight
 from yangtuo.training.run_folder import RUN_FILE
@@ -90,6 +90,7 @@ def _plan_memory(settings: Settings, found: Preflight, plan_for: str | None) -> 
         return
     from yangtuo.training.forecast import for_check
 
+    quiet_libraries()
     num_tokens, forecast = found.report["tokenizer"]["num_tokens"], None
     try:
         forecast = for_check(settings, found.base, found.corpus, num_tokens, plan_for)

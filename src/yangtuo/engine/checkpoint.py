@@ -8,6 +8,7 @@ import contextlib
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,15 @@ def num_evaluations(checkpoint: Path) -> int:
     """How many its run had made; that of its own step may have come later."""
     state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
     return sum("eval_loss" in entry for entry in state["log_history"])
+
+
+@contextlib.contextmanager
+def trainer_state_alone(text: str) -> Iterator[str]:
+    """A folder for the time being with transformers' own state of a run and nothing else, for it to read."""
+    with tempfile.TemporaryDirectory() as folder:
+        with output.named(folder):
+            (Path(folder) / TRAINER_STATE).write_text(text, encoding="utf-8")
+        yield folder
 
 
 def can_resume(checkpoint: Path) -> bool:

@@ -161,17 +161,6 @@ def _used(device_type: str) -> float:
     return _USED.get(device_type, _USED["cuda"])
 
 
-def give_back_freed_memory() -> None:
-    """Have glibc give freed pages back to the system, where sizes to come are others than those before.
-
-    Source: malloc_trim(3).
-    """
-    if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-
-
 def keep_freed_memory() -> bool:
     """Have glibc keep freed memory for the next tensor, instead of giving it back to the system page by page.
 

@@ -69,7 +69,7 @@ class TrainingMonitor:
 
     def _of_steps(self) -> Iterator[Event]:
         losses = [_number(entry["loss"]) for entry in self._steps]
-        yield from _spike(losses)
+        yield from _spike(losses, self._steps[-1]["step"])
         yield from _above_its_start(losses, self._steps[-1])
         yield from _vanished([_number(entry.get("grad_norm")) for entry in self._steps])
         yield from _skipped(self._steps)
@@ -94,7 +94,7 @@ class TrainingMonitor:
             )
 
 
-def _spike(losses: list[float]) -> Iterator[Event]:
+def _spike(losses: list[float], step: int) -> Iterator[Event]:
     before = losses[-_WINDOW - 1 : -1]
     if len(before) < _WINDOW:
         return
@@ -104,7 +104,7 @@ def _spike(losses: list[float]) -> Iterator[Event]:
     if rise > _SPIKE_MADS * spread and rise > _SPIKE_PART * middle:
         yield Event(
             "loss_spike",
-            f"the loss of step {len(losses)} is {losses[-1]:.4f}, where that of the {_WINDOW} steps before was about "
+            f"the loss of step {step} is {losses[-1]:.4f}, where that of the {_WINDOW} steps before was about "
             f"{middle:.4f}: rows unlike the others, or a --learning_rate that is too high if it does not come down",
         )
 

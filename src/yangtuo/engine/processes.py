@@ -43,9 +43,16 @@ def connect(device: str, *, backend: str | None, timeout_seconds: int, deepspeed
     Done here and not by accelerate, which gives the time-out to a CPU's processes not at all, and for the store.
 
     Raises:
+        UsageError: the environment names several processes and not where they meet.
         PeerLostError: not all of them came.
     """
     store = None
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if world_size() > 1 and missing:
+        raise UsageError(
+            f"WORLD_SIZE={world_size()} is in the environment without {', '.join(missing)}: start several processes "
+            "with torchrun, which sets all of them, or unset WORLD_SIZE to train with one"
+        )
     if device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, says that it looks for one
     if world_size() > 1 and not torch.distributed.is_initialized():

@@ -1,6 +1,7 @@
 """The micro-batches of one step: forward, backward, and what happens when memory runs out or a loss is not finite."""
 
 import contextlib
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,11 @@ from yangtuo.engine.layout import pad
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
 from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.processes import largest
-from yangtuo.engine.steps import Planner, Step
+from yangtuo.engine.steps import Planner, Step, Steps
 from yangtuo.engine.watchdog import Watchdog
 from yangtuo.errors import NonFiniteLossError, OutOfMemoryError, is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,29 @@ class StepRunner:
         # DDP would exchange such a gradient in another way; torchrun with one process on a GPU has none.
         is_alone = kind == DistributedType.NO or (kind == DistributedType.MULTI_GPU and accelerator.num_processes == 1)
         self._embedding = sparse_embedding(loss.model) if is_alone else None
+
+    def run_until_it_fits(
+        self, model: nn.Module, steps: Steps, step: Step, place: StepKey
+    ) -> tuple[torch.Tensor, Step]:
+        """See `run`; where memory runs out, this step and those to come are cut smaller.
+
+        Returns:
+            The loss, and the step as it was cut.
+        """
+        while True:
+            step = steps.again(step)
+            loss = self.run(model, step, place)
+            if loss is not None:
+                return loss, step
+            model.zero_grad(set_to_none=True)
+            if torch.accelerator.is_available():
+                torch.accelerator.empty_cache()
+            steps.execution = steps.execution.halved()
+            logger.warning(
+                "out of memory: step %d is computed again, in micro-batches of at most %d tokens",
+                place.step,
+                steps.execution.max_cells,
+            )
 
     def run(self, model: nn.Module, step: Step, place: StepKey) -> torch.Tensor | None:
         """Compute the step's gradients.

@@ -9,9 +9,7 @@ import dataclasses
 import json
 import logging
 import statistics
-import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerControl, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from yangtuo import output
 from yangtuo.config.choices import LossReduction
 from yangtuo.data.examples import Examples
 from yangtuo.engine import checkpoint
@@ -32,25 +29,23 @@ from yangtuo.engine.early_stopping import EvaluationHistory, metrics_at
 from yangtuo.engine.flops import StepMeter
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.loss import SupervisedLoss, mean_loss
-from yangtuo.engine.memory import give_back_freed_memory
 from yangtuo.engine.monitor import Event, no_gradient
 from yangtuo.engine.neftune import EmbeddingNoise
 from yangtuo.engine.optimizer import let_scaler_skip, loraplus
 from yangtuo.engine.probe import Shortcuts, choose_shortcuts, two_rows
 from yangtuo.engine.processes import from_rank_0
+from yangtuo.engine.proof_rows import ProofRows
 from yangtuo.engine.run_context import RunContext
 from yangtuo.engine.runner import StepKey, StepRunner
 from yangtuo.engine.saving import Saver
 from yangtuo.engine.step_report import StepReport
 from yangtuo.engine.steps import Planner, Recipe, Step, Steps
-from yangtuo.engine.training_state import EngineState, engine_state_of, plain_values, schedule_for, take_up_schedule
+from yangtuo.engine.training_state import EngineState, engine_state_of, plain_values, restore_schedule
 from yangtuo.errors import UsageError
 from yangtuo.model import adapter_state
 from yangtuo.model.originals import to_main_memory
 
 logger = logging.getLogger(__name__)
-
-_PROOF_ROWS = 16
 
 
 class StepTrainer(Trainer):
@@ -78,8 +73,7 @@ class StepTrainer(Trainer):
         self._runner = StepRunner(self.accelerator, self._loss, noise, steps.planner, context.watchdog)
         self._eval_planner = None if eval_set is None else Planner(eval_set)
         self.shortcuts: Shortcuts | None = None  # once they are tried
-        self.loss_at_start: float | None = None  # of `proof_rows`, before the first step
-        self._proof_steps: int | None = None  # of whose rows those are, where the run was extended
+        self.proof = ProofRows(steps)
         self._evaluations: EvaluationHistory = from_rank_0(lambda: context.evaluations)
         # At its end, transformers would delete the last checkpoint for this limit, before the adapter is saved.
         self._save_total_limit, args.save_total_limit = args.save_total_limit, None
@@ -103,9 +97,7 @@ class StepTrainer(Trainer):
         self.args.eval_on_start = False
         # The Trainer reads its own state from a folder; other machines may not have the checkpoint's.
         text = from_rank_0(lambda: (resume_from / checkpoint.TRAINER_STATE).read_text(encoding="utf-8"))
-        with tempfile.TemporaryDirectory() as folder:
-            with output.named(folder):
-                (Path(folder) / checkpoint.TRAINER_STATE).write_text(text, encoding="utf-8")
+        with checkpoint.trainer_state_alone(text) as folder:
             return dict(super().train(resume_from_checkpoint=folder).metrics)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
@@ -117,28 +109,14 @@ class StepTrainer(Trainer):
             if self.is_deepspeed_enabled:
                 self._runner.prime(self.model_wrapped, self.optimizer, two_rows(self._steps.examples))
             position = self._saver.restore(self._engine_state, self._resume_from)
-            self.loss_at_start = position["loss_at_start"]
-            self._proof_steps = position.get("proof_steps")
-            scheduler = self.lr_scheduler
-            scheduler.load_state_dict(schedule_for(scheduler.state_dict(), position["scheduler"]))
-            if max_steps != position.get("max_steps", max_steps):
-                self._tell_other_schedule(*take_up_schedule(scheduler), position)
+            self.proof.restore(position)
+            restore_schedule(self.lr_scheduler, position, max_steps)
             self.state.best_model_checkpoint = from_rank_0(lambda: self.state.best_model_checkpoint)
             self._take_up(self._resume_from)
             before, now = f"{position['engine']} on {position['world_size']}", self._engine_and_size()
             if before != now:
                 logger.warning("engine: this run goes on with %s processes, before it was %s", now, before)
         return prepared
-
-    def _tell_other_schedule(self, ended: float, now: float, position: Mapping[str, Any]) -> None:
-        step = position["step"]
-        logger.warning(
-            "schedule: that of the longer run from here on: learning rate %.3g at step %d, where the shorter run had "
-            "come to %.3g",
-            now,
-            step + 1,
-            ended,
-        )
 
     def _take_up(self, newest: Path) -> None:
         """Know what the run knew when it had written this checkpoint, and delete what it then deleted."""
@@ -229,28 +207,17 @@ class StepTrainer(Trainer):
             NonFiniteLossError, OutOfMemoryError: see `runner.StepRunner.run`.
         """
         self._try_shortcuts(model)
-        if self.loss_at_start is None:
-            self.loss_at_start = self._measured_loss_at_start()
-            give_back_freed_memory()  # of the trial, and of this evaluation
+        if self.proof.loss_at_start is None:
+            is_twice = are_computed_twice(self._base)
+            seconds = self.proof.measure(self.state.max_steps, self.loss_of, checkpointing=is_twice)
+            self._out.screen.forecast(seconds)
         self.report.meter.begin()
         model.train()
         if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimizers have two modes
             train()
         place = StepKey(self.state.global_step + 1, self.args.seed)
-        while True:
-            self._step = self._steps.again(inputs["step"])
-            loss = self._runner.run(model, self._step, place)
-            if loss is not None:
-                return loss
-            model.zero_grad(set_to_none=True)
-            if torch.accelerator.is_available():
-                torch.accelerator.empty_cache()
-            self._steps.execution = self._steps.execution.halved()
-            logger.warning(
-                "out of memory: step %d is computed again, in micro-batches of at most %d tokens",
-                place.step,
-                self._steps.execution.max_cells,
-            )
+        loss, self._step = self._runner.run_until_it_fits(model, self._steps, inputs["step"], place)
+        return loss
 
     def _try_shortcuts(self, model: torch.nn.Module) -> None:
         """Once, with the engine in place, since only it can run a sharded model."""
@@ -308,19 +275,9 @@ class StepTrainer(Trainer):
         """Mean over the tokens of some rows, in nats, by the engine as it is."""
         return self._mean_loss(Planner(rows), replace(self._steps.recipe, reduction=LossReduction.TOKEN))
 
-    def _measured_loss_at_start(self) -> float:
-        """Of `proof_rows`; its time tells how long a step will take: a backward costs what a forward does."""
-        rows, begin = self.proof_rows(), time.monotonic()
-        loss = self.loss_of(rows)
-        of_token = (time.monotonic() - begin) / int(rows.lengths().sum())
-        examples, of_step = self._steps.examples, self._steps.recipe.shape.rows_per_step
-        forwards = 3 if are_computed_twice(self._base) else 2
-        self._out.screen.forecast(of_token * forwards * float(examples.lengths().mean()) * min(of_step, len(examples)))
-        return loss
-
     def proof_rows(self) -> Examples:
         """Some of the rows that the run trains on, the same at its start and its end."""
-        return self._steps.spread(self._proof_steps or self.state.max_steps, _PROOF_ROWS)
+        return self.proof.rows(self.state.max_steps)
 
     def _alive(self, layout: Layout) -> Layout:
         self._out.watchdog.alive()
@@ -347,8 +304,7 @@ class StepTrainer(Trainer):
             "gradient_checkpointing": are_computed_twice(self._base),
             "world_size": self.accelerator.num_processes,
             "engine": self.accelerator.distributed_type.value,
-            "loss_at_start": self.loss_at_start,
-            "proof_steps": self._proof_steps or state.max_steps,
+            **self.proof.to_json(state.max_steps),
             "max_steps": state.max_steps,
             "scheduler": plain_values(self.lr_scheduler.state_dict()),
         }
@@ -385,8 +341,7 @@ class StepTrainer(Trainer):
             self._out.screen.report(step, logs)
         elif "eval_loss" in logs:
             self._out.tell_evaluation(step, logs)
-        elif (
-            "train_loss" in logs and self.report.losses
-        ):  # transformers' is of the steps since the run was last started
+        elif "train_loss" in logs and self.report.losses:
+            # transformers' is of the steps since the run was last started.
             logs["train_loss"] = statistics.fmean(self.report.losses)
         super().log(logs, start_time)

@@ -8,6 +8,7 @@ Random numbers are not part of it: the order of rows is drawn from (seed, epoch)
 micro-batch).
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from yangtuo.errors import CheckpointError
 from yangtuo.model.sharding import gathered, shape_of, whole
 
 Tensors = dict[str, torch.Tensor]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -258,7 +261,25 @@ def schedule_for(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, 
     return {**own, **fitted}
 
 
-def take_up_schedule(scheduler: Any) -> tuple[float, float]:
+def restore_schedule(scheduler: Any, position: Mapping[str, Any], max_steps: int) -> None:
+    """Put a checkpoint's schedule back; where the run is longer now than then, by the schedule of the longer run.
+
+    Raises:
+        CheckpointError: see `schedule_for`.
+    """
+    scheduler.load_state_dict(schedule_for(scheduler.state_dict(), position["scheduler"]))
+    if max_steps != position.get("max_steps", max_steps):
+        ended, now = _take_up_schedule(scheduler)
+        logger.warning(
+            "schedule: that of the longer run from here on: learning rate %.3g at step %d, where the shorter run had "
+            "come to %.3g",
+            now,
+            position["step"] + 1,
+            ended,
+        )
+
+
+def _take_up_schedule(scheduler: Any) -> tuple[float, float]:
     """Have the next step use a schedule whose state was made by another one of the same kind, of another length.
 
     Returns the learning rates of the next step by the other, and by this one.

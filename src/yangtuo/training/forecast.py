@@ -26,7 +26,7 @@ from yangtuo.engine import planning
 from yangtuo.engine.flops import bfloat16_rate
 from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.loss import chunk_bytes
-from yangtuo.engine.memory import ModelShape
+from yangtuo.engine.memory import ModelShape, free_bytes
 from yangtuo.errors import UsageError, one_line
 from yangtuo.logs import world_size
 from yangtuo.model import base
@@ -108,10 +108,10 @@ def would_fit(changes: list[Change]) -> str:
 def machine_here(device_type: str) -> Machine:
     """What is free now; of a CPU, what this process has already counts as free."""
     own = psutil.Process().memory_info().rss
+    free = free_bytes(torch.device(device_type))
     if device_type == "cpu":
-        free = int(psutil.virtual_memory().available) + own * world_size()
-        return Machine("cpu", world_size(), free, own)
-    return Machine("cuda", world_size(), int(torch.accelerator.get_memory_info()[0]), own)
+        return Machine("cpu", world_size(), free + own * world_size(), own)
+    return Machine("cuda", world_size(), free, own)
 
 
 def machine_named(text: str) -> Machine:
@@ -177,12 +177,15 @@ class Planned:
         settings, machine = self.settings, self.machine
         is_quantised = base.num_bits(settings.model) is not None
         is_narrow = self.precision.bf16 or self.precision.fp16 or is_quantised
+        casts = (
+            (self.precision.bf16 or self.precision.fp16) and self.precision.weights.itemsize > 2 and not is_quantised
+        )
         shape = ModelShape.of(
             self.config,
             2 if is_narrow else 4,
             settings.lora.lora_rank if self.saved is None else int(self.saved.r),
             dropout=settings.lora.lora_dropout,
-            is_fused=machine.kind == "cpu" and not is_quantised,
+            is_fused=machine.kind == "cpu" and not is_quantised and not casts,  # see `model.lora`
         )
         cells, repeated, predictions = largest_step(settings, self.corpus)
         given = settings.run.micro_batch_tokens
@@ -197,7 +200,7 @@ class Planned:
             chunk_bytes=chunk_bytes(torch.device(machine.kind), trains_head=sizes.trains_head),
             optimizer=str(settings.trainer.optim),
             engine=_engine(settings, machine),
-            loads_a_copy=self.config.dtype not in (None, self.precision.weights),
+            casts_weights=casts,
         )
 
     def variants(self, sizes: ModelSizes) -> dict[str, ModelSizes]:
@@ -227,10 +230,16 @@ def forecast(planned: Planned) -> Forecast:
         run = replace(run, checkpointing=True)  # as the run itself would
         memory = plan(sizes, run, machine)
     changes = [] if memory.fits else changes_that_fit(sizes, run, machine, planned.variants(sizes))
-    stored = (2 if run.loads_a_copy else 1) * sizes.frozen_bytes
-    main = machine.program_bytes + (stored if machine.kind == "cpu" else sizes.unused_bytes)
+    main = machine.program_bytes + (_while_loading(planned, sizes) if machine.kind == "cpu" else sizes.unused_bytes)
     disk = disk_bytes(settings, planned.corpus, sizes)
     return Forecast(machine, memory, changes, main, disk, disk_there(settings))
+
+
+def _while_loading(planned: Planned, sizes: ModelSizes) -> int:
+    """Frozen weights, and beside them the files where they are converted; else the files themselves are used."""
+    stored, width = planned.config.dtype, planned.precision.weights
+    beside = 0 if stored in (None, width) else sizes.frozen_bytes * stored.itemsize // width.itemsize
+    return sizes.frozen_bytes + int(beside)
 
 
 def foresee(
@@ -296,8 +305,12 @@ def tried(planned: Planned) -> Forecast | None:
 
 def tell_beside(planned: Mapping[str, Any] | None, peak: int) -> None:
     """Say what was needed beside what was foreseen."""
-    if planned and peak:
-        logger.info("memory: the steps took at most %s GiB; %s were foreseen", gib(peak), gib(planned["total"]))
+    if not planned or not peak:
+        return
+    foreseen = planned["total"]
+    if planned["machine"]["kind"] != "cpu":  # whose account is of tensors alone
+        foreseen -= planned["parts"]["program"] + planned["parts"]["gaps of the allocator"]
+    logger.info("memory: the steps took at most %s GiB; %s were foreseen", gib(peak), gib(foreseen))
 
 
 def _largest(parts: Mapping[str, int], number: int) -> list[tuple[str, int]]:

@@ -71,7 +71,7 @@ class Run:
         chunk_bytes: of the float32 logits of the loss's chunk.
         optimizer: as `--optim` spells it.
         engine: "one", "ddp", "zero1", "zero2", "zero3" or "fsdp".
-        loads_a_copy: whether the weights are converted while they are loaded, so that files are not used in place.
+        casts_weights: whether frozen weights are cast to 16 bits in each forward, which then keeps the copies.
     """
 
     shape: ModelShape
@@ -84,7 +84,7 @@ class Run:
     chunk_bytes: int
     optimizer: str
     engine: str
-    loads_a_copy: bool = False
+    casts_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def plan(sizes: ModelSizes, run: Run, machine: Machine) -> MemoryPlan:
         moving["gaps of the allocator"] += _OF_LIBRARIES
         at_start = _OF_LIBRARIES + int(_OF_START * sizes.frozen_bytes)
         moving["gaps of the allocator"] += max(0, at_start - sum(moving.values()))
-    return MemoryPlan(fixed | moving, cells, there)
+    return MemoryPlan({name: size for name, size in (fixed | moving).items() if size}, cells, there)
 
 
 def _rows_of_chunk(sizes: ModelSizes, run: Run) -> int:
@@ -173,14 +173,14 @@ def _fixed_parts(sizes: ModelSizes, run: Run, machine: Machine) -> dict[str, int
         "frozen weights": frozen,
         "LoRA": _OF_MASTER * lora,
         "modules in full": _OF_MASTER * (masters - lora),
-        "copies in 16 bits": (_OF_COPY * trained) if run.shape.width == 2 else 0,
+        "copies in 16 bits": _OF_COPY * (trained * (run.shape.width == 2) + sizes.num_linear * run.casts_weights),
         "gradients": _OF_GRADIENT * _share(trained, run, machine, "zero2", "zero3", "fsdp"),
         "optimizer": int(
             _OPTIMIZERS.get(run.optimizer, _OF_ADAMW) * _share(trained, run, machine, "zero1", "zero2", "zero3", "fsdp")
         ),
         "engine": _of_engine(trained, run, machine),
     }
-    return {name: size for name, size in parts.items() if size}
+    return parts
 
 
 def _of_engine(trained: int, run: Run, machine: Machine) -> int:

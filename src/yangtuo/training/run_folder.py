@@ -139,13 +139,17 @@ def decide(settings: Settings, output_dir: Path, recipe: Mapping[str, Any], lock
         RunFolderError: another one is; and see there.
     """
     lock.take()
-    return start_of(
+    decision = start_of(
         output_dir,
         recipe,
         overwrite=settings.run.overwrite_output_dir,
         checkpoint_dir=settings.trainer.resume_from_checkpoint,
         extends=settings.run.extend,
     )
+    if settings.run.extend and decision.start is not Start.EXTEND:
+        found = "no run there" if decision.start is Start.FRESH else "the run there has as many steps as are asked for"
+        logger.warning("--extend has no effect: --output_dir %s: %s", output_dir, found)
+    return decision
 
 
 def start_of(

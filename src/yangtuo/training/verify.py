@@ -173,7 +173,7 @@ def prove(
     """
     found = changes(at_start, trainer.checksums())
     reload = _reload(trainer, adapter, trainer.proof_rows(), saved, load_base)
-    num_steps, before = int(trainer.state.global_step), trainer.loss_at_start
+    num_steps, before = int(trainer.state.global_step), trainer.proof.loss_at_start
     gain = None if before is None else Gain(before, reload.in_memory, num_steps, reload.limit, is_continued)
     problems = [
         *_idle_modules(

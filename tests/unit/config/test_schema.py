@@ -6,7 +6,7 @@ import pytest
 from transformers import TrainingArguments
 
 from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
-from yangtuo.config.option_field import option as _option
+from yangtuo.config.option_field import option
 from yangtuo.config.schema import OUR_GROUPS, Decides
 from yangtuo.config.trainer_options import TRAINING_ARGUMENTS, ArgHandling, ArgRule
 
@@ -71,7 +71,7 @@ def test_every_option_of_transformers_says_what_it_decides():
 
 def test_an_option_cannot_be_made_without_saying_it():
     with pytest.raises(TypeError):
-        _option(1, "What it is.")
+        option(1, "What it is.")
     with pytest.raises(TypeError):
         ArgRule(ArgHandling.PASSED, "")
 

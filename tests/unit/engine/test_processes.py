@@ -117,3 +117,13 @@ def test_what_is_no_lost_peer_keeps_its_trace(error, size, monkeypatch):
     with pytest.raises(type(error)) as caught, peers_lost_are_named("training"):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize("missing", ["RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_an_environment_that_does_not_say_where_processes_meet(missing, monkeypatch):
+    values = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(missing)
+    with pytest.raises(UsageError, match=f"WORLD_SIZE=2 is in the environment without {missing}: "):
+        processes.connect("cpu", backend=None, timeout_seconds=1, deepspeed=False)

@@ -79,6 +79,11 @@ def test_the_cheapest_changes_that_fit_each_alone_before_pairs():
     assert changes_that_fit(FULL, RUN, replace(CARD, free_bytes=GIB), variants) == []
 
 
+def test_weights_in_float32_under_a_16_bit_forward_are_kept_in_both():
+    plain, cast = (plan(SIZES, replace(RUN, casts_weights=is_cast), CARD) for is_cast in (False, True))
+    assert cast.parts["copies in 16 bits"] - plain.parts["copies in 16 bits"] == 2 * SIZES.num_linear
+
+
 def test_quantised_sizes():
     """6 thousand million numbers from 2 bytes to half a byte and their scales: 4.9 bits of 16."""
     found = SIZES.quantised(4)
