@@ -102,7 +102,7 @@ def test_an_extended_run_has_the_schedule_of_the_longer_one(train, tmp_path):
 
 
 def test_extend_where_there_is_nothing_is_said(train):
-    assert ": no run there" in train(max_steps=2, extend=True)
+    assert ": no checkpoint there to go on from" in train(max_steps=2, extend=True)
 
 
 def test_a_run_without_a_checkpoint_cannot_be_extended(train):
@@ -110,10 +110,50 @@ def test_a_run_without_a_checkpoint_cannot_be_extended(train):
     assert "no complete checkpoint with its optimizer" in train(max_steps=4, extend=True, expect=2)
 
 
+def test_a_run_that_stopped_early_is_extended_and_counts_anew(train, others, tmp_path):
+    options = {**EVALUATE, "validation_file": others, "early_stopping_patience": 2, "learning_rate": 0.03}
+    train(**options)
+    out = tmp_path / "out"
+    stopped = len(log_of(out))
+    train(**{**options, "max_steps": 12}, extend=True)
+    assert len(log_of(out)) >= stopped + 2
+    (event,) = [entry for entry in events_of(out) if entry["event"] == "extended"]
+    assert event["step"] == stopped
+
+
+def test_parts_of_a_run_are_those_of_the_longer_one(train, inputs, tmp_path):
+    options = {"validation_file": inputs.validation, "eval_strategy": "steps", "eval_steps": 0.5}
+    options |= {"save_strategy": "steps", "save_steps": 0.5}
+    train(**options, max_steps=4)
+    train(**options, max_steps=12, extend=True)
+    assert [entry["step"] for entry in evaluations_of(tmp_path / "out")] == [2, 4, 6, 12]
+
+
+def test_the_final_metrics_are_those_of_the_checkpoint_that_is_put_back(train, inputs, tmp_path):
+    """The best evaluation was at a step that was not saved."""
+    options = {**EVALUATE, "save_steps": 2, "load_best_model_at_end": True, "do_train": True, "do_eval": True}
+    stops = {"early_stopping_patience": 2, "early_stopping_threshold": 10}  # after step 3, whose loss is the lowest
+    train(**options, **stops, validation_file=inputs.validation, learning_rate=1e-3)
+    out = tmp_path / "out"
+    losses = {entry["step"]: entry["eval_loss"] for entry in evaluations_of(out)}
+    best = json.loads((out / "trainer_state.json").read_text())["best_model_checkpoint"]
+    step = int(best.rpartition("-")[2])
+    assert min(losses, key=losses.get) != step
+    assert json.loads((out / "eval_results.json").read_text())["eval_loss"] == losses[step]
+
+
+def test_a_patience_that_cannot_be_lost_is_said(train, inputs):
+    options = {**EVALUATE, "eval_steps": 4, "save_steps": 4, "validation_file": inputs.validation}
+    said = train(**options, early_stopping_patience=2)
+    assert "--early_stopping_patience 2 has no effect: 8 steps have 2 evaluations" in said
+
+
 def test_another_recipe_is_not_extended(train):
     options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
     train(**options)
-    assert "another recipe" in train(**{**options, "max_steps": 4}, learning_rate=0.02, extend=True, expect=2)
+    other = {**options, "max_steps": 4, "learning_rate": 0.02, "extend": True}
+    assert "another recipe" in train(**other, expect=2)
+    assert "another recipe" in train(**other, overwrite_output_dir=True, expect=2)  # to extend is not to begin anew
 
 
 def test_over_fitting_is_said_once_in_the_log_the_notes_and_on_the_screen(train, others, tmp_path):

@@ -64,6 +64,8 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     out = options.out
     if out:
         _check_out(Path(out))
+    if options.plan_for:
+        _check_plan_for(settings, options.plan_for)
     place = f"{out}/{DROPPED_FILE} has them" if out else f"--out FOLDER lists them in {DROPPED_FILE}"
     found = preflight(settings, place)
     _plan_memory(settings, found, options.plan_for)
@@ -81,11 +83,18 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         raise DataError(f"check: not to be trained on yet: {'; '.join(found.reasons_against)}")
 
 
+def _check_plan_for(settings: Settings, plan_for: str) -> None:
+    """Before anything is read."""
+    if not settings.model.model_name_or_path:
+        raise UsageError(f"--plan_for {plan_for}: give --model_name_or_path, a folder with config.json")
+    from yangtuo.training.forecast import machine_named
+
+    machine_named(plan_for)
+
+
 def _plan_memory(settings: Settings, found: Preflight, plan_for: str | None) -> None:
     """Add it to the report; the model is made without numbers, which takes some seconds."""
     if found.base is None:
-        if plan_for:
-            raise UsageError(f"--plan_for {plan_for}: give --model_name_or_path, a folder with config.json")
         found.report["memory"] = None
         return
     from yangtuo.training.forecast import for_check

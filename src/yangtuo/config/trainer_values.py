@@ -59,6 +59,12 @@ _SWITCHES = ("nesterov", "centered", "use_kahan_summation", "bf16_stochastic_rou
 CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop")
 
 # Each with the packages that it needs; a|b is either.
+# What pip calls modules that have another name there.
+TO_INSTALL = {
+    "azureml": "azureml-core",
+    "optimi": "torch-optimi",
+    "torchdistx": "git+https://github.com/pytorch/torchdistx",
+}
 TRACKERS = {
     "azure_ml": "azureml",
     "clearml": "clearml",

@@ -9,12 +9,12 @@ import urllib.request
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from yangtuo.config.choices import Hub
 from yangtuo.diagnosis.finding import Finding, note, ok, problem
 from yangtuo.errors import one_line
+from yangtuo.model.hubs import host_of, hub_of, is_mirror, modelscopes_cache, modelscopes_endpoint
 
-_OFFICIAL = "huggingface.co"
 _PATIENCE_S = 5.0
 _RENDEZVOUS = ("WORLD_SIZE", "RANK", "MASTER_ADDR")
 _OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -59,15 +59,26 @@ def of_hub(endpoint: str, *, is_offline: bool, has_xet: bool) -> Finding:
 
     Source: huggingface_hub issue 4475, padeoe/hf-mirror-site issue 50.
     """
-    host = urlsplit(endpoint).hostname or endpoint
+    host = host_of(endpoint)
     if is_offline:
         return ok("model hub", "not asked (HF_HUB_OFFLINE); models are folders")
-    if host == _OFFICIAL:
+    if host is None:
+        remedy = "export HF_ENDPOINT=https://hf-mirror.com, with https://, or unset HF_ENDPOINT"
+        return note("model hub", f"HF_ENDPOINT={endpoint} is no address: no model is fetched by name", remedy)
+    if not is_mirror(endpoint):
         return ok("model hub", f"{host}, for models given by name; HF_ENDPOINT names a mirror")
     if has_xet:
         remedy = "export HF_HUB_DISABLE_XET=1, and the mirror serves all files"
         return note("model hub", f"the mirror {host}, with Xet: large files are fetched past the mirror", remedy)
     return ok("model hub", f"the mirror {host}")
+
+
+def of_modelscope(*, has_client: bool) -> Finding:
+    """Of ModelScope, where a variable names it for models given by name."""
+    if has_client:
+        return ok("model hub", f"ModelScope ({host_of(modelscopes_endpoint())}), since USE_MODELSCOPE_HUB is set")
+    remedy = "pip install 'yangtuo[modelscope]', or unset USE_MODELSCOPE_HUB"
+    return note("model hub", "ModelScope (USE_MODELSCOPE_HUB), whose client modelscope-hub is not installed", remedy)
 
 
 def of_proxies(environment: Mapping[str, str], *, has_socks: bool) -> list[Finding]:
@@ -97,7 +108,7 @@ def of_answer(host: str, answer: str, seconds: float, *, is_there: bool) -> Find
 
 def ask(endpoint: str) -> Finding:
     """Send one HEAD request to the hub, the only word that goes over the network."""
-    host, begin = urlsplit(endpoint).hostname or endpoint, time.monotonic()
+    host, begin = host_of(endpoint) or endpoint, time.monotonic()
     try:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=_PATIENCE_S) as answer:
             told, is_there = str(answer.status), True
@@ -111,6 +122,9 @@ def ask(endpoint: str) -> Finding:
 def hub(environment: Mapping[str, str], *, online: bool) -> tuple[list[Finding], Path | None]:
     """Of the hub, as its own library reads the environment, and where models lie that were fetched from it."""
     proxies = of_proxies(environment, has_socks=find_spec("socksio") is not None)
+    if hub_of(Hub.AUTO) is Hub.MODELSCOPE:
+        found, endpoint = of_modelscope(has_client=find_spec("modelscope_hub") is not None), modelscopes_endpoint()
+        return [found, *([ask(endpoint)] if online else []), *proxies], modelscopes_cache()
     try:
         from huggingface_hub import constants
     except ImportError:  # said of transformers, which needs it

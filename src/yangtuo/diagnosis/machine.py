@@ -80,7 +80,7 @@ def of_processors(usable: int, quota: float | None, given: str | None, *, is_cpu
         is_cpu: a run trains on them.
     """
     name = "processors"
-    threads = int(given) if given and given.isdigit() else usable
+    threads = int(given) if given and given.isdecimal() else usable
     if quota is not None and threads > max(1, quota):
         remedy = f"export OMP_NUM_THREADS={max(1, int(quota))}: more threads than that wait for each other"
         return note(name, f"{usable}, of which a cgroup gives {quota:g}; torch would use {threads} threads", remedy)

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from yangtuo import __version__
-from yangtuo.config.trainer_values import TRACKERS
+from yangtuo.config.trainer_values import TO_INSTALL, TRACKERS
 from yangtuo.diagnosis.finding import Finding, note, ok, problem
 from yangtuo.errors import one_line
 
@@ -169,6 +169,7 @@ OPTIONAL = (
     OptionalPackage("deepspeed", "--deepspeed", "'yangtuo[deepspeed]'", "import deepspeed"),
     OptionalPackage("bitsandbytes", "--load_in_4bit, --load_in_8bit", "'yangtuo[qlora]'", _QUANTISE),
     OptionalPackage("flash_attn", "--attn_implementation flash_attention_2", "flash-attn", "import flash_attn"),
+    OptionalPackage("modelscope-hub", "--hub modelscope", "'yangtuo[modelscope]'"),
     OptionalPackage("pyarrow", "Parquet and Arrow files", "'yangtuo[data]'"),
     OptionalPackage("zstandard", ".zst files", "'yangtuo[data]'"),
     OptionalPackage("python-calamine", ".xlsx files", "'yangtuo[data]'"),
@@ -233,8 +234,14 @@ def trackers() -> dict[str, str]:
         present = [[each for each in either if importlib.util.find_spec(each)] for either in modules]
         if modules and all(present):
             first = present[0][0]
-            found[name] = installed([first]).get(first, "of unknown version")
+            package = TO_INSTALL.get(first, first)
+            found[name] = installed([package]).get(package, "of unknown version")
     return found
+
+
+def _package_of(tracker: str) -> str:
+    first = TRACKERS.get(tracker, tracker).split()[0].split("|")[0]
+    return TO_INSTALL.get(first, first)
 
 
 def of_trackers(found: Mapping[str, str], taken: Sequence[str]) -> list[Finding]:
@@ -242,9 +249,7 @@ def of_trackers(found: Mapping[str, str], taken: Sequence[str]) -> list[Finding]
     refused = {name: version for name, version in found.items() if name not in taken}
     good = [f"{name} {version}" for name, version in found.items() if name in taken]
     findings = [
-        note(
-            name, f"{version}, which this transformers does not take", f"pip install --upgrade {name.replace('_', '-')}"
-        )
+        note(name, f"{version}, which this transformers does not take", f"pip install --upgrade {_package_of(name)}")
         for name, version in refused.items()
     ]
     none = "none installed; log.jsonl has every step, and --report_to takes e.g. tensorboard: pip install tensorboard"

@@ -38,6 +38,7 @@ class Callbacks(TrainerCallback):  # type: ignore[misc]
         self._last_save = time.monotonic()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        state.compute_steps(args, state.max_steps)  # as the options of now have it, not those of a checkpoint
         self._screen.start(state.global_step, state.max_steps)
         self._last_save = time.monotonic()
         if state.global_step:

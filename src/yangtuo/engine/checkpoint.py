@@ -33,6 +33,11 @@ def written(target: Path, *, marked: bool = True) -> Iterator[Path]:
             mark_complete(draft)
 
 
+def num_bytes(num_trained: int, *, only_model: bool) -> int:
+    """Of a checkpoint, estimated: float32 weights and, as AdamW has them, two moments of each."""
+    return num_trained * 4 * (1 if only_model else 3)
+
+
 def check_room(folder: Path, num_bytes: int, error: type[YangtuoError] = CheckpointError) -> None:
     """Compare the disk's free space with what is to be written.
 

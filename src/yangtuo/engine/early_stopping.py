@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+EXTENDED = "extended"  # the event of log.jsonl at which more steps were asked for
+
 
 @dataclass(frozen=True)
 class EarlyStopping:
@@ -25,12 +27,14 @@ class EvaluationHistory:
     """What the evaluations so far have given."""
 
     def __init__(self, rule: EarlyStopping, entries: Iterable[Mapping[str, Any]] = ()):
-        """The entries of log.jsonl before, of a run that goes on."""
+        """The entries of log.jsonl before, of a run that goes on; from where it was extended, gains count anew."""
         self.rule = rule
-        before = [entry for entry in entries if "eval_loss" in entry]
+        known = list(entries)
+        extended = max((i for i, entry in enumerate(known) if entry.get("event") == EXTENDED), default=0)
+        before = [entry for entry in known[extended:] if "eval_loss" in entry]
         name = "eval_loss" if rule.metric == "loss" else rule.metric
         self._values = [math.nan if entry.get(name) is None else float(entry[name]) for entry in before]
-        losses = [entry["eval_loss"] for entry in before if entry["eval_loss"] is not None]
+        losses = [entry["eval_loss"] for entry in known if entry.get("eval_loss") is not None]
         self._best_loss = min(losses, default=math.inf)
 
     def add(self, metrics: Mapping[str, float]) -> bool:
@@ -52,7 +56,7 @@ class EvaluationHistory:
         return (
             f"early stopping after step {step} of {max_steps}: {self.rule.patience} evaluations in a row have not "
             f"bettered the {self.rule.metric} {best:.4f} before them by more than {self.rule.threshold:g}; best/ has "
-            "the adapter of the lowest loss (with --load_best_model_at_end it is the final one)"
+            "the adapter of the lowest loss (--load_best_model_at_end makes the best saved checkpoint the final one)"
         )
 
 

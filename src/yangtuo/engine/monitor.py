@@ -171,9 +171,14 @@ def _number(value: Any) -> float:
 
 
 def no_gradient(gradients: Mapping[str, torch.Tensor | None]) -> list[Event]:
-    """Which modules no gradient reaches, of their trained tensors' gradients by name; experts may have had no token."""
+    """Which modules no gradient reaches, of their trained tensors' gradients by name.
+
+    Experts, and rows of new tokens, may have had no token in this step.
+    """
     reached: dict[str, bool] = {}
     for name, gradient in gradients.items():
+        if ".token_adapter." in name:
+            continue
         values = gradient.coalesce().values() if gradient is not None and gradient.is_sparse else gradient
         module = module_of(name)
         reached[module] = reached.get(module, False) or (values is not None and bool(values.count_nonzero()))

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from yangtuo.config.choices import DataOrder, LossReduction
+from yangtuo.data import mixing
+from yangtuo.data.examples import Examples
 
 Rows = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float64]
@@ -77,6 +79,25 @@ class StepPlan:
     rows: Rows
     total_weight: float
     micro_batches: list[list[MicroBatch]]
+
+
+def rows_in_order(examples: Examples, mix: Sequence[float] | None, epoch: int, seed: int, order: DataOrder) -> Rows:
+    """The rows of an epoch as its steps take them.
+
+    Args:
+        examples: all rows.
+        mix: how often an epoch has the rows of each file; None for once each.
+        epoch: its number from 0.
+        seed: of the order, and of what is drawn.
+        order: shuffled, or as in the files.
+    """
+    rows = rows_of_epoch(examples, mix, epoch, seed)
+    return epoch_order(rows, epoch, seed, order, examples.row_numbers())
+
+
+def rows_of_epoch(examples: Examples, mix: Sequence[float] | None, epoch: int, seed: int) -> Rows:
+    """The rows of an epoch as they come in the files, see `rows_in_order`."""
+    return np.arange(len(examples)) if mix is None else mixing.rows_of_epoch(examples.source_numbers, mix, epoch, seed)
 
 
 def epoch_order(rows: Rows, epoch: int, seed: int, order: DataOrder, row_numbers: Rows | None = None) -> Rows:

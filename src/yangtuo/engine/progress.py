@@ -31,6 +31,8 @@ class Logging:
 
     def is_due(self, step: int, steps_per_epoch: int, max_steps: int) -> bool:
         """Whether now."""
+        if self.strategy == "no":
+            return False
         if step == 1 and self.first_step:
             return True
         if self.strategy == "epoch":

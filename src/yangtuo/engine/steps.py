@@ -9,7 +9,6 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from yangtuo.config.choices import DataOrder, LossReduction
-from yangtuo.data import mixing
 from yangtuo.data.examples import Examples
 from yangtuo.engine.layout import Layout, common_prefixes, pad, share
 from yangtuo.engine.planning import (
@@ -17,10 +16,11 @@ from yangtuo.engine.planning import (
     StepPlan,
     StepShape,
     Unit,
-    epoch_order,
     make_units,
     plan_evaluation,
     plan_step,
+    rows_in_order,
+    rows_of_epoch,
     step_rows,
 )
 
@@ -170,7 +170,8 @@ class Steps(Dataset[Step]):
         self._order: tuple[int, Rows] = (-1, np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
-        return self.recipe.shape.num_steps(len(self._rows_of(epoch=0)), drop_last=self.recipe.drop_last)
+        rows = rows_of_epoch(self.examples, self.recipe.mix, 0, self.recipe.order_seed)
+        return self.recipe.shape.num_steps(len(rows), drop_last=self.recipe.drop_last)
 
     def __getitem__(self, number: int) -> Step:
         if self._order[0] != self.epoch:
@@ -195,14 +196,8 @@ class Steps(Dataset[Step]):
         return self.examples.take(rows[np.unique(np.linspace(0, len(rows) - 1, num_rows).astype(int))])
 
     def _ordered(self, epoch: int) -> Rows:
-        rows, recipe = self._rows_of(epoch), self.recipe
-        return epoch_order(rows, epoch, recipe.order_seed, recipe.order, self.examples.row_numbers())
-
-    def _rows_of(self, epoch: int) -> Rows:
-        examples, recipe = self.examples, self.recipe
-        if recipe.mix is None:
-            return np.arange(len(examples))
-        return mixing.rows_of_epoch(examples.source_numbers, recipe.mix, epoch, recipe.order_seed)
+        recipe = self.recipe
+        return rows_in_order(self.examples, recipe.mix, epoch, recipe.order_seed, recipe.order)
 
     def again(self, step: Step) -> Step:
         """The same step under the execution of now, where that is another."""

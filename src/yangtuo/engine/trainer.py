@@ -85,10 +85,6 @@ class StepTrainer(Trainer):
 
     # ---- a run's beginning and end
 
-    def checkpoint_bytes(self) -> int:
-        """Size of a checkpoint, estimated: float32 weights and, as AdamW has them, two moments of each."""
-        return self._saver.adapter.num_trainable() * 4 * (1 if self.args.save_only_model else 3)
-
     def run(self, resume_from: Path | None) -> dict[str, Any]:
         """Train, from a checkpoint where one is given; returns the Trainer's metrics."""
         self._resume_from = resume_from
@@ -160,8 +156,9 @@ class StepTrainer(Trainer):
         """Nothing: random numbers are seeded by their place in the run."""
 
     def _load_best_model(self) -> None:
-        self.set_weights(Path(str(self.state.best_model_checkpoint)))
-        of_best = metrics_at(self.state.best_global_step, self.state.log_history)
+        best = Path(str(self.state.best_model_checkpoint))
+        self.set_weights(best)
+        of_best = metrics_at(checkpoint.step_of(best), self.state.log_history)
         self._evaluated = (self.state.global_step if of_best else -1, of_best)  # no need to compute them again
 
     def set_weights(self, folder: Path | None) -> None:

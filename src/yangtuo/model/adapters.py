@@ -67,7 +67,7 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
     full = set(saved.config.modules_to_save or ())
     if leaves:  # 2023's recipe: the configuration does not tell of embedding and head that the file holds
         full |= {name for name in _last(embedding_names(model)) if any(_is_of(key, {name}) for key in saved.tensors)}
-    added = set(names(lora.modules_to_save)) - full if "modules_to_save" in given else set()
+    added = modules_added(full, lora, given)
     config = _config_of(saved, model, lora, given)
     wanted = added if policy is ModulesToSavePolicy.DROP else full | added
     if wanted != set(saved.config.modules_to_save or ()):
@@ -109,6 +109,11 @@ def attach_saved(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArgument
         kept |= frozen
     _tell(policy, full, fresh & added, loose)
     return _checked(Adapter(peft_model, kept))
+
+
+def modules_added(full: Collection[str], lora: LoraArguments, given: Collection[str]) -> set[str]:
+    """What is trained in full beside what a saved adapter has already; `given` are the options on the command line."""
+    return set(names(lora.modules_to_save)) - set(full) if "modules_to_save" in given else set()
 
 
 def _set_dropout(model: PeftModel, probability: float) -> None:

@@ -23,7 +23,7 @@ from yangtuo.errors import ModelError, one_line
 logger = logging.getLogger(__name__)
 
 # What the code of a family may raise for a configuration that it does not expect.
-_OF_MODELS = (ValueError, ImportError, OSError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
+OF_MODELS = (ValueError, ImportError, OSError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -83,7 +83,7 @@ def _made(config: PreTrainedConfig, *, trust_remote_code: bool, **how: Any) -> P
     try:
         with set_zero3_state():  # under ZeRO-3 transformers divides every model that is made, also one without weights
             model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **how)
-    except _OF_MODELS as error:
+    except OF_MODELS as error:
         what = f"transformers makes no language model of this config.json (model_type {config.model_type!r})"
         raise _refused(config.name_or_path, what, error, trust_remote_code=trust_remote_code) from error
     return model
@@ -130,7 +130,7 @@ def published(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> P
     try:
         with torch.device("meta"):
             whole = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
-    except _OF_MODELS as error:  # a package for pictures that is not installed
+    except OF_MODELS as error:  # a package for pictures that is not installed
         logger.warning(
             "base: its published class, for text and more, cannot be made here (%s); programs that load that class "
             "(vLLM) do not know the names of an adapter that is saved now",

@@ -16,16 +16,16 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
+from yangtuo import output
 from yangtuo.config.choices import Hub
 from yangtuo.config.schema import ModelArguments
 from yangtuo.config.words import wide_signs
 from yangtuo.errors import MissingDependencyError, ModelError, one_line
 from yangtuo.logs import rank
+from yangtuo.model.hub_bar import Bar
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +72,21 @@ def keep_to_mirror() -> None:
     (huggingface_hub#4475). The library reads the variable when it is imported, so this is called before. A value that
     the user has set stays.
     """
-    if _is_mirror(os.environ.get("HF_ENDPOINT", "")):
-        os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+    if is_mirror(os.environ.get("HF_ENDPOINT", "")) and not os.environ.get("HF_HUB_DISABLE_XET"):
+        os.environ["HF_HUB_DISABLE_XET"] = "1"
 
 
-def _is_mirror(endpoint: str) -> bool:
-    host = urlsplit(endpoint).hostname
+def host_of(endpoint: str) -> str | None:
+    """The host of an address; None of one that names none, as an address without https:// does."""
+    try:
+        return urlsplit(endpoint).hostname
+    except ValueError:
+        return None
+
+
+def is_mirror(endpoint: str) -> bool:
+    """Whether Hugging Face is asked at an address of somebody else."""
+    host = host_of(endpoint)
     return host is not None and host != "huggingface.co" and not host.endswith(".huggingface.co")
 
 
@@ -119,11 +128,21 @@ class _Request:
 
     def is_another(self, file: str, why: str) -> ModelError:
         """Of a file that is not the listed one."""
-        return ModelError(f"{self.about}: {file} of {self.asked} {why}; it is deleted, fetch it again")
+        return ModelError(f"{self.about}: {file} of {self.asked} {why}; deleted, give the same command again")
 
     def _refused(self, what: str, error: BaseException, way_out: str) -> ModelError:
         told = one_line(error, _MOST_TOLD)
         return ModelError(f"{self.about}: no such folder, and {what} ({told}); {way_out}{wide_signs(self.name)}")
+
+
+def modelscopes_endpoint() -> str:
+    """Its address, as its client reads the environment."""
+    return os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN") or _MODELSCOPE
+
+
+def modelscopes_cache() -> Path:
+    """Where its client keeps models; a home that is not there stays spelled."""
+    return Path(os.path.expanduser(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope/hub"))
 
 
 def fetch(name: str, source: Source, *, option: str, patterns: Sequence[str] | None) -> Path:
@@ -143,8 +162,12 @@ def fetch(name: str, source: Source, *, option: str, patterns: Sequence[str] | N
     }
     about = f"--{option} {name}"
     if hub_of(source.hub) is Hub.MODELSCOPE:
-        endpoint = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN") or _MODELSCOPE
-        asked, other, fetch_from, told = f"ModelScope ({endpoint})", "--hub huggingface", _from_modelscope, ""
+        asked, other, fetch_from, told = (
+            f"ModelScope ({modelscopes_endpoint()})",
+            "--hub huggingface",
+            _from_modelscope,
+            "",
+        )
     else:
         asked, other, fetch_from = f"Hugging Face ({constants.ENDPOINT})", _OTHER, _from_hugging_face
         told = _of_xet(constants.ENDPOINT, is_off=constants.HF_HUB_DISABLE_XET)
@@ -156,7 +179,7 @@ def fetch(name: str, source: Source, *, option: str, patterns: Sequence[str] | N
 
 
 def _from_hugging_face(request: _Request) -> Path:
-    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
     from huggingface_hub.file_download import repo_folder_name
 
     of_httpx = errors.HTTPError  # type: ignore[attr-defined]  # what it lets through where a connection ends
@@ -164,10 +187,13 @@ def _from_hugging_face(request: _Request) -> Path:
     kept_as = cache / repo_folder_name(repo_id=request.name, repo_type="model")
     known = _blobs(kept_as)
     try:
-        return Path(snapshot_download(request.name, **request.how, tqdm_class=_Bar))  # type: ignore[arg-type]  # wants tqdm.auto's, which imports asyncio
+        if not constants.HF_HUB_OFFLINE:  # else the library would take what is kept without a word
+            HfApi().model_info(request.name, revision=request.how["revision"] or constants.DEFAULT_REVISION)
+        return Path(snapshot_download(request.name, **request.how, tqdm_class=Bar))  # type: ignore[arg-type]  # wants tqdm.auto's, which imports asyncio
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise request.has_none(error) from error
-    except (of_httpx, OSError, ValueError) as error:
+    except (of_httpx, OSError, ValueError, RuntimeError) as error:  # the last of Xet
+        _raise_of_disk(error)
         if constants.HF_HUB_OFFLINE:
             raise request.is_offline(error) from error
         if isinstance(error, of_httpx) and (kept := _kept_of_hugging_face(request)):
@@ -176,8 +202,15 @@ def _from_hugging_face(request: _Request) -> Path:
         is_long = isinstance(error, errors.LocalEntryNotFoundError)  # about a cache, where the cause says why
         raise request.came_to_nothing((is_long and error.__cause__) or error) from error
     finally:
-        _Bar.close_all()
-        _check_blobs(kept_as, known, request)  # also of a model of which not all has come
+        Bar.close_all()
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            _check_blobs(kept_as, known, request)  # also of a model of which not all has come
+
+
+def _raise_of_disk(error: Exception) -> None:
+    """A disk that is full is not the hub's fault; the command line tells of it."""
+    if isinstance(error, OSError) and error.errno in output.OF_DISKS:
+        raise error
 
 
 def _kept_of_hugging_face(request: _Request) -> Path | None:
@@ -196,7 +229,7 @@ def _blobs(kept_as: Path) -> set[str]:
 
 def _of_xet(endpoint: str, *, is_off: bool) -> str:
     """What a mirror means for the way that files take; nothing where there is none."""
-    if not _is_mirror(endpoint) or importlib.util.find_spec("hf_xet") is None:
+    if not is_mirror(endpoint) or importlib.util.find_spec("hf_xet") is None:
         return ""
     if is_off:
         return ", without Xet, which would fetch past the mirror (HF_HUB_DISABLE_XET=1)"
@@ -208,14 +241,16 @@ def _check_blobs(kept_as: Path, known: Collection[str], request: _Request) -> No
 
     What is `known` was here before and is not read again. A cache without links (Windows) does not have those names.
     """
+    wrong = []
     for name in sorted(_blobs(kept_as).difference(known)):
         blob = kept_as / "blobs" / name
         found = _hash_as(blob)
         if found not in (None, name):
             links = (path for path in (kept_as / "snapshots").rglob("*") if path.is_symlink())
-            file = next((path.name for path in links if Path(os.readlink(path)).name == name), name)
+            wrong.append(next((path.name for path in links if Path(os.readlink(path)).name == name), name))
             blob.unlink(missing_ok=True)  # another process may have found the same
-            raise request.is_another(file, f"came with the hash {found}, listed is {name}")
+    if wrong:
+        raise request.is_another(", ".join(sorted(wrong)), "came with other bytes than are listed, by the hash")
 
 
 def _hash_as(blob: Path) -> str | None:
@@ -245,8 +280,11 @@ def _from_modelscope(request: _Request) -> Path:
         folder = _modelscopes_folder(request, is_offline=is_offline_mode())
         if not is_offline_mode():
             _note_whole(folder, request)
+        elif _notes_of(folder) and not _kept_of_modelscope(request):
+            raise request.is_offline(FileNotFoundError("not all of its files are here"))
         return folder
     except (errors.HubError, OSError, RuntimeError) as error:  # the last of a user without a home folder
+        _raise_of_disk(error)
         if isinstance(error, (errors.NetworkError, errors.ServerError)) and (kept := _kept_of_modelscope(request)):
             request.tell_kept(error)
             return kept
@@ -267,6 +305,10 @@ def _note_whole(folder: Path, request: _Request) -> None:
         (folder / _whole_of(request)).write_text(json.dumps(sizes), encoding="utf-8")
 
 
+def _notes_of(folder: Path) -> list[Path]:
+    return list(folder.glob(f"{_WHOLE}*"))
+
+
 def _whole_of(request: _Request) -> str:
     return _WHOLE if request.how["allow_patterns"] is None else f"{_WHOLE}-small"
 
@@ -277,7 +319,8 @@ def _kept_of_modelscope(request: _Request) -> Path | None:
 
     try:
         folder = _modelscopes_folder(request, is_offline=True)
-        sizes = json.loads((folder / _whole_of(request)).read_text(encoding="utf-8"))
+        note = folder / _WHOLE  # of all files, the small ones too
+        sizes = json.loads((note if note.is_file() else folder / _whole_of(request)).read_text(encoding="utf-8"))
     except (CacheNotFound, OSError, ValueError):
         return None
     found = ((folder / name, size) for name, size in sizes.items())
@@ -297,22 +340,3 @@ def _of_modelscope(request: _Request, error: Exception) -> ModelError:
     if isinstance(error, refusals) or isinstance(error.__cause__, refusals):
         return request.has_none(error)
     return request.came_to_nothing(error)
-
-
-class _Bar(tqdm):  # type: ignore[type-arg]  # generic for type checkers alone
-    """Of huggingface_hub: one rank's, and where it is no terminal that reads, a line of it each half minute."""
-
-    _open: ClassVar[list["_Bar"]] = []
-
-    def __init__(self, *args: Any, **how: Any) -> None:
-        how["disable"] = rank() != 0
-        if not sys.stderr.isatty():
-            how["mininterval"] = 30.0
-        super().__init__(*args, **how)
-        self._open.append(self)
-
-    @classmethod
-    def close_all(cls) -> None:
-        """The library leaves them open, so that they were drawn once more at the end of the process, below all else."""
-        while cls._open:
-            cls._open.pop().close()

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from yangtuo.config.schema import LoraArguments
+from yangtuo.errors import ModelError, one_line
 from yangtuo.model import adapters, base
-from yangtuo.model.architecture import auto_class
+from yangtuo.model.architecture import OF_MODELS, auto_class
 
 # Bytes of a weight in 4 bits: nf4 with a scale for each 64, of which each 256 have one in float32.
 # Source: https://arxiv.org/abs/2305.14314, section 3.
@@ -94,11 +95,14 @@ def sizes_of(
         lora: the options of a new LoRA.
         loading: of the base.
         saved: the configuration of the adapter that is continued, in place of a new one's.
+
+    Raises:
+        ModelError: the model cannot be made from its configuration.
+        AdapterError: the LoRA does not fit it.
     """
     num_tokens, config = loading.num_tokens, copy.deepcopy(config)  # a vocabulary that grows is written into it
     with torch.device("meta"), _silence():
-        kind = auto_class(config)
-        model = kind.from_config(config, trust_remote_code=loading.trust_remote_code, dtype=torch.bfloat16)
+        model = _made(config, trust_remote_code=loading.trust_remote_code)
         base.fit_vocabulary(model, num_tokens, are_trained=True)
         num_rows = int(model.get_input_embeddings().weight.shape[0])
         linear = _linear_weights(model, model.get_output_embeddings())
@@ -106,7 +110,8 @@ def sizes_of(
             peft: Any = get_peft_model(model, saved)
         else:
             new_tokens = range(config.get_text_config().vocab_size, num_tokens) if lora.train_new_tokens_only else ()
-            peft = adapters.attach_new(model, lora, new_tokens).model
+            # However the matrices begin, they have the same sizes; some begin from the base's numbers.
+            peft = adapters.attach_new(model, replace(lora, init_lora_weights="true"), new_tokens).model
     parameters = list(peft.named_parameters())
     trained = {name: p.numel() for name, p in parameters if p.requires_grad}
     num_lora = sum(count for name, count in trained.items() if ".lora_" in name)
@@ -127,6 +132,16 @@ def sizes_of(
         of_linear=float(loading.width),
     )
     return sizes.quantised(loading.num_bits) if loading.num_bits else sizes
+
+
+def _made(config: PreTrainedConfig, *, trust_remote_code: bool) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = auto_class(config).from_config(
+            config, trust_remote_code=trust_remote_code, dtype=torch.bfloat16
+        )
+    except OF_MODELS as error:
+        raise ModelError(f"the model cannot be made from its config.json: {one_line(error, 160)}") from error
+    return model
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yangtuo.config.settings import Settings
-from yangtuo.config.trainer_values import TRACKERS, tracker_names
+from yangtuo.config.trainer_values import TO_INSTALL, TRACKERS, tracker_names
 from yangtuo.config.unique_keys import unique
 from yangtuo.engine import trackers
 from yangtuo.errors import MissingDependencyError, UsageError
@@ -85,11 +85,6 @@ _OPTIMIZERS = (
     ("stable_adamw", "optimi"),
     ("anyprecision", "torchdistx"),
 )
-_TO_INSTALL = {
-    "azureml": "azureml-core",
-    "optimi": "torch-optimi",
-    "torchdistx": "git+https://github.com/pytorch/torchdistx",
-}
 
 
 def check_packages(settings: Settings) -> None:
@@ -108,7 +103,7 @@ def check_packages(settings: Settings) -> None:
     for option, modules in needs:
         first, *others = modules.split("|")
         if all(importlib.util.find_spec(module) is None for module in (first, *others)):
-            install = _TO_INSTALL.get(first, first)
+            install = TO_INSTALL.get(first, first)
             missing.append(f"{option}: the package {first} is not installed; pip install {install}")
     if missing:
         raise MissingDependencyError.of_problems("optional packages", missing)

@@ -25,6 +25,7 @@ from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.base import Precision
 from yangtuo.training.engines import check_engines, deepspeed_of, fsdp
 from yangtuo.training.inputs import Inputs
+from yangtuo.training.plan import shares_prefixes
 from yangtuo.training.trainer_args import training_arguments
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def choose_execution(
         max_cells = int(budget)
     if device.type == "cpu":
         memory.keep_freed_memory()  # from here on, not what loading has freed
-    shares = wants_prefix_sharing(settings)
+    shares = shares_prefixes(settings)
     logger.info(
         "engine: micro-batches of at most %s tokens%s%s%s",
         f"{max_cells:,}",
@@ -119,11 +120,6 @@ def loaded_to(settings: Settings, device: torch.device) -> torch.device | None:
 def _recorded(resumed: Path | None, name: str) -> Any:
     """How a checkpoint's run was executed; None without one, or in one of an earlier version."""
     return None if resumed is None else checkpoint.read_position(resumed).get(name)
-
-
-def wants_prefix_sharing(settings: Settings) -> bool:
-    """Whether rows may share prefixes, as far as the options go."""
-    return not settings.model.attn_implementation and not settings.trainer.neftune_noise_alpha
 
 
 def checkpointing_asked(settings: Settings) -> bool | None:

@@ -5,7 +5,6 @@
 
 import contextlib
 import logging
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -21,29 +19,28 @@ from peft import LoraConfig
 from transformers import PreTrainedConfig, TrainingArguments
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
+from yangtuo.config.choices import ModulesToSavePolicy
 from yangtuo.config.settings import Settings
-from yangtuo.engine import planning
 from yangtuo.engine.flops import bfloat16_rate
-from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.loss import chunk_bytes
 from yangtuo.engine.memory import ModelShape, free_bytes
-from yangtuo.errors import UsageError, one_line
+from yangtuo.errors import MissingDependencyError, ModelError, UsageError, one_line
 from yangtuo.logs import world_size
 from yangtuo.model import base
 from yangtuo.model.adapter_config import read_config as read_adapter_config
+from yangtuo.model.adapters import modules_added
 from yangtuo.model.architecture import read_config
 from yangtuo.model.base import Hardware, Precision
 from yangtuo.model.model_sizes import Loading, ModelSizes, sizes_of
 from yangtuo.training.dataset import Corpus
 from yangtuo.training.disk_plan import disk_bytes, disk_there
-from yangtuo.training.engines import deepspeed_of, fsdp
-from yangtuo.training.environment import checkpointing_asked, wants_prefix_sharing
+from yangtuo.training.engines import check_engines, deepspeed_of, fsdp
+from yangtuo.training.environment import checkpointing_asked
 from yangtuo.training.inputs import Inputs
 from yangtuo.training.memory_plan import Change, Machine, MemoryPlan, Run, changes_that_fit, plan, usable_bytes
+from yangtuo.training.plan import largest_step
 
 logger = logging.getLogger(__name__)
-
-_STEPS_LOOKED_AT = 50
 
 
 @dataclass(frozen=True)
@@ -163,6 +160,10 @@ class Planned:
             return None
         saved = read_adapter_config(Path(lora.peft_path))
         saved.inference_mode, saved.init_lora_weights = False, True
+        full = set(saved.modules_to_save or ())
+        stays = lora.modules_to_save_policy in (ModulesToSavePolicy.KEEP, ModulesToSavePolicy.RESET)
+        wanted = modules_added(full, lora, self.settings.origins) | (full if stays else set())
+        saved.modules_to_save = sorted(wanted) or None
         return saved
 
     def sizes(self) -> ModelSizes:
@@ -187,7 +188,7 @@ class Planned:
             dropout=settings.lora.lora_dropout,
             is_fused=machine.kind == "cpu" and not is_quantised and not casts,  # see `model.lora`
         )
-        cells, repeated, predictions = largest_step(settings, self.corpus)
+        cells, repeated, predictions = largest_step(settings, self.corpus, machine.num_devices)
         given = settings.run.micro_batch_tokens
         return Run(
             shape=shape,
@@ -201,19 +202,33 @@ class Planned:
             optimizer=str(settings.trainer.optim),
             engine=_engine(settings, machine),
             casts_weights=casts,
+            may_divide=self.may(training={**settings.training, "fsdp": "full_shard"}),
         )
 
     def variants(self, sizes: ModelSizes) -> dict[str, ModelSizes]:
         """Sizes under other options, by those options; the one that costs least first."""
         found = {}
-        is_whole = base.num_bits(self.settings.model) is None
-        if self.settings.lora.modules_to_save and self.saved is None:
+        if sizes.num_full:
             found['--modules_to_save ""'] = sizes.without_full()
-        if is_whole:
+        if base.num_bits(self.settings.model) is None and self.may(
+            model=replace(self.settings.model, load_in_4bit=True)
+        ):
             found["--load_in_4bit"] = sizes.quantised(4)
-        if len(found) == 2:
-            found['--load_in_4bit --modules_to_save ""'] = sizes.quantised(4).without_full()
+            if sizes.num_full:
+                found['--load_in_4bit --modules_to_save ""'] = sizes.quantised(4).without_full()
         return found
+
+    def may(self, **changes: Any) -> bool:
+        """Whether a run with these settings changed is not refused; a package that it needs can be installed."""
+        hardware = Hardware(self.machine.kind, bfloat16=True, float16=True)
+        merges = bool(self.settings.lora.peft_path) and self.settings.lora.new_adapter
+        try:
+            check_engines(replace(self.settings, **changes), hardware, merges=merges)
+        except MissingDependencyError:
+            return True
+        except UsageError:
+            return False
+        return True
 
 
 def forecast(planned: Planned) -> Forecast:
@@ -298,8 +313,8 @@ def tried(planned: Planned) -> Forecast | None:
     """The forecast; None, and said, of a model that cannot be made from its configuration."""
     try:
         return forecast(planned)
-    except (ValueError, ImportError, OSError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        logger.warning("memory: cannot be counted for this model: %s", one_line(error, 160))
+    except ModelError as error:
+        logger.warning("memory: cannot be counted: %s", error)
         return None
 
 
@@ -322,28 +337,3 @@ def _engine(settings: Settings, machine: Machine) -> str:
     if stage:
         return f"zero{stage}"
     return "fsdp" if fsdp(settings.trainer.fsdp) else "ddp" if machine.num_devices > 1 else "one"
-
-
-def largest_step(settings: Settings, corpus: Corpus) -> tuple[int, int, int]:
-    """Cells, repeated tokens and supervised tokens of the largest step of a device, in the first epoch."""
-    examples, trainer = corpus.train, settings.trainer
-    rows_of_step = trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps
-    rows, numbers = np.arange(len(examples)), examples.row_numbers()
-    order = planning.epoch_order(rows, 0, trainer.seed, settings.data.data_order, numbers)
-    if trainer.max_steps > 0:
-        order = order[: trainer.max_steps * rows_of_step * world_size()]
-    lengths, supervised = examples.lengths()[order], examples.num_supervised()[order]
-    begins = np.arange(0, len(order), rows_of_step)
-    tokens = np.add.reduceat(lengths, begins)
-    most, part = int(tokens.max()), 1.0
-    if wants_prefix_sharing(settings):
-        looked_at = begins[np.argsort(-tokens, kind="stable")[:_STEPS_LOOKED_AT]]
-        part = max(_distinct_part(examples, order[begin : begin + rows_of_step]) for begin in looked_at)
-    cells = math.ceil(most * part)
-    return cells, most - cells, int(np.add.reduceat(supervised, begins).max())
-
-
-def _distinct_part(examples: Any, rows: Any) -> float:
-    ids = [examples.row(int(row))[0] for row in rows]
-    total = sum(map(len, ids))
-    return 1 - sum(shared for _, shared in common_prefixes(ids)) / total

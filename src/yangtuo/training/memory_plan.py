@@ -71,6 +71,7 @@ class Run:
         chunk_bytes: of the float32 logits of the loss's chunk.
         optimizer: as `--optim` spells it.
         engine: "one", "ddp", "zero1", "zero2", "zero3" or "fsdp".
+        may_divide: whether the options go with an engine that divides the weights.
         casts_weights: whether frozen weights are cast to 16 bits in each forward, which then keeps the copies.
     """
 
@@ -85,6 +86,7 @@ class Run:
     optimizer: str
     engine: str
     casts_weights: bool = False
+    may_divide: bool = True
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ _CHECKPOINTING = "--gradient_checkpointing"
 
 
 def _words(options: str) -> set[str]:
-    return set(options.split(" --"))
+    return {part.removeprefix("--") for part in options.split(" --")}
 
 
 def _candidates(
@@ -232,13 +234,15 @@ def _candidates(
 ) -> Iterator[tuple[str, ModelSizes, Run]]:
     """Single changes before pairs, pairs before all at once."""
     again = [] if run.checkpointing else [(_CHECKPOINTING, replace(run, checkpointing=True))]
+    cut = [] if run.most_cells is None else [("--micro_batch_tokens auto", replace(run, most_cells=None))]
     shorter = [
-        (f"--max_seq_length {length}", replace(run, longest=min(run.longest, length), most_cells=length))
+        (f"--max_seq_length {length}", replace(run, longest=min(run.longest, length)))
         for length in (run.longest // 2, run.longest // 4)
         if length >= _SHORTEST
     ]
-    divided = [("--fsdp full_shard", replace(run, engine="fsdp"))] if machine.num_devices > 1 else []
-    for options, changed in (*again, *shorter, *divided):
+    can_divide = machine.kind == "cuda" and run.engine == "ddp" and run.may_divide
+    divided = [("--fsdp full_shard", replace(run, engine="fsdp"))] if can_divide else []
+    for options, changed in (*cut, *again, *divided, *shorter):
         yield options, sizes, changed
     for options, other in variants.items():
         yield options, other, run

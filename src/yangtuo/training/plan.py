@@ -9,7 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from yangtuo.config.settings import Settings
+from yangtuo.engine import planning
+from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.planning import StepShape
 from yangtuo.errors import UsageError
 from yangtuo.logs import world_size
@@ -18,6 +22,7 @@ from yangtuo.training.advice import Advice, Base, Plan
 from yangtuo.training.dataset import Corpus
 
 _ALL_LINEAR = "all-linear"
+_STEPS_LOOKED_AT = 50
 # Families whose linear layers have these names and sizes, and no others.
 _PLAIN = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -29,6 +34,11 @@ def step_shape(settings: Settings) -> StepShape:
         settings.trainer.gradient_accumulation_steps,
         world_size(),
     )
+
+
+def shares_prefixes(settings: Settings) -> bool:
+    """Whether rows may share prefixes, as far as the options go."""
+    return not settings.model.attn_implementation and not settings.trainer.neftune_noise_alpha
 
 
 def num_steps(settings: Settings, steps_an_epoch: int) -> int:
@@ -128,6 +138,31 @@ def num_lora_parameters(config: Mapping[str, Any], names: Sequence[str], rank: i
     }
     named = set(sizes) if list(names) == [_ALL_LINEAR] else {name.rpartition(".")[2] for name in names}
     return rank * layers * sum(sizes[name] for name in named) if named <= sizes.keys() else None
+
+
+def largest_step(settings: Settings, corpus: Corpus, num_devices: int) -> tuple[int, int, int]:
+    """Cells, repeated tokens and supervised tokens of the largest step of a device, in the first epoch."""
+    examples, trainer = corpus.train, settings.trainer
+    rows_of_step = trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps
+    seed = trainer.seed if trainer.data_seed is None else trainer.data_seed
+    order = planning.rows_in_order(examples, corpus.mix, 0, seed, settings.data.data_order)
+    if trainer.max_steps > 0:
+        order = order[: trainer.max_steps * rows_of_step * num_devices]
+    lengths, supervised = examples.lengths()[order], examples.num_supervised()[order]
+    begins = np.arange(0, len(order), rows_of_step)
+    tokens = np.add.reduceat(lengths, begins)
+    most, part = int(tokens.max()), 1.0
+    if shares_prefixes(settings):
+        looked_at = begins[np.argsort(-tokens, kind="stable")[:_STEPS_LOOKED_AT]]
+        part = max(_distinct_part(examples, order[begin : begin + rows_of_step]) for begin in looked_at)
+    cells = math.ceil(most * part)
+    return cells, most - cells, int(np.add.reduceat(supervised, begins).max())
+
+
+def _distinct_part(examples: Any, rows: Any) -> float:
+    ids = [examples.row(int(row))[0] for row in rows]
+    total = sum(map(len, ids))
+    return 1 - sum(shared for _, shared in common_prefixes(ids)) / total
 
 
 def _split(text: str | None) -> list[str]:

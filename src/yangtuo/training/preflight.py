@@ -137,8 +137,7 @@ def _savings(settings: Settings, examples: Examples, seed: int) -> dict[str, flo
     """Of what rows padded in groups of `per_device_train_batch_size` would cost, the parts that are not computed."""
     group = settings.trainer.per_device_train_batch_size
     rows_of_step = group * settings.trainer.gradient_accumulation_steps
-    rows, numbers = np.arange(len(examples)), examples.row_numbers()
-    order = planning.epoch_order(rows, 0, seed, DataOrder.SHUFFLED, numbers)
+    order = planning.rows_in_order(examples, None, 0, seed, DataOrder.SHUFFLED)
     lengths, supervised = examples.lengths(), examples.num_supervised()
     padded = tokens = cells = heads = 0
     for begin in range(0, min(len(order), rows_of_step * _STEPS_LOOKED_AT), rows_of_step):

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +66,27 @@ def plan_steps(settings: Settings, num_rows: int, decision: Decision) -> list[st
         lines = planning.describe(shape, num_rows, epochs, max_steps, drop_last=drop_last)
     for line in lines:
         logger.info(line)
+    _tell_patience(settings, num_rows)
     return lines
+
+
+def _tell_patience(settings: Settings, num_rows: int) -> None:
+    """Say it where there are too few evaluations for any patience to be lost."""
+    patience, every = settings.run.early_stopping_patience, settings.training_value("eval_steps")
+    per_epoch = step_shape(settings).num_steps(num_rows, drop_last=settings.trainer.dataloader_drop_last)
+    total = num_steps(settings, per_epoch)
+    if settings.trainer.eval_strategy == "epoch":
+        every = per_epoch
+    if patience is None or not every:
+        return
+    evaluations = total // (every if every >= 1 else math.ceil(every * total))
+    if evaluations <= patience:
+        logger.warning(
+            "--early_stopping_patience %d has no effect: %d steps have %d evaluations; give a smaller --eval_steps",
+            patience,
+            total,
+            evaluations,
+        )
 
 
 def _check_extension(settings: Settings, num_rows: int, made: Path | None) -> None:

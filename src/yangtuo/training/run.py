@@ -17,7 +17,7 @@ from yangtuo.config.settings import Settings
 from yangtuo.config.trainer_values import tracker_names
 from yangtuo.engine import checkpoint, trackers
 from yangtuo.engine.calibration import peak_bytes, tell_memory
-from yangtuo.engine.early_stopping import EvaluationHistory
+from yangtuo.engine.early_stopping import EXTENDED, EvaluationHistory
 from yangtuo.engine.monitor import TrainingMonitor
 from yangtuo.engine.processes import check_alike, check_engine, from_rank_0, of_each, peers_lost_are_named
 from yangtuo.engine.progress import Progress
@@ -80,7 +80,7 @@ def train(settings: Settings) -> None:
         if is_main:
             output.write_json(output_dir / run_folder.RUN_FILE, run)
             write_audit(output_dir, corpus.audits, corpus.dropped)
-        context = _context(settings, output_dir, decision.checkpoint, watchdog, is_main=is_main)
+        context = _context(settings, output_dir, decision, watchdog, is_main=is_main)
         known, saved = provenance_of(settings, inputs, recipe), output_dir / run_folder.ADAPTER_FOLDER
         saver = Saver(adapter, prompt_files, known, args.should_save, args.device)
         steps = Steps(corpus.train, recipe_of(settings, args.seed, corpus.mix), execution, args.process_index)
@@ -104,9 +104,14 @@ def train(settings: Settings) -> None:
 
 
 def _context(
-    settings: Settings, output_dir: Path, resumed: Path | None, watchdog: Watchdog, *, is_main: bool
+    settings: Settings, output_dir: Path, decision: Decision, watchdog: Watchdog, *, is_main: bool
 ) -> RunContext:
-    step_log = _open_log(output_dir, resumed, writes=is_main)
+    step_log = _open_log(output_dir, decision.checkpoint, writes=is_main)
+    entries = step_log.entries
+    if decision.start is Start.EXTEND and decision.checkpoint:
+        made = checkpoint.step_of(decision.checkpoint)
+        entries = [*entries, {"step": made, "event": EXTENDED, "text": f"more steps than the {made} that were made"}]
+        step_log.write(entries[-1])
     return RunContext(
         step_log,
         Progress(shown=is_main, bar=not settings.trainer.disable_tqdm),
@@ -114,8 +119,8 @@ def _context(
         settings.run.save_minutes,
         StopRequest(),
         watchdog,
-        TrainingMonitor(step_log.entries),
-        EvaluationHistory(early_stopping_of(settings), step_log.entries),
+        TrainingMonitor(entries),
+        EvaluationHistory(early_stopping_of(settings), entries),
     )
 
 
@@ -133,7 +138,8 @@ def _train(
 ) -> dict[str, int]:
     """All steps, and the adapter on the disk; returns the checksums of the trained weights before the first."""
     output_dir, at_start = saved.parent, adapter_state.checksums(adapter_state.trained_parameters(adapter))
-    from_rank_0(lambda: checkpoint.check_room(output_dir, trainer.checkpoint_bytes(), UsageError))
+    needed = checkpoint.num_bytes(adapter.num_trainable(), only_model=trainer.args.save_only_model)
+    from_rank_0(lambda: checkpoint.check_room(output_dir, needed, UsageError))
     with stop:
         metrics = trainer.run(decision.checkpoint)
     if stop.agreed:

@@ -146,9 +146,12 @@ def decide(settings: Settings, output_dir: Path, recipe: Mapping[str, Any], lock
         checkpoint_dir=settings.trainer.resume_from_checkpoint,
         extends=settings.run.extend,
     )
-    if settings.run.extend and decision.start is not Start.EXTEND:
-        found = "no run there" if decision.start is Start.FRESH else "the run there has as many steps as are asked for"
-        logger.warning("--extend has no effect: --output_dir %s: %s", output_dir, found)
+    why = {
+        Start.FRESH: "no checkpoint there to go on from",
+        Start.FINISHED: "the run there has as many steps as are asked for",
+    }.get(decision.start)
+    if settings.run.extend and why:
+        logger.warning("--extend has no effect: --output_dir %s: %s", output_dir, why)
     return decision
 
 
@@ -195,7 +198,7 @@ def start_of(
     if different and is_longer:
         return Decision(Start.EXTEND, _chosen(named) if named else _last_of(output_dir), seed)
     if different:
-        if overwrite:
+        if overwrite and not extends:
             return _move_aside(output_dir)
         more = "; or --extend to go on with more steps" if set(_changed(there, recipe)) <= set(_LENGTH) else ""
         raise RunFolderError.of_problems(

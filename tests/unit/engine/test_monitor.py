@@ -119,6 +119,7 @@ def test_modules_without_a_gradient_are_named():
             "base_model.model.model.layers.0.v_proj.lora_B.weight": None,
             "base_model.model.model.embed_tokens.modules_to_save.weight": torch.eye(3).to_sparse(),
             "base_model.model.model.layers.0.mlp.experts.3.lora_B.weight": None,
+            "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.zeros(2, 2),
         }
     )
     assert [event.name for event in found] == ["no_gradient"]

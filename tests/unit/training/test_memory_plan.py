@@ -84,6 +84,28 @@ def test_weights_in_float32_under_a_16_bit_forward_are_kept_in_both():
     assert cast.parts["copies in 16 bits"] - plain.parts["copies in 16 bits"] == 2 * SIZES.num_linear
 
 
+def test_what_is_offered_holds_with_all_else_as_it_was_given():
+    card = replace(CARD, free_bytes=20 * GIB)
+    run = replace(RUN, most_cells=8192, step_cells=8192)
+    found = changes_that_fit(SIZES, run, card, {"--load_in_4bit": SIZES.quantised(4)})
+    options = [change.options for change in found]
+    assert options[0] == "--micro_batch_tokens auto"
+    assert not any("--max_seq_length" in each for each in options)  # which a given --micro_batch_tokens makes useless
+    assert len(options) == len(set(options))
+    four = "--load_in_4bit"
+    assert sum(four in each for each in options) <= 1  # once it fits alone, not with others again
+
+
+def test_weights_are_divided_where_an_engine_may_divide_them():
+    cards = replace(CARD, num_devices=8)
+    large = replace(SIZES, frozen_bytes=60 * GIB, largest_layer_bytes=GIB)
+    asked = replace(RUN, engine="ddp")
+    assert [change.options for change in changes_that_fit(large, asked, cards, {})] == ["--fsdp full_shard"]
+    for other in (replace(asked, may_divide=False), replace(asked, engine="zero2")):
+        assert changes_that_fit(large, other, cards, {}) == []
+    assert changes_that_fit(large, asked, replace(cards, kind="cpu"), {}) == []
+
+
 def test_quantised_sizes():
     """6 thousand million numbers from 2 bytes to half a byte and their scales: 4.9 bits of 16."""
     found = SIZES.quantised(4)
