@@ -62,12 +62,13 @@ LAYERS = {
     "data": ("config", *TOP),
     "model": ("data", "config", *TOP),
     "engine": ("model", "data", "config", *TOP),
-    "inference": ("model", "data", "config", *TOP),
+    "inference": ("engine", "model", "data", "config", *TOP),
     "merge": ("model", "data", "config", *TOP),
     "vocab": ("model", "data", "config", *TOP),
     "training": ("engine", "inference", "model", "data", "config", *TOP),
     "diagnosis": ("engine", "model", "data", "config", *TOP),
-    "export": ("merge", "inference", "model", "data", "config", *TOP),
+    "evaluation": ("inference", "engine", "model", "data", "config", *TOP),
+    "export": ("merge", "inference", "engine", "model", "data", "config", *TOP),
 }
 
 RULES = {

@@ -3,7 +3,7 @@
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,8 @@ class Generator:
                 output = self._loaded.model(
                     input_ids=new, past_key_values=self._cache, use_cache=True, **self._last_only
                 )
-                token = self._choose(output.logits[:, -1, : self._loaded.num_rows].float(), ids)
+                scores = output.logits[:, -1, : self._loaded.num_rows].float()
+                token = choose(scores, ids, self._sampling, self._ends, self._draws)
             self._cache, self._cached = output.past_key_values, list(ids)
             ids.append(token)
             yield token
@@ -197,21 +198,35 @@ class Generator:
         else:
             self._cache, self._cached = None, []
 
-    def _choose(self, scores: torch.Tensor, ids: Sequence[int]) -> int:
-        how = self._sampling
-        if not torch.isfinite(scores.max()):
-            raise RunFailure("the model computes no numbers (NaN or infinite); try --torch_dtype float32")
-        if how.repetition_penalty != 1:
-            # An end token of an earlier turn must not keep the answer from ending.
-            seen = [i for i in ids if i < scores.shape[1] and i not in self._ends]
-            penalised = torch.tensor([seen], dtype=torch.int64, device=scores.device)
-            scores = RepetitionPenaltyLogitsProcessor(how.repetition_penalty)(penalised, scores)
-        if how.temperature == 0:
-            return int(scores.argmax())
-        nothing = torch.empty(1, 0, dtype=torch.int64, device=scores.device)
-        scores = TemperatureLogitsWarper(how.temperature)(nothing, scores)
-        if how.top_k:
-            scores = TopKLogitsWarper(how.top_k)(nothing, scores)
-        if how.top_p < 1:
-            scores = TopPLogitsWarper(how.top_p)(nothing, scores)
-        return int(torch.multinomial(scores.softmax(-1), 1, generator=self._draws))
+
+def choose(
+    scores: torch.Tensor, ids: Sequence[int], how: Sampling, ends: Collection[int], draws: torch.Generator
+) -> int:
+    """The next token of an answer.
+
+    Args:
+        scores: logits [1, V], float32.
+        ids: prompt and answer so far.
+        how: it is chosen.
+        ends: tokens that end an answer.
+        draws: of random numbers.
+
+    Raises:
+        RunFailure: the model computes no numbers.
+    """
+    if not torch.isfinite(scores.max()):
+        raise RunFailure("the model computes no numbers (NaN or infinite); try --torch_dtype float32")
+    if how.repetition_penalty != 1:
+        # An end token of an earlier turn must not keep the answer from ending.
+        seen = [i for i in ids if i < scores.shape[1] and i not in ends]
+        penalised = torch.tensor([seen], dtype=torch.int64, device=scores.device)
+        scores = RepetitionPenaltyLogitsProcessor(how.repetition_penalty)(penalised, scores)
+    if how.temperature == 0:
+        return int(scores.argmax())
+    nothing = torch.empty(1, 0, dtype=torch.int64, device=scores.device)
+    scores = TemperatureLogitsWarper(how.temperature)(nothing, scores)
+    if how.top_k:
+        scores = TopKLogitsWarper(how.top_k)(nothing, scores)
+    if how.top_p < 1:
+        scores = TopPLogitsWarper(how.top_p)(nothing, scores)
+    return int(torch.multinomial(scores.softmax(-1), 1, generator=draws))

@@ -4,6 +4,8 @@ A Chinese character or an emoji may take several tokens: bytes of sentencepiece'
 that end inside a character. Until the last of them is there, decoding gives U+FFFD in its place.
 """
 
+from collections.abc import Sequence
+
 from yangtuo.data.tokenizer import Tokenizer
 
 _NO_CHARACTER = "\ufffd"
@@ -46,3 +48,9 @@ class GrowingText:
         new = text[len(self._told) :] if text.startswith(self._told) else ""
         self._told += new
         return new
+
+
+def text_of(tokenizer: Tokenizer, ids: Sequence[int], *, is_whole: bool) -> str:
+    """The text of an answer's tokens, without a character that was cut short where it did not end by itself."""
+    text = tokenizer.decode(list(ids))
+    return text if is_whole else text.rstrip(_NO_CHARACTER)

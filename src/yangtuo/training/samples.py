@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from yangtuo.config.settings import Settings
 from yangtuo.data.examples import Examples
+from yangtuo.data.prompt_rows import PromptRow
 from yangtuo.engine.compiled import with_norm
 from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.run_context import RunContext
@@ -27,7 +28,6 @@ from yangtuo.inference.load import LoadedModel
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.training import sample_prompts
 from yangtuo.training.inputs import Inputs
-from yangtuo.training.sample_prompts import SamplePrompt
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _WIDTH = 96  # of a line on the screen
 _FAILURES = (RunFailure, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
 
-def prompts_of(settings: Settings, inputs: Inputs, validation: Examples | None, seed: int) -> list[SamplePrompt]:
+def prompts_of(settings: Settings, inputs: Inputs, validation: Examples | None, seed: int) -> list[PromptRow]:
     """The prompts that the options name, see `sample_prompts.find`; each leaves room for an answer."""
     prompts = sample_prompts.find(settings, inputs, validation, seed)
     sample_prompts.refuse_without_room(prompts, settings.run.sample_prompts, _num_positions(inputs))
@@ -46,7 +46,7 @@ def prompts_of(settings: Settings, inputs: Inputs, validation: Examples | None, 
 def follow(
     settings: Settings,
     inputs: Inputs,
-    prompts: Sequence[SamplePrompt],
+    prompts: Sequence[PromptRow],
     adapter: Adapter,
     trainer: StepTrainer,
     context: RunContext,
@@ -74,7 +74,7 @@ class Samples(TrainerCallback):  # type: ignore[misc]
         self,
         settings: Settings,
         inputs: Inputs,
-        prompts: Sequence[SamplePrompt],
+        prompts: Sequence[PromptRow],
         model: PreTrainedModel,
         context: RunContext,
     ):
@@ -121,7 +121,7 @@ class Samples(TrainerCallback):  # type: ignore[misc]
         if self._has_failed and torch.accelerator.is_available():
             torch.accelerator.empty_cache()  # of a failure that was for want of memory
 
-    def _answer(self, prompt: SamplePrompt) -> Answer:
+    def _answer(self, prompt: PromptRow) -> Answer:
         """A generator each: an answer does not depend on the prompts beside it, nor on weights of before."""
         room = self._most_tokens
         if self._num_positions is not None:

@@ -141,7 +141,7 @@ def test_samples_need_evaluations():
 
 
 def test_a_prompt_has_to_leave_room_for_an_answer():
-    prompt = sample_prompts.SamplePrompt("问", (1, 2, 3))
+    prompt = sample_prompts.PromptRow("问", (1, 2, 3))
     sample_prompts.refuse_without_room([prompt], "p.txt", 4)
     sample_prompts.refuse_without_room([prompt], "p.txt", None)
     with pytest.raises(DataError, match="3 tokens"):

@@ -1,0 +1,151 @@
+"""Asks one model what the tasks say, and keeps what it gave; what is known already is not asked again."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from yangtuo.data.templates import Template
+from yangtuo.engine.memory import ModelShape, free_bytes
+from yangtuo.errors import DataError
+from yangtuo.evaluation.progress import Progress
+from yangtuo.evaluation.records import Records
+from yangtuo.evaluation.tasks import AnswerTask, LikelihoodTask
+from yangtuo.inference.batch import BatchGenerator
+from yangtuo.inference.forward import RowReader
+from yangtuo.inference.generate import Sampling
+from yangtuo.inference.likelihood import LikelihoodReader, RowLikelihood, Work
+from yangtuo.inference.load import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+_MOST_CELLS = {"cpu": 4096, "cuda": 32768}
+_USED = 0.4  # part of the free memory that one forward may take; keys and values want some too
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model that is asked.
+
+    Attributes:
+        name: "base", "tuned", or the folder's.
+        loaded: the model.
+        template: the text around what is asked.
+        num_positions: tokens that prompt and answer may have together; None for any number.
+    """
+
+    name: str
+    loaded: LoadedModel
+    template: Template
+    num_positions: int | None
+
+
+def measure(
+    asked: Asked, tasks: Sequence[LikelihoodTask | AnswerTask], records: Records, max_cells: int | None
+) -> Work:
+    """Ask everything that is not in the records yet.
+
+    Args:
+        asked: the model.
+        tasks: what it is asked.
+        records: where what it gives is kept.
+        max_cells: `--micro_batch_tokens`; None to choose by the memory.
+
+    Returns:
+        What was computed, for so many tokens.
+
+    Raises:
+        DataError: a row or a prompt is longer than the model has positions for.
+        RunFailure: the model computes no numbers, or memory does not do.
+    """
+    _check_lengths(asked, tasks)
+    open_tasks = [task for task in tasks if not all(records.knows(task.identity, key) for key in task.keys)]
+    work = Work()
+    if not open_tasks:
+        logger.info("%s: everything was measured before", asked.name)
+        return work
+    reader = RowReader(asked.loaded)
+    cells = max_cells or _cells_that_fit(reader)
+    for task in open_tasks:
+        if isinstance(task, LikelihoodTask):
+            done = _read(asked, task, records, LikelihoodReader(reader, cells))
+        else:
+            done = _answer(
+                asked, task, records, BatchGenerator(reader, asked.template, Sampling(task.max_new_tokens), cells)
+            )
+        work.num_cells += done.num_cells
+        work.num_tokens += done.num_tokens
+    return work
+
+
+def _check_lengths(asked: Asked, tasks: Sequence[LikelihoodTask | AnswerTask]) -> None:
+    if (most := asked.num_positions) is None:
+        return
+    problems = []
+    for task in tasks:
+        if isinstance(task, LikelihoodTask):
+            long = np.flatnonzero(task.examples.lengths() > most)
+            problems += [f"{task.name}: {task.examples.where(int(i))}" for i in long]
+        else:
+            long_prompts = [prompt for prompt in task.prompts if len(prompt.ids) >= most]
+            problems += [f"{task.name}: the prompt of {prompt.where or prompt.text[:40]}" for prompt in long_prompts]
+    if problems:
+        title = f"longer than the {most:,} positions that the model has; leave them out, or give fewer --shots"
+        raise DataError.of_problems(title, problems)
+
+
+def _cells_that_fit(reader: RowReader) -> int:
+    """By the free memory: a forward without a gradient has one layer's activations at a time."""
+    shape = ModelShape.of(reader.loaded.model.config, reader.loaded.model.dtype.itemsize)
+    fits = int(free_bytes(reader.device) * _USED // shape.layer_bytes_per_cell())
+    return max(1, min(fits, _MOST_CELLS.get(reader.device.type, _MOST_CELLS["cuda"])))
+
+
+def _read(asked: Asked, task: LikelihoodTask, records: Records, reader: LikelihoodReader) -> Work:
+    examples = task.examples
+
+    def is_known(i: int) -> bool:
+        return records.knows(task.identity, task.keys[i])
+
+    num_open = sum(not is_known(i) for i in range(len(examples)))
+    with Progress(f"{asked.name}: {task.name}, read", num_open, "row") as progress:
+        for found in reader.read(examples, is_known):
+            new = [(i, likelihood) for i, likelihood in found if not is_known(i)]
+            records.add(task.identity, [{"key": task.keys[i], **_entry(one, _weights(task, i))} for i, one in new])
+            progress.advance(len(new))
+    return reader.work
+
+
+def _weights(task: LikelihoodTask, i: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    weights = task.examples.row_weights(i)[1:]
+    return weights[weights > 0].astype(np.float64)
+
+
+def _entry(found: RowLikelihood, weights: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> dict[str, float | int]:
+    """What is kept of a row: sums over its tokens with a loss, in nats."""
+    losses = -found.logps.astype(np.float64)
+    return {
+        "nll": float(losses.sum()),
+        "tokens": len(losses),
+        "hits": int(found.is_likeliest.sum()),
+        "weighted_nll": float((losses * weights).sum()),
+        "weight": float(weights.sum()),
+    }
+
+
+def _answer(asked: Asked, task: AnswerTask, records: Records, generator: BatchGenerator) -> Work:
+    def is_known(i: int) -> bool:
+        return records.knows(task.identity, task.keys[i])
+
+    num_open = sum(not is_known(i) for i in range(len(task.prompts)))
+    with Progress(f"{asked.name}: {task.name}, answered", num_open, "prompt") as progress:
+        for found in generator.answer_all([prompt.ids for prompt in task.prompts], is_known):
+            new = [(i, answer) for i, answer in found if not is_known(i)]
+            entries = [
+                {"key": task.keys[i], "answer": one.text, "ended": one.is_whole, "tokens": one.num_tokens}
+                for i, one in new
+            ]
+            records.add(task.identity, entries)
+            progress.advance(len(new))
+    return generator.work
