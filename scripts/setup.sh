@@ -31,7 +31,7 @@ yangtuo_setup() {
         environment="${VIRTUAL_ENV:-$CONDA_PREFIX}"
         if [ "$(cat "$environment/.yangtuo-setup" 2>/dev/null)" != "$wanted" ]; then
             echo "setup: using the active environment $environment and its torch"
-            python -m pip install --quiet --disable-pip-version-check -e "$root[dev,data,modelscope]" || return 1
+            python -m pip install --quiet --disable-pip-version-check -e "$root[dev,data,modelscope,eval]" || return 1
             echo "$wanted" > "$environment/.yangtuo-setup"
         fi
         return 0

@@ -56,6 +56,7 @@ CONFIG = [module.split(".")[2] for module in MODULES if lies_in(module, "yangtuo
 CONFIG.remove("transformers_help")
 SLOW = ("torch", "transformers", "peft", "accelerate")
 TOP = ("errors", "logs", "output")
+EVALUATION = ("llamafactory_scores", "quantiles", "statistics", "text_scores")
 # Each package may import those to its right; what stands in one line does not know the others of that line.
 LAYERS = {
     "config": TOP,
@@ -81,6 +82,7 @@ RULES = {
     "config.schema": [*SLOW, *others("config")],
     "data": [*SLOW, *others("data", *LAYERS["data"])],
     **{f"engine.{name}": SLOW for name in ("planning", "layout", "step_log", "checkpoint")},
+    **{f"evaluation.{name}": SLOW for name in EVALUATION},  # what needs no model
     **{f"training.{name}": SLOW for name in ("preflight", "dataset", "run_folder")},
     # A torch that cannot be imported is one of its findings; only `hardware` has it, and is imported after a trial.
     **{f"diagnosis.{name}": SLOW for name in ("diagnose", "environment", "finding", "machine", "packages")},
