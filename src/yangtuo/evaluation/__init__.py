@@ -1,0 +1,1 @@
+"""Measures of a model on data, and the verdict."""
