@@ -66,6 +66,7 @@ LAYERS = {
     "merge": ("model", "data", "config", *TOP),
     "vocab": ("model", "data", "config", *TOP),
     "training": ("engine", "inference", "model", "data", "config", *TOP),
+    "evaluation": ("engine", "inference", "model", "data", "config", *TOP),
     "diagnosis": ("engine", "model", "data", "config", *TOP),
     "export": ("merge", "inference", "model", "data", "config", *TOP),
 }
@@ -81,6 +82,7 @@ RULES = {
     "data": [*SLOW, *others("data", *LAYERS["data"])],
     **{f"engine.{name}": SLOW for name in ("planning", "layout", "step_log", "checkpoint")},
     **{f"training.{name}": SLOW for name in ("preflight", "dataset", "run_folder")},
+    **{f"evaluation.{name}": SLOW for name in ("probe_items", "probe_checks", "forgetting", "verdict")},
     # A torch that cannot be imported is one of its findings; only `hardware` has it, and is imported after a trial.
     **{f"diagnosis.{name}": SLOW for name in ("diagnose", "environment", "finding", "machine", "packages")},
 }

@@ -4,13 +4,14 @@ Pure: from scores to measures. Asking the models is done elsewhere, and how an i
 `evaluation.statistics`' to say, whose functions are handed in.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from yangtuo.evaluation.comparison import Comparison, PairedDifference, is_finite
-from yangtuo.evaluation.probe_items import LANGUAGES, ChoiceItem, CheckedItem, Item, Passage
+from yangtuo.evaluation.probe_items import LANGUAGES, CheckedItem, ChoiceItem, Item, Passage
 
+_Kind = TypeVar("_Kind", ChoiceItem | CheckedItem, Passage)
 PairedShare = Callable[[Sequence[bool], Sequence[bool]], PairedDifference]
 PairedRatio = Callable[[Sequence[float], Sequence[float], Sequence[float]], PairedDifference]
 
@@ -75,7 +76,8 @@ def compare(
     """
     asked, passages = _apart(items)
     for model in (base, tuned) if tuned else (base,):
-        missing = [i.id for i in asked if i.id not in model.passed] + [p.id for p in passages if p.id not in model.losses]
+        missing = [item.id for item in asked if item.id not in model.passed]
+        missing += [passage.id for passage in passages if passage.id not in model.losses]
         if missing:
             raise ValueError(f"not measured: {', '.join(missing)}")
     measures = [
@@ -137,7 +139,7 @@ def _apart(items: Iterable[Item]) -> tuple[list[ChoiceItem | CheckedItem], list[
     return asked, passages
 
 
-def _groups[T: (ChoiceItem | CheckedItem, Passage)](items: Sequence[T], measure: str) -> list[tuple[str, list[T]]]:
+def _groups(items: Sequence[_Kind], measure: str) -> list[tuple[str, list[_Kind]]]:
     """Names of measures with their items; none without items."""
     found = {f"probe/{measure}": list(items)}
     for language in LANGUAGES:

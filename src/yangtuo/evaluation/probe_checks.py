@@ -187,7 +187,7 @@ def _is_number(answer: str, texts: tuple[str, ...], number: float) -> bool:
 
 
 def _starts_with(answer: str, texts: tuple[str, ...], number: float) -> bool:
-    return answer.lstrip("\"'「『 ").startswith(texts)
+    return answer.startswith(texts) or answer.lstrip("\"'「『 ").startswith(texts)
 
 
 def _ends_with(answer: str, texts: tuple[str, ...], number: float) -> bool:

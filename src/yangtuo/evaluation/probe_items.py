@@ -29,6 +29,7 @@ _KEYS = {
     "an instruction with a check": ("id", "language", "kind", "prompt", "check"),
 }
 _KIND = re.compile(r"[a-z][a-z0-9_]*")
+_MEASURES = ("accuracy", "loss")  # names of measures, which a kind must not take
 
 
 @dataclass(frozen=True)
@@ -163,18 +164,29 @@ def _row_faults(value: Value) -> Iterator[str]:
     if missing:
         yield f"no {' and no '.join(map(repr, missing))} (keys: {keys_of(row)}); expected {_forms()}"
     if other:
-        yield f"{', '.join(map(repr, other))} is no key of {form}; expected {_forms()}"
-    for key in ("id", "kind", "prompt", "text"):
-        if key in _KEYS[form] and key in row and not _is_text(row[key]):
-            yield f"{key!r} is {found(row[key])}; expected a text that is not empty"
-    if "language" in row and row["language"] not in LANGUAGES:
-        yield f"'language' is {found(row['language'])}; expected \"zh\" or \"en\""
-    if _is_text(row.get("kind")) and not _KIND.fullmatch(row["kind"]):
-        yield f"'kind' is {short(row['kind'])}; expected a word of small letters, digits and _, as \"facts\""
-    if "options" in row and form != "a passage":
-        yield from _option_faults(row)
-    if "check" in row and form != "a passage":
-        yield from _check_faults(row["check"])
+        yield f"{form} has no key {', '.join(map(repr, other))}; expected {_forms()}"
+    for key in _KEYS[form]:
+        if key in row:
+            yield from _value_faults(row, key)
+
+
+def _value_faults(row: dict[str, Any], key: str) -> Iterator[str]:
+    value = row[key]
+    if key in ("id", "kind", "prompt", "text") and not _is_text(value):
+        yield f"{key!r} is {found(value)}; expected a text that is not empty"
+    elif key == "language" and value not in LANGUAGES:
+        yield f'\'language\' is {found(value)}; expected "zh" or "en"'
+    elif key == "kind" and (not _KIND.fullmatch(value) or value in _MEASURES):
+        yield (
+            f"'kind' is {short(value)}; expected a word of small letters, digits and _, such as facts, "
+            f"which is not {' or '.join(_MEASURES)}"
+        )
+    elif key == "options":
+        yield from _option_faults(value)
+    elif key == "answer" and not _is_index(value):
+        yield f"'answer' is {found(value)}; expected the index of the right option, from 0 to {NUM_OPTIONS - 1}"
+    elif key == "check":
+        yield from _check_faults(value)
 
 
 def _form(row: dict[str, Any]) -> str:
@@ -191,14 +203,14 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _option_faults(row: dict[str, Any]) -> Iterator[str]:
-    options, answer = row["options"], row.get("answer")
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < NUM_OPTIONS
+
+
+def _option_faults(options: Any) -> Iterator[str]:
     is_list = isinstance(options, list) and len(options) == NUM_OPTIONS and all(map(_is_text, options))
     if not is_list or len(set(options)) < NUM_OPTIONS:
         yield f"'options' is {found(options)}; expected {NUM_OPTIONS} different texts, none of them empty"
-    is_index = isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < NUM_OPTIONS
-    if "answer" in row and not is_index:
-        yield f"'answer' is {found(answer)}; expected the index of the right option, from 0 to {NUM_OPTIONS - 1}"
 
 
 def _check_faults(check: Any) -> Iterator[str]:
