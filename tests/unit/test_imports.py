@@ -67,6 +67,7 @@ LAYERS = {
     "merge": ("model", "data", "config", *TOP),
     "vocab": ("model", "data", "config", *TOP),
     "training": ("engine", "inference", "model", "data", "config", *TOP),
+    "evaluation": ("engine", "inference", "model", "data", "config", *TOP),
     "diagnosis": ("engine", "model", "data", "config", *TOP),
     "evaluation": ("inference", "engine", "model", "data", "config", *TOP),
     "export": ("merge", "inference", "engine", "model", "data", "config", *TOP),
@@ -84,6 +85,7 @@ RULES = {
     **{f"engine.{name}": SLOW for name in ("planning", "layout", "step_log", "checkpoint")},
     **{f"evaluation.{name}": SLOW for name in EVALUATION},  # what needs no model
     **{f"training.{name}": SLOW for name in ("preflight", "dataset", "run_folder")},
+    **{f"evaluation.{name}": SLOW for name in ("probe_items", "probe_checks", "forgetting", "verdict")},
     # A torch that cannot be imported is one of its findings; only `hardware` has it, and is imported after a trial.
     **{f"diagnosis.{name}": SLOW for name in ("diagnose", "environment", "finding", "machine", "packages")},
 }
