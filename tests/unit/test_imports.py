@@ -56,7 +56,10 @@ CONFIG = [module.split(".")[2] for module in MODULES if lies_in(module, "yangtuo
 CONFIG.remove("transformers_help")
 SLOW = ("torch", "transformers", "peft", "accelerate")
 TOP = ("errors", "logs", "output")
-EVALUATION = ("llamafactory_scores", "quantiles", "statistics", "text_scores")
+EVALUATION = (
+    *("comparison", "forgetting", "llamafactory_scores", "measures", "own_data", "probe_checks", "probe_items", "probing"),
+    *("quantiles", "records", "results", "statistics", "tasks", "text_scores", "verdict"),
+)
 # Each package may import those to its right; what stands in one line does not know the others of that line.
 LAYERS = {
     "config": TOP,
@@ -67,7 +70,6 @@ LAYERS = {
     "merge": ("model", "data", "config", *TOP),
     "vocab": ("model", "data", "config", *TOP),
     "training": ("engine", "inference", "model", "data", "config", *TOP),
-    "evaluation": ("engine", "inference", "model", "data", "config", *TOP),
     "diagnosis": ("engine", "model", "data", "config", *TOP),
     "evaluation": ("inference", "engine", "model", "data", "config", *TOP),
     "export": ("merge", "inference", "engine", "model", "data", "config", *TOP),
@@ -85,7 +87,6 @@ RULES = {
     **{f"engine.{name}": SLOW for name in ("planning", "layout", "step_log", "checkpoint")},
     **{f"evaluation.{name}": SLOW for name in EVALUATION},  # what needs no model
     **{f"training.{name}": SLOW for name in ("preflight", "dataset", "run_folder")},
-    **{f"evaluation.{name}": SLOW for name in ("probe_items", "probe_checks", "forgetting", "verdict")},
     # A torch that cannot be imported is one of its findings; only `hardware` has it, and is imported after a trial.
     **{f"diagnosis.{name}": SLOW for name in ("diagnose", "environment", "finding", "machine", "packages")},
 }

@@ -1,8 +1,9 @@
 """Asks one model what the tasks say, and keeps what it gave; what is known already is not asked again."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,12 +34,16 @@ class Asked:
         loaded: the model.
         template: the text around what is asked.
         num_positions: tokens that prompt and answer may have together; None for any number.
+        place: path, adapter and dtype, for `results.json`.
+        identity: what tells this model from another one of the same name.
     """
 
     name: str
     loaded: LoadedModel
     template: Template
     num_positions: int | None
+    place: Mapping[str, Any]
+    identity: Mapping[str, Any]
 
 
 def measure(
