@@ -56,7 +56,15 @@ CONFIG = [module.split(".")[2] for module in MODULES if lies_in(module, "yangtuo
 CONFIG.remove("transformers_help")
 SLOW = ("torch", "transformers", "peft", "accelerate")
 TOP = ("errors", "logs", "output")
-EVALUATION = ("llamafactory_scores", "quantiles", "statistics", "text_scores")
+EVALUATION = (
+    "choice_files",
+    "choice_prompts",
+    "choice_subjects",
+    "llamafactory_scores",
+    "quantiles",
+    "statistics",
+    "text_scores",
+)
 # Each package may import those to its right; what stands in one line does not know the others of that line.
 LAYERS = {
     "config": TOP,
