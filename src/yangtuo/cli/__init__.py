@@ -26,6 +26,8 @@ Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
   check     what a run would train on: counts, lengths, losses, faults, verdict; loads no weights
   preview   rows as the model sees them: prompt, trained tokens, end token, in colour or as a page
   chat      talk to a model, or ask it, in the template that it was trained with; also base and tuned side by side
+  generate  answer the prompts of a file, many at once, into a file
+  eval      measure models on your data, general ability and multiple choice; --compare: better than the base, or broken?
   merge     put adapters into their base, and prove that the result is the same model
   export    merge, and write what Ollama, vLLM and llama.cpp need to ask as training did
   check-deploy  compare a running server with training: the ids of prompts, greedy answers
@@ -188,5 +190,5 @@ def module_of(verb: str) -> Any:
 
 
 OF_A_RUN = ("train", "check", "preview", "encode")  # take every option of a run, and their `run` its settings
-VERBS = (*OF_A_RUN, "chat", "merge", "export", "check-deploy", "vocab", "doctor", "cache", "demo")
-_LOAD_MODELS = ("train", "chat", "merge", "export")  # whose libraries have to be told to be quiet
+VERBS = (*OF_A_RUN, "chat", "generate", "eval", "merge", "export", "check-deploy", "vocab", "doctor", "cache", "demo")
+_LOAD_MODELS = ("train", "chat", "generate", "eval", "merge", "export")  # whose libraries have to be told to be quiet

@@ -13,11 +13,9 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from yangtuo import logs
-from yangtuo.config.choices import Hub
+from yangtuo.cli.model_options import add_model_options, lora_arguments, model_arguments
 from yangtuo.config.json_values import object_of
-from yangtuo.config.options import OPTIONS
-from yangtuo.config.options import add as add_option
-from yangtuo.config.schema import LoraArguments, ModelArguments
+from yangtuo.config.schema import ModelArguments
 from yangtuo.errors import DataError, OutOfMemoryError, StoppedError, UsageError, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -42,16 +40,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="An adapter, the output_dir of a run, a merged model or a base (also by hub name).",
     )
-    add("--model_name_or_path", help="Base model. Default: the one that the adapter names.")
     add("--peft_path", help="The adapter, instead of FOLDER.")
-    add("--tokenizer_name_or_path", help="Tokenizer. Default: the one that travels with the adapter, else the base's.")
-    add("--template", help="Name or file. Default: the one that travels with the model, else by the tokenizer.")
     add("--system_prompt", help='System prompt; "" for none. Default: the template\'s, if any.')
-    add(
-        "--chat_template_kwargs",
-        metavar="JSON",
-        help="As --chat_template_kwargs of train. Default: those of the training.",
-    )
     add(
         "--max_new_tokens",
         type=int,
@@ -66,13 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--ask", action="append", metavar="QUESTION", help="Ask this and end; may be given several times.")
     add("--multi_turn", action="store_true", help="Questions of --ask or a pipe follow each other in one dialogue.")
     add("--json", action="store_true", help="One JSON object a question.")
-    add("--torch_dtype", help="Dtype: auto (as stored), float32, bfloat16 or float16. Default: auto.")
-    add("--use_cpu", action="store_true", help="Do not use an accelerator.")
-    add("--cache_dir", help="Where hub models are kept. Default: the hub's own cache.")
-    add_option(parser, OPTIONS["hub"])
-    add("--trust_remote_code", action="store_true", help="Run Python code that comes with the model.")
-    add("--force_base", action="store_true", help="Take an adapter though it was trained on another base.")
-    add("--allow_partial_adapter", action="store_true", help="Take what fits of an adapter that is not whole.")
+    add_model_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -133,14 +117,7 @@ def _opened(options: argparse.Namespace) -> list["ChatSession"]:
     from yangtuo.model.base import detect_hardware
     from yangtuo.training.run_folder import ADAPTER_FOLDER
 
-    model = ModelArguments(
-        model_name_or_path=options.model_name_or_path,
-        tokenizer_name_or_path=options.tokenizer_name_or_path,
-        torch_dtype=options.torch_dtype,
-        hub=Hub(options.hub),
-        cache_dir=options.cache_dir,
-        trust_remote_code=options.trust_remote_code,
-    )
+    model = model_arguments(options)
     adapter = load.find_adapter(options.target, options.peft_path, ADAPTER_FOLDER)
     base_folder = None
     if adapter:
@@ -150,8 +127,7 @@ def _opened(options: argparse.Namespace) -> list["ChatSession"]:
         places = load.Places(load.model_folder(options.target or options.model_name_or_path, model), None)
     kwargs = object_of("chat_template_kwargs", options.chat_template_kwargs)
     hardware = detect_hardware(options.use_cpu)
-    lora = LoraArguments(force_base=options.force_base, allow_partial_adapter=options.allow_partial_adapter)
-    opened = load.open_model(places, model, options.template, hardware, lora, kwargs)
+    opened = load.open_model(places, model, options.template, hardware, lora_arguments(options), kwargs)
     models = {"tuned" if adapter or base_folder else "model": opened.loaded}
     if base_folder:
         models = {"base": load.open_base(base_folder, model, opened, hardware), **models}

@@ -54,6 +54,14 @@ class History(StrEnum):
     ONE_EXAMPLE = "one_example"
 
 
+class ChoicesBy(StrEnum):
+    """How a model is asked a question with four options."""
+
+    LIKELIHOOD = "likelihood"
+    GENERATION = "generation"
+    BOTH = "both"
+
+
 class Deduplicate(StrEnum):
     """Which repeated rows are left out."""
 

@@ -1,4 +1,4 @@
-"""`results.json`, `answers.jsonl`, and the table on the screen: what an evaluation found. Pure but for the two files."""
+"""`results.json`, `answers.jsonl`, and the table on the screen: what an evaluation found."""
 
 import json
 import math
@@ -150,4 +150,3 @@ def _signed(value: float, unit: str) -> str:
         return f"{100 * value:+.1f}"
     text = number(value, unit)
     return text if text.startswith("-") or not math.isfinite(value) else f"+{text}"
-

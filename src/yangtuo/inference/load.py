@@ -203,9 +203,9 @@ def open_model(
     if saved:
         merged = [provenance.sha256_of(folder) for folder in below]
         told = fingerprint.check(saved.folder, places.base, config, merged=merged, force=lora.force_base)
-    tokenizer = _find_tokenizer(places, model)
+    tokenizer = find_tokenizer(places, model)
     fingerprint.check_tokenizer(told, places.travelling, tokenizer, force=lora.force_base)
-    chosen = _find_template(places, tokenizer, template, kwargs, is_tuned=saved is not None)
+    chosen = find_template(places, tokenizer, template, kwargs, is_tuned=saved is not None)
     loaded, dtype, num_new = _load(places.base, config, model, tokenizer, hardware)
     for folder in below:
         loaded = merge_in(loaded, adapter_files.read(str(folder), is_optional=False), lora)
@@ -226,7 +226,12 @@ def open_model(
     )
 
 
-def _find_tokenizer(places: Places, model: ModelArguments) -> Tokenizer:
+def find_tokenizer(places: Places, model: ModelArguments) -> Tokenizer:
+    """The tokenizer that was named, else the one that travels with the adapter, else the base's.
+
+    Raises:
+        UsageError: there is none.
+    """
     folders = (places.travelling, places.base)
     tokenizer = provenance.find_tokenizer(folders, model.tokenizer_name_or_path, source_of(model))
     if tokenizer is None:
@@ -236,9 +241,14 @@ def _find_tokenizer(places: Places, model: ModelArguments) -> Tokenizer:
     return tokenizer
 
 
-def _find_template(
+def find_template(
     places: Places, tokenizer: Tokenizer, template: str | None, kwargs: Mapping[str, Any] | None, *, is_tuned: bool
 ) -> Template:
+    """The template that was named, else the one that travels with the model; said.
+
+    Raises:
+        UserError: it does not fit the tokenizer.
+    """
     chosen, why = provenance.find_template([places.travelling], tokenizer, template, None, kwargs)
     prompt_ids(tokenizer, chosen, _PROBE)  # it fits the tokenizer, or the error comes before the weights
     logger.info("template: %s (%s)", chosen.name, why)

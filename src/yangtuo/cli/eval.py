@@ -1,0 +1,304 @@
+"""Measure models: the user's own rows, general ability, multiple choice; base against tuned, and a verdict.
+
+Names adapters, output folders of runs, merged models or bases. Of a run's folder, the run's own validation rows are
+measured. With --compare the base is measured too, and the end is a verdict: better, no difference shown (both exit
+code 0) or broken (exit code 1).
+"""
+
+import argparse
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yangtuo.cli.model_options import add_model_options, lora_arguments, model_arguments, places_of
+from yangtuo.config.choices import ChoicesBy
+from yangtuo.config.json_values import object_of
+from yangtuo.config.options import OPTIONS
+from yangtuo.config.options import add as add_option
+from yangtuo.errors import RunFailure, UsageError
+
+if TYPE_CHECKING:
+    from yangtuo.evaluation.job import Request
+    from yangtuo.evaluation.measuring import Asked
+    from yangtuo.evaluation.results import Evaluation
+    from yangtuo.inference.load import Opened, Places
+    from yangtuo.training.validation_rows import ValidationRows
+
+logger = logging.getLogger(__name__)
+
+# Options of a run that say how its rows are read; those of the run itself hold where they are not given.
+_OF_DATA = (
+    *("validation_file", "data_format", "columns", "bad_rows", "allow_empty_answers", "max_rows", "max_seq_length"),
+    *("truncation", "history", "train_turns", "parse_special_tokens", "include_subfolders", "data_cache_dir"),
+)
+_OF_RUN = (*_OF_DATA, "validation_split_percentage", "dataset_dir", "train_file", "deduplicate")
+_MAX_NEW_TOKENS, _NUM_ANSWERS, _SHOTS = 256, 100, 5
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    add = parser.add_argument
+    add(
+        "targets",
+        nargs="*",
+        metavar="FOLDER",
+        help="Adapters, output folders of runs, merged models or bases. The first is what others are compared with.",
+    )
+    add("--compare", action="store_true", help="Measure the base too, first. A merged model: name its base.")
+    for name in _OF_DATA:
+        add_option(parser, OPTIONS[name])
+    parser.set_defaults(**dict.fromkeys(_OF_DATA))  # what is not given is the run's
+    add(
+        "--num_answers",
+        type=int,
+        default=_NUM_ANSWERS,
+        help="How many of the own rows are answered at most, evenly spread; 0 for none. Default: %(default)s.",
+    )
+    add("--max_new_tokens", type=int, default=_MAX_NEW_TOKENS, help="Longest answer to them. Default: %(default)s.")
+    add("--no_probe", action="store_true", help="Leave out the built-in questions on general ability.")
+    add("--probe_file", action="append", metavar="FILE", help="Ask these instead, in the same form (docs/evaluation.md).")
+    add("--choices", action="append", metavar="DIR", help="Folder with the files of C-Eval or CMMLU; may be repeated.")
+    add(
+        "--choices_by",
+        choices=[str(kind) for kind in ChoicesBy],
+        default=str(ChoicesBy.LIKELIHOOD),
+        help="likelihood: of the letters; generation: the letter of a written answer. Default: %(default)s.",
+    )
+    add("--shots", type=int, default=_SHOTS, help="Questions with answers before each. Default: %(default)s.")
+    add("--choices_per_subject", type=int, help="Ask this many of each subject, its first. Default: all.")
+    add("--micro_batch_tokens", type=int, help="Distinct tokens that are computed at once. Default: by the memory.")
+    add("--output_dir", help="Where results are written. Default: evaluation/ in the folder of the last run.")
+    add("--gate", action="store_true", help="Exit code 1 unless the verdict is better; needs --compare or two models.")
+    add("--json", action="store_true", help="Print results.json instead of the table.")
+    add_model_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, write, print.
+
+    Raises:
+        UserError: something that was named cannot be used.
+        RunFailure: the verdict is broken, or with --gate not better; all was written and printed before.
+    """
+    _check(options)
+    from yangtuo.evaluation.job import evaluate
+    from yangtuo.evaluation.results import RESULTS_FILE
+    from yangtuo.training.run_folder import versions
+
+    request, asked_beforehand = _prepared(options)
+    request.folder.mkdir(parents=True, exist_ok=True)
+    found = evaluate(request, _models(options), asked_beforehand, versions())
+    if options.json:
+        print((request.folder / RESULTS_FILE).read_text(encoding="utf-8"), end="")  # noqa: T201  # the answer
+    else:
+        from yangtuo.cli.eval_screen import show
+
+        show(found)
+        logger.info("written: %s", request.folder)
+    end(found, gate=options.gate)
+
+
+def end(found: "Evaluation", *, gate: bool) -> None:
+    """Fail where the verdict says so.
+
+    Raises:
+        RunFailure: it does.
+    """
+    from yangtuo.evaluation.verdict import Outcome
+
+    if found.verdict is None:
+        return
+    if found.verdict.outcome is Outcome.BROKEN:
+        raise RunFailure(f"verdict: broken: {found.verdict.text}")
+    if gate and found.verdict.outcome is not Outcome.BETTER:
+        raise RunFailure(f"--gate: the verdict is not better: {found.verdict.text}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    targets = options.targets
+    if not targets and options.model_name_or_path is None:
+        raise UsageError("name the folder of an adapter, of a run or of a model")
+    least = {"num_answers": 0, "max_new_tokens": 1, "shots": 0, "choices_per_subject": 1, "micro_batch_tokens": 1}
+    for name, smallest in least.items():
+        if (value := getattr(options, name)) is not None and value < smallest:
+            raise UsageError(f"--{name} {value}: expected at least {smallest}")
+    if options.gate and not options.compare and len(targets) < 2:
+        raise UsageError("--gate: a verdict compares two models; add --compare, or name a second one")
+    if options.no_probe and options.probe_file:
+        raise UsageError("--no_probe and --probe_file: give one of them")
+    if len(set(map(_plain, targets))) < len(targets):
+        raise UsageError(f"{' '.join(targets)}: the same folder twice")
+    if not options.choices and (options.choices_per_subject or options.choices_by != str(ChoicesBy.LIKELIHOOD)):
+        raise UsageError("--choices_by and --choices_per_subject: no --choices folder is given")
+
+
+def _plain(target: str) -> str:
+    return str(Path(target).expanduser().absolute())
+
+
+# ---- what is asked
+
+
+def _prepared(options: argparse.Namespace) -> tuple["Request", dict[str, Any]]:
+    """All that is asked, in the ids of each target's tokenizer; what is wrong with it is said before weights load."""
+    from yangtuo.evaluation.job import Request, questions_of
+    from yangtuo.evaluation.text_scores import check_packages
+    from yangtuo.inference import load
+
+    rows = _own_rows(options)
+    items, benchmarks = _items(options), _benchmarks(options)
+    if rows is None and not items and not benchmarks:
+        raise UsageError("nothing to measure: no own rows (--validation_file), no probe and no --choices")
+    if rows is None:
+        logger.warning("own data: none; --validation_file names rows, or give the folder of a run that had some")
+    elif options.num_answers:
+        check_packages()
+    request = Request(
+        folder=_folder(options),
+        rows=rows and rows.encoded,
+        data=[],
+        num_answers=options.num_answers,
+        max_new_tokens=options.max_new_tokens,
+        items=items,
+        benchmarks=benchmarks,
+        max_cells=options.micro_batch_tokens,
+    )
+    model, kwargs = model_arguments(options), object_of("chat_template_kwargs", options.chat_template_kwargs)
+    prepared = {}
+    for places in _all_places(options).values():
+        tokenizer = load.find_tokenizer(places, model)
+        template = load.find_template(places, tokenizer, options.template, kwargs, is_tuned=places.adapter is not None)
+        if tokenizer.sha256() not in prepared:
+            questions = questions_of(request, tokenizer, template)
+            prepared[tokenizer.sha256()] = questions
+            if rows and questions.own:
+                request.data[:] = rows.told(questions.own.rows.examples)
+    return request, prepared
+
+
+def _own_rows(options: argparse.Namespace) -> "ValidationRows | None":
+    """The rows that were named, else those that the last run among the targets was evaluated on."""
+    from yangtuo.config.parser import build_parser, parse
+    from yangtuo.training.run_folder import read_run
+    from yangtuo.training.validation_rows import validation_rows
+
+    runs = [found for target in options.targets if (found := read_run(Path(target).expanduser()))]
+    recorded = runs[-1].get("arguments", {}) if runs else {}
+    values = {
+        name: entry["value"]
+        for name, entry in recorded.items()
+        if name in _OF_RUN and entry.get("from") != "default" and entry.get("value") is not None
+    }
+    given = {name: getattr(options, name) for name in _OF_DATA if getattr(options, name) is not None}
+    if "validation_file" in given:  # the run's own columns and number of rows are of other files
+        values = {name: value for name, value in values.items() if name in ("max_seq_length", "truncation", "history")}
+    words = [f"--{name}={value}" for name, value in {**values, **given}.items()]
+    settings, _ = parse(words, build_parser("yangtuo eval"))
+    return validation_rows(settings, int(runs[-1].get("seed", 0)) if runs else 0)
+
+
+def _items(options: argparse.Namespace) -> Any:
+    from yangtuo.evaluation.probe_items import bundled_items, read_items
+
+    if options.no_probe:
+        return ()
+    return read_items(map(Path, options.probe_file)) if options.probe_file else bundled_items()
+
+
+def _benchmarks(options: argparse.Namespace) -> list[Any]:
+    from yangtuo.evaluation.benchmarks import benchmark_of
+    from yangtuo.evaluation.choice_files import licence, read_choice_folder
+
+    found = []
+    for folder in options.choices or ():
+        read = read_choice_folder(Path(folder).expanduser())
+        for note in read.notes:
+            logger.warning("%s", note)
+        logger.info("%s", licence(read.benchmark))
+        by = ChoicesBy(options.choices_by)
+        found.append(benchmark_of(read, by, options.shots, options.choices_per_subject))
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--choices: two folders of {names[0]}; give one of each")
+    return found
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    from yangtuo.evaluation.results import FOLDER
+    from yangtuo.training.run_folder import RUN_FILE
+
+    if options.output_dir:
+        return Path(options.output_dir).expanduser()
+    runs = [Path(target).expanduser() for target in options.targets]
+    with_run = [path for path in runs if (path / RUN_FILE).is_file()]
+    return with_run[-1] / FOLDER if with_run else Path(FOLDER)
+
+
+# ---- whom
+
+
+def _all_places(options: argparse.Namespace) -> dict[str, "Places"]:
+    """By the names that models have in the results."""
+    targets = options.targets or [options.model_name_or_path]
+    found = [places_of(target, options) for target in targets]
+    if len(targets) == 1:
+        is_tuned = found[0].adapter is not None or options.compare
+        return {"tuned" if is_tuned else "model": found[0]}
+    names = [Path(target).expanduser().absolute().name or target for target in targets]
+    if len(set(names)) < len(names):
+        names = [f"{number}-{name}" for number, name in enumerate(names, start=1)]
+    return dict(zip(names, found, strict=True))
+
+
+def _models(options: argparse.Namespace) -> Iterator["Asked"]:
+    """Each model in turn; with --compare the base of the first before it."""
+    from yangtuo.inference import load
+    from yangtuo.model.base import detect_hardware
+
+    hardware, model = detect_hardware(options.use_cpu), model_arguments(options)
+    kwargs = object_of("chat_template_kwargs", options.chat_template_kwargs)
+    for number, (name, places) in enumerate(_all_places(options).items()):
+        is_first = number == 0 and options.compare
+        if is_first and places.adapter is None and options.model_name_or_path is None:
+            raise UsageError("--compare: a model without an adapter beside it; give its base as --model_name_or_path")
+        opened = load.open_model(places, model, options.template, hardware, lora_arguments(options), kwargs)
+        if is_first:
+            yield _base_of(opened, options)
+        yield _asked(name, opened, places.adapter, is_base=False)
+        del opened  # the next one needs its memory
+
+
+def _base_of(opened: "Opened", options: argparse.Namespace) -> "Asked":
+    from yangtuo.inference import load
+    from yangtuo.model.base import detect_hardware
+
+    if opened.loaded_base is not None:
+        return _asked("base", opened, None, is_base=True)
+    model = model_arguments(options)
+    folder = load.model_folder(options.model_name_or_path, model)
+    alone = load.open_base(folder, model, opened, detect_hardware(options.use_cpu))
+    beside = load.Opened(load.Places(folder, None), opened.config, opened.template, alone, alone)
+    return _asked("base", beside, None, is_base=True)
+
+
+def _asked(name: str, opened: "Opened", adapter: Path | None, *, is_base: bool) -> "Asked":
+    from yangtuo.evaluation.measuring import Asked
+    from yangtuo.model import fingerprint, provenance
+
+    loaded = opened.loaded_base if is_base and opened.loaded_base else opened.loaded
+    place = {
+        "path": str(opened.places.base),
+        "adapter": str(adapter) if adapter else None,
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+    }
+    identity = {
+        "base": fingerprint.of_base(str(opened.places.base), opened.places.base, opened.config),
+        "adapter": provenance.sha256_of(adapter) if adapter else None,
+        "dtype": place["dtype"],
+        "template": opened.template.identity(),
+        "tokenizer": loaded.tokenizer.sha256(),
+    }
+    return Asked(name, loaded, opened.template, opened.num_positions, place, identity)
+
+

@@ -1,0 +1,58 @@
+"""`yangtuo eval`: the table, and the verdict with its rules."""
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from yangtuo import logs
+from yangtuo.evaluation.results import Evaluation, lines
+from yangtuo.evaluation.verdict import Outcome, Verdict
+
+_TITLES = {
+    Outcome.BETTER: ("better", "bold green"),
+    Outcome.NO_DIFFERENCE: ("no difference shown", "bold yellow"),
+    Outcome.BROKEN: ("broken", "bold red"),
+}
+
+
+def show(found: Evaluation) -> None:
+    """Print what was found."""
+    console = logs.console()
+    console.print(table(found))
+    if found.changed:
+        for name, ids in found.changed.items():
+            if ids:
+                shown = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
+                console.print(Text(f"  {name}: {shown}", "dim"))
+    if found.verdict:
+        console.print()
+        for part in verdict_lines(found.verdict):
+            console.print(part)
+
+
+def table(found: Evaluation) -> Table:
+    """Measures by line, models by column; what the last model gained stands at the right with its interval."""
+    made = Table(box=None, pad_edge=False)
+    made.add_column("", no_wrap=True)
+    for name in found.names:
+        made.add_column(name, justify="right", no_wrap=True)
+    several = len(found.names) > 1
+    if several:
+        made.add_column("change [95 % interval]", justify="right", no_wrap=True)
+    for line in lines(found.measures, found.names):
+        style = {True: "green", False: "red", None: ""}[line.is_good]
+        change: list[Any] = [Text(line.change, style)] if several else []
+        made.add_row(line.name, *line.values, *change)
+    return made
+
+
+def verdict_lines(verdict: Verdict) -> list[Text]:
+    """The outcome, why, and each rule with a mark."""
+    title, style = _TITLES[verdict.outcome]
+    parts = [Text.assemble(("verdict: ", "bold"), (title, style)), Text(f"  {verdict.text}")]
+    marks = {True: (logs.sign("✓", "+"), "green"), False: (logs.sign("✗", "x"), "red"), None: ("?", "dim")}
+    for rule in verdict.rules:
+        mark, colour = marks[rule.passed]
+        parts.append(Text.assemble("  ", (mark, colour), f" {rule.text}"))
+    return parts
