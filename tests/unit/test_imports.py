@@ -57,7 +57,16 @@ CONFIG.remove("transformers_help")
 SLOW = ("torch", "transformers", "peft", "accelerate")
 TOP = ("errors", "logs", "output")
 EVALUATION = (
-    *("comparison", "forgetting", "llamafactory_scores", "measures", "own_data", "probe_checks", "probe_items", "probing"),
+    *(
+        "comparison",
+        "forgetting",
+        "llamafactory_scores",
+        "measures",
+        "own_data",
+        "probe_checks",
+        "probe_items",
+        "probing",
+    ),
     *("quantiles", "records", "results", "statistics", "tasks", "text_scores", "verdict"),
 )
 # Each package may import those to its right; what stands in one line does not know the others of that line.

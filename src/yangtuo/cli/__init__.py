@@ -27,7 +27,7 @@ Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
   preview   rows as the model sees them: prompt, trained tokens, end token, in colour or as a page
   chat      talk to a model, or ask it, in the template that it was trained with; also base and tuned side by side
   generate  answer the prompts of a file, many at once, into a file
-  eval      measure models on your data, general ability and multiple choice; --compare: better than the base, or broken?
+  eval      measure models on own rows, general ability, multiple choice; --compare: better, or broken?
   merge     put adapters into their base, and prove that the result is the same model
   export    merge, and write what Ollama, vLLM and llama.cpp need to ask as training did
   check-deploy  compare a running server with training: the ids of prompts, greedy answers

@@ -82,7 +82,12 @@ def run(options: argparse.Namespace) -> None:
         raise StoppedError("stopped by Ctrl-C", signal.SIGINT) from None
 
 
-def _check(options: argparse.Namespace) -> None:
+def check_sampling(options: argparse.Namespace) -> None:
+    """Refuse numbers that say nothing.
+
+    Raises:
+        UsageError: the first of them.
+    """
     limits: dict[str, tuple[Callable[[Any], bool], str]] = {
         "max_new_tokens": (lambda value: value >= 1, "at least 1"),
         "temperature": (lambda value: value == 0 or value >= _LEAST_TEMPERATURE, f"0, or from {_LEAST_TEMPERATURE} up"),
@@ -92,6 +97,10 @@ def _check(options: argparse.Namespace) -> None:
     for name, (fits, allowed) in limits.items():
         if (value := getattr(options, name)) is not None and not fits(value):
             raise UsageError(f"--{name} {value}: expected {allowed}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    check_sampling(options)
     if any(not question.strip() for question in options.ask or ()):
         raise UsageError("--ask: the question is empty")
     if options.target is None and options.peft_path is None and options.model_name_or_path is None:

@@ -57,7 +57,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--max_new_tokens", type=int, default=_MAX_NEW_TOKENS, help="Longest answer to them. Default: %(default)s.")
     add("--no_probe", action="store_true", help="Leave out the built-in questions on general ability.")
-    add("--probe_file", action="append", metavar="FILE", help="Ask these instead, in the same form (docs/evaluation.md).")
+    add(
+        "--probe_file",
+        action="append",
+        metavar="FILE",
+        help="Ask these instead, in the same form (docs/evaluation.md).",
+    )
     add("--choices", action="append", metavar="DIR", help="Folder with the files of C-Eval or CMMLU; may be repeated.")
     add(
         "--choices_by",
@@ -156,7 +161,7 @@ def _prepared(options: argparse.Namespace) -> tuple["Request", dict[str, Any]]:
         check_packages()
     request = Request(
         folder=_folder(options),
-        rows=rows and rows.encoded,
+        rows=rows.encoded if rows else None,
         data=[],
         num_answers=options.num_answers,
         max_new_tokens=options.max_new_tokens,
@@ -253,6 +258,7 @@ def _all_places(options: argparse.Namespace) -> dict[str, "Places"]:
 
 def _models(options: argparse.Namespace) -> Iterator["Asked"]:
     """Each model in turn; with --compare the base of the first before it."""
+    from yangtuo.evaluation.measuring import asked_of
     from yangtuo.inference import load
     from yangtuo.model.base import detect_hardware
 
@@ -265,40 +271,18 @@ def _models(options: argparse.Namespace) -> Iterator["Asked"]:
         opened = load.open_model(places, model, options.template, hardware, lora_arguments(options), kwargs)
         if is_first:
             yield _base_of(opened, options)
-        yield _asked(name, opened, places.adapter, is_base=False)
+        yield asked_of(name, opened, opened.loaded, places.adapter)
         del opened  # the next one needs its memory
 
 
 def _base_of(opened: "Opened", options: argparse.Namespace) -> "Asked":
+    from yangtuo.evaluation.measuring import asked_of
     from yangtuo.inference import load
     from yangtuo.model.base import detect_hardware
 
     if opened.loaded_base is not None:
-        return _asked("base", opened, None, is_base=True)
-    model = model_arguments(options)
-    folder = load.model_folder(options.model_name_or_path, model)
-    alone = load.open_base(folder, model, opened, detect_hardware(options.use_cpu))
-    beside = load.Opened(load.Places(folder, None), opened.config, opened.template, alone, alone)
-    return _asked("base", beside, None, is_base=True)
-
-
-def _asked(name: str, opened: "Opened", adapter: Path | None, *, is_base: bool) -> "Asked":
-    from yangtuo.evaluation.measuring import Asked
-    from yangtuo.model import fingerprint, provenance
-
-    loaded = opened.loaded_base if is_base and opened.loaded_base else opened.loaded
-    place = {
-        "path": str(opened.places.base),
-        "adapter": str(adapter) if adapter else None,
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-    }
-    identity = {
-        "base": fingerprint.of_base(str(opened.places.base), opened.places.base, opened.config),
-        "adapter": provenance.sha256_of(adapter) if adapter else None,
-        "dtype": place["dtype"],
-        "template": opened.template.identity(),
-        "tokenizer": loaded.tokenizer.sha256(),
-    }
-    return Asked(name, loaded, opened.template, opened.num_positions, place, identity)
-
-
+        return asked_of("base", opened, opened.loaded_base, None)
+    folder = load.model_folder(options.model_name_or_path, model_arguments(options))
+    alone = load.open_base(folder, model_arguments(options), opened, detect_hardware(options.use_cpu))
+    beside = load.Opened(load.Places(folder, None), opened.config, opened.template, alone, None)
+    return asked_of("base", beside, alone, None)

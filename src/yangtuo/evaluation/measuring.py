@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from yangtuo.inference.batch import BatchGenerator
 from yangtuo.inference.forward import RowReader
 from yangtuo.inference.generate import Sampling
 from yangtuo.inference.likelihood import LikelihoodReader, RowLikelihood, Work
-from yangtuo.inference.load import LoadedModel
+from yangtuo.inference.load import LoadedModel, Opened
+from yangtuo.model import fingerprint, provenance
+from yangtuo.model.dtypes import name_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,23 @@ class Asked:
     num_positions: int | None
     place: Mapping[str, Any]
     identity: Mapping[str, Any]
+
+
+def asked_of(name: str, opened: Opened, loaded: LoadedModel, adapter: Path | None) -> Asked:
+    """One of an opened model's two: itself, or the base below its adapter, for which `adapter` is None."""
+    place = {
+        "path": str(opened.places.base),
+        "adapter": str(adapter) if adapter else None,
+        "dtype": name_of(loaded.model.dtype),
+    }
+    identity = {
+        "base": fingerprint.of_base(str(opened.places.base), opened.places.base, opened.config),
+        "adapter": provenance.sha256_of(adapter) if adapter else None,
+        "dtype": place["dtype"],
+        "template": opened.template.identity(),
+        "tokenizer": loaded.tokenizer.sha256(),
+    }
+    return Asked(name, loaded, opened.template, opened.num_positions, place, identity)
 
 
 def measure(

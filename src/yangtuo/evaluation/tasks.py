@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from yangtuo.data.prompt_rows import PromptRow
 from yangtuo.data.records import Record, Turn
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from yangtuo.inference.generate import Sampling
 
 _NO_LIMIT = 1 << 20  # tokens
 
@@ -47,16 +51,19 @@ class AnswerTask:
         prompts: what is asked.
         keys: of each prompt, unique in the task.
         max_new_tokens: of an answer, its end token included.
+        sampling: how tokens are chosen; None for the likeliest.
     """
 
     name: str
     prompts: tuple[PromptRow, ...]
     keys: tuple[str, ...]
     max_new_tokens: int
+    sampling: "Sampling | None" = None
     identity: str = field(init=False)
 
     def __post_init__(self) -> None:
-        digest = hashlib.sha256("\n".join([str(self.max_new_tokens), *self.keys]).encode())
+        how = str(self.sampling or self.max_new_tokens)
+        digest = hashlib.sha256("\n".join([how, *self.keys]).encode())
         for prompt in self.prompts:
             digest.update(np.asarray(prompt.ids, dtype=np.int64).tobytes())
         object.__setattr__(self, "identity", f"{self.name}/answers/{digest.hexdigest()[:16]}")
