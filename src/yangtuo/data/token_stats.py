@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 
 from yangtuo.data.tokenizer import Tokenizer
 
@@ -73,6 +74,20 @@ def density(tokenizer: Tokenizer, texts: Iterable[str]) -> Density:
     return Density(num_texts, num_characters, num_tokens, num_byte_tokens, num_chinese, chinese_tokens, num_unaligned)
 
 
+def num_chinese(text: str) -> int:
+    """Chinese characters in a text."""
+    return int(_points(text)[1].sum())
+
+
+def _points(text: str) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
+    """The code points of a text, and which of them are Chinese characters."""
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    han = np.zeros(len(points), bool)
+    for first, last in _HAN:
+        han |= (points >= first) & (points <= last)
+    return points, han
+
+
 def _is_byte(tokenizer: Tokenizer, i: int, spelled: bytes) -> bool:
     try:
         spelled.decode()
@@ -86,10 +101,7 @@ def _chinese(text: str, tokens: list[bytes]) -> tuple[int, float] | None:
     data, joined = text.encode(errors="surrogatepass"), b"".join(tokens)
     if joined not in (data, b" " + data):  # LLaMA's puts a blank before a text
         return None
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    han = np.zeros(len(points), bool)
-    for first, last in _HAN:
-        han |= (points >= first) & (points <= last)
+    points, han = _points(text)
     sizes = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
     is_chinese = np.concatenate([np.zeros(len(joined) - len(data), bool), np.repeat(han, sizes)])
     until = np.concatenate([[0], np.cumsum(is_chinese)])

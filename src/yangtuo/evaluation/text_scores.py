@@ -5,17 +5,16 @@ two models can be compared row by row. The packages that count are imported when
 """
 
 import importlib.util
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from yangtuo.data.token_stats import num_chinese
 from yangtuo.errors import MissingDependencyError
 
 _PACKAGES = {"rouge_score": "rouge-score", "rjieba": "rjieba", "sacrebleu": "sacrebleu"}
 _END_MARKS = ".。!?,;:、…~ "  # behind NFKC, which makes ASCII of full-width marks
-_HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _NGRAM = 4  # characters
 _TAIL, _SHORTEST, _COLLAPSED = 200, 40, 0.5
 
@@ -109,7 +108,7 @@ def bleu(answers: Sequence[str], references: Sequence[str]) -> CorpusScore:
     check_packages()
     from sacrebleu.metrics import BLEU
 
-    how = "zh" if any(map(_HAN.search, references)) else "13a"
+    how = "zh" if any(map(num_chinese, references)) else "13a"
     return _scored(BLEU(tokenize=how), BLEU(tokenize=how, effective_order=True), answers, references)
 
 

@@ -32,7 +32,7 @@ from yangtuo.errors import StoppedError, UsageError
 from yangtuo.logs import notes_so_far
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
-from yangtuo.training import run_folder, samples, verify
+from yangtuo.training import adapter_card, run_folder, samples, verify
 from yangtuo.training.dataset import log_summary, split_and_audit, write_audit
 from yangtuo.training.engines import check_packages
 from yangtuo.training.environment import choose_execution, loaded_to, meet, seed_of
@@ -58,8 +58,11 @@ def train(settings: Settings) -> None:
     precision, args, store = meet(settings, inputs, output_dir)  # processes know each other from here on
     watchdog = Watchdog(store, settings.run.watchdog_minutes * 60)  # from now on, since loading may take long
     with watchdog, Lock(output_dir) as lock, peers_lost_are_named("training"):
-        rows = {"rows": [part.checks for part in (encoded, validation) if part]}
-        check_alike(recipe | rows | {"precision": str(precision), "versions": run_folder.versions()})
+        check_alike(
+            recipe
+            | {"rows": [part.checks for part in (encoded, validation) if part]}
+            | {"precision": str(precision), "versions": run_folder.versions()}
+        )
         decision = from_rank_0(lambda: run_folder.decide(settings, output_dir, recipe, lock))
         if decision.start is Start.FINISHED:
             tell_finished(settings, output_dir)
@@ -96,6 +99,7 @@ def train(settings: Settings) -> None:
                 tell_beside(needed, trainer.report.peak_bytes)
                 load_again = functools.partial(load_base, settings, inputs, precision, loaded_to(settings, args.device))
                 verify.prove(trainer, adapter, at_start, saved, load_again, is_continued=inputs.adapter is not None)
+                adapter_card.write(settings, corpus, prompt_files, known, saved, writes=args.should_save)
                 logger.info("the adapter is in %s\n%s", saved, "\n".join(next_commands(settings, known, saved)))
                 prompt_files.tell()
             if args.do_eval:

@@ -190,6 +190,7 @@ def prove(
         "adapter": str(saved),
         "passed": not problems,
         "problems": problems,
+        "num_steps": num_steps,
         "num_tensors": num_tensors,
         "num_bytes": num_bytes,
         "changes": asdict(found),
