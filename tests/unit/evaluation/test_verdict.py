@@ -148,7 +148,8 @@ def test_nothing_measured_is_no_difference():
     assert verdict.outcome == Outcome.NO_DIFFERENCE
     assert {rule.passed for rule in verdict.rules} == {None}
     assert all(name in verdict.text for name in RULES)
-    assert "No other measure" not in judge([measure("own/loss", -0.5)]).text
+    assert "No other rule" in judge(measures(own_loss=(-0.5,))).text
+    assert "No other rule" not in judge([measure("own/loss", -0.5)]).text
 
 
 def test_no_difference_tells_the_smallest_that_would_show():
