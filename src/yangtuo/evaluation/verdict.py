@@ -182,7 +182,7 @@ def _of_rules(rules: tuple[Rule, ...], own: Comparison | None) -> Verdict:
     if worse:
         return Verdict(Outcome.BROKEN, f"Broken. {' '.join(rule.text for rule in worse)}{unknown}", rules)
     if rules[0].passed:
-        kept = " No other measure shows a loss." if len(missing) < len(rules) - 1 else ""
+        kept = " No other rule fails." if len(missing) < len(rules) - 1 else ""
         return Verdict(Outcome.BETTER, f"Better. {rules[0].text}{kept}{unknown}", rules)
     text = f"No difference shown. {rules[0].text}{_smallest(own)}{unknown}"
     return Verdict(Outcome.NO_DIFFERENCE, text, rules)
@@ -224,7 +224,7 @@ def _amount(value: float, unit: str) -> str:
 
 def _interval(change: PairedDifference, unit: str) -> str:
     if not is_finite([change.low, change.high]):
-        return "too few items for an interval of the difference"
+        return "from these items no interval of the difference can be told"
     scale, digits = (100, 1) if unit == "share" else (1, 3)
     low, middle, high = (f"{scale * value:+.{digits}f}" for value in (change.low, change.estimate, change.high))
     return f"{middle} {'points' if unit == 'share' else unit}, 95 % interval {low} to {high}"
