@@ -53,10 +53,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Fetch, train, reload from disk, ask.
+    """Fetch, train, reload from disk, ask, measure.
 
     Raises:
-        RunFailure: the model cannot be fetched, or the tuned model does not say its name.
+        RunFailure: the model cannot be fetched, the tuned model does not say its name, or the verdict is broken.
     """
     base = fetch_model(cache_folder())
     training = [
@@ -72,6 +72,7 @@ def run(options: argparse.Namespace) -> None:
     settings, _ = parse(training, build_parser("yangtuo demo"))
     story.train(settings)
     _show(base, Path(options.output_dir))
+    _measure(options.output_dir)
 
 
 def fetch_model(cache: Path | None) -> Path:
@@ -145,7 +146,7 @@ def _show(base: Path, output_dir: Path) -> None:
     untuned = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     before = answers(untuned, adapter, questions, sampling)
     tuned: Any = PeftModel.from_pretrained(untuned, adapter)
-    after = answers(tuned, adapter, questions, sampling)
+    after = answers(tuned.get_base_model(), adapter, questions, sampling)
     print(side_by_side(questions, before, after))  # noqa: T201  # the demo's result belongs on standard output
     learned = sum(NAME in text for text in after[: len(IDENTITY_QUESTIONS)])
     knew = sum(NAME in text for text in before[: len(IDENTITY_QUESTIONS)])
@@ -157,16 +158,34 @@ def _show(base: Path, output_dir: Path) -> None:
         raise RunFailure("the tuned model does not say its name; the run has taught it nothing")
 
 
+def _measure(output_dir: str) -> None:
+    """Base against tuned, as the verb does it."""
+    from yangtuo.cli import eval as verb
+    from yangtuo.config.words import Parser
+
+    words = [output_dir, "--compare", "--max_new_tokens", str(_MAX_NEW_TOKENS)]
+    logger.info("the demo runs: yangtuo eval %s", " ".join(words))
+    parser = Parser("yangtuo demo")
+    verb.add_options(parser)
+    verb.run(parser.parse_args(words))
+
+
 def answers(model: Any, folder: Path, questions: Sequence[str], sampling: "Sampling") -> list[str]:
-    """What a model says to each question, asked with the tokenizer of a folder."""
+    """What a model says to each question, asked with the tokenizer of a folder, all at once."""
+    from yangtuo.data.encoding import prompt_ids
+    from yangtuo.data.records import Turn
     from yangtuo.data.templates import ALPACA_ZH
     from yangtuo.data.tokenizer import open_tokenizer
-    from yangtuo.inference.generate import Generator
+    from yangtuo.inference.batch import BatchGenerator
+    from yangtuo.inference.forward import RowReader
     from yangtuo.inference.load import LoadedModel
 
     tokenizer = open_tokenizer(folder)
-    generator = Generator(LoadedModel(model.eval(), tokenizer, tokenizer.num_tokens), ALPACA_ZH, sampling)
-    return [generator.answer_question(question) for question in questions]
+    reader = RowReader(LoadedModel(model.eval(), tokenizer, tokenizer.num_tokens))
+    prompts = [prompt_ids(tokenizer, ALPACA_ZH, [Turn("user", question, trained=False)]) for question in questions]
+    generator = BatchGenerator(reader, ALPACA_ZH, sampling, sum(map(len, prompts)))
+    said = dict(pair for batch in generator.answer_all(prompts) for pair in batch)
+    return [said[i].text.strip() for i in range(len(questions))]
 
 
 def side_by_side(questions: Sequence[str], before: Sequence[str], after: Sequence[str]) -> str:

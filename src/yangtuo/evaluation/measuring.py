@@ -110,11 +110,11 @@ def _check_lengths(asked: Asked, tasks: Sequence[LikelihoodTask | AnswerTask]) -
     problems = []
     for task in tasks:
         if isinstance(task, LikelihoodTask):
-            long = np.flatnonzero(task.examples.lengths() > most)
-            problems += [f"{task.name}: {task.examples.where(int(i))}" for i in long]
+            long = np.flatnonzero(task.examples.lengths() > most).tolist()
+            problems += [task.examples.where(i) if task.name == "own" else f"{task.name} {task.keys[i]}" for i in long]
         else:
             long_prompts = [prompt for prompt in task.prompts if len(prompt.ids) >= most]
-            problems += [f"{task.name}: the prompt of {prompt.where or prompt.text[:40]}" for prompt in long_prompts]
+            problems += [f"the prompt of {prompt.where or prompt.text[:40]}" for prompt in long_prompts]
     if problems:
         title = f"longer than the {most:,} positions that the model has; leave them out, or give fewer --shots"
         raise DataError.of_problems(title, problems)

@@ -11,6 +11,7 @@ from yangtuo.evaluation.probe_checks import passes
 from yangtuo.evaluation.probe_items import LANGUAGES, CheckedItem, ChoiceItem, Item, Passage, best_option
 from yangtuo.evaluation.records import Records
 from yangtuo.evaluation.tasks import AnswerTask, LikelihoodTask
+from yangtuo.evaluation.text_scores import is_repetition_collapse
 
 _MOST_TOKENS = 64  # of an answer that a rule looks at
 
@@ -63,10 +64,11 @@ def passed(asked: Probe, records: Records) -> dict[str, bool]:
         identity = by_name["probe", LikelihoodTask]
         entries = [records.get(identity, f"{item.id}/{n}") for n in range(len(item.options))]
         sums, lengths = [-float(entry["nll"]) for entry in entries], [int(entry["tokens"]) for entry in entries]
-        found[item.id] = best_option(sums, lengths, normalised=True) == item.answer
+        # Options are of about one length; by their sums, a small model knows more (docs/log.md).
+        found[item.id] = best_option(sums, lengths, normalised=False) == item.answer
     for checked in asked.checked:
         answer = str(records.get(by_name["probe", AnswerTask], checked.id)["answer"])
-        found[checked.id] = passes(checked.check, answer)
+        found[checked.id] = passes(checked.check, answer) and not is_repetition_collapse(answer)
     return found
 
 

@@ -1,0 +1,387 @@
+"""`yangtuo eval` and `yangtuo generate` as a user has them, on tiny models; figures against plain forward passes."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from tests import tiny
+from yangtuo.cli import main
+from yangtuo.data.encoding import EncodingOptions, encode, prompt_ids
+from yangtuo.data.records import Record, Turn
+from yangtuo.data.templates import ALPACA_ZH
+from yangtuo.data.tokenizer import open_tokenizer
+
+ROWS = tiny.rows(12)
+VALIDATION = [{**row, "instruction": row["instruction"] + "（新）"} for row in ROWS[:7]]
+QUICK = ("--max_new_tokens", "6", "--use_cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base, and a run of a few steps on it with validation rows."""
+    place = tmp_path_factory.mktemp("eval")
+    tiny.tiny_sentencepiece(tiny.tiny_llama(place / "base"))
+    config = json.loads((place / "base" / "config.json").read_text())
+    (place / "base" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))
+    (place / "data").mkdir()
+    tiny.write_rows(place / "data" / "rows.json", ROWS)
+    tiny.write_rows(place / "valid.json", VALIDATION)
+    words = [
+        *("--model_name_or_path", place / "base", "--dataset_dir", place / "data", "--output_dir", place / "run"),
+        *("--validation_file", place / "valid.json", "--template", "alpaca_zh", "--max_steps", 12, "--do_train"),
+        *("--per_device_train_batch_size", 4, "--learning_rate", "5e-3", "--logging_strategy", "no", "--do_eval"),
+        *("--save_strategy", "no", "--seed", 3, "--use_cpu"),
+    ]
+    assert main(["train", *map(str, words)]) == 0
+    return place
+
+
+@pytest.fixture
+def evaluate(capfd):
+    """Run the verb in this process; returns what it printed."""
+
+    def call(*words, code=0):
+        found = main(["eval", *map(str, words), *QUICK])
+        call.out, call.err = capfd.readouterr()
+        assert found == code, call.out + call.err
+        assert "Traceback" not in call.err
+        return call.out + call.err
+
+    return call
+
+
+def results(place):
+    return json.loads((place / "results.json").read_text(encoding="utf-8"))
+
+
+def values(found, name):
+    return next(measure for measure in found["measures"] if measure["name"] == name)
+
+
+def plain_rows(folder, rows=VALIDATION):
+    """Ids and supervised mask of each validation row."""
+    tokenizer = open_tokenizer(folder / "base")
+    records = [
+        Record("v", i, (Turn("user", _asked(row), trained=False), Turn("assistant", row["output"], trained=True)))
+        for i, row in enumerate(rows)
+    ]
+    examples, _ = encode(records, tokenizer, EncodingOptions(ALPACA_ZH, max_seq_length=512))
+    return [examples.row(i) for i in range(len(examples))]
+
+
+def _asked(row):
+    return row["instruction"] + ("\n" + row["input"] if row["input"] else "")
+
+
+def token_losses(model, ids, supervised):
+    with torch.no_grad():
+        logp = model(input_ids=torch.tensor([ids.tolist()])).logits[0, :-1].float().log_softmax(-1)
+    chosen = logp.gather(1, torch.tensor(ids[1:].astype(np.int64))[:, None])[:, 0].numpy()
+    hits = logp.argmax(-1).numpy() == ids[1:]
+    return -chosen[supervised[1:]].astype(np.float64), hits[supervised[1:]]
+
+
+def test_base_against_tuned_on_the_rows_of_the_run(folder, evaluate):
+    run = folder / "run"
+    said = evaluate(run, "--compare")
+    assert "verdict:" in said
+    found = results(run / "evaluation")
+    assert [model["name"] for model in found["models"]] == ["base", "tuned"]
+    assert found["data"] == [{"path": str(folder / "valid.json"), "num_rows": 7}]
+    base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32).eval()
+    plain = {"base": base, "tuned": None}
+    rows = plain_rows(folder)
+    for name in plain:
+        model = base if name == "base" else PeftModel.from_pretrained(base, run / "sft_lora_model").eval()
+        losses, hits = map(np.concatenate, zip(*(token_losses(model, *row) for row in rows), strict=True))
+        assert values(found, "own/loss")["values"][name] == pytest.approx(losses.mean(), abs=1e-5)
+        assert values(found, "own/perplexity")["values"][name] == pytest.approx(math.exp(losses.mean()), rel=1e-4)
+        assert values(found, "own/token_accuracy")["values"][name] == pytest.approx(hits.mean())
+    trained = json.loads((run / "eval_results.json").read_text())
+    assert values(found, "own/loss")["values"]["tuned"] == pytest.approx(trained["eval_loss"], abs=1e-5)
+    loss = values(found, "own/loss")
+    assert loss["difference"]["estimate"] == pytest.approx(loss["values"]["tuned"] - loss["values"]["base"], abs=1e-9)
+    assert loss["difference"]["low"] < loss["difference"]["estimate"] < loss["difference"]["high"] < 0
+    assert {"own/rougeL", "own/bleu", "own/chrf", "own/ended", "probe/accuracy", "probe/loss"} <= {
+        measure["name"] for measure in found["measures"]
+    }
+    answers = [json.loads(line) for line in (run / "evaluation" / "answers.jsonl").read_text().splitlines()]
+    own = [answer for answer in answers if answer["task"] == "own"]
+    assert [answer["reference"] for answer in own if answer["model"] == "base"] == [row["output"] for row in VALIDATION]
+
+
+def test_one_model_alone_has_no_verdict(folder, evaluate, tmp_path):
+    said = evaluate(
+        folder / "base", "--validation_file", folder / "valid.json", "--no_probe", "--output_dir", tmp_path / "out"
+    )
+    assert "verdict" not in said
+    found = results(tmp_path / "out")
+    assert found["verdict"] is None
+    assert [model["name"] for model in found["models"]] == ["model"]
+    assert values(found, "own/loss")["difference"] is None
+
+
+def test_what_was_measured_is_not_measured_again(folder, evaluate, tmp_path):
+    words = (folder / "run", "--compare", "--no_probe", "--output_dir", tmp_path / "out")
+    evaluate(*words)
+    first = results(tmp_path / "out")
+    said = evaluate(*words)
+    assert said.count("everything was measured before") == 2
+    again = results(tmp_path / "out")
+    assert again["measures"] == first["measures"]
+    # Another task is measured, and the former lines stay.
+    said = evaluate(*words, "--num_answers", 2)
+    assert "answered: 2 prompts" in said
+    assert "read" not in said
+
+
+def test_records_of_another_model_are_renamed(folder, evaluate, tmp_path):
+    words = ("--validation_file", folder / "valid.json", "--no_probe", "--num_answers", 0, "--output_dir", tmp_path)
+    evaluate(folder / "base", *words)
+    other = shutil.copytree(folder / "base", tmp_path / "other")
+    model = AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        model.model.embed_tokens.weight += 0.1
+    model.save_pretrained(other)
+    said = evaluate(other, *words)
+    assert "is of another model" in said
+    assert (tmp_path / "model.former.jsonl").is_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a signal of Unix")
+def test_an_evaluation_that_was_killed_goes_on(folder, tmp_path):
+    many = [{**row, "instruction": f"{row['instruction']}{n}"} for n in range(40) for row in ROWS[:5]]
+    tiny.write_rows(tmp_path / "many.json", many)
+    words = [
+        *(sys.executable, "-m", "yangtuo", "eval", folder / "run", "--validation_file", tmp_path / "many.json"),
+        *("--no_probe", "--num_answers", 200, "--max_new_tokens", 40, "--micro_batch_tokens", 100, "--use_cpu"),
+        *("--output_dir", tmp_path / "out"),
+    ]
+    process = subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE)
+    records = tmp_path / "out" / "tuned.jsonl"
+    deadline = time.monotonic() + 300
+    while not (records.is_file() and records.read_text().count("/answers/") >= 20) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert process.poll() is None, "it was done before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    lines = records.read_text().splitlines()
+    with records.open("a") as file:  # as a line that was being written
+        file.write('{"task": "own/answers/')
+    again = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
+    after = [json.loads(line) for line in records.read_text().splitlines()]
+    assert [json.dumps(one, ensure_ascii=False) for one in after[: len(lines)]] == lines
+    assert "answered: " in again.stderr
+    undisturbed = [*words[:-1], tmp_path / "once"]
+    subprocess.run(list(map(str, undisturbed)), capture_output=True, check=True)
+    assert results(tmp_path / "out")["measures"] == results(tmp_path / "once")["measures"]
+    assert (tmp_path / "out" / "answers.jsonl").read_bytes() == (tmp_path / "once" / "answers.jsonl").read_bytes()
+
+
+# ---- verdict
+
+
+def test_a_ruined_adapter_is_broken(folder, evaluate, tmp_path):
+    ruined = shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    from safetensors.torch import load_file, save_file
+
+    path = ruined / "sft_lora_model" / "adapter_model.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    weights = {n: torch.randn(t.shape, generator=generator) for n, t in load_file(path).items()}
+    save_file(weights, path, {"format": "pt"})
+    said = evaluate(ruined, "--compare", "--num_answers", 0, code=1)
+    assert "verdict: broken" in said
+    assert results(ruined / "evaluation")["verdict"]["outcome"] == "broken"
+
+
+def test_an_adapter_without_effect_shows_no_difference(folder, evaluate, tmp_path):
+    idle = shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    from safetensors.torch import load_file, save_file
+
+    path = idle / "sft_lora_model" / "adapter_model.safetensors"
+    save_file({n: t * 0 for n, t in load_file(path).items()}, path, {"format": "pt"})
+    words = (idle, "--compare", "--no_probe")
+    assert "no difference shown" in evaluate(*words)
+    assert "--gate" in evaluate(*words, "--gate", code=1)
+
+
+# ---- multiple choice
+
+
+def choice_folder(place):
+    """C-Eval's files: two subjects of 20 questions, five exemplars each."""
+    for subject in ("law", "high_school_physics"):
+        for split, number in (("dev", 5), ("val", 20)):
+            (place / split).mkdir(parents=True, exist_ok=True)
+            with (place / split / f"{subject}_{split}.csv").open("w", encoding="utf-8", newline="") as file:
+                table = csv.writer(file)
+                table.writerow(["id", "question", "A", "B", "C", "D", "answer", *(["explanation"] * (split == "dev"))])
+                for i in range(number):
+                    row = [i, f"{subject}的第{i}个问题？", *(f"{subject}{i}{k}" for k in "甲乙丙丁"), "ABCD"[(i * 7) % 4]]
+                    table.writerow([*row, *(["因为"] * (split == "dev"))])
+    return place
+
+
+def test_choices_are_scored_as_the_published_rule_scores_them(folder, evaluate, tmp_path):
+    place = choice_folder(tmp_path / "ceval")
+    evaluate(
+        *(folder / "base", "--choices", place, "--choices_by", "both", "--shots", 2, "--no_probe"),
+        *("--output_dir", tmp_path / "out"),
+    )
+    found = results(tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32).eval()
+    tokenizer = open_tokenizer(folder / "base")
+    right = {}
+    for subject, name in (("law", "法学"), ("high_school_physics", "高中物理")):
+        with (place / "dev" / f"{subject}_dev.csv").open(encoding="utf-8") as file:
+            dev = list(csv.DictReader(file))[:2]
+        with (place / "val" / f"{subject}_val.csv").open(encoding="utf-8") as file:
+            val = list(csv.DictReader(file))
+
+        def asked(row):
+            return row["question"] + "".join(f"\n{k}. {row[k]}" for k in "ABCD") + "\n答案："
+
+        head = f"以下是中国关于{name}考试的单项选择题，请选出其中的正确答案。\n\n"
+        shots = "".join(f"{asked(row)}{row['answer']}\n\n" for row in dev)
+        for row in val:
+            text = head + shots + asked(row)
+            scores = []
+            for letter in "ABCD":
+                alone, whole = tokenizer.encode([text, text + letter])
+                assert whole[: len(alone)] == alone
+                ids = torch.tensor([[tokenizer.bos_id, *whole]])
+                with torch.no_grad():
+                    logp = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+                scores.append(float(sum(logp[j, ids[0, j + 1]] for j in range(len(alone), len(whole)))))
+            right.setdefault(subject, []).append("ABCD"[int(np.argmax(scores))] == row["answer"])
+    everything = [hit for hits in right.values() for hit in hits]
+    assert 0 < sum(everything) < 40
+    assert values(found, "choice/ceval/accuracy")["values"]["model"] == sum(everything) / 40
+    assert values(found, "choice/ceval/law")["values"]["model"] == sum(right["law"]) / 20
+    assert values(found, "choice/ceval/STEM")["values"]["model"] == sum(right["high_school_physics"]) / 20
+    assert values(found, "choice/ceval/generated/accuracy")["n"] == 40
+    # Shots and options once: about a fifth of the work.
+    assert found["computed"]["cells"] < 0.4 * found["computed"]["tokens"]
+
+
+def test_malformed_files_of_choices_are_named_row_by_row(folder, evaluate, tmp_path):
+    place = choice_folder(tmp_path / "ceval")
+    path = place / "val" / "law_val.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[3] = lines[3].rsplit(",", 1)[0] + ",E"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    said = evaluate(folder / "base", "--choices", place, "--no_probe", code=2)
+    assert "law_val.csv" in said
+    assert "answer" in said
+
+
+# ---- refused
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "name the folder"),
+        (["base", "base"], "the same folder twice"),
+        (["base", "--gate"], "--compare"),
+        (["base", "--no_probe"], "nothing to measure"),
+        (["base", "--compare", "--no_probe", "--validation_file", "valid.json"], "--model_name_or_path"),
+        (["base", "--shots", "-1"], "--shots"),
+        (["base", "--no_probe", "--probe_file", "x.jsonl"], "--probe_file"),
+        (["nowhere"], "nowhere"),
+        (["base", "--validation_file", "missing.json"], "missing.json"),
+        (["base", "--choices", "data"], "data"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_weights_are_loaded(folder, evaluate, monkeypatch, words, told):
+    monkeypatch.chdir(folder)
+    assert told in evaluate(*words, code=2)
+
+
+def test_rows_that_the_model_has_no_positions_for_are_named(folder, evaluate, tmp_path):
+    tiny.write_rows(tmp_path / "long.json", [{"instruction": "问", "input": "", "output": "长城" * 3000}])
+    words = ("--validation_file", tmp_path / "long.json", "--max_seq_length", 8000, "--no_probe", "--num_answers", 0)
+    said = evaluate(folder / "base", *words, "--output_dir", tmp_path / "out", code=2)
+    assert "long.json row 0" in said
+
+
+# ---- several models, and merged ones
+
+
+def test_several_models_beside_each_other(folder, evaluate, tmp_path):
+    words = ("--no_probe", "--num_answers", 0, "--output_dir", tmp_path / "out")
+    evaluate(folder / "base", folder / "run", *words)
+    found = results(tmp_path / "out")
+    assert [model["name"] for model in found["models"]] == ["base", "run"]
+    assert values(found, "own/loss")["difference"]["between"] == ["base", "run"]
+    assert found["verdict"]["outcome"] in ("better", "no_difference")
+
+
+def test_a_merged_model_beside_its_base(folder, evaluate, tmp_path):
+    merging = ["merge", "--model_name_or_path", folder / "base", "--peft_path", folder / "run" / "sft_lora_model"]
+    assert main([*map(str, merging), "--output_dir", str(tmp_path / "merged")]) == 0
+    words = ("--validation_file", folder / "valid.json", "--no_probe", "--num_answers", 0)
+    evaluate(
+        *(tmp_path / "merged", "--compare", "--model_name_or_path", folder / "base", *words),
+        *("--output_dir", tmp_path / "out"),
+    )
+    evaluate(folder / "run", "--compare", *words, "--output_dir", tmp_path / "adapter")
+    merged, tuned = (values(results(tmp_path / name), "own/loss")["values"] for name in ("out", "adapter"))
+    assert merged == pytest.approx(tuned, abs=1e-4)
+
+
+# ---- generate
+
+
+def test_generate_answers_a_file(folder, capfd, tmp_path):
+    asked = ["请介绍长城。", "春天来了", "你好"]
+    (tmp_path / "prompts.txt").write_text("\n".join(asked) + "\n", encoding="utf-8")
+    words = ["generate", folder / "run", "--file", tmp_path / "prompts.txt", "--out", tmp_path / "answers.jsonl", *QUICK]
+    assert main(list(map(str, words))) == 0
+    found = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [one["prompt"] for one in found] == asked
+    base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, folder / "run" / "sft_lora_model").eval()
+    tokenizer = open_tokenizer(folder / "base")
+    for one in found:
+        ids = torch.tensor([prompt_ids(tokenizer, ALPACA_ZH, [Turn("user", one["prompt"], trained=False)])])
+        said = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6, pad_token_id=0
+        )
+        assert one["answer"] == tokenizer.decode(said[0, ids.shape[1] :].tolist()).rstrip("\ufffd")
+    assert not list(tmp_path.glob(".*"))
+    capfd.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"--file": "nowhere.txt"}, "no such file"),
+        ({"--out": "answers.txt"}, ".jsonl"),
+        ({"--max_new_tokens": "0"}, "--max_new_tokens"),
+        ({"--file": "valid.csv"}, "known by its name"),
+    ],
+)
+def test_generate_refuses(folder, capfd, tmp_path, monkeypatch, changes, told):
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text("你好\n", encoding="utf-8")
+    Path("valid.csv").write_text("a,b\n", encoding="utf-8")
+    values = {"--file": "prompts.txt", "--out": "answers.jsonl", **changes}
+    words = [word for pair in values.items() for word in pair]
+    assert main(["generate", str(folder / "run"), *words]) == 2
+    assert told in capfd.readouterr().err
