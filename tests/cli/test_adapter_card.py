@@ -84,11 +84,17 @@ def test_its_prompt_is_that_of_training(trained):
     assert prompt == tiny.SENTENCES[0]
 
 
+def without_last(words):
+    assert words[-1] == "merged"
+    return words[:-1]
+
+
 def test_its_commands_work(trained, run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(trained)
     lines = block(card_of(trained), "bash").splitlines()
     assert [line.split()[:2] for line in lines] == [["yangtuo", verb] for verb in ("chat", "export", "merge")]
-    run(*lines[2].split()[1:])
+    assert "sft_lora_model" in lines[0].split()
+    run(*without_last(lines[2].split()[1:]), tmp_path / "merged")
     assert (tmp_path / "merged" / "merge.json").is_file()
 
 
@@ -124,11 +130,12 @@ def test_an_evaluation_of_these_weights_is_told_and_an_older_one_is_not(train, i
 def test_grown_vocabularies_and_stacks_are_in_the_python(train, inputs, tmp_path, monkeypatch):
     base = tiny.tiny_llama(tmp_path / "base", num_rows=470)
     shutil.copy(inputs.base / "tokenizer.model", base)
-    options = {"model_name_or_path": base, "modules_to_save": "embed_tokens,lm_head", **STEPS}
+    monkeypatch.chdir(tmp_path)  # so that the base's path is relative
+    options = {"model_name_or_path": "base", "modules_to_save": "embed_tokens,lm_head", **STEPS}
     train(tmp_path / "first", **options)
     assert "resize_token_embeddings(480" in block(card_of(tmp_path / "first"), "python")
     first = tmp_path / "first" / "sft_lora_model"
-    train(tmp_path / "out", model_name_or_path=base, peft_path=first, new_adapter=True, **STEPS)
+    train(tmp_path / "out", model_name_or_path="base", peft_path=first, new_adapter=True, **STEPS)
     assert f"{str(first)!r}" in block(card_of(tmp_path / "out"), "python")
     names = ask(tmp_path / "out" / "sft_lora_model", monkeypatch, num_tokens=2)
     assert names["model"].get_input_embeddings().weight.shape[0] == 480

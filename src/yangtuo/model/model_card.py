@@ -44,12 +44,14 @@ class Loading:
 
     Attributes:
         base: name or folder, as it was given.
+        place: what it is loaded by from anywhere on this machine: the name, or the whole path of the folder.
         below: folders of adapters that are merged into the base first, in order.
         num_tokens: rows that the vocabulary grows to before; None where the base's are enough.
         trust_remote_code: the base's own code is run.
     """
 
     base: str
+    place: str
     below: tuple[str, ...] = ()
     num_tokens: int | None = None
     trust_remote_code: bool = False
@@ -109,7 +111,8 @@ def markdown(facts: CardFacts) -> str:
         _of_losses(facts.losses),
         f"{_BEGIN}\n{_END}\n",
         f"## Use\n\nWith PEFT and transformers:\n\n{_fenced(code(facts.loading), 'python')}\n",
-        f"With yangtuo (chat, files for servers, merge):\n\n{_fenced(commands, 'bash')}\n",
+        "With yangtuo, in the folder that holds this one (chat, files for servers, merge):\n",
+        f"{_fenced(commands, 'bash')}\n",
         facts.prompt_section,
         asked,
         _chinese(facts),
@@ -138,7 +141,7 @@ def code(loading: Loading) -> str:
         "",
         'adapter = "."  # this folder, or its name on a hub',
         "tokenizer = AutoTokenizer.from_pretrained(adapter)",
-        f'model = AutoModelForCausalLM.from_pretrained({loading.base!r}, dtype="auto"{trust})',
+        f'model = AutoModelForCausalLM.from_pretrained({loading.place!r}, dtype="auto"{trust})',
         *grown,
         *below,
         "model = PeftModel.from_pretrained(model, adapter)",

@@ -69,8 +69,11 @@ def _facts(
     tokenizer, run = prompt_files.tokenizer, saved.parent
     proof = json.loads((run / PROOF_FILE).read_text(encoding="utf-8"))
     num_tokens = tokenizer.num_tokens
+    name = known["base"]["name"]
+    place = str(Path(name).resolve()) if Path(name).is_dir() else name  # the card is read from elsewhere
     loading = Loading(
-        known["base"]["name"],
+        name,
+        place,
         tuple(one["folder"] for one in known["stack"]),
         num_tokens if num_tokens > known["base"]["num_rows"] else None,
         settings.model.trust_remote_code,
@@ -87,7 +90,7 @@ def _facts(
         num_steps=proof["num_steps"],
         losses=_losses(proof),
         versions={"yangtuo": known["yangtuo"], **known["versions"]},
-        commands=tuple(next_commands(settings, dict(known), saved)),
+        commands=tuple(next_commands(settings, {**known, "base": {**known["base"], "name": place}}, Path(saved.name))),
         verdict=verdict_of(run / RESULTS_FILE, saved / WEIGHTS_FILE),
     )
 

@@ -21,7 +21,7 @@ from yangtuo.model.model_card import (
 
 FACTS = CardFacts(
     name="base, tuned with LoRA",
-    loading=Loading("path/to/base"),
+    loading=Loading("path/to/base", "/path/to/base"),
     template="alpaca_zh",
     prompt="### Instruction:\n{instruction}\n\n### Response: ",
     prompt_section="## Prompt\n\nAs in training.\n",
@@ -65,7 +65,7 @@ def test_the_values_are_in_their_places():
 
 
 def test_the_front_matter_is_yaml_whatever_the_name():
-    odd = replace(FACTS, loading=Loading('a: "b" #\\c 底座'), languages=())
+    odd = replace(FACTS, loading=Loading('a: "b" #\\c 底座', "b"), languages=())
     values = yaml.safe_load(markdown(odd).split("---\n")[1])
     assert values == {
         "base_model": 'a: "b" #\\c 底座',
@@ -88,11 +88,12 @@ def test_a_prompt_with_a_fence_stays_whole():
 
 
 def test_the_python_has_what_a_base_needs():
-    plain = code(Loading("base"))
+    plain = code(Loading("base", "/base"))
     compile(plain, "card", "exec")
+    assert "from_pretrained('/base'," in plain
     assert "resize" not in plain
     assert "trust" not in plain
-    text = code(Loading("it's", ("one", "two"), 480, trust_remote_code=True))
+    text = code(Loading("base", "it's", ("one", "two"), 480, trust_remote_code=True))
     compile(text, "card", "exec")
     resized, first, second, last = (
         text.index(part)
