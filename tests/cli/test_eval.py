@@ -196,17 +196,13 @@ def test_an_evaluation_that_was_killed_goes_on(folder, tmp_path):
 # ---- verdict
 
 
-def test_a_ruined_adapter_is_broken(folder, evaluate, tmp_path):
-    ruined = shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
-    from safetensors.torch import load_file, save_file
-
-    path = ruined / "sft_lora_model" / "adapter_model.safetensors"
-    generator = torch.Generator().manual_seed(0)
-    weights = {n: torch.randn(t.shape, generator=generator) for n, t in load_file(path).items()}
-    save_file(weights, path, {"format": "pt"})
-    said = evaluate(ruined, "--compare", "--num_answers", 0, code=1)
+def test_a_model_that_is_worse_on_the_data_is_broken(folder, evaluate, tmp_path):
+    words = ("--num_answers", 0, "--no_probe", "--output_dir", tmp_path / "out")
+    said = evaluate(folder / "run", folder / "base", *words, code=1)
     assert "verdict: broken" in said
-    assert results(ruined / "evaluation")["verdict"]["outcome"] == "broken"
+    verdict = results(tmp_path / "out")["verdict"]
+    assert verdict["outcome"] == "broken"
+    assert [rule["passed"] for rule in verdict["rules"] if rule["name"] == "own_data"] == [False]
 
 
 def test_an_adapter_without_effect_shows_no_difference(folder, evaluate, tmp_path):

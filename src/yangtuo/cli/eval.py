@@ -94,6 +94,7 @@ def run(options: argparse.Namespace) -> None:
     request, asked_beforehand = _prepared(options)
     request.folder.mkdir(parents=True, exist_ok=True)
     found = evaluate(request, _models(options), asked_beforehand, versions())
+    _tell_the_card(options, request.folder, found)
     if options.json:
         print((request.folder / RESULTS_FILE).read_text(encoding="utf-8"), end="")  # noqa: T201  # the answer
     else:
@@ -102,6 +103,15 @@ def run(options: argparse.Namespace) -> None:
         show(found)
         logger.info("written: %s", request.folder)
     end(found, gate=options.gate)
+
+
+def _tell_the_card(options: argparse.Namespace, folder: Path, found: "Evaluation") -> None:
+    """Put the verdict into the README of the adapter that it is about, where the evaluation is that of its run."""
+    from yangtuo.model.model_card import put_verdict
+
+    places = list(_all_places(options).values())[-1]
+    if found.verdict and places.adapter and folder.parent == places.adapter.parent:
+        put_verdict(places.adapter, found.verdict.text)
 
 
 def end(found: "Evaluation", *, gate: bool) -> None:
