@@ -64,4 +64,3 @@ def audit_of(name: str, found: Mapping[str, Any]) -> Audit:
             for one in objects(found.get("files"))
         ),
     )
-

@@ -143,4 +143,3 @@ def _sample(one: Mapping[str, Any]) -> Sample:
         reference=reference if isinstance(reference, str) else None,
         ended=truth(one.get("ended")),
     )
-

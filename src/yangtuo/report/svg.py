@@ -107,14 +107,15 @@ def histogram(bars: Sequence[tuple[int, int, int]], title: str) -> Markup:
         tall = rows / most * (height - 40)
         left = number * step
         middle = left + step / 2
+        odd = ' class="odd"' if number % 2 else ""
         tip = f"{begin:,}-{end:,}: {rows:,}"
         parts.append(
             f'<rect class="bar" x="{left + 2:.1f}" y="{height - 20 - tall:.1f}" width="{step - 4:.1f}" '
             f'height="{tall:.1f}" rx="2"><title>{tip}</title></rect>'
-            f'<text x="{middle:.1f}" y="{height - 25 - tall:.1f}" text-anchor="middle">{rows:,}</text>'
-            f'<text x="{middle:.1f}" y="{height - 5}" text-anchor="middle">{begin:,}</text>'
+            f'<text class="count" x="{middle:.1f}" y="{height - 25 - tall:.1f}" text-anchor="middle">{rows:,}</text>'
+            f'<text{odd} x="{middle:.1f}" y="{height - 5}" text-anchor="middle">{begin:,}</text>'
         )
-    return _drawing(width, height, title, "".join(parts))
+    return _drawing(width, height, title, "".join(parts), "histogram")
 
 
 def stack(parts: Sequence[int], total: int, mark: float | None, title: str) -> Markup:
@@ -149,7 +150,5 @@ def interval(estimate: float, low: float, high: float, verdict: str, title: str)
     )
 
 
-def _drawing(width: int, height: int, title: str, inside: str) -> Markup:
-    return Markup(
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{inside}</svg>'
-    )
+def _drawing(width: int, height: int, title: str, inside: str, kind: str = "drawing") -> Markup:
+    return Markup(f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{inside}</svg>')
