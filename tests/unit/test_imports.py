@@ -65,7 +65,8 @@ LAYERS = {
     "inference": ("model", "data", "config", *TOP),
     "merge": ("model", "data", "config", *TOP),
     "vocab": ("model", "data", "config", *TOP),
-    "training": ("engine", "inference", "model", "data", "config", *TOP),
+    "report": ("config", *TOP),
+    "training": ("engine", "inference", "report", "model", "data", "config", *TOP),
     "diagnosis": ("engine", "model", "data", "config", *TOP),
     "export": ("merge", "inference", "model", "data", "config", *TOP),
 }
@@ -80,6 +81,7 @@ RULES = {
     "config.schema": [*SLOW, *others("config")],
     "data": [*SLOW, *others("data", *LAYERS["data"])],
     **{f"engine.{name}": SLOW for name in ("planning", "layout", "step_log", "checkpoint")},
+    "report": [*SLOW, *others("report", *LAYERS["report"])],
     **{f"training.{name}": SLOW for name in ("preflight", "dataset", "run_folder")},
     # A torch that cannot be imported is one of its findings; only `hardware` has it, and is imported after a trial.
     **{f"diagnosis.{name}": SLOW for name in ("diagnose", "environment", "finding", "machine", "packages")},

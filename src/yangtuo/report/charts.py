@@ -71,11 +71,11 @@ class Chart:
 
 
 def charts_of(logs: Sequence[RunLog], names: Sequence[str]) -> list[Chart]:
-    """Every chart for which a run has numbers, the curves of all runs in it; `names` are those of the runs."""
+    """Every chart for which a run has two numbers or more, with the curves of all runs; `names` are those of runs."""
     found = []
     for name in _NAMES:
         curves = tuple(curve for run, log in enumerate(logs) for curve in _curves(name, run, log, names))
-        if any(curve.series for curve in curves):
+        if any(len(curve.series.values()) > 1 for curve in curves):  # a single one is told by a figure
             marks = tuple((event.step, event.name) for event in logs[0].events) if len(logs) == 1 else ()
             found.append(Chart(name, curves, marks if name == "loss" else ()))
     return found

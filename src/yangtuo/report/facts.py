@@ -205,7 +205,7 @@ def read_run(folder: Path) -> RunFacts:
         files=tuple(FileState(name, found) for name, found in states.items()),
         state=state,
         version=text(run.get("yangtuo")),
-        command=shlex.join(texts(run.get("command"))),
+        command=_command(texts(run.get("command"))),
         began=text(run.get("began")),
         seconds=number(run.get("seconds")),
         process=text(run.get("process")),
@@ -238,6 +238,15 @@ def _check_run(folder: Path) -> None:
     raise UsageError(
         f"{folder}: no folder of a run: neither {RUN_FILE} nor {LOG_FILE} in it; give the --output_dir of a run{hint}"
     )
+
+
+def _command(words: tuple[str, ...]) -> str:
+    """As it is typed: `python -m yangtuo` and the script of that name are one."""
+    if not words:
+        return ""
+    is_ours = Path(words[0]).name == "__main__.py" and Path(words[0]).parent.name == "yangtuo"
+    first = "yangtuo" if is_ours or Path(words[0]).name == "yangtuo" else words[0]
+    return shlex.join([first, *words[1:]])
 
 
 def _options(run: Mapping[str, Any]) -> tuple[OptionValue, ...]:

@@ -151,4 +151,6 @@ def interval(estimate: float, low: float, high: float, verdict: str, title: str)
 
 
 def _drawing(width: int, height: int, title: str, inside: str, kind: str = "drawing") -> Markup:
-    return Markup(f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{inside}</svg>')
+    return Markup(
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{inside}</svg>'
+    )

@@ -4,11 +4,13 @@ files -> records -> examples -> base + LoRA -> steps -> adapter on disk. Everyth
 before the first weight is loaded.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,11 @@ from yangtuo.engine.step_log import StepLog
 from yangtuo.engine.steps import Steps
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.engine.watchdog import Watchdog
-from yangtuo.errors import StoppedError, UsageError
+from yangtuo.errors import ProofError, StoppedError, UsageError
 from yangtuo.logs import notes_so_far
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
+from yangtuo.report import page
 from yangtuo.training import run_folder, samples, verify
 from yangtuo.training.dataset import log_summary, split_and_audit, write_audit
 from yangtuo.training.engines import check_packages
@@ -76,12 +79,15 @@ def train(settings: Settings) -> None:
         prompt_files = prompt_files_for(inputs, tries=args.should_save)
         adapter = load_adapter(settings, inputs, precision, args.seed, loaded_to(settings, args.device))
         execution = choose_execution(settings, inputs, args, corpus.train, decision.checkpoint, adapter)
-        run = run_folder.run_record(settings, recipe, args.seed, began) | {"plan": plan, "memory_plan": needed}
+        known, saved = provenance_of(settings, inputs, recipe), output_dir / run_folder.ADAPTER_FOLDER
+        run = run_folder.run_record(settings, recipe, args.seed, began) | {
+            **{"plan": plan, "memory_plan": needed},
+            "next_commands": next_commands(settings, known, saved),
+        }
         if is_main:
             output.write_json(output_dir / run_folder.RUN_FILE, run)
             write_audit(output_dir, corpus.audits, corpus.dropped)
         context = _context(settings, output_dir, decision, watchdog, is_main=is_main)
-        known, saved = provenance_of(settings, inputs, recipe), output_dir / run_folder.ADAPTER_FOLDER
         saver = Saver(adapter, prompt_files, known, args.should_save, args.device)
         steps = Steps(corpus.train, recipe_of(settings, args.seed, corpus.mix), execution, args.process_index)
         trainer = StepTrainer(steps, corpus.validation, saver, context, args)
@@ -90,17 +96,28 @@ def train(settings: Settings) -> None:
         tracked = trackers.Trackers(trainer)
         from_rank_0(lambda: tracked.start(tracker_names(settings.trainer.report_to)))
 
-        with context.screen, tracked:
+        with context.screen, tracked, _report_of_failed_proof(settings, output_dir, is_main=is_main):
             if args.do_train:
                 at_start = _train(trainer, adapter, decision, context.stop, saved)
                 tell_beside(needed, trainer.report.peak_bytes)
                 load_again = functools.partial(load_base, settings, inputs, precision, loaded_to(settings, args.device))
                 verify.prove(trainer, adapter, at_start, saved, load_again, is_continued=inputs.adapter is not None)
-                logger.info("the adapter is in %s\n%s", saved, "\n".join(next_commands(settings, known, saved)))
+                logger.info("the adapter is in %s\n%s", saved, "\n".join(run["next_commands"]))
                 prompt_files.tell()
             if args.do_eval:
                 _evaluate(trainer, output_dir)
-        _finish(trainer, output_dir, run, began)
+        _finish(trainer, context, settings, run, began)
+
+
+@contextlib.contextmanager
+def _report_of_failed_proof(settings: Settings, output_dir: Path, *, is_main: bool) -> Iterator[None]:
+    """A run that ends so wants its report most; `_finish` writes that of one that ends well."""
+    try:
+        yield
+    except ProofError:
+        if is_main and settings.run.report:
+            page.write_at_end(output_dir)
+        raise
 
 
 def _context(
@@ -161,10 +178,18 @@ def _evaluate(trainer: StepTrainer, output_dir: Path) -> None:
         run_folder.write_metrics(output_dir, "eval", metrics)
 
 
-def _finish(trainer: StepTrainer, output_dir: Path, run: dict[str, Any], began: float) -> None:
-    peaks = of_each(peak_bytes(trainer.args.device))
+def _finish(trainer: StepTrainer, context: RunContext, settings: Settings, run: dict[str, Any], began: float) -> None:
+    peaks, output_dir = of_each(peak_bytes(trainer.args.device)), run_folder.output_dir_of(settings)
     if trainer.is_world_process_zero():
         tell_memory(peaks)
         shortcuts = trainer.shortcuts and dataclasses.asdict(trainer.shortcuts)
-        end = {"peak_memory_bytes": peaks, "shortcuts": shortcuts, "notes": notes_so_far(), "state": "finished"}
-        output.write_json(output_dir / run_folder.RUN_FILE, run | end | {"seconds": time.time() - began})
+        end: dict[str, Any] = {
+            "peak_memory_bytes": peaks,
+            "shortcuts": shortcuts,
+            "notes": notes_so_far(),
+            "state": "finished",
+        }
+        end |= {"planned_seconds": context.screen.planned_seconds, "seconds": time.time() - began}
+        output.write_json(output_dir / run_folder.RUN_FILE, run | end)
+        if settings.run.report:
+            page.write_at_end(output_dir)

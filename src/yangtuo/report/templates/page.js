@@ -23,7 +23,7 @@
   function digits(value) {
     if (value == null) return "–";
     const size = Math.abs(value);
-    if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(3);
+    if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(3).replace(/\.?0+e/, "e").replace("e+", "e");
     return size >= 1000 ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(5));
   }
 
