@@ -37,11 +37,16 @@ def options_that_differ(runs: Sequence[RunFacts]) -> list[Different]:
     for name in sorted({name for table in tables for name in table} - set(_OWN)):
         known = tuple(name in table for table in tables)
         values = tuple(table[name].value if name in table else None for table in tables)
-        is_same = all(type(one) is type(values[0]) and one == values[0] for one in values) and len(set(known)) == 1
+        is_same = len(set(known)) == 1 and all(_are_equal(one, values[0]) for one in values)
         if not is_same:
             origins = tuple(table[name].origin if name in table else "" for table in tables)
             found.append(Different(name, values, origins, known))
     return found
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Where 1 is 1.0, but not true."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 def versions_that_differ(runs: Sequence[RunFacts]) -> list[Different]:

@@ -13,7 +13,7 @@ from yangtuo.report.series import Series, decimate
 
 _WIDTH, _HEIGHT = 640, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 8, 10, 22  # around the drawing, for the scales
-_BUCKETS = 240  # of the width: what 640 units can show of lines
+_BUCKETS = 480  # of all curves of a drawing together, and at most half of them of one: what 640 units can show
 _TICKS = 4
 
 
@@ -51,7 +51,7 @@ def lines(curves: Sequence[Line], title: str) -> Markup:
         across = place(x, low).split()[0]
         parts.append(f'<text x="{across}" y="{_HEIGHT - 6}" text-anchor="{anchor}">{short(x)}</text>')
     for line in curves:
-        series = decimate(line.series, _BUCKETS)
+        series = decimate(line.series, min(_BUCKETS // 2, max(30, _BUCKETS // len(curves))))
         kind = f"line s{line.colour}" + (" pale" if line.is_pale else "")
         parts.append(f'<path class="{kind}" d="{_path(series, place)}"/>')
         if line.has_points:
@@ -77,7 +77,7 @@ def scale(low: float, high: float) -> list[float]:
 
     Steps are 1, 2 or 5 times a power of ten, so that at most 6 lie between.
     """
-    if high <= low:
+    if not high - low > 1e-9 * max(abs(low), abs(high), 1e-200):
         spread = abs(low) * 0.1 or 1.0
         low, high = low - spread, high + spread
     rough = (high - low) / _TICKS

@@ -4,6 +4,9 @@
   const page = document.querySelector(".page");
   const DASHES = [[], [6, 3], [2, 3], [9, 3, 2, 3], [], [6, 3], [2, 3], [9, 3, 2, 3]];
 
+  const WHOLE = [];  // no step lies between two
+  for (let power = 1; power < 1e9; power *= 10) WHOLE.push(power, 2 * power, 5 * power);
+
   function recall(name) {
     try { return localStorage.getItem("yangtuo-" + name); } catch (error) { return null; }
   }
@@ -75,7 +78,7 @@
     return {
       width: width, height: 240, cursor: { sync: { key: "step" }, drag: { x: true, y: false } },
       scales: { x: { time: false } },
-      axes: [axis(34, digits), axis(62, digits)],
+      axes: [Object.assign(axis(34, digits), { incrs: WHOLE }), axis(62, digits)],
       series: [{ label: data.step[language()], value: function (plot, value) { return digits(value); } }].concat(chart.curves.map(line)),
       hooks: { draw: chart.marks.length ? [marks(chart)] : [] }
     };
