@@ -157,6 +157,13 @@ class RunFacts:
         return self.folder.absolute().name
 
     @property
+    def planned_seconds_of_steps(self) -> float | None:
+        """That the steps made so far were to take."""
+        if self.planned_seconds is None or not self.max_steps:
+            return self.planned_seconds
+        return self.planned_seconds * min(1.0, self.log.num_steps / self.max_steps)
+
+    @property
     def trains(self) -> bool:
         """Whether the run was to train, and not only to evaluate."""
         asked = {one.name: one.value for one in self.options if one.name in ("do_train", "do_eval")}

@@ -120,6 +120,7 @@ def test_a_log_that_was_being_written(tmp_path):
     run = read_run(folder)
     assert run.log.last_step == 30
     assert missing(run) == {"log.jsonl": State.CUT}
+    assert run.planned_seconds_of_steps == 12.5  # of 25 for 60 steps
     assert verdict_of(run).values == {"step": 30, "steps": 60}
 
 

@@ -76,7 +76,7 @@
       };
     };
     return {
-      width: width, height: 240, cursor: { sync: { key: "step" }, drag: { x: true, y: false } },
+      width: width, height: 240, cursor: { sync: { key: "step" }, drag: { x: true, y: true, uni: 30 } },
       scales: { x: { time: false } },
       axes: [Object.assign(axis(34, digits), { incrs: WHOLE }), axis(62, digits)],
       series: [{ label: data.step[language()], value: function (plot, value) { return digits(value); } }].concat(chart.curves.map(line)),
