@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from tests import tiny
 from tests.command import REPOSITORY
+from tests.run_folders import write_run
 from tests.unit.export.test_server_check import Served, running
 from yangtuo.cli import main
 from yangtuo.data.templates import CHATML, read_template
@@ -93,6 +94,14 @@ def test_every_command_of_the_page_on_adapters_works(place, capfd):
     both, third = (load_file(place / name / "model.safetensors") for name in ("merged_both", "merged_too"))
     assert all(torch.equal(both[name], third[name]) for name in both)
     assert (place / "pure" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_every_command_of_the_page_on_reports_works(place, capfd):
+    for name in ("output_dir", "lower_rate", "higher_rank"):
+        write_run(place / name)
+    run_all("docs/report.md", capfd)
+    assert (place / "output_dir" / "report.html").is_file()
+    assert "3 runs side by side" in (place / "comparison.html").read_text(encoding="utf-8")
 
 
 def test_the_template_of_the_page_is_chatml_with_a_system_prompt(tmp_path):

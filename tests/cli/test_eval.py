@@ -228,7 +228,12 @@ def choice_folder(place):
                 table = csv.writer(file)
                 table.writerow(["id", "question", "A", "B", "C", "D", "answer", *(["explanation"] * (split == "dev"))])
                 for i in range(number):
-                    row = [i, f"{subject}的第{i}个问题？", *(f"{subject}{i}{k}" for k in "甲乙丙丁"), "ABCD"[(i * 7) % 4]]
+                    row = [
+                        i,
+                        f"{subject}的第{i}个问题？",
+                        *(f"{subject}{i}{k}" for k in "甲乙丙丁"),
+                        "ABCD"[(i * 7) % 4],
+                    ]
                     table.writerow([*row, *(["因为"] * (split == "dev"))])
     return place
 
@@ -347,7 +352,15 @@ def test_a_merged_model_beside_its_base(folder, evaluate, tmp_path):
 def test_generate_answers_a_file(folder, capfd, tmp_path):
     asked = ["请介绍长城。", "春天来了", "你好"]
     (tmp_path / "prompts.txt").write_text("\n".join(asked) + "\n", encoding="utf-8")
-    words = ["generate", folder / "run", "--file", tmp_path / "prompts.txt", "--out", tmp_path / "answers.jsonl", *QUICK]
+    words = [
+        "generate",
+        folder / "run",
+        "--file",
+        tmp_path / "prompts.txt",
+        "--out",
+        tmp_path / "answers.jsonl",
+        *QUICK,
+    ]
     assert main(list(map(str, words))) == 0
     found = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [one["prompt"] for one in found] == asked

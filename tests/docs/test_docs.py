@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import yangtuo
-from yangtuo.cli import cache, chat, check, check_deploy, demo, doctor, encode, export, main, preview, vocab
+from yangtuo.cli import cache, chat, check, check_deploy, demo, doctor, encode, export, main, preview, report, vocab
 from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.schema import OUR_GROUPS
@@ -77,8 +77,8 @@ def options() -> set[str]:
         verb.add_options(parser)
     of_vocab = argparse.ArgumentParser()
     vocab.add_options(of_vocab)
-    others = [argparse.ArgumentParser() for _ in range(4)]
-    for verb, own in zip((chat, export, check_deploy, doctor), others, strict=True):
+    others = [argparse.ArgumentParser() for _ in range(5)]
+    for verb, own in zip((chat, export, check_deploy, doctor, report), others, strict=True):
         verb.add_options(own)
     parsers = [
         parser,

@@ -78,6 +78,7 @@ LAYERS = {
     "inference": ("engine", "model", "data", "config", *TOP),
     "merge": ("model", "data", "config", *TOP),
     "vocab": ("model", "data", "config", *TOP),
+    "report": ("config", *TOP),
     "training": ("engine", "inference", "model", "data", "config", *TOP),
     "diagnosis": ("engine", "model", "data", "config", *TOP),
     "evaluation": ("inference", "engine", "model", "data", "config", *TOP),
@@ -95,6 +96,7 @@ RULES = {
     "data": [*SLOW, *others("data", *LAYERS["data"])],
     **{f"engine.{name}": SLOW for name in ("planning", "layout", "step_log", "checkpoint")},
     **{f"evaluation.{name}": SLOW for name in EVALUATION},  # what needs no model
+    "report": [*SLOW, *others("report", *LAYERS["report"])],
     **{f"training.{name}": SLOW for name in ("preflight", "dataset", "run_folder")},
     # A torch that cannot be imported is one of its findings; only `hardware` has it, and is imported after a trial.
     **{f"diagnosis.{name}": SLOW for name in ("diagnose", "environment", "finding", "machine", "packages")},

@@ -32,6 +32,7 @@ Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
   export    merge, and write what Ollama, vLLM and llama.cpp need to ask as training did
   check-deploy  compare a running server with training: the ids of prompts, greedy answers
   vocab     merge a vocabulary into LLaMA's, grow a model to fit, train one, measure
+  report    a run as one page: verdict, proof, curves, data, options; several runs beside each other
   encode    write the token ids and labels that training sees, as JSON lines
   doctor    can this machine train: versions, GPUs, disk, limits, environment, each with its remedy
   cache     list or clear the encoded rows that are kept on this machine
@@ -190,5 +191,8 @@ def module_of(verb: str) -> Any:
 
 
 OF_A_RUN = ("train", "check", "preview", "encode")  # take every option of a run, and their `run` its settings
-VERBS = (*OF_A_RUN, "chat", "generate", "eval", "merge", "export", "check-deploy", "vocab", "doctor", "cache", "demo")
+VERBS = (
+    *(*OF_A_RUN, "chat", "generate", "eval", "report", "merge", "export", "check-deploy", "vocab", "doctor", "cache"),
+    "demo",
+)
 _LOAD_MODELS = ("train", "chat", "generate", "eval", "merge", "export")  # whose libraries have to be told to be quiet

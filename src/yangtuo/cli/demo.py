@@ -65,12 +65,12 @@ def run(options: argparse.Namespace) -> None:
         *("--output_dir", options.output_dir, "--max_steps", str(options.max_steps), *TRAINING),
     ]
     logger.info("the demo runs: yangtuo train %s", " ".join(training))
+    from yangtuo.cli import train
     from yangtuo.config.parser import build_parser, parse
-    from yangtuo.training import run as story
 
     logs.quiet_libraries()
     settings, _ = parse(training, build_parser("yangtuo demo"))
-    story.train(settings)
+    train.run(settings)
     _show(base, Path(options.output_dir))
     _measure(options.output_dir)
 

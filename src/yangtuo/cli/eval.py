@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
     request, asked_beforehand = _prepared(options)
     request.folder.mkdir(parents=True, exist_ok=True)
     found = evaluate(request, _models(options), asked_beforehand, versions())
-    _tell_the_card(options, request.folder, found)
+    _tell_the_run(options, request.folder, found)
     if options.json:
         print((request.folder / RESULTS_FILE).read_text(encoding="utf-8"), end="")  # noqa: T201  # the answer
     else:
@@ -105,13 +105,16 @@ def run(options: argparse.Namespace) -> None:
     end(found, gate=options.gate)
 
 
-def _tell_the_card(options: argparse.Namespace, folder: Path, found: "Evaluation") -> None:
-    """Put the verdict into the README of the adapter that it is about, where the evaluation is that of its run."""
+def _tell_the_run(options: argparse.Namespace, folder: Path, found: "Evaluation") -> None:
+    """Put the verdict into the run's page and the adapter's README, where the evaluation lies in the run's folder."""
     from yangtuo.model.model_card import put_verdict
+    from yangtuo.report import page
+    from yangtuo.training.run_folder import RUN_FILE
 
-    places = list(_all_places(options).values())[-1]
-    if found.verdict and places.adapter and folder.parent == places.adapter.parent:
+    run, places = folder.parent, list(_all_places(options).values())[-1]
+    if found.verdict and places.adapter and run == places.adapter.parent and (run / RUN_FILE).is_file():
         put_verdict(places.adapter, found.verdict.text)
+        page.write_at_end(run)
 
 
 def end(found: "Evaluation", *, gate: bool) -> None:

@@ -69,3 +69,8 @@ class RunArguments:
     force_learning_rate: bool = option(
         False, "Train at a rate over a hundred times the published one. Default: an error.", decides=Decides.NOTHING
     )
+    report: bool = option(
+        True,
+        "Write report.html into the output folder when the run ends: the whole run as one page, see yangtuo report.",
+        decides=Decides.NOTHING,
+    )

@@ -50,9 +50,14 @@ class Logging:
 
 
 class Progress:
-    """Progress of a run. `shown` is False on all ranks but one."""
+    """Progress of a run. `shown` is False on all ranks but one.
+
+    Attributes:
+        planned_seconds: that all steps will take, by the measurement before the first; None where there was none.
+    """
 
     def __init__(self, *, shown: bool, bar: bool):
+        self.planned_seconds: float | None = None
         self._shown, self._wants_bar = shown, bar and sys.stderr.isatty()
         self._bar: Any = None
         self._total = 0
@@ -77,7 +82,7 @@ class Progress:
 
     def forecast(self, seconds: float) -> None:
         """Say how long the run will take, of the seconds that a step will, by a measurement before the first."""
-        self._forecast = seconds
+        self._forecast, self.planned_seconds = seconds, seconds * self._total
         self.say(f"time: about {_clock(seconds * self._total)} for {self._total:,} steps, by a first measurement")
 
     def _check_forecast(self, seconds: float) -> None:

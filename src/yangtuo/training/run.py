@@ -79,12 +79,15 @@ def train(settings: Settings) -> None:
         prompt_files = prompt_files_for(inputs, tries=args.should_save)
         adapter = load_adapter(settings, inputs, precision, args.seed, loaded_to(settings, args.device))
         execution = choose_execution(settings, inputs, args, corpus.train, decision.checkpoint, adapter)
-        run = run_folder.run_record(settings, recipe, args.seed, began) | {"plan": plan, "memory_plan": needed}
+        known, saved = provenance_of(settings, inputs, recipe), output_dir / run_folder.ADAPTER_FOLDER
+        run = run_folder.run_record(settings, recipe, args.seed, began) | {
+            **{"plan": plan, "memory_plan": needed},
+            "next_commands": next_commands(settings, known, saved),
+        }
         if is_main:
             output.write_json(output_dir / run_folder.RUN_FILE, run)
             write_audit(output_dir, corpus.audits, corpus.dropped)
         context = _context(settings, output_dir, decision, watchdog, is_main=is_main)
-        known, saved = provenance_of(settings, inputs, recipe), output_dir / run_folder.ADAPTER_FOLDER
         saver = Saver(adapter, prompt_files, known, args.should_save, args.device)
         steps = Steps(corpus.train, recipe_of(settings, args.seed, corpus.mix), execution, args.process_index)
         trainer = StepTrainer(steps, corpus.validation, saver, context, args)
@@ -100,11 +103,11 @@ def train(settings: Settings) -> None:
                 load_again = functools.partial(load_base, settings, inputs, precision, loaded_to(settings, args.device))
                 verify.prove(trainer, adapter, at_start, saved, load_again, is_continued=inputs.adapter is not None)
                 adapter_card.write(settings, corpus, prompt_files, known, saved, writes=args.should_save)
-                logger.info("the adapter is in %s\n%s", saved, "\n".join(next_commands(settings, known, saved)))
+                logger.info("the adapter is in %s\n%s", saved, "\n".join(run["next_commands"]))
                 prompt_files.tell()
             if args.do_eval:
                 _evaluate(trainer, output_dir)
-        _finish(trainer, output_dir, run, began)
+        _finish(trainer, context, settings, run, began)
 
 
 def _context(
@@ -165,10 +168,16 @@ def _evaluate(trainer: StepTrainer, output_dir: Path) -> None:
         run_folder.write_metrics(output_dir, "eval", metrics)
 
 
-def _finish(trainer: StepTrainer, output_dir: Path, run: dict[str, Any], began: float) -> None:
-    peaks = of_each(peak_bytes(trainer.args.device))
+def _finish(trainer: StepTrainer, context: RunContext, settings: Settings, run: dict[str, Any], began: float) -> None:
+    peaks, output_dir = of_each(peak_bytes(trainer.args.device)), run_folder.output_dir_of(settings)
     if trainer.is_world_process_zero():
         tell_memory(peaks)
         shortcuts = trainer.shortcuts and dataclasses.asdict(trainer.shortcuts)
-        end = {"peak_memory_bytes": peaks, "shortcuts": shortcuts, "notes": notes_so_far(), "state": "finished"}
-        output.write_json(output_dir / run_folder.RUN_FILE, run | end | {"seconds": time.time() - began})
+        end: dict[str, Any] = {
+            "peak_memory_bytes": peaks,
+            "shortcuts": shortcuts,
+            "notes": notes_so_far(),
+            "state": "finished",
+        }
+        end |= {"planned_seconds": context.screen.planned_seconds, "seconds": time.time() - began}
+        output.write_json(output_dir / run_folder.RUN_FILE, run | end)

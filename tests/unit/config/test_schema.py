@@ -50,6 +50,7 @@ def test_our_own_options():
         *("sample_prompts", "sample_tokens"),
         "overwrite_output_dir",
         "force_learning_rate",
+        "report",
     ]
 
 

@@ -230,7 +230,9 @@ def test_batches_keep_their_limits_and_prompts_that_begin_alike_together():
     assert sorted(i for batch in batches for i in batch) == list(range(8))
     assert [7, 0, 1, 2] in batches
     assert [6] in batches  # larger than a batch, and alone
-    assert plan_batches(prompts, 10, BatchLimits(1000, 100, 30)) != plan_batches(prompts, 10, BatchLimits(1000, 9, 9999))
+    assert plan_batches(prompts, 10, BatchLimits(1000, 100, 30)) != plan_batches(
+        prompts, 10, BatchLimits(1000, 9, 9999)
+    )
     assert plan_batches([], 10, BatchLimits(8, 4, 100)) == []
 
 

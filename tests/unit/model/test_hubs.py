@@ -52,7 +52,7 @@ def test_xet_is_off_with_a_mirror_unless_the_user_has_decided(endpoint, given, l
     assert os.environ.get("HF_HUB_DISABLE_XET") == left
 
 
-_WITHOUT = ("check-deploy", "vocab", "cache", "demo", "doctor")
+_WITHOUT = ("check-deploy", "vocab", "cache", "demo", "doctor", "report")
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in _WITHOUT])
