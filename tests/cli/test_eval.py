@@ -56,7 +56,8 @@ def evaluate(capfd):
     def call(*words, code=0):
         found = main(["eval", *map(str, words), *QUICK])
         call.out, call.err = capfd.readouterr()
-        assert found == code, call.out + call.err
+        assert code is None or found == code, call.out + call.err
+        call.code = found
         assert "Traceback" not in call.err
         return call.out + call.err
 
@@ -96,9 +97,14 @@ def token_losses(model, ids, supervised):
 
 def test_base_against_tuned_on_the_rows_of_the_run(folder, evaluate):
     run = folder / "run"
-    said = evaluate(run, "--compare")
+    said = evaluate(run, "--compare", code=None)
     assert "verdict:" in said
     found = results(run / "evaluation")
+    # A base of random weights knows the probe by chance alone, and may lose some of it.
+    assert evaluate.code == (1 if found["verdict"]["outcome"] == "broken" else 0)
+    assert {rule["name"]: rule["passed"] for rule in found["verdict"]["rules"]}["own_data"] is True
+    assert found["verdict"]["text"] in (run / "sft_lora_model" / "README.md").read_text(encoding="utf-8")
+    assert found["verdict"]["text"].split(" (")[0] in (run / "report.html").read_text(encoding="utf-8")
     assert [model["name"] for model in found["models"]] == ["base", "tuned"]
     assert found["data"] == [{"path": str(folder / "valid.json"), "num_rows": 7}]
     base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32).eval()
