@@ -6,6 +6,7 @@ Skipped where chromium and its driver are not installed (Debian: chromium, chrom
 import contextlib
 import json
 import shutil
+import time
 
 import pytest
 
@@ -45,8 +46,13 @@ def requests_of(driver):
 
 
 def shown(driver, selector):
-    """The visible texts of the elements."""
-    return [one.text for one in driver.find_elements("css selector", selector) if one.is_displayed()]
+    """The visible texts of the elements; on a busy machine the browser may take a moment to lay them out."""
+    end = time.monotonic() + 10
+    while True:
+        texts = [one.text for one in driver.find_elements("css selector", selector) if one.is_displayed()]
+        if texts or time.monotonic() > end:
+            return texts
+        time.sleep(0.1)
 
 
 def assert_quiet(driver, path):

@@ -248,12 +248,24 @@ def _check_run(folder: Path) -> None:
 
 
 def _command(words: tuple[str, ...]) -> str:
-    """As it is typed: `python -m yangtuo` and the script of that name are one."""
+    """As it is typed: `python -m yangtuo` and the script of that name are one. A key for the hub is left out."""
     if not words:
         return ""
+    words = tuple(_without_key(word, before) for word, before in zip(words, ("", *words), strict=False))
     is_ours = Path(words[0]).name == "__main__.py" and Path(words[0]).parent.name == "yangtuo"
     first = "yangtuo" if is_ours or Path(words[0]).name == "yangtuo" else words[0]
     return shlex.join([first, *words[1:]])
+
+
+_SECRET = ("__hub_token", "__push_to_hub_token")  # with `_` for each dash, since both spellings are options
+
+
+def _without_key(word: str, before: str) -> str:
+    """Pages are sent to others."""
+    name, is_given, _ = word.replace("-", "_").partition("=")
+    if before.replace("-", "_") in _SECRET:
+        return "(not written)"
+    return f"{word.partition('=')[0]}=(not written)" if is_given and name in _SECRET else word
 
 
 def _options(run: Mapping[str, Any]) -> tuple[OptionValue, ...]:

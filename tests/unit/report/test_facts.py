@@ -61,6 +61,16 @@ def test_the_plan_is_read_as_it_is_worded(tmp_path):
     assert read_run(write_run(tmp_path / "out", run=run)).max_steps == 15_000
 
 
+@pytest.mark.parametrize("given", [("--hub_token", "hf_x"), ("--hub-token=hf_x",), ("--push_to_hub_token", "hf_x")])
+def test_a_key_is_not_shown(given, tmp_path):
+    run = record(command=["/site/yangtuo/__main__.py", "train", *given, "--max_steps", "3"])
+    command = read_run(write_run(tmp_path / "out", run=run)).command
+    assert "hf_x" not in command
+    assert "(not written)" in command
+    assert command.replace("'", "").startswith("yangtuo train --")
+    assert command.endswith(" --max_steps 3")
+
+
 def test_on_a_gpu_the_peak_is_compared_with_tensors_alone(tmp_path):
     plan = record()["memory_plan"] | {"machine": {"kind": "cuda"}}
     run = read_run(write_run(tmp_path / "out", run=record(memory_plan=plan)))
