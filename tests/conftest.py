@@ -24,6 +24,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def pytest_addoption(parser):
     parser.addoption("--renew-sentences", action="store_true", help="write tests/sentences.json anew, with -n 0")
     parser.addoption("--renew-models", action="store_true", help="write docs/models.md anew")
+    parser.addoption("--all-families", action="store_true", help="in bfloat16 too, every family of models")
 
 
 @dataclass(frozen=True)
