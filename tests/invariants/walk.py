@@ -69,9 +69,8 @@ _OWN = {
     **{"youtu": _SPARSE, "codegen": {"rotary_dim": 8}, "gptj": {"rotary_dim": 8}},
     "helium": {"head_dim": 8},
     "kimi_linear": {
+        **{"num_key_value_heads": 4, "head_dim": 8, "linear_head_dim": 16, "linear_num_heads": 4},
         "layer_types": ["linear_attention", "full_attention"],
-        "linear_head_dim": 16,
-        "linear_num_heads": 4,
     },
     "falcon": {"num_kv_heads": 2, "head_dim": None},
     "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
