@@ -3,20 +3,27 @@
 #   bash scripts/test.sh                 everything (the demo's real run included), a process for each processor
 #   bash scripts/test.sh fast            style, types and the quick ring (unit, properties, docs), as plain `pytest` runs it
 #   bash scripts/test.sh -m 'not demo'   without the minutes of the demo
+#   bash scripts/test.sh --all-families  every family of models in bfloat16 too, not one of each kind
 #   bash scripts/test.sh tests/unit -x   what is named, as pytest runs it by itself; the same with -n, --lf or --pdb
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
-python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("deepspeed", "bitsandbytes", "go", "tensorboard"))))' \
-    || python -m pip install --quiet --disable-pip-version-check -r requirements-engines.lock
-# Chat templates as models publish them: the copies that trl carries, in a place where nothing imports it.
-python -c 'import pathlib, sys; sys.exit(not pathlib.Path(sys.prefix, "published", "trl").is_dir())' \
-    || python -m pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0 \
-        --target "$(python -c 'import sys; print(sys.prefix)')/published"
 
-ruff check .
-ruff format --check .
-mypy
+install_engines() {
+    python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("deepspeed", "bitsandbytes", "go", "tensorboard"))))' \
+        || python -m pip install --quiet --disable-pip-version-check -r requirements-engines.lock || return
+    # Chat templates as models publish them: the copies that trl carries, in a place where nothing imports it.
+    python -c 'import pathlib, sys; sys.exit(not pathlib.Path(sys.prefix, "published", "trl").is_dir())' \
+        || python -m pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0 \
+            --target "$(python -c 'import sys; print(sys.prefix)')/published"
+}
+
+# Beside each other: pip takes one processor. Both are waited for, whichever fails.
+install_engines & engines=$!
+code=0
+{ ruff check . && ruff format --check . && mypy; } || code=$?
+wait "$engines" || exit
+[ "$code" -eq 0 ] || exit "$code"
 
 # Whether the arguments name tests, or say themselves how they are run.
 decides_itself() {
@@ -36,12 +43,4 @@ decides_itself() {
 
 if [ "${1:-}" = fast ]; then shift; exec python -m pytest "$@"; fi
 if decides_itself "$@"; then exec python -m pytest "$@"; fi
-# By itself: the demo, whose real model takes all processors.
-# Code 5: no test of that part was chosen, which is a failure where none of the other was either.
-alone=tests/cli/test_demo.py
-first=0 second=0
-python -m pytest tests --ignore="$alone" "$@" || first=$?
-if [ "$first" -ne 0 ] && [ "$first" -ne 5 ]; then exit "$first"; fi
-python -m pytest -n 0 "$alone" "$@" || second=$?
-if [ "$second" -eq 5 ]; then exit "$first"; fi
-exit "$second"
+exec python -m pytest tests "$@"

@@ -41,12 +41,12 @@ def run(command: list, *, env: dict | None = None, cwd: Path | None = None, time
 
 
 class Forker:
-    """The process of `forker.py`."""
+    """The process of `forker.py`, which has imported everything in this environment."""
 
-    def __init__(self):
+    def __init__(self, env: dict | None = None):
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.forker"],
-            env={**own_environment(), "DS_ACCELERATOR": "cpu"},
+            env={**own_environment(), "DS_ACCELERATOR": "cpu", **(env or {})},
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -69,6 +69,12 @@ class Forker:
 _forkers: list[Forker] = []
 
 
+def _shared_forker() -> Forker:
+    if not _forkers:
+        _forkers.append(Forker())
+    return _forkers[0]
+
+
 def end_forker():
     while _forkers:
         _forkers.pop().end()
@@ -78,17 +84,19 @@ class Started:
     """`python WORDS` in a process of its own, by a fork; used as a `subprocess.Popen` is.
 
     `stdin`, `stdout` and `stderr` are paths, or `subprocess.PIPE`; a terminal becomes that of the process.
+    `forker`: another than the shared one.
     """
 
-    def __init__(self, words, *, env=None, cwd=None, stdin="/dev/null", stdout, stderr, first="", ignores=()):
-        if not _forkers:
-            _forkers.append(Forker())
+    def __init__(
+        self, words, *, env=None, cwd=None, stdin="/dev/null", stdout, stderr, first="", ignores=(), forker=None
+    ):
+        self._forker = forker or _shared_forker()
         self.args, self.returncode = [str(word) for word in words], None
         self._inner = []  # the program's ends of pipes
         paths = [self._open(name, given) for name, given in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr))]
         environment = {**own_environment(), "DS_ACCELERATOR": "cpu", **{k: str(v) for k, v in (env or {}).items()}}
         place = {"streams": paths, "cwd": str(cwd or REPOSITORY), "first": first, "ignores": list(ignores)}
-        self.pid = _forkers[0].ask(words=self.args, env=environment, **place)
+        self.pid = self._forker.ask(words=self.args, env=environment, **place)
         for descriptor in self._inner:
             os.close(descriptor)
 
@@ -103,7 +111,7 @@ class Started:
 
     def poll(self):
         if self.returncode is None:
-            self.returncode = _forkers[0].ask(poll=self.pid)
+            self.returncode = self._forker.ask(poll=self.pid)
         return self.returncode
 
     def wait(self, timeout=300):

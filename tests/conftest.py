@@ -1,5 +1,6 @@
 """Inputs that many tests share, built once a session."""
 
+import gc
 import os
 import signal
 from dataclasses import dataclass
@@ -21,9 +22,33 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+# A file goes to one process whole, so that one which comes last leaves the others without work: minutes first, then
+# what starts processes. Of the files with recordings of CUDA, the first records, and the others would wait for it.
+LONG = (
+    *("tests/cli/test_demo.py", "tests/invariants/test_models_", "tests/unit/training/test_memory_plan.py"),
+    *("tests/fake_cuda/test_memory.py", "tests/kill/", "tests/distributed/", "tests/cli/", "tests/gguf/"),
+    *("tests/invariants/", "tests/parity/"),
+)
+
+
+def turn(path: str) -> int:
+    """When a test file has its turn, by its path from the repository; a file goes by the first that it begins with."""
+    return next((i for i, begin in enumerate(LONG) if path.startswith(begin)), len(LONG))
+
+
+def pytest_collection_modifyitems(items):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: turn(item.nodeid))
+
+
 def pytest_addoption(parser):
     parser.addoption("--renew-sentences", action="store_true", help="write tests/sentences.json anew, with -n 0")
     parser.addoption("--renew-models", action="store_true", help="write docs/models.md anew")
+    parser.addoption("--all-families", action="store_true", help="in bfloat16 too, every family of models")
+
+
+# Each collection of garbage looks through all that was imported; there is little garbage between them.
+gc.set_threshold(50_000, 20, 100)
 
 
 @dataclass(frozen=True)

@@ -144,17 +144,35 @@ class _ModelScope(_Handler):
             self.answer_json({"Code": 10010205001, "Success": False, "Message": "record not found"}, 404)
 
 
+class StandIn:
+    """A server at one address; `hub` is what it serves at the moment."""
+
+    def __init__(self, server, handler):
+        self.address, self._handler = f"http://127.0.0.1:{server.server_port}", handler
+
+    def serve(self, hub):
+        self._handler.hub = hub
+
+
 @contextlib.contextmanager
-def serving(hub, of):
-    """The address of a stand-in for "huggingface" or "modelscope"."""
-    handler = type("Handler", ({"huggingface": _HuggingFace, "modelscope": _ModelScope}[of],), {"hub": hub})
+def standing_in(of):
+    """A `StandIn` for "huggingface" or "modelscope"."""
+    handler = type("Handler", ({"huggingface": _HuggingFace, "modelscope": _ModelScope}[of],), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield StandIn(server, handler)
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextlib.contextmanager
+def serving(hub, of):
+    """The address of a stand-in that serves this."""
+    with standing_in(of) as server:
+        server.serve(hub)
+        yield server.address

@@ -1,11 +1,14 @@
 """Models by name, from stand-ins of Hugging Face and of ModelScope, in processes of their own.
 
-The clients read their variables when they are imported, so that a process that has them already would not do.
+huggingface_hub reads its variables when it is imported. So the processes are new ones, except where a whole `check`
+goes well, which would import torch and transformers each time: those are forks of a process that has imported
+everything in the very environment, and each test finds the folders that it names empty.
 """
 
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +52,7 @@ class Asked:
     hub: hubs.Hub
     word: str
     env: dict
+    forker: command.Forker | None = None
 
     def fetch(self, name=hubs.NAME, *, word=None, code=0, **env):
         done = command.run([sys.executable, "-c", FETCH, name, word or self.word], env={**self.env, **env})
@@ -58,7 +62,11 @@ class Asked:
 
     def check(self, inputs, *words, name=hubs.NAME, code=0, **env):
         options = ["--model_name_or_path", name, "--dataset_dir", inputs.data, *words]
-        done = command.run([sys.executable, "-m", "yangtuo", "check", *options], env={**self.env, **env})
+        is_as_imported = not any(word.startswith(("HF_", "PYTHON")) for word in env)
+        if self.forker and is_as_imported and code == 0:
+            done = command.forked("check", *options, env={**self.env, **env}, forker=self.forker)
+        else:
+            done = command.run([sys.executable, "-m", "yangtuo", "check", *options], env={**self.env, **env})
         assert done.code == code, done.said
         assert "Traceback" not in done.said
         return done
@@ -84,19 +92,49 @@ def environment(folder, **more):
     }
 
 
+@dataclass
+class Place:
+    """Both stand-ins, the environment that names them, and a process that has imported everything in it."""
+
+    stand_ins: dict[str, hubs.StandIn]
+    folder: Path
+    env: dict
+    forker: command.Forker
+
+    def serves(self, **served):
+        """An empty folder, and at both addresses what is served there."""
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+        for word, server in self.stand_ins.items():
+            server.serve(served[word])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hubs")
+    with hubs.standing_in("huggingface") as hugging_face, hubs.standing_in("modelscope") as modelscope:
+        env = environment(folder, HF_ENDPOINT=hugging_face.address, MODELSCOPE_ENDPOINT=modelscope.address)
+        forker = command.Forker(
+            {**env, "HF_HUB_DISABLE_XET": "1"}
+        )  # as the program sets it before it imports the client
+        yield Place({"huggingface": hugging_face, "modelscope": modelscope}, folder, env, forker)
+        forker.end()
+
+
 @pytest.fixture(params=["huggingface", pytest.param("modelscope", marks=needs_client)])
-def asked(request, files, tmp_path):
-    hub = hubs.Hub(files)
-    with hubs.serving(hub, request.param) as address:
-        variable = {"huggingface": "HF_ENDPOINT", "modelscope": "MODELSCOPE_ENDPOINT"}[request.param]
-        yield Asked(hub, request.param, environment(tmp_path, **{variable: address}))
+def asked(request, place, files):
+    hub, other = hubs.Hub(files), hubs.Hub(files)
+    (word,) = {"huggingface", "modelscope"} - {request.param}
+    place.serves(**{request.param: hub, word: other})
+    yield Asked(hub, request.param, place.env, place.forker)
+    assert other.seen == []
 
 
 @pytest.fixture
-def mirror(files, tmp_path):
+def mirror(place, files):
     hub = hubs.Hub(files)
-    with hubs.serving(hub, "huggingface") as address:
-        yield Asked(hub, "huggingface", environment(tmp_path, HF_ENDPOINT=address))
+    place.serves(huggingface=hub, modelscope=hubs.Hub(files))
+    return Asked(hub, "huggingface", dict(place.env), place.forker)
 
 
 def test_all_files_of_a_model_come_as_they_are_and_only_once(asked, files):
@@ -146,7 +184,7 @@ def test_a_file_with_another_byte_than_is_listed_is_refused(asked, file):
 
 def test_an_unknown_name_is_one_line_that_names_the_hub(asked, inputs, sentences):
     done = asked.check(inputs, "--hub", asked.word, name=OTHER, code=2)
-    address = asked.env.get("HF_ENDPOINT") or asked.env["MODELSCOPE_ENDPOINT"]
+    address = asked.env[{"huggingface": "HF_ENDPOINT", "modelscope": "MODELSCOPE_ENDPOINT"}[asked.word]]
     said = last_line(done).replace(address, "ADDRESS")
     assert said.startswith(f"error: --model_name_or_path {OTHER}: no such folder, and ")
     sentences(said.partition("(ADDRESS)")[0] + "...; " + said.rpartition("; ")[2], OTHER)
@@ -185,15 +223,16 @@ def test_what_is_not_whole_is_not_taken(asked, inputs):
 
 @needs_client
 @pytest.mark.parametrize(("words", "value"), [(["--hub", "modelscope"], ""), ([], "1"), (["--hub", "auto"], "true")])
-def test_the_option_and_the_variable_of_others_mean_the_same(words, value, files, inputs, tmp_path):
+def test_the_option_and_the_variable_of_others_mean_the_same(words, value, files, inputs, place):
     hub, other = hubs.Hub(files), hubs.Hub(files)
-    with hubs.serving(hub, "modelscope") as address, hubs.serving(other, "huggingface") as not_asked:
-        asked = Asked(hub, "", environment(tmp_path, MODELSCOPE_ENDPOINT=address, HF_ENDPOINT=not_asked))
-        done = asked.check(inputs, *words, USE_MODELSCOPE_HUB=value)
-        assert f"--model_name_or_path {hubs.NAME}: asked of ModelScope ({address})\n" in done.err
-        assert [hub.ranges("model.safetensors"), other.seen] == [[], []]  # check loads no weights
-        asked.check(inputs, "--hub", "huggingface", USE_MODELSCOPE_HUB="1")  # the option goes before the variable
-        assert other.seen
+    place.serves(modelscope=hub, huggingface=other)
+    asked = Asked(hub, "", place.env, place.forker)
+    done = asked.check(inputs, *words, USE_MODELSCOPE_HUB=value)
+    address = place.env["MODELSCOPE_ENDPOINT"]
+    assert f"--model_name_or_path {hubs.NAME}: asked of ModelScope ({address})\n" in done.err
+    assert [hub.ranges("model.safetensors"), other.seen] == [[], []]  # check loads no weights
+    asked.check(inputs, "--hub", "huggingface", USE_MODELSCOPE_HUB="1")  # the option goes before the variable
+    assert other.seen
 
 
 def test_without_the_client_of_modelscope_the_command_that_installs_it_is_named(inputs, tmp_path, mirror):

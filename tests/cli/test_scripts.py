@@ -227,27 +227,25 @@ def checks(tmp_path):
     """Run `scripts/test.sh` where python, ruff and mypy only note how they are called; returns code and calls."""
     environment, calls = tmp_path / "venv", tmp_path / "calls"
     (environment / "bin").mkdir(parents=True)
-    note = f'#!/bin/sh\n[ "$1" = -c ] && exit 0\necho "$*" >> {calls}\n'
-    code = 'case "$*" in *--ignore=*) exit $FIRST ;; *) exit $SECOND ;; esac\n'
-    for name, text in (("python", note + code), ("ruff", "#!/bin/sh\n"), ("mypy", "#!/bin/sh\n")):
+    note = f'#!/bin/sh\n[ "$1" = -c ] && exit ${{MISSING:-0}}\necho "$*" >> {calls}\n'
+    code = 'case "$*" in *"pip install"*) exit $ENGINES ;; *) exit $TESTS ;; esac\n'
+    programs = [("python", note + code), ("ruff", "#!/bin/sh\nexit $STYLE\n"), ("mypy", "#!/bin/sh\nexit $TYPES\n")]
+    for name, text in programs:
         (environment / "bin" / name).write_text(text)
         (environment / "bin" / name).chmod(0o755)
     made = 'echo "$(cat pyproject.toml requirements.lock | cksum) $PWD"'
     stamp = subprocess.run(["bash", "-c", made], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     (environment / ".yangtuo-setup").write_text(stamp)
 
-    def call(*words, first=0, second=0):
+    def call(*words, **codes):
         calls.write_text("")
-        env = {**os.environ, "YANGTUO_VENV": str(environment), "FIRST": str(first), "SECOND": str(second)}
+        codes = {**dict.fromkeys(("STYLE", "TYPES", "ENGINES", "TESTS"), 0), **codes}
+        env = {**os.environ, "YANGTUO_VENV": str(environment), **{name: str(code) for name, code in codes.items()}}
         command = ["bash", SCRIPTS / "test.sh", *words]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         return done.returncode, calls.read_text().splitlines()
 
     return call
-
-
-TOGETHER = "-m pytest tests --ignore=tests/cli/test_demo.py"
-ALONE = "-m pytest -n 0 tests/cli/test_demo.py"
 
 
 @pytest.mark.parametrize(
@@ -257,12 +255,32 @@ ALONE = "-m pytest -n 0 tests/cli/test_demo.py"
         ["-m", "not demo"],
         ["-k", "docs", "-q"],  # a folder has this name too
         ["-x", "--maxfail", "2", "--deselect", "tests/docs/test_docs.py::test_both", "-p", "no:cacheprovider"],
-        ["--hypothesis-seed=7"],
+        ["--hypothesis-seed=7", "--all-families"],
     ],
 )
-def test_tests_run_together_and_the_demo_by_itself(words, checks):
-    given = "".join(f" {word}" for word in words)
-    assert checks(*words) == (0, [f"{TOGETHER}{given}", f"{ALONE}{given}"])
+def test_all_tests_run_where_none_is_named(words, checks):
+    assert checks(*words) == (0, [" ".join(["-m pytest tests", *words])])
+    assert checks(*words, TESTS=5)[0] == 5
+
+
+@pytest.mark.parametrize(("codes", "code"), [({"STYLE": 1}, 1), ({"TYPES": 2}, 2), ({"STYLE": 3, "TYPES": 2}, 3)])
+def test_no_test_runs_where_style_or_types_fail(codes, code, checks):
+    assert checks(**codes) == (code, [])
+    assert checks("fast", **codes) == (code, [])
+
+
+@pytest.mark.parametrize("codes", [{"ENGINES": 4}, {"ENGINES": 4, "TYPES": 2}])
+def test_no_test_runs_where_the_engines_cannot_be_installed(codes, checks):
+    code, (call,) = checks(MISSING=1, **codes)
+    assert code == 4
+    assert call.endswith("-r requirements-engines.lock")
+
+
+def test_what_is_missing_is_installed_before_the_tests_run(checks):
+    code, (engines, templates, tests) = checks(MISSING=1)
+    assert (code, tests) == (0, "-m pytest tests")
+    assert engines.endswith("-r requirements-engines.lock")
+    assert "--no-deps trl==" in templates
 
 
 def test_the_quick_ring_is_what_plain_pytest_runs(checks):
@@ -284,16 +302,7 @@ def test_the_quick_ring_is_what_plain_pytest_runs(checks):
     ],
 )
 def test_what_is_named_or_asked_for_runs_as_it_is(words, checks):
-    assert checks(*words, second=3) == (3, [f"-m pytest {' '.join(words)}"])
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "code", "num_parts"),
-    [(0, 0, 0, 2), (5, 0, 0, 2), (0, 5, 0, 2), (5, 5, 5, 2), (1, 0, 1, 1), (2, 0, 2, 1), (0, 1, 1, 2), (5, 1, 1, 2)],
-)
-def test_a_part_without_a_chosen_test_fails_only_where_the_other_has_none(first, second, code, num_parts, checks):
-    found, calls = checks("-m", "demo", first=first, second=second)
-    assert (found, len(calls)) == (code, num_parts)
+    assert checks(*words, TESTS=3) == (3, [f"-m pytest {' '.join(words)}"])
 
 
 @pytest.mark.parametrize(

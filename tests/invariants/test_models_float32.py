@@ -22,7 +22,7 @@ def test_a_family_is_trained_and_merged_as_plain_peft_has_it(kind, found, tmp_pa
     except walk.LeftOut as reason:
         found[kind] = str(reason)
     else:
-        walk.check(found[kind], torch.float32, walk.config_of(kind))
+        walk.check(found[kind], torch.float32)
 
 
 def test_the_page_of_models_is_what_came_out(found, request):

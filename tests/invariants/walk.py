@@ -40,9 +40,15 @@ from yangtuo.model import adapter_files, adapter_state, adapters, base, lora_tar
 from yangtuo.model.architecture import modules_of
 from yangtuo.model.mergeable import check_mergeable
 from yangtuo.model.provenance import WEIGHTS_FILE
-from yangtuo.model.stored_weights import open_stored
+from yangtuo.model.stored_weights import StoredWeights, open_stored
 
 FAMILIES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+# Of those whose layers have the names of a LLaMA, or of another family, and compute something else.
+OF_THEIR_OWN = (
+    *("llama", "qwen3", "olmo2", "granite", "smollm3", "cohere2", "helium", "bitnet", "diffllama", "hrm_text"),
+    *("gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "recurrent_gemma", "stablelm", "falcon", "gpt_neox"),
+    *("opt", "mamba", "llama4_text", "deepseek_v3", "mixtral", "qwen3_moe", "granitemoehybrid"),
+)
 MOST_WEIGHTS = 10_000_000  # of a family that calls its sizes otherwise
 _SIZES = {
     **{"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
@@ -62,6 +68,10 @@ _OWN = {
     **{kind: _SPARSE for kind in ("axk1", "axk2", "deepseek_v2", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa")},
     **{"youtu": _SPARSE, "codegen": {"rotary_dim": 8}, "gptj": {"rotary_dim": 8}},
     "helium": {"head_dim": 8},
+    "kimi_linear": {
+        **{"num_key_value_heads": 4, "head_dim": 8, "linear_head_dim": 16, "linear_num_heads": 4},
+        "layer_types": ["linear_attention", "full_attention"],
+    },
     "falcon": {"num_kv_heads": 2, "head_dim": None},
     "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
@@ -94,6 +104,7 @@ class Walked:
         loss: distance of the loss of the first step from plain transformers and PEFT, relative.
         gradient: of its gradient.
         merged: of the merged model's logits from PEFT's, as a part of what rounding explains.
+        chooses: whether parts of it are chosen by the largest of some numbers, as experts are.
     """
 
     rows: str
@@ -103,6 +114,7 @@ class Walked:
     loss: float
     gradient: float
     merged: float
+    chooses: bool
 
 
 def config_of(kind: str) -> transformers.PreTrainedConfig:
@@ -182,17 +194,19 @@ def walked(kind: str, folder: Path, dtype: torch.dtype) -> Walked:
         by_name = dict(reference.named_parameters())
         assert names.keys() <= by_name.keys()
         found = distance(gradient, [expected[name] for name in names])
-        share_of_limit = _merge(source, at, merged, reference)
+        stored, plan = _planned(source, at)
+        share_of_limit = _merge(stored, plan, merged, reference)
         config = reference.get_base_model().config
         targets = lora_targets.resolve(LoraArguments(), modules_of(config))
         return Walked(
             how,
             ", ".join(sorted({*targets.modules, *(name.removesuffix(".weight") for name in targets.parameters)})),
             _is_known(lambda: architecture(source, config)),
-            _is_known(lambda: lora_of(_planned(source, at)[1].last, "x")),
+            _is_known(lambda: lora_of(plan.last, "x")),
             abs(loss - expected_loss) / abs(expected_loss),
             found,
             share_of_limit,
+            verify._chooses(stored.model),
         )
 
 
@@ -253,17 +267,16 @@ def _plain_step(model: torch.nn.Module) -> tuple[float, dict[str, torch.Tensor]]
     return total, {n: torch.zeros_like(p) if p.grad is None else p.grad.float() for n, p in trained.items()}
 
 
-def _planned(source: Path, at: Path):
+def _planned(source: Path, at: Path) -> tuple[StoredWeights, merge_plan.Plan]:
     stored = open_stored(source)
     return stored, merge_plan.plan(stored, [adapter_files.read(str(at))], fit.Allowed())
 
 
-def _merge(source: Path, at: Path, merged: Path, reference: PeftModel) -> float:
+def _merge(stored: StoredWeights, plan: merge_plan.Plan, merged: Path, reference: PeftModel) -> float:
     """Merge; returns the distance of its logits from PEFT's, as a part of what rounding explains."""
-    stored, plan = _planned(source, at)
     merged.mkdir()
     edits.write(stored, plan.chain, merged, None)
-    shutil.copy(source / "config.json", merged)
+    shutil.copy(stored.folder / "config.json", merged)
     again = open_stored(merged)
     tensor_proof.prove_tensors(stored, plan.chain, again, None)
     proof = verify.prove_logits(stored, plan, again, _PROBES)
@@ -285,18 +298,32 @@ def _is_known(make) -> bool:
     return True
 
 
-def check(found: Walked, dtype: torch.dtype, config: transformers.PreTrainedConfig) -> None:
+def check(found: Walked, dtype: torch.dtype) -> None:
     """Compare with what rounding explains. In 16 bits a token may go to another expert, by its neighbours' rounding."""
     is_full = dtype is torch.float32
     assert found.loss < (1e-5 if is_full else 3e-3)
-    chooses = is_full or verify._chooses(_empty(config))
-    assert found.gradient < (0.25 if chooses and not is_full else gradient_limit(dtype))
+    assert found.gradient < (0.25 if found.chooses and not is_full else gradient_limit(dtype))
     assert found.merged <= 1
 
 
-def _empty(config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+def trained_families(text: str) -> dict[str, tuple[str, ...]]:
+    """Families of the first table of docs/models.md, each with its other cells."""
+    table = text.partition(_TRAINED)[2].partition(_LEFT_OUT)[0]
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    return {kind.strip("`"): tuple(cells) for kind, *cells in lines}
+
+
+def sample(text: str) -> list[str]:
+    """One family of each way to lay rows out and of each set of layers, and `OF_THEIR_OWN`.
+
+    Args:
+        text: docs/models.md, which says both of every family that can be trained.
+    """
+    kinds: dict[tuple[str, ...], str] = {}
+    families = trained_families(text)
+    for kind, (rows_are, targets, *_) in families.items():
+        kinds.setdefault((rows_are, targets), kind)
+    return [kind for kind in families if kind in kinds.values() or kind in OF_THEIR_OWN]
 
 
 _USUAL = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"

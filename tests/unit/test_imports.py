@@ -59,7 +59,6 @@ TOP = ("errors", "logs", "output")
 EVALUATION = (
     *(
         "comparison",
-        "forgetting",
         "llamafactory_scores",
         "measures",
         "own_data",

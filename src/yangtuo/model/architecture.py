@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.initialization import no_init_weights
 from transformers.modeling_utils import set_zero3_state
 
 from yangtuo.errors import ModelError, one_line
@@ -81,8 +82,11 @@ def modules_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> 
 
 def _made(config: PreTrainedConfig, *, trust_remote_code: bool, **how: Any) -> PreTrainedModel:
     try:
-        with set_zero3_state():  # under ZeRO-3 transformers divides every model that is made, also one without weights
+        # Under ZeRO-3 transformers divides every model that is made, also one without weights. And weights that are not
+        # there would be drawn, each by torch's Python code: four fifths of the time.
+        with set_zero3_state(), no_init_weights():
             model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **how)
+            model.tie_weights()  # what goes with drawing them
     except OF_MODELS as error:
         what = f"transformers makes no language model of this config.json (model_type {config.model_type!r})"
         raise _refused(config.name_or_path, what, error, trust_remote_code=trust_remote_code) from error
