@@ -140,6 +140,17 @@ def test_one_model_alone_has_no_verdict(folder, evaluate, tmp_path):
     assert values(found, "own/loss")["difference"] is None
 
 
+def test_scores_whose_packages_are_missing_are_left_out_and_said(folder, evaluate, tmp_path, monkeypatch):
+    from yangtuo.evaluation import text_scores
+
+    monkeypatch.setattr(text_scores, "_PACKAGES", {"no_such_package": "no-such-package"})
+    said = evaluate(folder / "run", "--no_probe", "--output_dir", tmp_path / "out")
+    assert "no-such-package" in said
+    names = {measure["name"] for measure in results(tmp_path / "out")["measures"]}
+    assert "own/exact_match" in names
+    assert not {"own/rouge1", "own/bleu"} & names
+
+
 def test_what_was_measured_is_not_measured_again(folder, evaluate, tmp_path):
     words = (folder / "run", "--compare", "--no_probe", "--output_dir", tmp_path / "out")
     evaluate(*words)

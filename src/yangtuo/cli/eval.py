@@ -16,7 +16,7 @@ from yangtuo.config.choices import ChoicesBy
 from yangtuo.config.json_values import object_of
 from yangtuo.config.options import OPTIONS
 from yangtuo.config.options import add as add_option
-from yangtuo.errors import RunFailure, UsageError
+from yangtuo.errors import MissingDependencyError, RunFailure, UsageError
 
 if TYPE_CHECKING:
     from yangtuo.evaluation.job import Request
@@ -171,7 +171,10 @@ def _prepared(options: argparse.Namespace) -> tuple["Request", dict[str, Any]]:
     if rows is None:
         logger.warning("own data: none; --validation_file names rows, or give the folder of a run that had some")
     elif options.num_answers:
-        check_packages()
+        try:
+            check_packages()
+        except MissingDependencyError as error:
+            logger.warning("left out: ROUGE, BLEU and chrF: %s", error)
     request = Request(
         folder=_folder(options),
         rows=rows.encoded if rows else None,

@@ -133,6 +133,8 @@ def _against(texts: Mapping[str, list[str]], references: list[str], clusters: tu
         for model, own in texts.items()
     }
     found = [measures.of_shares("own/exact_match", same, "higher", clusters)]
+    if not text_scores.has_packages():
+        return found
     rouge = {model: text_scores.rouge(own, references) for model, own in texts.items()}
     for name in ("rouge1", "rouge2", "rougeL"):
         of_rows = {model: of_model[name] for model, of_model in rouge.items()}

@@ -49,6 +49,11 @@ def check_packages() -> None:
         )
 
 
+def has_packages() -> bool:
+    """Whether all packages that score texts are there."""
+    return all(map(importlib.util.find_spec, _PACKAGES))
+
+
 def is_exact_match(answer: str, reference: str) -> bool:
     """Whether two texts are one: after NFKC, without blanks and marks like 。. ! ? , ; : at the end; case counts."""
     return _plain(answer) == _plain(reference)
