@@ -31,7 +31,7 @@ from yangtuo.engine.steps import Steps
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.engine.watchdog import Watchdog
 from yangtuo.errors import ProofError, StoppedError, UsageError
-from yangtuo.logs import notes_so_far
+from yangtuo.logs import notes_so_far, rank
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.report import page
@@ -65,8 +65,7 @@ def train(settings: Settings) -> None:
         check_alike(recipe | rows | {"precision": str(precision), "versions": run_folder.versions()})
         decision = from_rank_0(lambda: run_folder.decide(settings, output_dir, recipe, lock))
         if decision.start is Start.FINISHED:
-            tell_finished(settings, output_dir)
-            return
+            return _end_finished(settings, output_dir)
         args.seed = seed_of(settings, decision.seed)
         corpus = split_and_audit(settings, encoded, validation, inputs.end_id, args.seed)
         log_summary(corpus)
@@ -107,6 +106,13 @@ def train(settings: Settings) -> None:
             if args.do_eval:
                 _evaluate(trainer, output_dir)
         _finish(trainer, context, settings, run, began)
+
+
+def _end_finished(settings: Settings, output_dir: Path) -> None:
+    """Say so; a run that was killed while it wrote its report gets it now."""
+    tell_finished(settings, output_dir)
+    if rank() == 0 and settings.run.report and not (output_dir / page.FILE).is_file():
+        page.write_at_end(output_dir)
 
 
 @contextlib.contextmanager
