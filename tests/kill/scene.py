@@ -1,6 +1,7 @@
 """A command whose run is ended at a write, started again, and compared with a run that nobody ended."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,13 +12,14 @@ from tests.command import Finished
 from tests.conftest import Inputs
 from tests.kill import killer
 from yangtuo.engine import checkpoint
+from yangtuo.training import run_folder
 
 # What differs between two runs of the same command; shortcuts are tried on the weights that a run goes on with.
 TIMES = {
     "distances",
     *("tokens_per_s", "mfu", "step_seconds", "runtime", "eval_runtime", "train_runtime", "train_samples_per_second"),
     *("train_steps_per_second", "began", "seconds", "process", "notes", "memory_plan", "cpu_wait"),
-    *("memory_bytes", "peak_memory_bytes"),
+    *("memory_bytes", "peak_memory_bytes", "planned_seconds"),
 }
 ENDED = {"kill": (137,), "kill all": (137,), "tear": (153,), "stop": (143, 0)}  # 0: asked in the last step
 
@@ -94,6 +96,10 @@ class Scene:
         """Whether the folder no longer is that of the former run."""
         return self._configuration.former is None or bool(self._moved_aside())
 
+    def _has_finished(self) -> bool:
+        """Whether only its report was missing."""
+        return (run_folder.read_run(self._out) or {}).get("state") == "finished"
+
     def _moved_aside(self) -> list[Path]:
         return sorted(self._out.parent.glob("out.*"))
 
@@ -126,7 +132,8 @@ class Scene:
         ended = self._start(point)
         if ended.code not in ENDED[point.way]:
             return [f"ended with code {ended.code} instead of being ended: {ended.said[-500:]}"]
-        latest = checkpoint.latest_complete(self._out) if ended.code and self._is_own() else None
+        goes_on = ended.code and self._is_own() and not self._has_finished()
+        latest = checkpoint.latest_complete(self._out) if goes_on else None
         again = self._start()
         if again.code:
             return [f"the same command ended with code {again.code}: {_last_line(again)}"]
@@ -188,6 +195,9 @@ def _content(path: Path) -> Any:
         raw = path.read_bytes()
         begin = 8 + int.from_bytes(raw[:8], "little")
         return json.loads(raw[8:begin]), raw[begin:]  # metadata come in any order
+    if path.suffix == ".html":  # it shows times
+        text = path.read_text(encoding="utf-8")
+        return re.findall(r'data-verdict="[^"]*"', text), text.endswith("</html>\n")
     if path.suffix != ".json":
         return path.read_bytes()
     value = _without_times(json.loads(path.read_text(encoding="utf-8")))

@@ -2,7 +2,7 @@
 
 One of each kind of window: before the run has said what it is; between an evaluation and its checkpoint; between a
 checkpoint and its evaluation; in the middle of a file, of a replacement, of a deletion; between the last checkpoint and
-the end.
+the end; in the middle of the report of a run that has finished.
 """
 
 import pytest
@@ -22,6 +22,7 @@ SAMPLE = [
     ("evaluation", "open .all_results.json.writing", FIRST, "tear"),
     ("evaluation", "rename .proof.json.writing proof.json", FIRST, "kill"),
     ("evaluation", "rename .run.json.writing run.json", LAST, "kill"),
+    ("evaluation", "open .report.html.writing", FIRST, "tear"),
     ("evaluation", "open log.jsonl", 1, "stop"),
     ("epochs", "rename best .best.former", FIRST, "kill"),
     ("epochs", "rename .best.writing best", LAST, "kill"),
