@@ -58,8 +58,11 @@ def train(settings: Settings) -> None:
     precision, args, store = meet(settings, inputs, output_dir)  # processes know each other from here on
     watchdog = Watchdog(store, settings.run.watchdog_minutes * 60)  # from now on, since loading may take long
     with watchdog, Lock(output_dir) as lock, peers_lost_are_named("training"):
-        rows = {"rows": [part.checks for part in (encoded, validation) if part]}
-        check_alike(recipe | rows | {"precision": str(precision), "versions": run_folder.versions()})
+        check_alike(
+            recipe
+            | {"rows": [part.checks for part in (encoded, validation) if part]}
+            | {"precision": str(precision), "versions": run_folder.versions()}
+        )
         decision = from_rank_0(lambda: run_folder.decide(settings, output_dir, recipe, lock))
         if decision.start is Start.FINISHED:
             tell_finished(settings, output_dir)

@@ -11,10 +11,11 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -310,12 +311,28 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
 
 
+def _without_secret(words: Sequence[str]) -> list[str]:
+    """A command line whose key for the hub is left out."""
+    hidden = []
+    for before, word in pairwise(["", *words]):
+        name, sign, _ = word.partition("=")
+        if before in _SECRET:
+            word = _NOT_WRITTEN
+        elif sign and name in _SECRET:
+            word = f"{name}={_NOT_WRITTEN}"
+        hidden.append(word)
+    return hidden
+
+
+_SECRET, _NOT_WRITTEN = ("--hub_token", "--hub-token"), "(not written)"
+
+
 def run_record(settings: Settings, recipe: dict[str, Any], seed: int, began: float) -> dict[str, Any]:
     """What run.json says of a run that has begun; `began` is time.time()."""
     return {
         "yangtuo": yangtuo.__version__,
         "state": "running",
-        "command": sys.argv,
+        "command": _without_secret(sys.argv),
         "process": f"process {os.getpid()} on {socket.gethostname()}",
         "began": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began)),
         "versions": versions(),

@@ -266,3 +266,10 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path):
 def test_a_folder_that_cannot_be_made():
     with pytest.raises(RunFolderError, match="--output_dir /proc/none/x: cannot be written"):
         run_folder.make(Path("/proc/none/x"))
+
+
+@pytest.mark.parametrize("words", [["--hub_token", "hf_secret"], ["--hub-token=hf_secret"]])
+def test_a_key_for_the_hub_is_not_written(words):
+    told = run_folder._without_secret(["yangtuo", "train", *words, "--max_steps", "3"])
+    assert "hf_secret" not in " ".join(told)
+    assert told[-2:] == ["--max_steps", "3"]
