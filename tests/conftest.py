@@ -47,10 +47,6 @@ def pytest_addoption(parser):
     parser.addoption("--all-families", action="store_true", help="in bfloat16 too, every family of models")
 
 
-# Each collection of garbage looks through all that was imported; there is little garbage between them.
-gc.set_threshold(50_000, 20, 100)
-
-
 @dataclass(frozen=True)
 class Inputs:
     """A tiny base with its tokenizer inside, a data folder of 24 rows, a validation file of 5."""
@@ -86,6 +82,23 @@ def forker():
     """Started when it is first needed, ended with the tests."""
     yield
     end_forker()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports_are_no_garbage(request):
+    """Each run collects garbage (accelerate asks for it), and would look through all that was imported: 0.3 s a run.
+
+    Not where hypothesis is at work, which asks who holds its random generators.
+    """
+    if hasattr(request.module, "given"):
+        yield
+        return
+    usual = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    yield
+    gc.set_threshold(*usual)
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,7 @@ _OWN = {
     **{kind: _SPARSE for kind in ("axk1", "axk2", "deepseek_v2", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa")},
     **{"youtu": _SPARSE, "codegen": {"rotary_dim": 8}, "gptj": {"rotary_dim": 8}},
     "helium": {"head_dim": 8},
+    "nemotron_h": {"mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 16, "n_groups": 1},
     "kimi_linear": {
         **{"num_key_value_heads": 4, "head_dim": 8, "linear_head_dim": 16, "linear_num_heads": 4},
         "layer_types": ["linear_attention", "full_attention"],
