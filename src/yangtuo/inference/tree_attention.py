@@ -7,7 +7,7 @@ attention and mask interfaces.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from yangtuo.engine.attention import LayerMask, layer_mask
 
 TREE = "prefix_tree"
 _MOST_PADDING = 0.25  # part of a block's products that may be padding
-_MOST_PRODUCTS = 1 << 24  # of a block, a head: its mask is that large
+_MOST_PRODUCTS = 1 << 24  # of a block, a head: its mask is that large; also of all masks that are kept
 
 Ints = npt.NDArray[np.int64]
 
@@ -35,12 +35,14 @@ class Block:
         keys: int64 [b * k], cells of the whole rows; a short row repeats its last, which no real token sees.
         places: int64 [b, q], place of each query in its row.
         num_keys: k.
+        is_whole: whether all tokens of each row ask, so that q is k.
     """
 
     queries: torch.Tensor
     keys: torch.Tensor
     places: torch.Tensor
     num_keys: int
+    is_whole: bool
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,12 @@ class OwnTokens:
     Attributes:
         blocks: of rows.
         back: int64 [T], for each cell its place among all blocks' queries.
+        masks: of blocks, made in the first layer and used by the others.
     """
 
     blocks: tuple[Block, ...]
     back: torch.Tensor
+    masks: dict[tuple[LayerMask, int, torch.dtype], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, sequences: Sequence[Ints], num_cells: int, device: torch.device) -> "OwnTokens":
@@ -71,8 +75,20 @@ class OwnTokens:
                 back[cells] = num_places + n * most + np.arange(len(cells))
             num_places += queries.size
             sent = [torch.from_numpy(array).to(device) for array in (queries.reshape(-1), keys.reshape(-1), places)]
-            blocks.append(Block(sent[0], sent[1], sent[2], longest))
+            blocks.append(Block(sent[0], sent[1], sent[2], longest, is_whole=not firsts.any() and most == longest))
         return cls(tuple(blocks), torch.from_numpy(back).to(device))
+
+    def mask(self, visible: LayerMask, number: int, dtype: torch.dtype) -> torch.Tensor:
+        """Which key each query of a block sees, [b, 1, q, k]: 0 where it does, else minus infinity."""
+        block, key = self.blocks[number], (visible, number, dtype)
+        if key in self.masks:
+            return self.masks[key]
+        keys = torch.arange(block.num_keys, device=block.places.device)
+        sees = torch.as_tensor(visible.function(0, 0, block.places[:, :, None], keys[None, None, :]))[:, None]
+        mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)
+        if mask.numel() + sum(kept.numel() for kept in self.masks.values()) <= _MOST_PRODUCTS:
+            self.masks[key] = mask
+        return mask
 
 
 def _with_own(sequences: Sequence[Ints]) -> list[tuple[Ints, int]]:
@@ -133,14 +149,13 @@ def tree_attention(  # noqa: PLR0913  # transformers decides what it is called w
     visible = attention_mask or LayerMask()
     by_cell = tuple(tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
     parts = []
-    for block in tree.blocks:
+    for number, block in enumerate(tree.blocks):
         b = len(block.places)
         queries = _taken(by_cell[0], block.queries, b)  # [b, H, q, D]
         keys, values = (_taken(tensor, block.keys, b) for tensor in by_cell[1:])
-        if queries.shape[1] != keys.shape[1]:
-            repeats = queries.shape[1] // keys.shape[1]
-            keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-        parts.append(_attended(queries, keys, values, _mask(visible, block), (scaling, softcap)))
+        is_causal = block.is_whole and not softcap and visible.is_causal(block.num_keys)
+        mask = None if is_causal else tree.mask(visible, number, query.dtype)
+        parts.append(_attended(queries, keys, values, mask, (scaling, softcap)))
     result = torch.cat(parts).index_select(0, tree.back)
     return result.unsqueeze(0), None
 
@@ -150,24 +165,25 @@ def _taken(by_cell: torch.Tensor, cells: torch.Tensor, num_rows: int) -> torch.T
     return by_cell.index_select(0, cells).view(num_rows, -1, *by_cell.shape[1:]).transpose(1, 2)
 
 
-def _mask(visible: LayerMask, block: Block) -> torch.Tensor:
-    """Which key each query sees, bool [b, 1, q, k]."""
-    keys = torch.arange(block.num_keys, device=block.places.device)
-    return torch.as_tensor(visible.function(0, 0, block.places[:, :, None], keys[None, None, :]))[:, None]
-
-
 def _attended(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, how: tuple[float | None, float | None]
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, how: tuple[float | None, float | None]
 ) -> torch.Tensor:
-    """[b, H, q, D], [b, H, k, D] and [b, H, k, E] -> [b * q, H, E]."""
+    """[b, H, q, D], [b, G, k, D] and [b, G, k, E] -> [b * q, H, E]; causal without a mask."""
     scaling, softcap = how
+    # A CPU's kernel reads heads that share keys where they stand; CUDA's that take a mask would not.
+    reads_groups = q.device.type == "cpu" and not softcap
+    if q.shape[1] != k.shape[1] and not reads_groups:
+        repeats = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     if softcap:
+        assert mask is not None
         scale = q.shape[-1] ** -0.5 if scaling is None else scaling
         products = softcap * torch.tanh(q @ k.transpose(2, 3) * (scale / softcap))
-        weights = products.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(v.dtype)
-        result = weights @ v
+        result = (products + mask).softmax(-1, dtype=torch.float32).to(v.dtype) @ v
     else:
-        result = functional.scaled_dot_product_attention(q, k, v, mask, scale=scaling)
+        result = functional.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=mask is None, scale=scaling, enable_gqa=reads_groups
+        )
     return result.transpose(1, 2).flatten(0, 1)
 
 
