@@ -1,6 +1,7 @@
 """The commands of README.md, docs/adapters.md and docs/data.md, typed as they stand there, on a tiny model."""
 
 import contextlib
+import json
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests import tiny
+from tests.cli.test_eval import choice_folder
 from tests.command import REPOSITORY
 from tests.run_folders import write_run
 from tests.unit.export.test_server_check import Served, running
@@ -22,6 +24,8 @@ from yangtuo.data.templates import CHATML, read_template
 SHORTER = {
     "train": ["--max_steps", "2"],
     "vocab train": ["--vocab_size", "400"],
+    "eval": ["--num_answers", "3", "--max_new_tokens", "8"],
+    "generate": ["--max_new_tokens", "8"],
     "demo": None,  # tests/cli/test_demo.py runs it
 }
 
@@ -36,7 +40,9 @@ def commands(page="README.md"):
 
 def test_the_commands_are_found():
     verbs = {words[1] for words in commands()}
-    assert verbs == {*("train", "check", "preview", "encode", "merge", "export", "check-deploy", "chat", "vocab")}
+    assert verbs == {
+        *("train", "check", "preview", "encode", "merge", "export", "check-deploy", "chat", "vocab", "eval", "generate")
+    }
 
 
 @pytest.fixture
@@ -47,6 +53,8 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "path" / "to" / "data").mkdir()
     tiny.write_rows(tmp_path / "path" / "to" / "data" / "rows.json", tiny.rows(30))
     tiny.write_rows(tmp_path / "data.json", tiny.rows(5))
+    tiny.write_rows(tmp_path / "path" / "to" / "validation.json", tiny.rows(6))
+    (tmp_path / "prompts.txt").write_text("你好\n请介绍长城。\n", encoding="utf-8")
     lines = [f"第{i}句：{text}东方{chr(0x5000 + i)}山水" for i in range(200) for text in tiny.SENTENCES[1:]]
     (tmp_path / "corpus.txt").write_text("\n".join(lines), encoding="utf-8")
     shutil.copy(base / "tokenizer.model", tmp_path / "tokenizer.model")
@@ -102,6 +110,27 @@ def test_every_command_of_the_page_on_reports_works(place, capfd):
     run_all("docs/report.md", capfd)
     assert (place / "output_dir" / "report.html").is_file()
     assert "3 runs side by side" in (place / "comparison.html").read_text(encoding="utf-8")
+
+
+def test_every_command_of_the_page_on_evaluation_works(place, capfd):
+    base = place / "path" / "to" / "model"
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))
+    choice_folder(place / "path" / "to" / "ceval")
+    words = [
+        *("--model_name_or_path", base, "--dataset_dir", "path/to/data", "--output_dir", "output_dir", "--do_train"),
+        *("--validation_split_percentage", 20, "--do_eval", "--max_steps", 12, "--learning_rate", "5e-3", "--seed", 3),
+        *("--per_device_train_batch_size", 4, "--save_strategy", "no", "--use_cpu"),
+    ]
+    assert main(["train", *map(str, words)]) == 0
+    run_all("docs/evaluation.md", capfd)
+    found = json.loads((place / "output_dir" / "evaluation" / "results.json").read_text(encoding="utf-8"))
+    page = (REPOSITORY / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    keys = found.keys() - {"version", "created", "seconds"} | found["measures"][0].keys() | found["models"][0].keys()
+    assert [key for key in keys if not re.search(rf"\b{key}\b", page)] == []
+    rules = {rule["name"] for rule in found["verdict"]["rules"]}
+    assert {f"`{name}`" for name in rules} <= set(re.findall(r"^\| (`\w+`) \|", page, flags=re.M))
+    assert len((place / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_the_template_of_the_page_is_chatml_with_a_system_prompt(tmp_path):

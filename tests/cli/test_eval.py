@@ -411,3 +411,105 @@ def test_generate_refuses(folder, capfd, tmp_path, monkeypatch, changes, told):
     words = [word for pair in values.items() for word in pair]
     assert main(["generate", str(folder / "run"), *words]) == 2
     assert told in capfd.readouterr().err
+
+
+# ---- as a user may ask
+
+
+def test_temperature_and_seed_decide_generated_answers(folder, capfd, tmp_path):
+    (tmp_path / "prompts.txt").write_text("你好\n你好\n", encoding="utf-8")
+
+    def answers(*words):
+        asked = ("--file", tmp_path / "prompts.txt", "--out", tmp_path / "answers.jsonl", *words, *QUICK)
+        assert main(["generate", *map(str, (folder / "run", *asked))]) == 0
+        lines = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line)["answer"] for line in lines]
+
+    drawn = answers("--temperature", 2, "--seed", 1)
+    assert drawn[0] != drawn[1]  # each prompt has draws of its own
+    assert answers("--temperature", 2, "--seed", 1) == drawn
+    assert answers("--temperature", 2, "--seed", 2) != drawn
+    greedy = answers("--temperature", 0)
+    assert greedy[0] == greedy[1] != drawn[0]
+    capfd.readouterr()
+
+
+def test_the_adapter_of_a_run_is_that_run(folder, evaluate, tmp_path, monkeypatch):
+    (tmp_path / "我 的").mkdir()
+    run = shutil.copytree(folder / "run", tmp_path / "我 的" / "run", ignore=shutil.ignore_patterns("evaluation"))
+    monkeypatch.chdir(run)
+    evaluate("sft_lora_model", "--compare", "--no_probe")
+    assert results(run / "evaluation")["data"] == [{"path": str(folder / "valid.json"), "num_rows": 7}]
+    assert "verdict" in json.dumps(results(run / "evaluation"))
+    assert not (run / "evaluation" / ".lock").exists()
+    assert "the same folder twice" in evaluate(run, "sft_lora_model", "--no_probe", code=2)
+
+
+def test_a_model_is_not_compared_with_itself(folder, evaluate, tmp_path):
+    words = ("--compare", "--no_probe", "--validation_file", folder / "valid.json", "--output_dir", tmp_path / "out")
+    assert "itself" in evaluate("--model_name_or_path", folder / "base", *words, code=2)
+    assert "itself" in evaluate(folder / "base", "--model_name_or_path", folder / "base", *words, code=2)
+
+
+def test_names_of_models_do_not_meet_those_of_files(folder, evaluate, tmp_path):
+    for name in ("answers", "base"):
+        shutil.copytree(folder / "base", tmp_path / name)
+    words = ("--validation_file", folder / "valid.json", "--no_probe", "--num_answers", 2)
+    evaluate(tmp_path / "answers", folder / "run", *words, "--output_dir", tmp_path / "one")
+    assert [model["name"] for model in results(tmp_path / "one")["models"]] == ["1-answers", "2-run"]
+    evaluate(folder / "run", tmp_path / "base", "--compare", *words, "--output_dir", tmp_path / "two")
+    found = results(tmp_path / "two")
+    assert [model["name"] for model in found["models"]] == ["base", "1-run", "2-base"]
+    loss = values(found, "own/loss")["values"]
+    assert loss["base"] == loss["2-base"] != loss["1-run"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(folder, evaluate, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = ("--no_probe", "--num_answers", 0, "--output_dir")
+    assert "--output_dir" in evaluate(folder / "run", *words, tmp_path / "file", code=2)
+    assert "--output_dir" in evaluate(folder / "run", *words, tmp_path / "file" / "below", code=2)
+
+
+def test_one_evaluation_at_a_time(folder, evaluate, tmp_path):
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".lock"):
+        said = evaluate(folder / "run", "--no_probe", "--num_answers", 0, "--output_dir", tmp_path, code=2)
+    assert "another process" in said
+
+
+def test_models_with_templates_of_their_own_are_each_asked_in_it(folder, evaluate, tmp_path):
+    other = tiny.tiny_adapter(tmp_path / "other", folder / "base")
+    path = other / "yangtuo.json"
+    known = json.loads(path.read_text())
+    known["template"]["opening"] = known["template"]["opening"].replace("Instruction", "Question")
+    known["template"]["opening_without_system"] = known["template"]["opening"]
+    path.write_text(json.dumps(known))
+    words = ("--validation_file", folder / "valid.json", "--no_probe", "--num_answers", 0)
+    said = evaluate(folder / "run", other, *words, "--output_dir", tmp_path / "both")
+    assert "templates: each model" in said
+    evaluate(other, *words, "--output_dir", tmp_path / "alone")
+    both, alone = (values(results(tmp_path / name), "own/loss")["values"] for name in ("both", "alone"))
+    assert both["other"] == pytest.approx(alone["tuned"], abs=1e-6)
+
+
+def test_an_adapter_on_another_one_has_another_base(folder, evaluate, tmp_path):
+    words = [
+        *("--model_name_or_path", folder / "base", "--peft_path", folder / "run" / "sft_lora_model", "--new_adapter"),
+        *("--dataset_dir", folder / "data", "--output_dir", tmp_path / "stack", "--max_steps", 1, "--do_train"),
+        *("--save_strategy", "no", "--use_cpu"),
+    ]
+    assert main(["train", *map(str, words)]) == 0
+    asked = ("--compare", "--validation_file", folder / "valid.json", "--no_probe", "--num_answers", 0)
+    evaluate(folder / "run", *asked, "--output_dir", tmp_path / "out")
+    first = values(results(tmp_path / "out"), "own/loss")["values"]
+    said = evaluate(tmp_path / "stack", *asked, "--output_dir", tmp_path / "out")
+    assert "base.jsonl is of another model" in said
+    assert values(results(tmp_path / "out"), "own/loss")["values"]["base"] == pytest.approx(first["tuned"], abs=1e-5)
+
+
+def test_json_is_json(folder, evaluate, tmp_path):
+    said = evaluate(folder / "run", "--compare", "--no_probe", "--output_dir", tmp_path, "--json")
+    assert said
+    assert json.loads(evaluate.out, parse_constant=pytest.fail)["version"] == 1

@@ -13,7 +13,22 @@ from pathlib import Path
 import pytest
 
 import yangtuo
-from yangtuo.cli import cache, chat, check, check_deploy, demo, doctor, encode, export, main, preview, report, vocab
+from yangtuo.cli import (
+    cache,
+    chat,
+    check,
+    check_deploy,
+    demo,
+    doctor,
+    encode,
+    export,
+    generate,
+    main,
+    preview,
+    report,
+    vocab,
+)
+from yangtuo.cli import eval as evaluate
 from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.schema import OUR_GROUPS
@@ -77,8 +92,9 @@ def options() -> set[str]:
         verb.add_options(parser)
     of_vocab = argparse.ArgumentParser()
     vocab.add_options(of_vocab)
-    others = [argparse.ArgumentParser() for _ in range(5)]
-    for verb, own in zip((chat, export, check_deploy, doctor, report), others, strict=True):
+    of_verbs = (chat, export, check_deploy, doctor, report, evaluate, generate)
+    others = [argparse.ArgumentParser() for _ in of_verbs]
+    for verb, own in zip(of_verbs, others, strict=True):
         verb.add_options(own)
     parsers = [
         parser,

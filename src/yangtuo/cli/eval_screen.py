@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -9,6 +10,7 @@ from yangtuo import logs
 from yangtuo.evaluation.results import Evaluation, lines
 from yangtuo.evaluation.verdict import Outcome, Verdict
 
+_WIDEST = 10_000  # columns
 _TITLES = {
     Outcome.BETTER: ("better", "bold green"),
     Outcome.NO_DIFFERENCE: ("no difference shown", "bold yellow"),
@@ -18,8 +20,10 @@ _TITLES = {
 
 def show(found: Evaluation) -> None:
     """Print what was found."""
-    console = logs.console()
-    console.print(table(found))
+    console, made = logs.console(), table(found)
+    # In a narrow window, or one that is none, figures would be cut; a line that is too long is wrapped by the terminal.
+    natural = Measurement.get(console, console.options.update(width=_WIDEST), made).maximum
+    logs.console(max(console.width, natural)).print(made)
     if found.changed:
         for name, ids in found.changed.items():
             if ids:

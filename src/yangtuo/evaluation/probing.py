@@ -114,8 +114,12 @@ def _losses(asked: Mapping[str, Probe], records: Mapping[str, Records]) -> list[
     def column(name: str, ids: list[str]) -> dict[str, list[float]]:
         return {model: [float(own[i][name]) for i in ids] for model, own in entries.items()}
 
+    def tokens(ids: list[str]) -> dict[str, list[float]]:
+        """Of the first model: the texts are the same, so that a model of another tokenizer is compared by them too."""
+        return dict.fromkeys(entries, next(iter(column("tokens", ids).values())))
+
     return [
-        measures.of_ratios(name, "nats/token", column("nll", ids), column("tokens", ids), "lower")
+        measures.of_ratios(name, "nats/token", column("nll", ids), tokens(ids), "lower")
         for name, ids in groups.items()
         if ids
     ]

@@ -77,3 +77,13 @@ def test_options_that_are_equally_likely_are_not_right(asked, tmp_path):
     entries = [{"key": f"{item.id}/{n}", "nll": 1.0, "tokens": 2} for n in range(len(item.options))]
     records.add(task.identity, entries)
     assert not probing.passed(asked, records)[item.id]
+
+
+def test_passages_are_compared_though_a_model_has_fewer_tokens_of_them(asked, tmp_path):
+    records = {name: records_of(tmp_path / name, asked, set()) for name in ("base", "tuned")}
+    task = next(task for task in asked.tasks if task.name == "passages")
+    records["tuned"].add(task.identity, [{"key": key, "nll": 2.0, "tokens": 2} for key in task.keys])
+    found = {one.name: one for one in probing.compare(dict.fromkeys(records, asked), records)}["probe/loss"]
+    # The same texts are as likely as before, though each of half as many tokens is less so.
+    assert [one.value for one in found.estimates.values()] == [0.5, 0.5]
+    assert found.differences["tuned"].estimate == 0
