@@ -112,10 +112,11 @@ def share(examples: Examples, rows: Sequence[int] | Ints, weights: npt.NDArray[n
 
 
 def without_ends(tree: Layout) -> Layout:
-    """A layout of `share` without the cells behind each row's last prediction, which no prediction needs.
+    """A layout of `share` without the cells that no prediction needs: those that stand neither at one nor before it.
 
-    For reading alone: what a row ends with is predicted and never looked back at. A row without a prediction keeps its
-    first cell. `num_tokens` still counts all tokens of the rows.
+    For reading alone: what a row ends with is predicted and never looked back at. Its cells end with the last at which
+    it, or another row that has the cell, predicts something; without any it keeps the first. `num_tokens` still counts
+    all tokens of the rows.
     """
     assert tree.sequences is not None
     cells = tree.cells

@@ -24,7 +24,7 @@ from yangtuo.model.dtypes import name_of
 
 logger = logging.getLogger(__name__)
 
-_MOST_CELLS = {"cpu": 4096, "cuda": 32768}
+_MOST_CELLS = {"cpu": 8192, "cuda": 32768}  # questions behind the same exemplars should be one micro-batch
 _OF_SHOTS = ("ceval", "cmmlu")
 _USED = 0.4  # part of the free memory that one forward may take; keys and values want some too
 

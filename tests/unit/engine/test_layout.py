@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.engine.small import examples_of
-from yangtuo.engine.layout import common_prefixes, pad, share
+from yangtuo.data.examples import Examples
+from yangtuo.engine.layout import common_prefixes, pad, share, without_ends
 
 EXAMPLES = examples_of(([1, 11, 12], [13, 2]), ([1], [21, 2]), ([1, 31, 32, 33], [2]))
 
@@ -180,3 +183,48 @@ def test_ids_are_ordered_as_numbers_not_as_bytes():
     rows = [np.array(row, dtype=np.int32) for row in ([256], [1], [65536 + 1], [255], [2**31 - 1])]
     assert [i for i, _ in common_prefixes(rows)] == [1, 3, 0, 2, 4]
     assert [i for i, _ in common_prefixes([row.astype(np.int64) for row in rows])] == [1, 3, 0, 2, 4]
+
+
+# ---- without the cells that no prediction needs
+
+
+def test_a_tree_without_ends_keeps_what_predictions_look_back_at():
+    # [1 2 3 4] predicts 4 at 3; [1 2 3 5] predicts 5 there; [1 6 7 8] predicts 7 alone, so 7 and 8 are not needed.
+    tree = share_all(([1, 2, 3], [4]), ([1, 2, 3], [5]), ([1], [6]))
+    assert tree.input_ids.tolist() == [[1, 2, 3, 4, 5, 6]]
+    cut = without_ends(tree)
+    assert cut.input_ids.tolist() == [[1, 2, 3]]
+    assert cut.position_ids.tolist() == [[0, 1, 2]]
+    assert cut.row_lengths.shape == (1, 3)
+    assert sequences(cut) == [[0, 1, 2], [0, 1, 2], [0]]
+    assert cut.keep.tolist() == [0, 2]
+    assert predictions(cut) == [(0, 6, 1.0), (2, 4, 1.0), (2, 5, 1.0)]
+    assert (cut.num_cells, cut.num_tokens) == (3, 10)
+
+
+def test_a_cell_that_another_row_needs_is_kept():
+    tree = share_all(([1], [2]), ([1, 2], [3, 4]))
+    cut = without_ends(tree)
+    assert cut.input_ids.tolist() == [[1, 2, 3]]
+    assert sequences(cut) == [[0, 1], [0, 1, 2]]  # the first row has the cell too at which the second predicts 3
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=2, max_size=6), min_size=1, max_size=6))
+def test_without_ends_each_prediction_has_the_same_tokens_before_it(rows):
+    ids = [[token for token, _ in row] for row in rows]
+    supervised = [np.array([False, *(is_on for _, is_on in row[1:])]) for row in rows]
+    supervised[0][-1] = True
+    tree = share(Examples.of_rows(ids, supervised), range(len(ids)), np.ones(len(ids)))
+    cut = without_ends(tree)
+    needed = {tuple(row[:at]) for row, is_on in zip(ids, supervised, strict=True) for at in np.flatnonzero(is_on)}
+    prefixes = {}
+    for sequence, row, is_on in zip(cut.sequences, ids, supervised, strict=True):
+        assert cut.input_ids[0, sequence].tolist() == row[: len(sequence)]
+        assert cut.position_ids[0, sequence].tolist() == list(range(len(sequence)))
+        assert len(sequence) >= max(1, int(np.flatnonzero(is_on).max(initial=1)))
+        prefixes |= {int(cell): tuple(row[: place + 1]) for place, cell in enumerate(sequence)}
+    assert sorted(prefixes) == list(range(cut.num_cells))
+    for prefix in prefixes.values():
+        assert len(prefix) == 1 or any(whole[: len(prefix)] == prefix for whole in needed)
+    assert cut.targets.tolist() == tree.targets.tolist()
+    assert cut.input_ids[0, cut.cells].tolist() == tree.input_ids[0, tree.cells].tolist()
