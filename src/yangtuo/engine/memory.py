@@ -167,7 +167,7 @@ def keep_freed_memory() -> bool:
 
     Every layer frees and takes the same sizes; fresh pages have to be cleared first, which cost 5 to 11 % of a step on
     a CPU (docs/log.md). What is freed joins its neighbours at once, small blocks too, so that the next tensor of the
-    same size finds room; see `joins_freed_memory`. Returns whether it was done: elsewhere than on glibc nothing happens.
+    same size finds room; see `joins_freed_memory`. Returns whether it was done: only on glibc.
 
     Source: mallopt(3), M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MXFAST.
     """
