@@ -163,10 +163,9 @@ def _of_chunk(sizes: ModelSizes, run: Run, machine: Machine, predictions: int) -
 
 
 def _rows_of_chunk(sizes: ModelSizes, run: Run, predictions: int) -> int:
-    """As the loss divides its rows: into as many chunks as are needed, of equal size."""
+    """At most: the loss divides its rows evenly, and a smaller micro-batch may be one whole chunk."""
     most = max(_LEAST_CHUNK_ROWS, run.chunk_bytes // (4 * sizes.num_rows))
-    predictions = max(predictions, 1)
-    return math.ceil(predictions / math.ceil(predictions / most))
+    return min(most, max(predictions, 1))
 
 
 def _share(numbers: int, run: Run, machine: Machine, *engines: str) -> int:
