@@ -35,7 +35,7 @@ def base(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_run_takes_what_was_planned(name, base, inputs, tmp_path):
-    """Hardly below, and a tenth above, more with one thread: by where the allocator has left holes."""
+    """Never under; a micro-batch that is not full, as those of several are, takes less than the largest."""
     values = {"per_device_train_batch_size": 8, "max_steps": 2, "lora_dropout": 0.05, **CONFIGURATIONS[name]}
     options = inputs.options(tmp_path / "out", model_name_or_path=base, learning_rate=1e-4, **values)
     done = run(["yangtuo", "train", *options])
@@ -43,8 +43,9 @@ def test_a_run_takes_what_was_planned(name, base, inputs, tmp_path):
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     planned = record["memory_plan"]
     peak = max(entry["peak_memory_bytes"] for entry in log_of(tmp_path / "out"))
-    most = 1.4 if name in ("checkpointing", "several micro-batches") else 1.2
-    assert 0.95 * peak <= planned["total"] <= most * peak, (planned["total"] / peak, planned["parts"])
+    assert not planned["machine"]["has_thread_cache"]
+    most = 1.09 if name == "several micro-batches" else 1.06
+    assert peak <= planned["total"] <= most * peak, (planned["total"] / peak, planned["parts"])
     assert planned["fits"]
     assert "memory: the steps took at most" in done.said
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from yangtuo import __version__, logs, output
+from yangtuo.cli.allocator import restart_without_thread_cache
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.words import Parser, did_you_mean
 from yangtuo.errors import StoppedError, UsageError, YangtuoError, is_out_of_memory, one_line
@@ -44,6 +45,7 @@ A file of options can be given first: yangtuo train run.yaml --learning_rate 1e-
 
 def program(*words: str) -> NoReturn:
     """Run the command of this process's arguments, after `words`, and end the process with its exit code."""
+    restart_without_thread_cache([*words, *sys.argv[1:]])
     codes = [1]  # as of an error that is not caught
     atexit.register(_end_among_processes, codes)  # first registered, last called
     try:

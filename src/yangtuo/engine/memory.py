@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,14 +166,24 @@ def keep_freed_memory() -> bool:
     """Have glibc keep freed memory for the next tensor, instead of giving it back to the system page by page.
 
     Every layer frees and takes the same sizes; fresh pages have to be cleared first, which cost 5 to 11 % of a step on
-    a CPU (docs/log.md). Returns whether it was done: elsewhere than on glibc nothing happens.
+    a CPU (docs/log.md). What is freed joins its neighbours at once, small blocks too, so that the next tensor of the
+    same size finds room; see `joins_freed_memory`. Returns whether it was done: only on glibc.
 
-    Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
+    Source: mallopt(3), M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MXFAST.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # musl
         return False
-    trim_threshold, mmap_threshold, largest = -1, -3, 2**31 - 1
+    trim_threshold, mmap_threshold, largest_fast_block, largest = -1, -3, 1, 2**31 - 1
+    mallopt(largest_fast_block, 0)
     return bool(mallopt(trim_threshold, largest)) and bool(mallopt(mmap_threshold, 2**30))
+
+
+def joins_freed_memory() -> bool:
+    """Whether glibc's cache of small blocks is off in this process, as `yangtuo train` starts it on a CPU.
+
+    With it, the few bytes that are cut off a block's ends for its alignment do not come back to it when it is freed.
+    """
+    return sys.platform.startswith("linux") and "glibc.malloc.tcache_count=0" in os.environ.get("GLIBC_TUNABLES", "")

@@ -39,6 +39,7 @@ class ModelSizes:
         trains_head: whether the head is trained in full.
         num_linear: frozen numbers of linear layers but the head, which may be quantised.
         of_linear: bytes of each.
+        embedding_bytes: of a frozen embedding that is no head too, of which a run reads few rows.
     """
 
     frozen_bytes: int
@@ -50,6 +51,7 @@ class ModelSizes:
     trains_head: bool
     num_linear: int
     of_linear: float
+    embedding_bytes: int = 0
 
     @property
     def num_trained(self) -> int:
@@ -106,6 +108,8 @@ def sizes_of(
         base.fit_vocabulary(model, num_tokens, are_trained=True)
         num_rows = int(model.get_input_embeddings().weight.shape[0])
         linear = _linear_weights(model, model.get_output_embeddings())
+        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+        is_apart = head is None or head.weight is not embedding
         if saved is not None:
             peft: Any = get_peft_model(model, saved)
         else:
@@ -130,6 +134,9 @@ def sizes_of(
         trains_head=any("lm_head" in name and ".lora_" not in name for name in trained),
         num_linear=sum(p.numel() for name, p in parameters if id(p) in linear),
         of_linear=float(loading.width),
+        embedding_bytes=sum(
+            frozen[name] for name, p in parameters if p is embedding and is_apart and ".original_module." not in name
+        ),
     )
     return sizes.quantised(loading.num_bits) if loading.num_bits else sizes
 

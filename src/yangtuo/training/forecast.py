@@ -23,7 +23,7 @@ from yangtuo.config.choices import ModulesToSavePolicy
 from yangtuo.config.settings import Settings
 from yangtuo.engine.flops import bfloat16_rate
 from yangtuo.engine.loss import chunk_bytes
-from yangtuo.engine.memory import ModelShape, free_bytes
+from yangtuo.engine.memory import ModelShape, free_bytes, joins_freed_memory
 from yangtuo.errors import MissingDependencyError, ModelError, UsageError, one_line
 from yangtuo.logs import world_size
 from yangtuo.model import base
@@ -107,7 +107,8 @@ def machine_here(device_type: str) -> Machine:
     own = psutil.Process().memory_info().rss
     free = free_bytes(torch.device(device_type))
     if device_type == "cpu":
-        return Machine("cpu", world_size(), free + own * world_size(), own)
+        free += own * world_size()
+        return Machine("cpu", world_size(), free, own, has_thread_cache=not joins_freed_memory())
     return Machine("cuda", world_size(), free, own)
 
 
@@ -202,6 +203,7 @@ class Planned:
             optimizer=str(settings.trainer.optim),
             engine=_engine(settings, machine),
             casts_weights=casts,
+            maps_weights=self.config.dtype == self.precision.weights and not is_quantised,
             may_divide=self.may(training={**settings.training, "fsdp": "full_shard"}),
         )
 

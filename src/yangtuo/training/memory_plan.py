@@ -13,13 +13,15 @@ from typing import Any
 from yangtuo.engine.memory import MOST_CELLS, ModelShape
 from yangtuo.model.model_sizes import ModelSizes
 
-# Of activations and a loss's chunk: gaps that allocators leave. glibc finds no use for a hole that an aligned block of
-# the same size left, so each layer's temporary tensors stay beside what is kept. Measured, see docs/log.md.
-_GAPS = {"cpu": 0.38, "cuda": 0.03}
-# Layers whose temporary tensors stay as gaps beside that, on a CPU: with checkpointing, with several micro-batches.
-_LAYERS_OF_GAPS = {(False, False): 0, (False, True): 1, (True, False): 3, (True, True): 6}
+# Of activations and a loss's chunk: gaps that allocators leave. On a CPU where glibc's cache of small blocks is on, a
+# hole that an aligned block has left is too small for the next of that size: 33 to 38 % of what layers keep.
+_GAPS = {"cpu": 0.0, "cuda": 0.03}
+_GAPS_WITH_THREAD_CACHE = 0.38
 _OF_START = 0.37  # of frozen weights, on a CPU: loading, trial and first evaluation take it, with few cells or many
-_OF_LIBRARIES = 150 << 20  # bytes on a CPU: what is imported after the plan
+# Bytes on a CPU, all measured (docs/log.md): what is imported after the plan (45 MiB), work spaces of MKL (40), what
+# the trial and the first evaluation leave in pieces (30); and oneDNN's code and work spaces, used in 16 bits.
+_OF_LIBRARIES = 115 << 20
+_OF_ONEDNN = 30 << 20
 _OF_CONTEXT = 600 << 20  # bytes: CUDA's own, and the work spaces of cuBLAS
 _OF_MASTER = 4  # bytes of a trained number; it is in float32 whatever the rest is
 _OF_GRADIENT = 4
@@ -42,6 +44,7 @@ class Machine:
         free_bytes: what the run may use of each; of a CPU, for all processes together.
         program_bytes: main memory of a process before the base is loaded.
         is_here: whether it was looked at, or named by `--plan_for`.
+        has_thread_cache: whether freed blocks stay apart, see `engine.memory.joins_freed_memory`; of a CPU.
     """
 
     kind: str
@@ -49,6 +52,7 @@ class Machine:
     free_bytes: int
     program_bytes: int
     is_here: bool = True
+    has_thread_cache: bool = False
 
 
 def usable_bytes(gigabytes: float) -> int:
@@ -67,12 +71,13 @@ class Run:
         longest: tokens of the longest row.
         step_cells: cells of a whole step on one device, at most.
         repeated: tokens of it that share their cells with others.
-        predictions: of a micro-batch, at most.
+        predictions: of a whole step on one device, at most.
         chunk_bytes: of the float32 logits of the loss's chunk.
         optimizer: as `--optim` spells it.
         engine: "one", "ddp", "zero1", "zero2", "zero3" or "fsdp".
         may_divide: whether the options go with an engine that divides the weights.
         casts_weights: whether frozen weights are cast to 16 bits in each forward, which then keeps the copies.
+        maps_weights: whether frozen weights are pages of their files, of which only those that are read take memory.
     """
 
     shape: ModelShape
@@ -86,6 +91,7 @@ class Run:
     optimizer: str
     engine: str
     casts_weights: bool = False
+    maps_weights: bool = False
     may_divide: bool = True
 
 
@@ -122,39 +128,44 @@ def plan(sizes: ModelSizes, run: Run, machine: Machine) -> MemoryPlan:
     """What a device needs; on a CPU, one process's part of main memory, beside its part of what is free."""
     there = machine.free_bytes // (machine.num_devices if machine.kind == "cpu" else 1)
     fixed = _fixed_parts(sizes, run, machine)
-    head = math.ceil(_rows_of_chunk(sizes, run) * sizes.num_rows * _OF_LOGIT[machine.kind])
+    gaps = 1 + (_GAPS_WITH_THREAD_CACHE if machine.has_thread_cache else _GAPS[machine.kind])
     of_cell = run.shape.bytes_per_cell(checkpointing=run.checkpointing)
-    gaps = 1 + _GAPS[machine.kind]
     if run.most_cells is None:
-        room = (there - sum(fixed.values()) - head * gaps) / (of_cell * gaps)
+        room = (there - sum(fixed.values()) - _of_chunk(sizes, run, machine, run.predictions) * gaps) / (of_cell * gaps)
         most = min(MOST_CELLS[machine.kind], max(run.longest, int(room)))
     else:
         most = max(run.longest, run.most_cells)
     cells = min(most, max(run.step_cells, run.longest))
+    part = min(1.0, cells / run.step_cells)  # of a step's rows, which are dealt evenly to its micro-batches
+    head = _of_chunk(sizes, run, machine, math.ceil(part * run.predictions))
     if run.engine == "one" and cells >= run.step_cells:
         # Of one micro-batch, LoRA's gradients come where activations have gone.
         fixed["gradients"] = _OF_GRADIENT * sizes.num_full
-    repeated = math.ceil(run.repeated * min(1.0, cells / run.step_cells))
-    copies = repeated * run.shape.bytes_per_repeated_token(checkpointing=run.checkpointing)
+    copies = math.ceil(run.repeated * part) * run.shape.bytes_per_repeated_token(checkpointing=run.checkpointing)
     moving = {"activations": cells * of_cell + copies, "loss of a chunk": head}
+    if run.checkpointing:  # the layer that is computed again comes when the chunk has gone
+        again = int(cells * run.shape.layer_bytes_per_cell())
+        moving["activations"] -= min(again, head)
     # When the optimizer steps, it needs one more number a weight, where activations were.
     least = _OF_GRADIENT * _share(sizes.num_trained, run, machine, "zero1", "zero2", "zero3", "fsdp")
     moving["activations"] = max(moving["activations"], least - head)
-    moving["gaps of the allocator"] = int(_GAPS[machine.kind] * sum(moving.values()))
+    moving["gaps of the allocator"] = int((gaps - 1) * sum(moving.values()))
     if machine.kind == "cpu":
-        layers = _LAYERS_OF_GAPS[run.checkpointing, run.step_cells > cells]
-        moving["gaps of the allocator"] += int(layers * cells * run.shape.layer_bytes_per_cell())
-        moving["gaps of the allocator"] += _OF_LIBRARIES
+        moving["libraries"] = _OF_LIBRARIES + _OF_ONEDNN * (run.shape.width == 2)
         at_start = _OF_LIBRARIES + int(_OF_START * sizes.frozen_bytes)
         moving["gaps of the allocator"] += max(0, at_start - sum(moving.values()))
     return MemoryPlan({name: size for name, size in (fixed | moving).items() if size}, cells, there)
 
 
-def _rows_of_chunk(sizes: ModelSizes, run: Run) -> int:
-    """As the loss divides its rows: into as many chunks as are needed, of equal size."""
+def _of_chunk(sizes: ModelSizes, run: Run, machine: Machine, predictions: int) -> int:
+    """Bytes of the largest chunk of the loss of a micro-batch with so many predictions."""
+    return math.ceil(_rows_of_chunk(sizes, run, predictions) * sizes.num_rows * _OF_LOGIT[machine.kind])
+
+
+def _rows_of_chunk(sizes: ModelSizes, run: Run, predictions: int) -> int:
+    """At most: the loss divides its rows evenly, and a smaller micro-batch may be one whole chunk."""
     most = max(_LEAST_CHUNK_ROWS, run.chunk_bytes // (4 * sizes.num_rows))
-    predictions = max(run.predictions, 1)
-    return math.ceil(predictions / math.ceil(predictions / most))
+    return min(most, max(predictions, 1))
 
 
 def _share(numbers: int, run: Run, machine: Machine, *engines: str) -> int:
@@ -165,6 +176,7 @@ def _share(numbers: int, run: Run, machine: Machine, *engines: str) -> int:
 def _fixed_parts(sizes: ModelSizes, run: Run, machine: Machine) -> dict[str, int]:
     is_cpu, trained = machine.kind == "cpu", sizes.num_trained
     frozen = sizes.frozen_bytes - (0 if is_cpu else sizes.unused_bytes)
+    frozen -= sizes.embedding_bytes * (is_cpu and run.maps_weights)
     frozen = _share(frozen, run, machine, "zero3", "fsdp")
     if run.engine in ("zero3", "fsdp"):
         frozen += 2 * sizes.largest_layer_bytes  # gathered to be computed, and the next one

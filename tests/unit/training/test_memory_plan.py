@@ -111,3 +111,46 @@ def test_quantised_sizes():
     found = SIZES.quantised(4)
     assert found.frozen_bytes == pytest.approx(13 * GIB - 6e9 * (2 - 0.5 - 1 / 64 - 4 / (64 * 256)), rel=1e-9)
     assert found.largest_layer_bytes < SIZES.largest_layer_bytes / 3
+
+
+CPU = Machine("cpu", 1, 64 * GIB, 0)
+
+
+def test_holes_are_counted_where_freed_blocks_stay_apart():
+    joined, apart = (plan(SIZES, RUN, replace(CPU, has_thread_cache=cached)).parts for cached in (False, True))
+    assert "gaps of the allocator" not in joined
+    moving = joined["activations"] + joined["loss of a chunk"]
+    assert apart["gaps of the allocator"] == pytest.approx(0.38 * moving, abs=1)
+
+
+def test_rows_of_an_embedding_that_are_not_read_take_no_memory():
+    sizes = replace(SIZES, embedding_bytes=GIB)
+    mapped = replace(RUN, maps_weights=True)
+    assert plan(sizes, mapped, CPU).parts["frozen weights"] == 12 * GIB
+    assert plan(sizes, RUN, CPU).parts["frozen weights"] == 13 * GIB
+    assert plan(sizes, mapped, CARD).parts["frozen weights"] == 13 * GIB - GIB // 2  # a card has it whole
+
+
+def test_with_checkpointing_the_larger_of_a_layer_and_a_chunk_counts():
+    """Logits of 500 rows of 50,000 are 300 MB three times over, a layer of 512 cells takes 512 x its bytes a cell."""
+    run = replace(RUN, checkpointing=True, most_cells=512, step_cells=512, predictions=500)
+    found = plan(SIZES, run, CPU).parts
+    head = 500 * 50_000 * 12
+    layer = int(512 * SHAPE.layer_bytes_per_cell())
+    assert found["loss of a chunk"] == head
+    both = 512 * SHAPE.bytes_per_cell(checkpointing=True) + head
+    assert found["activations"] + head == both - min(layer, head)
+
+
+def test_a_chunk_is_of_a_micro_batch_and_at_most_full():
+    """256 MiB of float32 logits of 50,000 are 1,342 rows; a step of 4,096 cells has 2,000 predictions."""
+    whole, part = (plan(SIZES, replace(RUN, most_cells=cells), CPU).parts for cells in (4096, 1024))
+    assert whole["loss of a chunk"] == (256 << 20) // 200_000 * 50_000 * 12
+    assert part["loss of a chunk"] == 500 * 50_000 * 12
+
+
+def test_onednn_is_there_in_16_bits_only():
+    wide = replace(RUN, shape=replace(SHAPE, width=4))
+    difference = plan(SIZES, RUN, CPU).parts["libraries"] - plan(SIZES, wide, CPU).parts["libraries"]
+    assert difference == 30 << 20
+    assert "libraries" not in plan(SIZES, RUN, CARD).parts
