@@ -177,14 +177,17 @@ def test_each_short_run_is_told_at_least_ten_times_and_its_memory_is_known(train
     assert [step for step in range(1, 9) if f"step {step}/8  loss" in said] == [4, 8]
 
 
-def test_the_last_lines_are_commands_that_work(train, run, tmp_path):
+def test_the_last_lines_are_commands_that_work(train, run, inputs, tmp_path):
     said = train(max_steps=2)
     commands = dict(line.split(": ", 1) for line in said.splitlines() if line.startswith("to "))
-    assert list(commands) == ["to ask it", "to serve it (Ollama, vLLM, llama.cpp)", "to merge it"]
+    serving = "to serve it (Ollama, vLLM, llama.cpp)"
+    assert list(commands) == ["to ask it", "to measure it against its base", serving, "to merge it"]
     for place, command in commands.items():
         words = shlex.split(command)[1:]
         words = [str(tmp_path / word) if word in ("served", "merged") else word for word in words]
         more = ["--ask", "你好", "--max_new_tokens", "3"] if place == "to ask it" else []
+        if words[0] == "eval":  # of a tiny base, whose knowledge is chance; its verdict is another test's
+            more = ["--no_probe", "--validation_file", str(inputs.validation), "--num_answers", "0"]
         run(*words, *more)
 
 

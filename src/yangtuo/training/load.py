@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 import yangtuo
 from yangtuo.config.choices import Hub, ModulesToSavePolicy
+from yangtuo.config.schema import ModelArguments
 from yangtuo.config.settings import Settings
 from yangtuo.data.template_json import to_values
 from yangtuo.model import adapters, base, fingerprint, generation_config, provenance
@@ -97,19 +98,23 @@ def _continued(settings: Settings, inputs: Inputs) -> list[dict[str, str]]:
 
 def next_commands(settings: Settings, known: dict[str, Any], saved: Path) -> list[str]:
     """What a person does with an adapter, for the end of a run: a line each."""
-    of_modelscope = hub_of(settings.model.hub) is Hub.MODELSCOPE and not Path(known["base"]["name"]).is_dir()
-    order = [*(one["folder"] for one in known["stack"]), str(saved)]
-    words = [
-        "--model_name_or_path",
-        known["base"]["name"],
-        "--peft_path",
-        ",".join(order),
-    ]
-    trust = ["--trust_remote_code"] if settings.model.trust_remote_code else []
-    last = shlex.join([*(["--hub", Hub.MODELSCOPE] if of_modelscope else []), *trust])
-    both, last = shlex.join(words), f" {last}" if last else ""
+    name, adapter = known["base"]["name"], shlex.quote(str(saved))
+    order = ",".join([*(one["folder"] for one in known["stack"]), str(saved)])
+    more = _model_words(settings.model, is_folder=Path(name).is_dir())
+    both = shlex.join(["--model_name_or_path", name, "--peft_path", order])
+    # Of a base by its hub name, an adapter does not decide that it is fetched: it is named again.
+    alone = more if Path(name).is_dir() else shlex.join(["--model_name_or_path", name]) + f" {more}"
     return [
-        f"to ask it: yangtuo chat {shlex.quote(str(saved))}{' --trust_remote_code' if trust else ''}",
-        f"to serve it (Ollama, vLLM, llama.cpp): yangtuo export {both} --output_dir served{last}",
-        f"to merge it: yangtuo merge {both} --output_dir merged{last}",
+        f"to ask it: yangtuo chat {adapter} {alone}".rstrip(),
+        f"to measure it against its base: yangtuo eval {adapter} --compare {alone}".rstrip(),
+        f"to serve it (Ollama, vLLM, llama.cpp): yangtuo export {both} --output_dir served {more}".rstrip(),
+        f"to merge it: yangtuo merge {both} --output_dir merged {more}".rstrip(),
     ]
+
+
+def _model_words(model: ModelArguments, *, is_folder: bool) -> str:
+    """How the base was found, where another command would not find it so by itself."""
+    is_usual = Hub.HUGGINGFACE == hub_of(model.hub) == hub_of(Hub.AUTO)
+    of_hub = [] if is_folder or is_usual else ["--hub", str(hub_of(model.hub))]
+    of_cache = ["--cache_dir", model.cache_dir] if model.cache_dir and not is_folder else []
+    return shlex.join([*of_hub, *of_cache, *(["--trust_remote_code"] if model.trust_remote_code else [])])
