@@ -21,6 +21,7 @@ from tests import tiny
 from yangtuo.cli import main
 from yangtuo.data.encoding import EncodingOptions, encode, prompt_ids
 from yangtuo.data.records import Record, Turn
+from yangtuo.data.template_json import to_values
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
 
@@ -463,12 +464,9 @@ def test_one_evaluation_at_a_time(folder, evaluate, tmp_path):
 
 
 def test_models_with_templates_of_their_own_are_each_asked_in_it(folder, evaluate, tmp_path):
-    other = tiny.tiny_adapter(tmp_path / "other", folder / "base")
-    path = other / "yangtuo.json"
-    known = json.loads(path.read_text())
-    known["template"]["opening"] = known["template"]["opening"].replace("Instruction", "Question")
-    known["template"]["opening_without_system"] = known["template"]["opening"]
-    path.write_text(json.dumps(known))
+    template = to_values(ALPACA_ZH)
+    template["opening"] = template["opening"].replace("Instruction", "Question")
+    other = tiny.tiny_adapter(tmp_path / "other", folder / "base", template=template)
     words = ("--validation_file", folder / "valid.json", "--no_probe", "--num_answers", 0)
     said = evaluate(folder / "run", other, *words, "--output_dir", tmp_path / "both")
     assert "templates: each model" in said
