@@ -24,9 +24,11 @@ from yangtuo.data.records import Record, Turn
 from yangtuo.data.template_json import to_values
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
+from yangtuo.evaluation.probe_items import PROBE_SET
 
 ROWS = tiny.rows(12)
 VALIDATION = [{**row, "instruction": row["instruction"] + "（新）"} for row in ROWS[:7]]
+PROBE_FILES = ("facts.jsonl", "instruction.jsonl", "passages.jsonl")
 QUICK = ("--max_new_tokens", "6", "--use_cpu")
 
 
@@ -95,9 +97,13 @@ def token_losses(model, ids, supervised):
     return -chosen[supervised[1:]].astype(np.float64), hits[supervised[1:]]
 
 
-def test_base_against_tuned_on_the_rows_of_the_run(folder, evaluate):
+def test_base_against_tuned_on_the_rows_of_the_run(folder, evaluate, tmp_path):
     run = folder / "run"
-    said = evaluate(run, "--compare")
+    # A few items: what a random model has right of all of them is chance, and could fail the rule.
+    probe = tmp_path / "probe.jsonl"
+    lines = [(PROBE_SET / name).read_text(encoding="utf-8").splitlines()[:3] for name in PROBE_FILES]
+    probe.write_text("\n".join(line for three in lines for line in three), encoding="utf-8")
+    said = evaluate(run, "--compare", "--probe_file", probe)
     assert "verdict:" in said
     found = results(run / "evaluation")
     assert [model["name"] for model in found["models"]] == ["base", "tuned"]
