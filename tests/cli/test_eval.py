@@ -21,11 +21,14 @@ from tests import tiny
 from yangtuo.cli import main
 from yangtuo.data.encoding import EncodingOptions, encode, prompt_ids
 from yangtuo.data.records import Record, Turn
+from yangtuo.data.template_json import to_values
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
+from yangtuo.evaluation.probe_items import PROBE_SET
 
 ROWS = tiny.rows(12)
 VALIDATION = [{**row, "instruction": row["instruction"] + "（新）"} for row in ROWS[:7]]
+PROBE_FILES = ("facts.jsonl", "instruction.jsonl", "passages.jsonl")
 QUICK = ("--max_new_tokens", "6", "--use_cpu")
 
 
@@ -95,9 +98,13 @@ def token_losses(model, ids, supervised):
     return -chosen[supervised[1:]].astype(np.float64), hits[supervised[1:]]
 
 
-def test_base_against_tuned_on_the_rows_of_the_run(folder, evaluate):
+def test_base_against_tuned_on_the_rows_of_the_run(folder, evaluate, tmp_path):
     run = folder / "run"
-    said = evaluate(run, "--compare", code=None)
+    # A few items: what a random model has right of all of them is chance, and could fail the rule.
+    probe = tmp_path / "probe.jsonl"
+    lines = [(PROBE_SET / name).read_text(encoding="utf-8").splitlines()[:3] for name in PROBE_FILES]
+    probe.write_text("\n".join(line for three in lines for line in three), encoding="utf-8")
+    said = evaluate(run, "--compare", "--probe_file", probe, code=None)
     assert "verdict:" in said
     found = results(run / "evaluation")
     # A base of random weights knows the probe by chance alone, and may lose some of it.
@@ -480,12 +487,9 @@ def test_one_evaluation_at_a_time(folder, evaluate, tmp_path):
 
 
 def test_models_with_templates_of_their_own_are_each_asked_in_it(folder, evaluate, tmp_path):
-    other = tiny.tiny_adapter(tmp_path / "other", folder / "base")
-    path = other / "yangtuo.json"
-    known = json.loads(path.read_text())
-    known["template"]["opening"] = known["template"]["opening"].replace("Instruction", "Question")
-    known["template"]["opening_without_system"] = known["template"]["opening"]
-    path.write_text(json.dumps(known))
+    template = to_values(ALPACA_ZH)
+    template["opening"] = template["opening"].replace("Instruction", "Question")
+    other = tiny.tiny_adapter(tmp_path / "other", folder / "base", template=template)
     words = ("--validation_file", folder / "valid.json", "--no_probe", "--num_answers", 0)
     said = evaluate(folder / "run", other, *words, "--output_dir", tmp_path / "both")
     assert "templates: each model" in said
