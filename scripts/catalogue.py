@@ -4,13 +4,14 @@
     python scripts/catalogue.py            add new messages, mark those that are gone, compile; says what has no Chinese
     python scripts/catalogue.py --check    change nothing; exit code 1 where the catalogue is not of today's messages
 
-Messages are: what stands in `tr("...")`; the first argument of `logger.info`, `.warning` and `.error`; every sentence
+Messages are: what stands in `tr("...")`, `Message("...")` or `gettext_noop("...")`; the first argument of `logger.info`, `.warning` and `.error`; every sentence
 of help. Translate in src/yangtuo/locale/zh/LC_MESSAGES/yangtuo.po, then run it again.
 """
 
 import argparse
 import ast
 import io
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,9 @@ from yangtuo.config.words import Parser
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "yangtuo"
 PO = SOURCE / "locale" / "zh" / "LC_MESSAGES" / "yangtuo.po"
+_MARKS = ("tr", "Message", "gettext_noop")
 _LOGGED = ("info", "warning", "error")
+_PLACES = re.compile(r"%[.\d]*[sdfg]|{[^}]*}")  # a message of places alone has nothing to translate
 
 
 def messages() -> dict[str, list[str]]:
@@ -48,14 +51,14 @@ def _in_code(tree: ast.AST) -> Iterator[str]:
         first, function = node.args[0], node.func
         if not (isinstance(first, ast.Constant) and isinstance(first.value, str)):
             continue
-        is_marked = isinstance(function, ast.Name) and function.id == "tr"
+        is_marked = isinstance(function, ast.Name) and function.id in _MARKS
         is_logged = (
             isinstance(function, ast.Attribute)
             and function.attr in _LOGGED
             and isinstance(function.value, ast.Name)
             and function.value.id == "logger"
         )
-        if (is_marked or is_logged) and any(map(str.isalpha, first.value)):
+        if (is_marked or is_logged) and any(map(str.isalpha, _PLACES.sub("", first.value))):
             yield first.value
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from yangtuo.i18n import tr
+from yangtuo.i18n import Message, tr
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +39,10 @@ class _Screen(logging.Handler):
     """Writes to whatever stderr is at the moment, in the reader's language, beside a progress bar, not into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = tr(str(record.msg))
-        say(message % record.args if record.args else message)
+        message, args = tr(record.msg) if isinstance(record.msg, str) else str(record.msg), record.args
+        if isinstance(args, tuple):
+            args = tuple(tr(each) if isinstance(each, Message) else each for each in args)
+        say(message % args if args else message)
 
 
 _notes = _Notes()

@@ -9,6 +9,7 @@ So a model with a convolution, a recurrent layer, learned positions or something
 same; it is only slower.
 """
 
+from yangtuo.i18n import Message
 import logging
 import math
 import re
@@ -41,11 +42,11 @@ _REFUSALS = (RuntimeError, ValueError, TypeError, ImportError, LookupError, Attr
 _MOST_NAMED = 4
 _OWN = re.compile(r"\.lora_|\.modules_to_save\.|\.token_adapter\.")  # behind a module's name
 _INSTEAD = {
-    HEAD: "the logits of all positions are computed at once",
-    LORA: "PEFT's own LoRA layers compute",
-    SHARING: "rows are padded",
-    PADDING: "rows are computed one by one",
-    COMPILED: "layers are not compiled",
+    HEAD: Message("the logits of all positions are computed at once"),
+    LORA: Message("PEFT's own LoRA layers compute"),
+    SHARING: Message("rows are padded"),
+    PADDING: Message("rows are computed one by one"),
+    COMPILED: Message("layers are not compiled"),
 }
 
 
@@ -241,7 +242,7 @@ class _Trial:
         (off,) = largest([off], self.compared.device)
         self.distances[name] = off if math.isfinite(off) else None
         if off > self.compared.limit:
-            told = f"the {self.compared.kind} would be off by {off:.2g}, rounding explains {self.compared.limit:.2g}"
+            told = Message("the {kind} would be off by {off:.2g}, rounding explains {limit:.2g}", kind=self.compared.kind, off=off, limit=self.compared.limit)
             self.refused[name] = reason or told
         return off <= self.compared.limit
 

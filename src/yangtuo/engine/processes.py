@@ -1,5 +1,6 @@
 """The processes of a run: how they meet, what they have to agree on, and whether the engine knows of them all."""
 
+from yangtuo.i18n import Message
 import contextlib
 import logging
 import os
@@ -238,8 +239,8 @@ def check_launch(environment: Mapping[str, str]) -> str | None:
     if restarts == 0 or environment.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1":
         return None
     return (
-        "restarts: under this launcher restarted processes often do not find each other; use run_sft.sh, or "
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv_backend c10d ..."
+        Message("restarts: under this launcher restarted processes often do not find each other; use "
+"run_sft.sh, or TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv_backend c10d ...")
     )
 
 

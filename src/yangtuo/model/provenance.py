@@ -4,6 +4,7 @@ The file lies beside the weights, and once more in their safetensors header, whi
 them. Imports no torch.
 """
 
+from yangtuo.i18n import Message
 import hashlib
 import json
 import logging
@@ -167,7 +168,7 @@ def find_template(
     found = next(((folder, template) for folder, template in travelling if template), None)
     if found and (named != "tokenizer" or _is_written(found[1], tokenizer)):
         template = with_kwargs(with_system(found[1], system_prompt), kwargs)
-        why = f"auto: {found[0]} was trained with it"
+        why = Message("auto: {found} was trained with it", found=found[0])
     else:
         template, why = choose_template(named or "auto", tokenizer, system_prompt, kwargs)
     if system_prompt == "" and keeps_own_system(template):

@@ -1,5 +1,6 @@
 """Files -> records, one after another; what cannot be used is collected with its place and the rule."""
 
+from yangtuo.i18n import Message
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -214,9 +215,9 @@ def told(sources: Sequence[Source]) -> Iterator[str]:
     """What a user should know of how files were read."""
     for source in sources:
         if source.encoding not in (None, "utf-8", "utf-8-sig"):
-            yield f"{source.path}: read as {source.encoding}, since it is not UTF-8"
+            yield Message("{path}: read as {encoding}, since it is not UTF-8", path=source.path, encoding=source.encoding)
         if source.unused:
-            yield f"{source.path}: columns not used: {', '.join(source.unused)}"
+            yield Message("{path}: columns not used: {unused}", path=source.path, unused=', '.join(source.unused))
 
 
 def as_json(one: Dropped) -> dict[str, Any]:
