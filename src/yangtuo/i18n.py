@@ -1,14 +1,15 @@
 """The language of what a person reads: English as it stands in the code, or Chinese out of one gettext catalogue.
 
 What `tr` is given is a whole sentence with named places, filled in by `str.format` afterwards, so that Chinese may put
-them in another order; a log line is translated where it is shown, and its places are those of `%`. A sentence that goes to a
-file as well as to the screen is a `Message`: English text that knows its template. Files, JSON keys and `run.json`'s
-notes stay English. `scripts/catalogue.py` collects the messages; the catalogue lies in `locale/`.
+them in another order; a log line is translated where it is shown, and its places are those of `%`. A sentence that
+goes to a file as well as to the screen is a `Message`: English text that knows its template. Files, JSON keys and
+`run.json`'s notes stay English. `scripts/catalogue.py` collects the messages; the catalogue lies in `locale/`.
 """
 
 import gettext
 import locale
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,12 @@ from typing import Any, Self
 LANGUAGES = ("zh", "en")
 VARIABLE = "YANGTUO_LANG"
 DOMAIN, FOLDER = "yangtuo", Path(__file__).with_name("locale")
-_BETWEEN = {", ": "，", "; ": "；", " and ": "和", " ": ""}  # what stands between sentences or parts of a list, in Chinese
+_BETWEEN = {
+    ", ": "，",
+    "; ": "；",
+    " and ": "和",
+    " ": "",
+}  # what stands between sentences or parts of a list, in Chinese
 _OF_LOCALE = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set decides, as gettext has it
 
 _chosen: gettext.NullTranslations = gettext.NullTranslations()
@@ -70,7 +76,7 @@ class Listed(Message):
     """Messages, or texts, one after the other."""
 
     def __new__(cls, parts: Iterable[str], between: str = ", ") -> Self:
-        """`between` is ", ", "; ", " and " or " "."""
+        """With `between` in between, which is Chinese in Chinese where it is ", ", "; ", " and " or " "."""
         values = {f"part{number}": part for number, part in enumerate(parts)}
         made = super().__new__(cls, between.join(f"{{{name}}}" for name in values), **values)
         made._template = between
@@ -79,8 +85,13 @@ class Listed(Message):
     def shown(self) -> str:
         """In the chosen language."""
         is_chinese = type(_chosen) is not gettext.NullTranslations
-        between = _BETWEEN[self._template] if is_chinese else self._template
+        between = _BETWEEN.get(self._template, self._template) if is_chinese else self._template
         return between.join(map(_translated, self._values.values()))
+
+
+def columns_of(text: str) -> int:
+    """Columns of a terminal that a text takes: a Chinese character has two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _translated(value: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from yangtuo.config.options import OPTIONS, Option
 from yangtuo.config.trainer_options import RARE, ArgHandling
-from yangtuo.i18n import tr
+from yangtuo.i18n import columns_of, tr
 
 _WIDTH, _COLUMN = 100, 34
 _COMMON = (
@@ -101,7 +101,7 @@ def _wrapped(text: str, width: int) -> list[str]:
         if columns > width and last_break > begin:
             lines.append(text[begin:last_break].strip())
             begin = last_break
-            columns = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text[begin : i + 1])
+            columns = columns_of(text[begin : i + 1])
         follows = text[i + 1 : i + 2]
         if (character == " " or is_wide) and follows not in _NOT_FIRST:
             last_break = i + 1

@@ -1,6 +1,5 @@
 """What became of the data, as numbers: for the screen, and for `data_audit.json`."""
 
-from yangtuo.i18n import Message, gettext_noop
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from yangtuo.data.encoding_cache import EncodedFiles
 from yangtuo.data.examples import Examples, RowOutcome
 from yangtuo.data.readers.reader import as_json
+from yangtuo.i18n import Message, gettext_noop
 
 _NUM_BARS = 12
 OUTCOMES = {
@@ -103,10 +103,22 @@ def summary(name: str, report: dict[str, Any]) -> list[str]:
     """The lines that a person reads before the run starts."""
     share = report["supervised_tokens"] / report["tokens"]
     row = report["row_tokens"]
-    lines = [
-        Message("{name}: {rows_kept:,} of {rows_read:,} rows from {num_files} file(s), {tokens:,} tokens "
-"({min}-{max} a row, median {median}), {share:.0%} carry the loss; the end token is trained "
-"in {rows_with_trained_end_token:,} rows", name=name, rows_kept=report['rows_kept'], rows_read=report['rows_read'], num_files=len(report['files']), tokens=report['tokens'], min=row['min'], max=row['max'], median=row['median'], share=share, rows_with_trained_end_token=report['rows_with_trained_end_token'])
+    lines: list[str] = [
+        Message(
+            "{name}: {rows_kept:,} of {rows_read:,} rows from {num_files} file(s), {tokens:,} tokens "
+            "({min}-{max} a row, median {median}), {share:.0%} carry the loss; the end token is trained "
+            "in {rows_with_trained_end_token:,} rows",
+            name=name,
+            rows_kept=report["rows_kept"],
+            rows_read=report["rows_read"],
+            num_files=len(report["files"]),
+            tokens=report["tokens"],
+            min=row["min"],
+            max=row["max"],
+            median=row["median"],
+            share=share,
+            rows_with_trained_end_token=report["rows_with_trained_end_token"],
+        )
     ]
     few = _few(report["special_texts"])
     told = {
@@ -116,18 +128,29 @@ def summary(name: str, report: dict[str, Any]) -> list[str]:
         "dialogues_without_their_oldest_turns": gettext_noop("  {count:,} dialogues lost their oldest turns to fit"),
         "prompts_shortened": gettext_noop("  {count:,} prompts shortened to fit"),
         "answers_shortened_at_a_sentence_end": gettext_noop("  {count:,} answers shortened at a sentence end"),
-        "answers_cut_in_mid_sentence": gettext_noop("  {count:,} answers cut in mid-sentence (these keep no end token)"),
+        "answers_cut_in_mid_sentence": gettext_noop(
+            "  {count:,} answers cut in mid-sentence (these keep no end token)"
+        ),
         "rows_cut_from_the_right": gettext_noop("  {count:,} rows cut from the right (these lose their end token)"),
-        "dialogues_without_some_answers": gettext_noop("  {count:,} dialogues lost answers that are examples of their own and did not fit"),
+        "dialogues_without_some_answers": gettext_noop(
+            "  {count:,} dialogues lost answers that are examples of their own and did not fit"
+        ),
         "empty_answers": gettext_noop("  {count:,} empty answers: the model learns to say nothing to them"),
-        "rows_with_chat_template_kwargs_that_are_not_used": gettext_noop("  {count:,} rows have chat_template_kwargs that the template does not use"),
-        "rows_that_ask_for_no_system_prompt": gettext_noop("  {count:,} rows ask for no system prompt (theirs is empty, not left out)"),
+        "rows_with_chat_template_kwargs_that_are_not_used": gettext_noop(
+            "  {count:,} rows have chat_template_kwargs that the template does not use"
+        ),
+        "rows_that_ask_for_no_system_prompt": gettext_noop(
+            "  {count:,} rows ask for no system prompt (theirs is empty, not left out)"
+        ),
         "rows_with_special_text": gettext_noop("  {count:,} rows hold text like a control token: {few}"),
     }
     lines += [f"  {one['path']}: {one['layout']}" for one in report["files"] if one["layout"]]
     lines += [Message(text, count=report[key], few=few) for key, text in told.items() if report.get(key)]
     lines += list(_of_history(report))
-    lines += [Message("  {count:,} rows dropped: {reason}", count=count, reason=reason) for reason, count in report["rows_dropped"].items()]
+    lines += [
+        Message("  {count:,} rows dropped: {reason}", count=count, reason=reason)
+        for reason, count in report["rows_dropped"].items()
+    ]
     return lines
 
 

@@ -1,6 +1,5 @@
 """Chooses the template: the one that was named, or the one that fits the tokenizer."""
 
-from yangtuo.i18n import Listed, Message
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +19,11 @@ from yangtuo.data.templates import (
 )
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Listed, Message
 
-KEEPS_OWN_SYSTEM = Message("the tokenizer's chat template takes an empty system prompt for none given, and writes its "
-"own")
+KEEPS_OWN_SYSTEM = Message(
+    "the tokenizer's chat template takes an empty system prompt for none given, and writes its own"
+)
 _CHINESE_ALPACA_2_TOKENS = 55_296  # vocabulary of Chinese-LLaMA-2 and Chinese-Alpaca-2
 
 
@@ -112,10 +113,14 @@ def keeps_own_system(template: Template) -> bool:
 
 def _fitting(tokenizer: Tokenizer) -> tuple[FrameTemplate | str, str]:
     if tokenizer.num_tokens == _CHINESE_ALPACA_2_TOKENS:
-        return ALPACA_ZH_2, Message("auto: a vocabulary of {size:,}, as Chinese-Alpaca-2's", size=_CHINESE_ALPACA_2_TOKENS)
+        return ALPACA_ZH_2, Message(
+            "auto: a vocabulary of {size:,}, as Chinese-Alpaca-2's", size=_CHINESE_ALPACA_2_TOKENS
+        )
     if tokenizer.chat_template is not None:
         return "tokenizer", Message("auto: the tokenizer brings its own chat template")
     for template in (LLAMA3, CHATML):
         if all(tokenizer.id_of(token) is not None for token in template.control_tokens):
-            return template, Message("auto: the tokenizer has {control_tokens}", control_tokens=Listed(template.control_tokens[:2], " and "))
+            return template, Message(
+                "auto: the tokenizer has {control_tokens}", control_tokens=Listed(template.control_tokens[:2], " and ")
+            )
     return ALPACA_ZH, Message("auto: the tokenizer has no chat template and no tokens of one")

@@ -5,12 +5,12 @@ who may see whom. A layer that carries a state along the line (recurrent, convol
 than a masked softmax (sinks, indexers), is not.
 """
 
-from yangtuo.i18n import Message
 from collections.abc import Iterator
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from yangtuo.i18n import Message
 from yangtuo.model.mixers import carries_state
 
 # Of transformers 5.23's ALLOWED_LAYER_TYPES, those that `attention.prefix_shared_attention` computes, and those that
@@ -29,7 +29,7 @@ def reason_not_to_share(model: PreTrainedModel) -> str | None:
 def _reasons(model: PreTrainedModel) -> Iterator[str]:
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - _SHARE
     if kinds:
-        yield Message("it has layers of the kind {kinds}", kinds=', '.join(sorted(map(str, kinds))))
+        yield Message("it has layers of the kind {kinds}", kinds=", ".join(sorted(map(str, kinds))))
     for module in (model.get_decoder() or model).modules():
         name = type(module).__name__
         if carries_state(module):

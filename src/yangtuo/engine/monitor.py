@@ -4,7 +4,6 @@ Everything here is a function of log.jsonl's entries, so a run that is resumed g
 said once: on the screen, in run.json's notes, and as an entry `{"step", "event", "text"}` of log.jsonl.
 """
 
-from yangtuo.i18n import Message
 import math
 import os
 import statistics
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from yangtuo.i18n import Message
 from yangtuo.model.adapter_state import module_of
 
 _AT_START = 5  # steps that are the start
@@ -89,10 +89,16 @@ class TrainingMonitor:
         if statistics.fmean(after) < statistics.fmean(before[-len(after) :]):
             yield Event(
                 "over_fitting",
-                Message("over-fitting: the loss of the evaluation rises, {best:.4f} at step {best_step} and {now:.4f} "
-"at step {step}, while that of training falls: rows are learned by heart. best/ has the "
-"adapter of step {best_step}; --early_stopping_patience 2 stops by itself, fewer "
-"--num_train_epochs or more rows help", best=best, best_step=best_step, now=c, step=step),
+                Message(
+                    "over-fitting: the loss of the evaluation rises, {best:.4f} at step {best_step} and {now:.4f} "
+                    "at step {step}, while that of training falls: rows are learned by heart. best/ has the "
+                    "adapter of step {best_step}; --early_stopping_patience 2 stops by itself, fewer "
+                    "--num_train_epochs or more rows help",
+                    best=best,
+                    best_step=best_step,
+                    now=c,
+                    step=step,
+                ),
             )
 
 
@@ -107,9 +113,15 @@ def _spike(losses: list[float], step: int) -> Iterator[Event]:
     if rise > _SPIKE_MADS * spread and rise > _SPIKE_PART * middle:
         yield Event(
             "loss_spike",
-            Message("the loss of step {step} is {last:.4f}, where that of the {window} steps before was about "
-"{middle:.4f}: rows unlike the others, or a --learning_rate that is too high if it does not "
-"come down", step=step, last=last, window=_WINDOW, middle=middle),
+            Message(
+                "the loss of step {step} is {last:.4f}, where that of the {window} steps before was about "
+                "{middle:.4f}: rows unlike the others, or a --learning_rate that is too high if it does not "
+                "come down",
+                step=step,
+                last=last,
+                window=_WINDOW,
+                middle=middle,
+            ),
         )
 
 
@@ -124,9 +136,15 @@ def _above_its_start(losses: list[float]) -> Iterator[Event]:
         highest = max(losses[:number])
         yield Event(
             "loss_above_start",
-            Message("the loss is above its start: at most {highest:.4f} in the first {number} steps, {now:.4f} "
-"in the last {window}; the run makes the model worse. Stop it with Ctrl-C and try a tenth of "
-"the learning rate", highest=highest, number=number, now=now, window=_WINDOW),
+            Message(
+                "the loss is above its start: at most {highest:.4f} in the first {number} steps, {now:.4f} "
+                "in the last {window}; the run makes the model worse. Stop it with Ctrl-C and try a tenth of "
+                "the learning rate",
+                highest=highest,
+                number=number,
+                now=now,
+                window=_WINDOW,
+            ),
         )
 
 
@@ -138,9 +156,13 @@ def _vanished(norms: list[float]) -> Iterator[Event]:
     if start > 0 and now < _VANISHED * start:
         yield Event(
             "gradient_vanished",
-            Message("gradients have all but vanished: their norm was {start:.2g} at the start and is {now:.2g} "
-"now, so nothing more is learned; the rows are known by heart, or too high a learning rate "
-"has broken the adapter", start=start, now=now),
+            Message(
+                "gradients have all but vanished: their norm was {start:.2g} at the start and is {now:.2g} "
+                "now, so nothing more is learned; the rows are known by heart, or too high a learning rate "
+                "has broken the adapter",
+                start=start,
+                now=now,
+            ),
         )
 
 
@@ -150,8 +172,12 @@ def _skipped(steps: list[Mapping[str, Any]]) -> Iterator[Event]:
     if len(recent) == _WINDOW and count > _WINDOW / 2:
         yield Event(
             "skipped_steps",
-            Message("{count} of the last {window} steps were skipped, since gradients overflowed float16: --bf16 "
-"where the device has it, else a lower --learning_rate", count=count, window=_WINDOW),
+            Message(
+                "{count} of the last {window} steps were skipped, since gradients overflowed float16: --bf16 "
+                "where the device has it, else a lower --learning_rate",
+                count=count,
+                window=_WINDOW,
+            ),
         )
 
 
@@ -165,9 +191,14 @@ def _shared_processor(steps: list[Mapping[str, Any]]) -> Iterator[Event]:
         load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
         yield Event(
             "shared_processor",
-            Message("the processor is shared: {waited:.0%} of the last steps' time this process waited for one "
-"({load} programs want to run on {cpu_count} processors); end the others, or give fewer "
-"threads (OMP_NUM_THREADS=1): threads that wait for each other lose most", waited=waited, load=load, cpu_count=os.cpu_count()),
+            Message(
+                "the processor is shared: {waited:.0%} of the last steps' time this process waited for one "
+                "({load} programs want to run on {cpu_count} processors); end the others, or give fewer "
+                "threads (OMP_NUM_THREADS=1): threads that wait for each other lose most",
+                waited=waited,
+                load=load,
+                cpu_count=os.cpu_count(),
+            ),
         )
 
 
@@ -191,9 +222,12 @@ def no_gradient(gradients: Mapping[str, torch.Tensor | None]) -> list[Event]:
     if not idle:
         return []
     shown = ", ".join(idle[:4]) + (", ..." if len(idle) > 4 else "")
-    text = (
-        Message("no gradient reaches {num_idle} of {num_reached} trained modules, which will learn nothing: "
-"{shown}; leave them out of --trainable or --modules_to_save, or look whether the model uses "
-"them", num_idle=len(idle), num_reached=len(reached), shown=shown)
+    text = Message(
+        "no gradient reaches {num_idle} of {num_reached} trained modules, which will learn nothing: "
+        "{shown}; leave them out of --trainable or --modules_to_save, or look whether the model uses "
+        "them",
+        num_idle=len(idle),
+        num_reached=len(reached),
+        shown=shown,
     )
     return [Event("no_gradient", text)]

@@ -1,6 +1,5 @@
 """The frozen base model: its dtype, its weights, and how many rows its vocabulary has."""
 
-from yangtuo.i18n import Listed, Message, gettext_noop
 import copy
 import importlib.util
 import logging
@@ -23,6 +22,7 @@ from yangtuo.errors import (
     is_out_of_memory,
     one_line,
 )
+from yangtuo.i18n import Message
 from yangtuo.model import dtypes
 from yangtuo.model.architecture import auto_class, beside_and_inside, read_config
 from yangtuo.model.dtypes import name_of
@@ -117,7 +117,7 @@ def choose_precision(
             logger.warning("precision: float32 instead of %s (16-bit numbers are not native on this CPU)", wish)
         return Precision(torch.float32)
     nearest = _nearest(weights, hardware)
-    replaced = _replaced((nearest, weights), (compute, asked))
+    replaced = dtypes.replaced((nearest, weights), (compute, asked))
     if replaced:
         logger.warning("precision: %s; this %s cannot train in the latter", replaced, hardware.device.upper())
         if nearest is weights and nearest is not compute:
@@ -128,19 +128,6 @@ def choose_precision(
             "precision: each product turns %s weights into %s; --torch_dtype %s does it once", given, used, used
         )
     return Precision(nearest, bf16=compute is torch.bfloat16, fp16=compute is torch.float16)
-
-
-def _replaced(weights: tuple[torch.dtype, torch.dtype], compute: tuple[torch.dtype, torch.dtype]) -> str:
-    """What is said of dtypes, each a pair of the one used and the one asked for; "" where they are the same."""
-    pairs = {gettext_noop("{used} instead of {asked}"): weights}
-    if weights != compute:
-        pairs = {
-            gettext_noop("weights in {used} instead of {asked}"): weights,
-            gettext_noop("computed in {used} instead of {asked}"): compute,
-        }
-    replaced = {what: pair for what, pair in pairs.items() if pair[0] is not pair[1]}
-    told = [Message(what, used=name_of(used), asked=name_of(asked)) for what, (used, asked) in replaced.items()]
-    return Listed(told, " and ")
 
 
 def _nearest(asked: torch.dtype, hardware: Hardware) -> torch.dtype:

@@ -1,6 +1,5 @@
 """Settings -> the rows that are trained and evaluated on. Shared by all verbs that read data; imports no torch."""
 
-from yangtuo.i18n import Message
 import json
 import logging
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from yangtuo.data.template_choice import KEEPS_OWN_SYSTEM, keeps_own_system
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import AdapterError, DataError, UsageError
+from yangtuo.i18n import Message
 from yangtuo.model import provenance
 from yangtuo.model.folders import cache_folder, local_folder
 from yangtuo.model.hubs import source_of

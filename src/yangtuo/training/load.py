@@ -14,6 +14,7 @@ import yangtuo
 from yangtuo.config.choices import Hub, ModulesToSavePolicy
 from yangtuo.config.settings import Settings
 from yangtuo.data.template_json import to_values
+from yangtuo.i18n import Message
 from yangtuo.model import adapters, base, fingerprint, generation_config, provenance
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.architecture import published
@@ -108,8 +109,13 @@ def next_commands(settings: Settings, known: dict[str, Any], saved: Path) -> lis
     trust = ["--trust_remote_code"] if settings.model.trust_remote_code else []
     last = shlex.join([*(["--hub", Hub.MODELSCOPE] if of_modelscope else []), *trust])
     both, last = shlex.join(words), f" {last}" if last else ""
+    ask = shlex.quote(str(saved)) + (" --trust_remote_code" if trust else "")
     return [
-        f"to ask it: yangtuo chat {shlex.quote(str(saved))}{' --trust_remote_code' if trust else ''}",
-        f"to serve it (Ollama, vLLM, llama.cpp): yangtuo export {both} --output_dir served{last}",
-        f"to merge it: yangtuo merge {both} --output_dir merged{last}",
+        Message("to ask it: yangtuo chat {words}", words=ask),
+        Message(
+            "to serve it (Ollama, vLLM, llama.cpp): yangtuo export {words} --output_dir served{last}",
+            words=both,
+            last=last,
+        ),
+        Message("to merge it: yangtuo merge {words} --output_dir merged{last}", words=both, last=last),
     ]

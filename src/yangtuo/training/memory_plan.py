@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from yangtuo.engine.memory import MOST_CELLS, ModelShape
+from yangtuo.i18n import gettext_noop
 from yangtuo.model.model_sizes import ModelSizes
 
 # Of activations and a loss's chunk: gaps that allocators leave. glibc finds no use for a hole that an aligned block of
 # the same size left, so each layer's temporary tensors stay beside what is kept. Measured, see docs/log.md.
+GAPS = gettext_noop("gaps of the allocator")
 _GAPS = {"cpu": 0.38, "cuda": 0.03}
 # Layers whose temporary tensors stay as gaps beside that, on a CPU: with checkpointing, with several micro-batches.
 _LAYERS_OF_GAPS = {(False, False): 0, (False, True): 1, (True, False): 3, (True, True): 6}
@@ -136,17 +138,17 @@ def plan(sizes: ModelSizes, run: Run, machine: Machine) -> MemoryPlan:
         fixed["gradients"] = _OF_GRADIENT * sizes.num_full
     repeated = math.ceil(run.repeated * min(1.0, cells / run.step_cells))
     copies = repeated * run.shape.bytes_per_repeated_token(checkpointing=run.checkpointing)
-    moving = {"activations": cells * of_cell + copies, "loss of a chunk": head}
+    moving = {gettext_noop("activations"): cells * of_cell + copies, gettext_noop("loss of a chunk"): head}
     # When the optimizer steps, it needs one more number a weight, where activations were.
     least = _OF_GRADIENT * _share(sizes.num_trained, run, machine, "zero1", "zero2", "zero3", "fsdp")
     moving["activations"] = max(moving["activations"], least - head)
-    moving["gaps of the allocator"] = int(_GAPS[machine.kind] * sum(moving.values()))
+    moving[GAPS] = int(_GAPS[machine.kind] * sum(moving.values()))
     if machine.kind == "cpu":
         layers = _LAYERS_OF_GAPS[run.checkpointing, run.step_cells > cells]
-        moving["gaps of the allocator"] += int(layers * cells * run.shape.layer_bytes_per_cell())
-        moving["gaps of the allocator"] += _OF_LIBRARIES
+        moving[GAPS] += int(layers * cells * run.shape.layer_bytes_per_cell())
+        moving[GAPS] += _OF_LIBRARIES
         at_start = _OF_LIBRARIES + int(_OF_START * sizes.frozen_bytes)
-        moving["gaps of the allocator"] += max(0, at_start - sum(moving.values()))
+        moving[GAPS] += max(0, at_start - sum(moving.values()))
     return MemoryPlan({name: size for name, size in (fixed | moving).items() if size}, cells, there)
 
 
@@ -171,16 +173,17 @@ def _fixed_parts(sizes: ModelSizes, run: Run, machine: Machine) -> dict[str, int
     masters = _share(trained, run, machine, "zero3", "fsdp")
     lora = round(masters * sizes.num_lora / trained) if trained else 0
     parts = {
-        "program": machine.program_bytes if is_cpu else _OF_CONTEXT,
-        "frozen weights": frozen,
-        "LoRA": _OF_MASTER * lora,
-        "modules in full": _OF_MASTER * (masters - lora),
-        "copies in 16 bits": _OF_COPY * (trained * (run.shape.width == 2) + sizes.num_linear * run.casts_weights),
-        "gradients": _OF_GRADIENT * _share(trained, run, machine, "zero2", "zero3", "fsdp"),
-        "optimizer": int(
+        gettext_noop("program"): machine.program_bytes if is_cpu else _OF_CONTEXT,
+        gettext_noop("frozen weights"): frozen,
+        gettext_noop("LoRA"): _OF_MASTER * lora,
+        gettext_noop("modules in full"): _OF_MASTER * (masters - lora),
+        gettext_noop("copies in 16 bits"): _OF_COPY
+        * (trained * (run.shape.width == 2) + sizes.num_linear * run.casts_weights),
+        gettext_noop("gradients"): _OF_GRADIENT * _share(trained, run, machine, "zero2", "zero3", "fsdp"),
+        gettext_noop("optimizer"): int(
             _OPTIMIZERS.get(run.optimizer, _OF_ADAMW) * _share(trained, run, machine, "zero1", "zero2", "zero3", "fsdp")
         ),
-        "engine": _of_engine(trained, run, machine),
+        gettext_noop("engine"): _of_engine(trained, run, machine),
     }
     return parts
 

@@ -1,6 +1,5 @@
 """What a training run would train on, told before any weight is loaded: `yangtuo check` prints it. Imports no torch."""
 
-from yangtuo.i18n import Listed, Message
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.data.own_system import own_system
 from yangtuo.engine import planning
 from yangtuo.engine.layout import common_prefixes
+from yangtuo.i18n import Listed, Message
 from yangtuo.model.weight_names import check_described, num_rows_of
 from yangtuo.training import sample_prompts
 from yangtuo.training.advice import Advice
@@ -168,25 +168,58 @@ def _findings(settings: Settings, report: dict[str, Any], place: str) -> Iterato
     kept, read = train["examples"], train["rows_read"]
     lost = train["rows_that_cannot_be_used"] + sum(train["rows_dropped"].values())
     if lost > _MOST_LOST * read:
-        yield Finding(True, Message("{lost:,} of {read:,} rows are lost ({share:.0%}); {place}", lost=lost, read=read, share=lost / read, place=place))
+        yield Finding(
+            True,
+            Message(
+                "{lost:,} of {read:,} rows are lost ({share:.0%}); {place}",
+                lost=lost,
+                read=read,
+                share=lost / read,
+                place=place,
+            ),
+        )
     ends = train["rows_with_trained_end_token"]
     if ends < _LEAST_ENDS * kept:
         yield Finding(
             True,
-            Message("only {ends:,} of {kept:,} rows teach where an answer ends ({share:.0%}); raise "
-"--max_seq_length {max_seq_length}, or --truncation drop", ends=ends, kept=kept, share=ends / kept, max_seq_length=settings.data.max_seq_length),
+            Message(
+                "only {ends:,} of {kept:,} rows teach where an answer ends ({share:.0%}); raise "
+                "--max_seq_length {max_seq_length}, or --truncation drop",
+                ends=ends,
+                kept=kept,
+                share=ends / kept,
+                max_seq_length=settings.data.max_seq_length,
+            ),
         )
     elif ends < kept:
-        yield Finding(False, Message("{kept:,} answers are cut in mid-sentence; --max_seq_length would keep them whole", kept=kept - ends))
+        yield Finding(
+            False,
+            Message(
+                "{kept:,} answers are cut in mid-sentence; --max_seq_length would keep them whole", kept=kept - ends
+            ),
+        )
     shortened = train["answers_shortened_at_a_sentence_end"]
     if shortened > _MANY_SHORTENED * kept:
         yield Finding(
             False,
-            Message("{shortened:,} of {kept:,} answers are shortened ({share:.0%}): the model learns short "
-"ones; a larger --max_seq_length than {max_seq_length} would keep them whole", shortened=shortened, kept=kept, share=shortened / kept, max_seq_length=settings.data.max_seq_length),
+            Message(
+                "{shortened:,} of {kept:,} answers are shortened ({share:.0%}): the model learns short "
+                "ones; a larger --max_seq_length than {max_seq_length} would keep them whole",
+                shortened=shortened,
+                kept=kept,
+                share=shortened / kept,
+                max_seq_length=settings.data.max_seq_length,
+            ),
         )
     if not steps["an_epoch"]:
-        yield Finding(True, Message("{kept:,} rows are fewer than the {rows_of_a_step} of a step, which is left out", kept=kept, rows_of_a_step=steps['rows_of_a_step']))
+        yield Finding(
+            True,
+            Message(
+                "{kept:,} rows are fewer than the {rows_of_a_step} of a step, which is left out",
+                kept=kept,
+                rows_of_a_step=steps["rows_of_a_step"],
+            ),
+        )
     elif steps["all"] < _FEW_STEPS:
         yield Finding(False, _too_few(settings, steps))
     yield from _text_findings(train, fit, report)
@@ -214,15 +247,25 @@ def _text_findings(train: dict[str, Any], fit: dict[str, Any], report: dict[str,
     if not left_out and near["repeats"] > _MANY_REPEATS * near["rows_compared"]:
         yield Finding(
             False,
-            Message("{repeats:,} of {rows_compared:,} rows are equal or nearly so to an earlier one; "
-"--deduplicate near leaves them out", repeats=near['repeats'], rows_compared=near['rows_compared']),
+            Message(
+                "{repeats:,} of {rows_compared:,} rows are equal or nearly so to an earlier one; "
+                "--deduplicate near leaves them out",
+                repeats=near["repeats"],
+                rows_compared=near["rows_compared"],
+            ),
         )
     per_character = fit["tokens_per_chinese"]
     if per_character is not None and per_character > _MANY_TOKENS:
         yield Finding(
             False,
-            Message("a Chinese character takes {per_character:.2f} tokens: this tokenizer has few Chinese ones, "
-"so rows are long and slow; Chinese-Alpaca's takes about 0.6", per_character=per_character),
+            Message(
+                "a Chinese character takes {per_character:.2f} tokens: this tokenizer has few Chinese ones, "
+                "so rows are long and slow; Chinese-Alpaca's takes about 0.6",
+                per_character=per_character,
+            ),
         )
     if train["empty_answers"]:
-        yield Finding(False, Message("{empty_answers:,} of {kept:,} answers are empty", empty_answers=train['empty_answers'], kept=kept))
+        yield Finding(
+            False,
+            Message("{empty_answers:,} of {kept:,} answers are empty", empty_answers=train["empty_answers"], kept=kept),
+        )
