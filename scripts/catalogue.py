@@ -4,8 +4,9 @@
     python scripts/catalogue.py            add new messages, mark those that are gone, compile; says what has no Chinese
     python scripts/catalogue.py --check    change nothing; exit code 1 where the catalogue is not of today's messages
 
-Messages are: what stands in `tr("...")`, `Message("...")` or `gettext_noop("...")`; the first argument of `logger.info`,
-`.warning` and `.error`; every sentence of help. Translate in src/yangtuo/locale/zh/LC_MESSAGES/yangtuo.po, then run it again.
+Messages are: what stands in `tr("...")`, `Message("...")` or `gettext_noop("...")`; the first argument of
+`logger.info`, `.warning` and `.error`; every sentence of help. Translate in
+src/yangtuo/locale/zh/LC_MESSAGES/yangtuo.po, then run it again.
 """
 
 import argparse

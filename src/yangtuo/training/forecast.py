@@ -81,12 +81,8 @@ class Forecast:
     def why_not(self) -> str:
         """Of one that does not fit."""
         memory = self.memory
-        return Message(
-            "it will not fit: {total} GiB of {there}; {instead}",
-            total=gib(memory.total),
-            there=gib(memory.there),
-            instead=would_fit(self.changes),
-        )
+        total, there, instead = gib(memory.total), gib(memory.there), would_fit(self.changes)
+        return Message("it will not fit: {total} GiB of {there}; {instead}", total=total, there=there, instead=instead)
 
     def told(self) -> str:
         """One line for the screen."""

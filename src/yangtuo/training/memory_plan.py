@@ -172,13 +172,13 @@ def _fixed_parts(sizes: ModelSizes, run: Run, machine: Machine) -> dict[str, int
         frozen += 2 * sizes.largest_layer_bytes  # gathered to be computed, and the next one
     masters = _share(trained, run, machine, "zero3", "fsdp")
     lora = round(masters * sizes.num_lora / trained) if trained else 0
+    copied = trained * (run.shape.width == 2) + sizes.num_linear * run.casts_weights
     parts = {
         gettext_noop("program"): machine.program_bytes if is_cpu else _OF_CONTEXT,
         gettext_noop("frozen weights"): frozen,
         gettext_noop("LoRA"): _OF_MASTER * lora,
         gettext_noop("modules in full"): _OF_MASTER * (masters - lora),
-        gettext_noop("copies in 16 bits"): _OF_COPY
-        * (trained * (run.shape.width == 2) + sizes.num_linear * run.casts_weights),
+        gettext_noop("copies in 16 bits"): _OF_COPY * copied,
         gettext_noop("gradients"): _OF_GRADIENT * _share(trained, run, machine, "zero2", "zero3", "fsdp"),
         gettext_noop("optimizer"): int(
             _OPTIMIZERS.get(run.optimizer, _OF_ADAMW) * _share(trained, run, machine, "zero1", "zero2", "zero3", "fsdp")
