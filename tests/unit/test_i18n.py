@@ -17,7 +17,7 @@ from yangtuo import i18n, logs
 from yangtuo.cli import main
 
 CATALOGUE = Path(__file__).parents[2] / "scripts" / "catalogue.py"
-PERCENT = re.compile(r"%(?:\((\w+)\))?[-+ #0,]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa%]")
+PERCENT = re.compile(r"%(?:\((\w+)\))?[-+#0,]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa%]")
 # What a Chinese sentence may leave in English: names, and lines of commands.
 NO_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
