@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from yangtuo.i18n import Message, tr
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -34,10 +36,13 @@ class _Notes(logging.Handler):
 
 
 class _Screen(logging.Handler):
-    """Writes to whatever stderr is at the moment, and beside a progress bar, not into it."""
+    """Writes to whatever stderr is at the moment, in the reader's language, beside a progress bar, not into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
+        message, args = tr(record.msg) if isinstance(record.msg, str) else str(record.msg), record.args
+        if isinstance(args, tuple):
+            args = tuple(tr(each) if isinstance(each, Message) else each for each in args)
+        say(message % args if args else message)
 
 
 _notes = _Notes()

@@ -10,11 +10,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from yangtuo import __version__, logs, output
+from yangtuo import __version__, i18n, logs, output
 from yangtuo.cli.allocator import restart_without_thread_cache
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.words import Parser, did_you_mean
 from yangtuo.errors import StoppedError, UsageError, YangtuoError, is_out_of_memory, one_line
+from yangtuo.i18n import tr
 from yangtuo.model import hubs
 
 _PATIENCE_S = 5.0  # a launcher ends the others of a failed run within about one
@@ -39,7 +40,7 @@ Instruction-tunes Chinese LLaMA-family models with LoRA (羊驼).
   cache     list or clear the encoded rows that are kept on this machine
   demo      a real model, real Chinese data, minutes on two processor cores
 
-yangtuo VERB --help lists a verb's options; --version prints the version.
+yangtuo VERB --help lists a verb's options; --version prints the version. --lang auto|zh|en chooses the language.
 A file of options can be given first: yangtuo train run.yaml --learning_rate 1e-4"""
 
 
@@ -77,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _wait_briefly()
     hubs.keep_to_mirror()
     _send_nothing_unasked()
-    code = _outcome(list(sys.argv[1:] if argv is None else argv))
+    asked, words = i18n.taken_from(list(sys.argv[1:] if argv is None else argv))
+    i18n.use(i18n.of_machine() if asked in (None, "auto") else asked)
+    code = _outcome(words) if asked in (None, "auto", *i18n.LANGUAGES) else _unknown_language(asked)
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -136,9 +139,13 @@ def _outcome(words: list[str]) -> int:
         return _fail(f"{error.filename or 'a file'}: cannot be written: {output.reason(error)}", 1)
 
 
+def _unknown_language(asked: str) -> int:
+    return _fail(tr("--lang {asked}: give auto, zh or en").format(asked=asked or '""'), UsageError.exit_code)
+
+
 def _answer(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        print(_HELP)  # noqa: T201  # the answer to --help belongs on standard output
+        print(tr(_HELP))  # noqa: T201  # the answer to --help belongs on standard output
     elif words[0] == "--version":
         print(f"yangtuo {__version__}")  # noqa: T201
     else:

@@ -9,6 +9,7 @@ from rich.table import Table
 from yangtuo import logs
 from yangtuo.data.encoding_cache import EncodingCache, Entry
 from yangtuo.errors import UsageError
+from yangtuo.i18n import tr
 from yangtuo.training.dataset import store_folder
 
 
@@ -33,21 +34,25 @@ def run(options: argparse.Namespace) -> None:
     except OSError as error:
         raise UsageError(f"{error.filename or store.folder}: {error.strerror}") from error
     if cleared:
-        console.print(f"{cleared[0]} entries removed, {cleared[1] / 1e6:,.1f} MB, from {store.folder}")
+        told = tr("{num} entries removed, {size:,.1f} MB, from {folder}")
+        console.print(told.format(num=cleared[0], size=cleared[1] / 1e6, folder=store.folder))
         return
     table = _table(entries)
-    console.print(table if table.row_count else "nothing is kept")
-    console.print(f"in {store.folder}")
+    console.print(table if table.row_count else tr("nothing is kept"))
+    console.print(tr("in {folder}").format(folder=store.folder))
 
 
 def _table(entries: Sequence[Entry]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("built", "rows", "tokens", "MB", "length", "template", "files"):
-        table.add_column(name, justify="right" if name in ("rows", "tokens", "MB", "length") else "left")
+    table.add_column(tr("built"))
+    for name in (tr("rows"), tr("tokens"), "MB", tr("length")):
+        table.add_column(name, justify="right")
+    for name in (tr("template"), tr("files")):
+        table.add_column(name)
     for entry in entries:
         about, size = entry.about, f"{entry.num_bytes / 1e6:,.1f}"
         if "rows" not in about:
-            table.add_row(str(about.get("built")), "", "", size, "", "", "(earlier version)")
+            table.add_row(str(about.get("built")), "", "", size, "", "", tr("(earlier version)"))
             continue
         table.add_row(
             about["built"],

@@ -15,20 +15,22 @@ from rich.table import Table
 from rich.text import Text
 
 from yangtuo.errors import UsageError, YangtuoError
+from yangtuo.i18n import Message, gettext_noop, tr
 from yangtuo.inference.dialogue import LEFT_OUT, ChatSession, save_row
 from yangtuo.inference.generate import MAX_NEW_TOKENS, Answer
 from yangtuo.logs import sign
 
 _STYLES = {"you": "bold cyan", "base": "bold yellow", "tuned": "bold green", "model": "bold green"}
+_NAMES = {"base": Message("base"), "tuned": Message("tuned"), "model": Message("model")}
 _QUOTES = '"""'
-_HELP = """\
+_HELP = gettext_noop("""\
 /clear            a new dialogue
 /system TEXT      another system prompt, from now on for the whole dialogue; "" for none; without TEXT the template's
 /retry            ask the last question again
 /undo             take the last question and its answer back
 /save FILE.json   add the dialogue to a file of rows, as yangtuo train reads them
 /quit             end; Ctrl-D does too
-Ctrl-C stops an answer. A line that ends in \\ goes on in the next; \"\"\" begins and ends a text of several lines."""
+Ctrl-C stops an answer. A line that ends in \\ goes on in the next; \"\"\" begins and ends a text of several lines.""")
 # C0 controls but tab and line feed, DEL, and C1 controls: a model's text must not steer the terminal.
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 _CONTROLS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
@@ -47,7 +49,7 @@ class Screen:
         self._console = console or Console(highlight=False)
         self._sign = sign("❯", ">")
         self._commands: dict[str, Callable[[str], None]] = {
-            "/help": lambda _: self._say(_HELP),
+            "/help": lambda _: self._say(tr(_HELP)),
             "/clear": self._clear,
             "/system": self._system,
             "/retry": self._retry,
@@ -59,13 +61,13 @@ class Screen:
         """Until /quit or the end of what is typed."""
         with contextlib.suppress(ImportError):  # not everywhere; it gives input() its line editing and history
             import readline  # noqa: F401
-        self._say("/help lists the commands; /quit or Ctrl-D ends")
+        self._say(tr("/help lists the commands; /quit or Ctrl-D ends"))
         while True:
             try:
                 typed = self._read()
             except KeyboardInterrupt:
                 self._console.print()
-                self._say("/quit or Ctrl-D ends")
+                self._say(tr("/quit or Ctrl-D ends"))
                 continue
             if typed is None or typed == "/quit":
                 return
@@ -74,14 +76,14 @@ class Screen:
             except KeyboardInterrupt:
                 self._console.print()
             except YangtuoError as error:
-                self._console.print(Text(f"error: {error}", "red"))
+                self._console.print(Text(tr("error: {error}").format(error=error), "red"))
 
     # ---- what is typed
 
     def _read(self) -> str | None:
         """A question or a command; None at the end."""
         try:
-            lines = [input(self._prompt("you"))]
+            lines = [input(self._prompt(tr("you")))]
             if lines[0].strip().startswith(_QUOTES):
                 lines[0] = lines[0].strip().removeprefix(_QUOTES)
                 while not lines[-1].rstrip().endswith(_QUOTES):
@@ -118,22 +120,22 @@ class Screen:
     def _clear(self, _: str) -> None:
         for session in self._sessions:
             session.dialogue.clear()
-        self._say("a new dialogue")
+        self._say(tr("a new dialogue"))
 
     def _system(self, text: str) -> None:
         is_none = text in ('""', "''")
         for session in self._sessions:
             session.take_system("" if is_none else text or None)
-        told = "none" if is_none else text or "the template's own"
-        self._say(f"system prompt: {told}")
+        told = tr("none") if is_none else text or tr("the template's own")
+        self._say(tr("system prompt: {told}").format(told=told))
 
     def _undo(self, _: str) -> None:
         question = self._take_back()
-        self._say(f"taken back: {visible(question)}")
+        self._say(tr("taken back: {question}").format(question=visible(question)))
 
     def _retry(self, _: str) -> None:
         question = self._take_back()
-        self._console.print(Text(f"you {self._sign} {visible(question)}", "cyan"))
+        self._console.print(Text(f"{tr('you')} {self._sign} {visible(question)}", "cyan"))
         self._ask(question)
 
     def _take_back(self) -> str:
@@ -148,7 +150,7 @@ class Screen:
             raise UsageError("/save FILE.json: name the file")
         path = Path(os.path.expanduser(name))
         num_rows = save_row(path, self._sessions[-1].dialogue.row())
-        self._say(f"saved: {path}, row {num_rows - 1}")
+        self._say(tr("saved: {path}, row {row}").format(path=path, row=num_rows - 1))
 
     # ---- answers
 
@@ -170,11 +172,11 @@ class Screen:
                 del dialogue.exchanges[num_said:]
             raise
         if was_whole and any(dialogue.num_left_out for dialogue in dialogues):
-            self._say(LEFT_OUT)
+            self._say(tr(LEFT_OUT))
 
     def _answer(self, question: str) -> None:
         session = self._sessions[0]
-        self._console.print(Text(f"{session.name} {self._sign} ", _STYLES[session.name]), end="")
+        self._console.print(Text(f"{tr(_NAMES[session.name])} {self._sign} ", _STYLES[session.name]), end="")
 
         def tell(piece: str) -> None:
             self._console.out(visible(piece), end="", highlight=False)
@@ -189,7 +191,7 @@ class Screen:
         texts, marks = ([Text(style=style) for _ in self._sessions] for style in ("", "dim"))
         table = Table(expand=True)
         for session in self._sessions:
-            table.add_column(Text(session.name, _STYLES[session.name]), ratio=1, overflow="fold")
+            table.add_column(Text(tr(_NAMES[session.name]), _STYLES[session.name]), ratio=1, overflow="fold")
         table.add_row(*texts)
         table.add_row(*marks)
 
@@ -248,5 +250,10 @@ def _ctrl_c_unseen() -> Iterator[None]:
 def _told(answer: Answer) -> str:
     """How it went, in a line."""
     rate = answer.num_tokens / max(answer.seconds, 1e-9)
-    end = f"cut at {MAX_NEW_TOKENS}" if answer.stopped_by == MAX_NEW_TOKENS else f"stopped by {answer.stopped_by}"
-    return f"{answer.num_tokens} tokens, {rate:.1f} a second, {end}"
+    is_cut = answer.stopped_by == MAX_NEW_TOKENS
+    told = (
+        tr("{num_tokens} tokens, {rate:.1f} a second, cut at {by}")
+        if is_cut
+        else tr("{num_tokens} tokens, {rate:.1f} a second, stopped by {by}")
+    )
+    return told.format(num_tokens=answer.num_tokens, rate=rate, by=answer.stopped_by)

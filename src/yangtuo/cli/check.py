@@ -5,6 +5,7 @@ Colour at a terminal, plain text in a pipe.
 
 import argparse
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from yangtuo.cli.check_memory import memory_parts
 from yangtuo.config.settings import Settings
 from yangtuo.data.audit import summary
 from yangtuo.errors import DataError, RunFolderError, UsageError
+from yangtuo.i18n import Message, tr
 from yangtuo.logs import console, print_json, quiet_libraries, sign
 from yangtuo.training.dataset import AUDIT_FILE, DROPPED_FILE, tell_of_files, write_audit
 from yangtuo.training.preflight import Preflight, preflight
@@ -25,12 +27,13 @@ from yangtuo.training.run_folder import RUN_FILE
 logger = logging.getLogger(__name__)
 
 _BAR_CELLS = 40
-_NO_SYSTEM = '\n(--system_prompt "" for none)'
+_NO_SYSTEM = Message('\n(--system_prompt "" for none)')
+_PARTS = {"train": Message("train"), "validation": Message("validation")}
 _COLOURS = {"good": "green", "look": "yellow", "bad": "red"}
 _WORDS = {
-    "good": "good to train",
-    "look": "can be trained; look at the points above",
-    "bad": "do not train on this yet",
+    "good": Message("good to train"),
+    "look": Message("can be trained; look at the points above"),
+    "bad": Message("do not train on this yet"),
 }
 
 
@@ -66,7 +69,11 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         _check_out(Path(out))
     if options.plan_for:
         _check_plan_for(settings, options.plan_for)
-    place = f"{out}/{DROPPED_FILE} has them" if out else f"--out FOLDER lists them in {DROPPED_FILE}"
+    place = (
+        Message("{file} has them", file=f"{out}/{DROPPED_FILE}")
+        if out
+        else Message("--out FOLDER lists them in {file}", file=DROPPED_FILE)
+    )
     found = preflight(settings, place)
     _plan_memory(settings, found, options.plan_for)
     if options.json:
@@ -129,26 +136,27 @@ def _parts(report: dict[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for name in ("train", "validation"):
         if name in report:
-            first, *more = summary(name, report[name])
+            first, *more = map(tr, summary(_PARTS[name], report[name]))
             parts += [Text(first, "bold"), *map(Text, more), Text(), _files(report[name]), Text()]
-    parts += [Text("tokens a row", "bold"), _bars(report["train"]["histogram"]), Text(), _facts(report), Text()]
+    parts += [Text(tr("tokens a row"), "bold"), _bars(report["train"]["histogram"]), Text(), _facts(report), Text()]
     if advice := report["advice"]:
-        parts += [_advice(advice), *(Text(note, "dim") for note in advice["notes"]), Text()]
+        parts += [_advice(advice), *(Text(tr(note), "dim") for note in advice["notes"]), Text()]
     if memory := report["memory"]:
         parts += memory_parts(memory)
     for finding in report["findings"]:
         mark, colour = (sign("✗", "x"), "red") if finding["is_bad"] else ("!", "yellow")
-        parts.append(Text.assemble((f"{mark} ", f"bold {colour}"), finding["text"]))
+        parts.append(Text.assemble((f"{mark} ", f"bold {colour}"), tr(finding["text"])))
     verdict = report["verdict"]
-    parts.append(Text.assemble("verdict: ", (_WORDS[verdict], f"bold {_COLOURS[verdict]}")))
+    parts.append(Text.assemble(tr("verdict: "), (tr(_WORDS[verdict]), f"bold {_COLOURS[verdict]}")))
     return parts
 
 
 def _files(train: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("file", overflow="fold")
-    for name in ("format", "rows", "kept", "cut", "tokens", "median", "loss"):
-        table.add_column(name, justify="left" if name == "format" else "right", no_wrap=True)
+    table.add_column(tr("file"), overflow="fold")
+    table.add_column(tr("format"), no_wrap=True)
+    for name in (tr("rows"), tr("kept"), tr("cut"), tr("tokens"), tr("median"), tr("loss")):
+        table.add_column(name, justify="right", no_wrap=True)
     for one in train["files"]:
         loss = f"{one['supervised_tokens'] / one['tokens']:.0%}" if one["tokens"] else ""
         form = (
@@ -175,13 +183,13 @@ def _bars(histogram: list[dict[str, int]]) -> Group:
 def _advice(advice: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
-    table.add_column("will it learn?", no_wrap=True)
-    table.add_column("published")
-    table.add_column("yours")
-    table.add_column("source", style="dim")
+    table.add_column(tr("will it learn?"), no_wrap=True)
+    table.add_column(tr("published"))
+    table.add_column(tr("yours"))
+    table.add_column(tr("source"), style="dim")
     for row in advice["rows"]:
         mark = (sign("✓", "+"), "green") if row["fits"] else ("!", "bold yellow")
-        table.add_row(Text(*mark), row["name"], row["published"], row["yours"], row["source"])
+        table.add_row(Text(*mark), *(tr(row[name]) for name in ("name", "published", "yours", "source")))
     return table
 
 
@@ -192,30 +200,33 @@ def _facts(report: dict[str, Any]) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     tokenizer, per_character = report["tokenizer"], fit["tokens_per_chinese"]
-    table.add_row("tokenizer", f"{tokenizer['folder']}, {tokenizer['num_tokens']:,} tokens")
+    told = tr("{folder}, {num_tokens:,} tokens")
+    table.add_row(tr("tokenizer"), told.format(**tokenizer))
     if per_character is not None:
-        table.add_row("Chinese", f"{per_character:.2f} tokens a character")
-    table.add_row("template", report["template"])
+        table.add_row(tr("Chinese"), tr("{number:.2f} tokens a character").format(number=per_character))
+    table.add_row(tr("template"), report["template"])
     if own := report["system_prompt_of_rows_without_one"]:
-        table.add_row("", Text.assemble("rows without a system prompt get: ", (own, "cyan"), _NO_SYSTEM))
-    table.add_row("end token", f"trained in {ends:,} of {kept:,} rows ({ends / kept:.1%})")
-    table.add_row(
-        "boundary",
-        f"{fit['num_other_at_boundary']} of {fit['num_rows']} rows would have other ids with prompt and answer "
-        "tokenised in one piece; training and inference both tokenise them apart",
+        table.add_row("", Text.assemble(tr("rows without a system prompt get: "), (own, "cyan"), tr(_NO_SYSTEM)))
+    told = tr("trained in {ends:,} of {kept:,} rows ({share:.1%})")
+    table.add_row(tr("end token"), told.format(ends=ends, kept=kept, share=ends / kept))
+    told = tr(
+        "{num_other_at_boundary} of {num_rows} rows would have other ids with prompt and answer tokenised in one "
+        "piece; training and inference both tokenise them apart"
     )
-    table.add_row(
-        "repeats", f"{train['repeated_rows']:,} exact; {near['repeats']:,} near, of {near['rows_compared']:,} rows"
+    table.add_row(tr("boundary"), told.format(**fit))
+    told = tr("{exact:,} exact; {repeats:,} near, of {rows_compared:,} rows")
+    table.add_row(tr("repeats"), told.format(exact=train["repeated_rows"], **near))
+    told = tr(
+        "{all:.0%} of the tokens of padded batches are not computed ({padding:.0%} padding, {shared_prefixes:.0%} "
+        "shared prefixes), {head:.0%} of the head's"
     )
-    table.add_row(
-        "compute",
-        f"{saved['all']:.0%} of the tokens of padded batches are not computed ({saved['padding']:.0%} padding, "
-        f"{saved['shared_prefixes']:.0%} shared prefixes), {saved['head']:.0%} of the head's",
-    )
-    for line in steps["told"]:
-        name, _, rest = line.strip().partition(": ")
-        table.add_row(name if rest else "", rest or name)
+    table.add_row(tr("compute"), told.format(**saved))
+    first, *more = steps["told"] or [""]
+    if first:
+        table.add_row(tr("steps"), re.split("[:：] ?", tr(first), maxsplit=1)[1])
+    for line in more:
+        table.add_row("", tr(line).strip())
     if len(steps["rows_by_file"]) > 1:
         by_file = ", ".join(f"{Path(path).name} {rows:,}" for path, rows in steps["rows_by_file"].items())
-        table.add_row("an epoch", by_file)
+        table.add_row(tr("an epoch"), by_file)
     return table

@@ -15,6 +15,7 @@ from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import RunFailure, UsageError
 from yangtuo.export.server_check import Match, Reference, compared, notes
 from yangtuo.export.servers import Web, connect
+from yangtuo.i18n import Message, tr
 from yangtuo.logs import print_json
 from yangtuo.model import provenance
 from yangtuo.model.provenance import PROVENANCE_FILE
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
         "kind": server.kind,
         "model": server.model,
         "model_dir": str(folder),
-        "template": f"{template.name} ({why})",
+        "template": Message("{template} ({why})", template=template.name, why=why),
         "reference": reference.about if reference else None,
         "prompts": [asdict(row) for row in rows],
         "notes": told,
@@ -110,27 +111,28 @@ def run(options: argparse.Namespace) -> None:
 
 def _show(report: dict[str, Any]) -> None:
     console = logs.console()
-    told = report["reference"] or "none, prompts only"
-    console.print(Text(f"{report['model']} at {report['url']} ({report['kind']})", "bold"))
-    console.print(Text(f"template: {report['template']}; reference: {told}", "dim"))
+    told = report["reference"] or tr("none, prompts only")
+    console.print(Text(tr("{model} at {url} ({kind})").format(**report), "bold"))
+    line = tr("template: {template}; reference: {reference}")
+    console.print(Text(line.format(template=tr(report["template"]), reference=told), "dim"))
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("turns", "last question", "prompt", "answer"):
+    for name in (tr("turns"), tr("last question"), tr("prompt"), tr("answer")):
         table.add_column(name, no_wrap=True)
     table.add_column("", overflow="fold")
     for row in report["prompts"]:
-        details = "; ".join(part for part in (row["prompt_detail"], row["answer_detail"]) if part)
+        details = "; ".join(tr(part) for part in (row["prompt_detail"], row["answer_detail"]) if part)
         table.add_row(
             "".join(message["role"][0] for message in row["messages"]),
             _short(row["messages"][-1]["content"]),
-            Text(row["prompt"], _COLOURS[row["prompt"]]),
-            Text(row["answer"], _COLOURS[row["answer"]]),
+            Text(tr(row["prompt"]), _COLOURS[row["prompt"]]),
+            Text(tr(row["answer"]), _COLOURS[row["answer"]]),
             Text(details, "dim"),
         )
     console.print(table)
     for note in report["notes"]:
-        console.print(Text.assemble(("! ", "bold yellow"), note))
-    word, colour = ("equal", "bold green") if report["equal"] else ("differs", "bold red")
-    console.print(Text.assemble("verdict: ", (word, colour)))
+        console.print(Text.assemble(("! ", "bold yellow"), tr(note)))
+    word, colour = (tr("equal"), "bold green") if report["equal"] else (tr("differs"), "bold red")
+    console.print(Text.assemble(tr("verdict: "), (word, colour)))
 
 
 def _short(text: str) -> Text:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yangtuo
 from yangtuo import logs, output
 from yangtuo.errors import RunFailure, UsageError
+from yangtuo.i18n import tr
 from yangtuo.model.folders import cache_folder
 
 if TYPE_CHECKING:
@@ -150,10 +151,11 @@ def _show(base: Path, output_dir: Path) -> None:
     print(side_by_side(questions, before, after))  # noqa: T201  # the demo's result belongs on standard output
     learned = sum(NAME in text for text in after[: len(IDENTITY_QUESTIONS)])
     knew = sum(NAME in text for text in before[: len(IDENTITY_QUESTIONS)])
-    print(  # noqa: T201
-        f"\nof {len(IDENTITY_QUESTIONS)} questions about its name, none of them in the data, "
-        f"{knew} answered with {NAME} before and {learned} after"
+    told = tr(
+        "of {num} questions about its name, none of them in the data, {knew} answered with {name} before and {learned} "
+        "after"
     )
+    print("\n" + told.format(num=len(IDENTITY_QUESTIONS), knew=knew, name=NAME, learned=learned))  # noqa: T201
     if learned <= max(knew, len(IDENTITY_QUESTIONS) // 2):
         raise RunFailure("the tuned model does not say its name; the run has taught it nothing")
 
@@ -190,9 +192,9 @@ def answers(model: Any, folder: Path, questions: Sequence[str], sampling: "Sampl
 
 def side_by_side(questions: Sequence[str], before: Sequence[str], after: Sequence[str]) -> str:
     """The answers as text, cut to a line each."""
-    lines = ["", "before and after, questions that are in neither data file:"]
+    lines = ["", tr("before and after, questions that are in neither data file:")]
     for question, old, new in zip(questions, before, after, strict=True):
-        lines += ["", f"  {question}", f"    before  {_one_line(old)}", f"    after   {_one_line(new)}"]
+        lines += ["", f"  {question}", f"    {tr('before')}  {_one_line(old)}", f"    {tr('after ')}  {_one_line(new)}"]
     return "\n".join(lines)
 
 

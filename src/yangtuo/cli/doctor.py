@@ -18,6 +18,7 @@ from yangtuo import __version__
 from yangtuo.diagnosis.diagnose import Diagnosis, diagnose
 from yangtuo.diagnosis.finding import Finding, State
 from yangtuo.errors import UsageError
+from yangtuo.i18n import columns_of, tr
 from yangtuo.logs import console, print_json, sign
 
 logger = logging.getLogger(__name__)
@@ -64,13 +65,13 @@ def _as_json(found: Diagnosis) -> dict[str, Any]:
 def _show(found: Diagnosis) -> None:
     out = console(None if sys.stdout.isatty() else _WIDE)
     marks = {State.OK: sign("✓", "+"), State.NOTE: "!", State.PROBLEM: sign("✗", "x")}
-    width = max(len(one.name) for one in found.findings)
+    width = max(columns_of(tr(one.name)) for one in found.findings)
     for name, group in found.groups.items():
-        out.print(Text(name, "bold"))
+        out.print(Text(tr(name), "bold"))
         out.print(_table(group, marks, width))
         out.print()
     colour = "red" if found.reasons_against else "green"
-    out.print(Text.assemble("verdict: ", (found.verdict, f"bold {colour}")))
+    out.print(Text.assemble(tr("verdict: "), (tr(found.verdict), f"bold {colour}")))
 
 
 def _table(group: Sequence[Finding], marks: Mapping[State, str], width: int) -> Table:
@@ -79,7 +80,7 @@ def _table(group: Sequence[Finding], marks: Mapping[State, str], width: int) -> 
     table.add_column(style="dim", no_wrap=True, width=width)
     table.add_column(overflow="fold")
     for one in group:
-        table.add_row(Text(marks[one.state], f"bold {_COLOURS[one.state]}"), one.name, Text(one.found))
+        table.add_row(Text(marks[one.state], f"bold {_COLOURS[one.state]}"), tr(one.name), Text(tr(one.found)))
         if one.remedy:
-            table.add_row("", "", Text.assemble((f"{sign('→', '->')} ", "dim"), (one.remedy, "cyan")))
+            table.add_row("", "", Text.assemble((f"{sign('→', '->')} ", "dim"), (tr(one.remedy), "cyan")))
     return table

@@ -9,12 +9,13 @@ from rich.text import Text
 from yangtuo import logs
 from yangtuo.evaluation.results import Evaluation, lines
 from yangtuo.evaluation.verdict import Outcome, Verdict
+from yangtuo.i18n import Message, tr
 
 _WIDEST = 10_000  # columns
 _TITLES = {
-    Outcome.BETTER: ("better", "bold green"),
-    Outcome.NO_DIFFERENCE: ("no difference shown", "bold yellow"),
-    Outcome.BROKEN: ("broken", "bold red"),
+    Outcome.BETTER: (Message("better"), "bold green"),
+    Outcome.NO_DIFFERENCE: (Message("no difference shown"), "bold yellow"),
+    Outcome.BROKEN: (Message("broken"), "bold red"),
 }
 
 
@@ -27,7 +28,9 @@ def show(found: Evaluation) -> None:
     if found.changed:
         for name, ids in found.changed.items():
             if ids:
-                shown = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
+                shown = ", ".join(ids[:6])
+                if len(ids) > 6:
+                    shown = tr("{shown} and {num} more").format(shown=shown, num=len(ids) - 6)
                 console.print(Text(f"  {name}: {shown}", "dim"))
     if found.verdict:
         console.print()
@@ -43,7 +46,7 @@ def table(found: Evaluation) -> Table:
         made.add_column(name, justify="right", no_wrap=True)
     several = len(found.names) > 1
     if several:
-        made.add_column("change [95 % interval]", justify="right", no_wrap=True)
+        made.add_column(tr("change [95 % interval]"), justify="right", no_wrap=True)
     for line in lines(found.measures, found.names):
         style = {True: "green", False: "red", None: ""}[line.is_good]
         change: list[Any] = [Text(line.change, style)] if several else []
@@ -54,9 +57,9 @@ def table(found: Evaluation) -> Table:
 def verdict_lines(verdict: Verdict) -> list[Text]:
     """The outcome, why, and each rule with a mark."""
     title, style = _TITLES[verdict.outcome]
-    parts = [Text.assemble(("verdict: ", "bold"), (title, style)), Text(f"  {verdict.text}")]
+    parts = [Text.assemble((tr("verdict: "), "bold"), (tr(title), style)), Text(f"  {tr(verdict.text)}")]
     marks = {True: (logs.sign("✓", "+"), "green"), False: (logs.sign("✗", "x"), "red"), None: ("?", "dim")}
     for rule in verdict.rules:
         mark, colour = marks[rule.passed]
-        parts.append(Text.assemble("  ", (mark, colour), f" {rule.text}"))
+        parts.append(Text.assemble("  ", (mark, colour), f" {tr(rule.text)}"))
     return parts

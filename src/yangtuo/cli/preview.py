@@ -15,19 +15,20 @@ from yangtuo.data.examples import Examples, RowOutcome
 from yangtuo.data.measures import sample
 from yangtuo.data.token_view import TokenView, token_views
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Listed, Message, tr
 from yangtuo.training.dataset import check_columns, encode_files, folders, open_data, tell_without_effect
 
 logger = logging.getLogger(__name__)
 
 _OUTCOMES = {
-    RowOutcome.ANSWER_CUT_OPEN: "answer cut in mid-sentence, no end token",
-    RowOutcome.RIGHT_CUT: "cut from the right, no end token",
-    RowOutcome.ANSWER_CUT: "answer shortened at a sentence end",
-    RowOutcome.PROMPT_CUT: "prompt shortened",
-    RowOutcome.TURNS_LOST: "oldest turns left out",
-    RowOutcome.EMPTY_ANSWER: "empty answer",
-    RowOutcome.SPECIAL_TEXT: "holds text like a control token",
-    RowOutcome.AS_SERVED: "one of the examples of its dialogue",
+    RowOutcome.ANSWER_CUT_OPEN: Message("answer cut in mid-sentence, no end token"),
+    RowOutcome.RIGHT_CUT: Message("cut from the right, no end token"),
+    RowOutcome.ANSWER_CUT: Message("answer shortened at a sentence end"),
+    RowOutcome.PROMPT_CUT: Message("prompt shortened"),
+    RowOutcome.TURNS_LOST: Message("oldest turns left out"),
+    RowOutcome.EMPTY_ANSWER: Message("empty answer"),
+    RowOutcome.SPECIAL_TEXT: Message("holds text like a control token"),
+    RowOutcome.AS_SERVED: Message("one of the examples of its dialogue"),
 }
 
 
@@ -63,14 +64,15 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         if not len(found):
             why = next((one.reason for one in stored.dropped if one.row == options.row), "there is no such row")
             raise UsageError(f"--row {options.row}: {why}")
-        chosen = [("row", int(i)) for i in found if examples.source_numbers[i] == examples.source_numbers[found[0]]]
+        chosen = [(tr("row"), int(i)) for i in found if examples.source_numbers[i] == examples.source_numbers[found[0]]]
     else:
         chosen = list(choose(examples, options.num_rows, settings.trainer.seed))
     if options.html:
         from yangtuo.cli import preview_page
 
         rows = [(heading(examples, kind, i), list(token_views(examples, i, opened.tokenizer))) for kind, i in chosen]
-        title = f"{len(rows)} of {len(examples):,} rows, template {opened.template.name}"
+        told = tr("{shown} of {num_rows:,} rows, template {template}")
+        title = told.format(shown=len(rows), num_rows=len(examples), template=opened.template.name)
         preview_page.write(Path(options.html), title, rows)
         logger.info("preview: %s", options.html)
         return
@@ -87,10 +89,10 @@ def choose(examples: Examples, num_rows: int, seed: int) -> Iterator[tuple[str, 
     lengths = examples.lengths()
     by_length = np.argsort(lengths, kind="stable")
     for kind, rows in (
-        ("random", sample(len(examples), num_rows, seed)),
-        ("longest", by_length[::-1][:num_rows]),
-        ("shortest", by_length[:num_rows]),
-        ("worst", worst(examples)[:num_rows]),
+        (Message("random"), sample(len(examples), num_rows, seed)),
+        (Message("longest"), by_length[::-1][:num_rows]),
+        (Message("shortest"), by_length[:num_rows]),
+        (Message("worst"), worst(examples)[:num_rows]),
     ):
         for i in rows:
             yield kind, int(i)
@@ -107,9 +109,15 @@ def worst(examples: Examples) -> npt.NDArray[np.int64]:
 def heading(examples: Examples, kind: str, i: int) -> str:
     """What a row is, in a line."""
     outcomes = [text for outcome, text in _OUTCOMES.items() if examples.outcomes[i] & int(outcome)]
-    told = "".join(f"; {text}" for text in outcomes)
     num, trained = int(examples.lengths()[i]), int(examples.num_supervised()[i])
-    return f"{kind}: {examples.where(i)}: {num} tokens, {trained} trained{told}"
+    told = Message(
+        "{kind}: {place}: {num} tokens, {trained} trained",
+        kind=kind,
+        place=examples.where(i),
+        num=num,
+        trained=trained,
+    )
+    return tr(Listed([told, *outcomes], "; "))
 
 
 def as_text(views: Iterator[TokenView], *, coloured: bool) -> Text:
@@ -141,8 +149,9 @@ def _style(view: TokenView) -> str:
 
 def _legend(*, coloured: bool) -> Text:
     if not coloured:
-        return Text("trained".join(_brackets()))
+        return Text(tr("trained").join(_brackets()))
     return Text.assemble(
-        ("prompt", "dim"), "  ", ("trained", "green"), "  ", ("</s>", "black on green"), " end token, trained  ",
-        ("字", "underline yellow"), " spelled in bytes: the vocabulary has no token for it",
+        (tr("prompt"), "dim"), "  ", (tr("trained"), "green"), "  ",
+        ("</s>", "black on green"), tr(" end token, trained"), "  ",
+        ("字", "underline yellow"), tr(" spelled in bytes: the vocabulary has no token for it"),
     )  # fmt: skip

@@ -7,6 +7,7 @@ import jinja2
 
 from yangtuo import output
 from yangtuo.data.token_view import TokenView
+from yangtuo.i18n import tr
 
 _PAGE = """<!doctype html>
 <html lang="zh">
@@ -37,9 +38,10 @@ _PAGE = """<!doctype html>
   .legend .t { color: var(--trained-text); background: var(--trained); padding: 0 .25em; border-radius: 3px; }
 </style>
 <h1>{{ title }}</h1>
-<p class="legend">prompt · <span class="t">trained</span> ·
-<span class="t c">{{ end }}</span> end token, trained ·
-<span class="b">字</span> spelled in bytes: no token of the vocabulary · a token shows its id under the pointer</p>
+<p class="legend">{{ prompt }} · <span class="t">{{ trained }}</span> ·
+<span class="t c">{{ end }}</span>{{ end_token }} ·
+<span class="b">字</span>{{ in_bytes }} ·
+{{ pointer }}</p>
 {% for heading, views in rows -%}
 <section><h2>{{ heading }}</h2><div class="row">
 {%- for view in views -%}
@@ -60,5 +62,12 @@ def write(path: Path, title: str, rows: Sequence[tuple[str, Sequence[TokenView]]
     """
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     end = next((c.text for _, views in rows for c in views if c.is_control and c.is_trained), "")
+    words = {
+        "prompt": tr("prompt"),
+        "trained": tr("trained"),
+        "end_token": tr(" end token, trained"),
+        "in_bytes": tr(" spelled in bytes: the vocabulary has no token for it"),
+        "pointer": tr("a token shows its id under the pointer"),
+    }
     with output.whole_file(path) as file:
-        file.write(page.render(title=title, end=end, rows=rows))
+        file.write(page.render(title=title, end=end, rows=rows, **words))

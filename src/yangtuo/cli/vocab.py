@@ -14,6 +14,7 @@ from yangtuo import logs, output
 from yangtuo.data.token_stats import Density, density
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import ModelError, RunFolderError, UsageError
+from yangtuo.i18n import tr
 from yangtuo.output import check_new, check_space, new_folder
 from yangtuo.vocab import grow
 from yangtuo.vocab.texts import pieces_of, texts_of
@@ -172,8 +173,8 @@ def _stats(options: argparse.Namespace) -> None:
         logs.print_json(rows)
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("tokenizer", overflow="fold")
-    for name in ("vocabulary", "tokens", "a character", "a Chinese one", "bytes"):
+    table.add_column(tr("tokenizer"), overflow="fold")
+    for name in (tr("vocabulary"), tr("tokens"), tr("a character"), tr("a Chinese one"), tr("bytes")):
         table.add_column(name, justify="right", no_wrap=True)
     for name, tokenizer, one in zip(options.tokenizer, tokenizers, found, strict=True):
         table.add_row(
@@ -186,7 +187,8 @@ def _stats(options: argparse.Namespace) -> None:
         )
     # In a pipe a folder's name stays on one line.
     console = logs.console(width=None if sys.stdout.isatty() else 1000)
-    console.print(f"{found[0].num_texts:,} texts, {found[0].num_characters:,} characters")
+    told = tr("{texts:,} texts, {characters:,} characters")
+    console.print(told.format(texts=found[0].num_texts, characters=found[0].num_characters))
     console.print(table)
 
 

@@ -5,10 +5,12 @@
 
 import argparse
 import textwrap
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from yangtuo.config.options import OPTIONS, Option
 from yangtuo.config.trainer_options import RARE, ArgHandling
+from yangtuo.i18n import columns_of, tr
 
 _WIDTH, _COLUMN = 100, 34
 _COMMON = (
@@ -25,10 +27,12 @@ def verb_help(prog: str, about: str | None, actions: Sequence[argparse.Action]) 
     below = [one for action in arguments for one in _verbs_below(action)]
     parts = [" ".join([f"usage: {prog}", *map(_placed, arguments), *(["[options]"] if options else [])])]
     if about:
-        parts.append(about.strip())
+        parts.append(tr(about.strip()))
     if below:
-        parts.append("\n".join(["each with a --help of its own:", *(_line(a.dest, a.help) for a in below)]))
-    for title, some in (("arguments", [] if below else arguments), ("options", options)):
+        parts.append(
+            "\n".join([tr("each with a --help of its own:"), *(_line(a.dest, tr(a.help or "")) for a in below)])
+        )
+    for title, some in ((tr("arguments"), [] if below else arguments), (tr("options"), options)):
         if some:
             lines = [_line(a.option_strings[0] if a.option_strings else _name(a), _sentence(a)) for a in some]
             parts.append("\n".join([f"{title}:", *lines]))
@@ -39,16 +43,18 @@ def run_help(prog: str, about: str | None, own: Sequence[argparse.Action]) -> st
     """The help of a verb that takes a run's options too; `own` are those of the verb alone."""
     parts = [verb_help(f"{prog} [run.yaml]", about, own).rstrip() if own else f"usage: {prog} [run.yaml] [options]"]
     if about and not own:
-        parts.append(about.strip())
-    common = [_line(f"--{o.name}", o.help, o.default) for o in map(OPTIONS.__getitem__, _COMMON)]
-    parts.append("\n".join(["what most runs give:", *common]))
+        parts.append(tr(about.strip()))
+    common = [_line(f"--{o.name}", tr(o.help or ""), o.default) for o in map(OPTIONS.__getitem__, _COMMON)]
+    parts.append("\n".join([tr("what most runs give:"), *common]))
     others = []
     for group, names in _by_group():
         wrapped = textwrap.wrap(" ".join(f"--{name}" for name in names), _WIDTH - 4, break_on_hyphens=False)
-        others += [f"  {group}:", *(f"    {line}" for line in wrapped)]
-    parts.append("\n".join(["and by group:", *others]))
+        others += [f"  {tr(group)}:", *(f"    {line}" for line in wrapped)]
+    parts.append("\n".join([tr("and by group:"), *others]))
     parts.append(
-        f"{prog} --help all has a sentence on each. run.yaml, or .json, has the same names; flags override it."
+        tr(
+            "{prog} --help all has a sentence on each. run.yaml, or .json, has the same names; flags override it."
+        ).format(prog=prog)
     )
     return "\n\n".join(parts) + "\n"
 
@@ -67,16 +73,42 @@ def _placed(action: argparse.Action) -> str:
 
 
 def _sentence(action: argparse.Action) -> str:
-    words = f" One of: {', '.join(map(str, action.choices))}." if action.choices and action.option_strings else ""
-    return f"{(action.help or '') % vars(action)}{words}"
+    words = ""
+    if action.choices and action.option_strings:
+        words = tr(" One of: {choices}.").format(choices=", ".join(map(str, action.choices)))
+    return f"{tr(action.help or '') % vars(action)}{words}"
 
 
 def _line(name: str, text: str | None, default: object = None) -> str:
-    told = f"{text or ''}" + ("" if default in (None, "", False) else f" Default: {default}.")
-    first, *rest = textwrap.wrap(told, _WIDTH - _COLUMN) or [""]
+    told = text or ""
+    if default not in (None, "", False):
+        told += tr(" Default: {default}.").format(default=default)
+    first, *rest = _wrapped(told, _WIDTH - _COLUMN) or [""]
     head = f"  {name}"
     start = f"{head:<{_COLUMN}}{first}" if len(head) < _COLUMN else f"{head}\n{'':{_COLUMN}}{first}"
     return "\n".join([start, *(f"{'':{_COLUMN}}{line}" for line in rest)])
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most so many columns; a Chinese character takes two, and lines may end behind it."""
+    if text.isascii():
+        return textwrap.wrap(text, width)
+    lines, columns, begin = [], 0, 0
+    last_break = 0
+    for i, character in enumerate(text):
+        is_wide = unicodedata.east_asian_width(character) in "WF"
+        columns += 2 if is_wide else 1
+        if columns > width and last_break > begin:
+            lines.append(text[begin:last_break].strip())
+            begin = last_break
+            columns = columns_of(text[begin : i + 1])
+        follows = text[i + 1 : i + 2]
+        if (character == " " or is_wide) and follows not in _NOT_FIRST:
+            last_break = i + 1
+    return [*lines, text[begin:].strip()]
+
+
+_NOT_FIRST = tuple("，。；：！？、）》”…")  # of a line
 
 
 def _by_group() -> Iterator[tuple[str, list[str]]]:

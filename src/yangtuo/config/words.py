@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from yangtuo.config.help import verb_help
 from yangtuo.config.other_tools import OTHER_NAMES, elsewhere
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Message
 from yangtuo.output import is_text
 
 logger = logging.getLogger(__name__)
@@ -206,7 +207,15 @@ class Parser(argparse.ArgumentParser):
         """Keep what was given, and what it overrides."""
         if dest in self._given and self._given[dest][1] != value:
             first, former = self._given[dest]
-            self.doubled.append(f"{first} {_shown(former)} and {option} {_shown(value)}")
+            self.doubled.append(
+                Message(
+                    "{first} {former} and {option} {value}",
+                    first=first,
+                    former=_shown(former),
+                    option=option,
+                    value=_shown(value),
+                )
+            )
         self._given[dest] = option, value
 
     def _family(self) -> Iterator["Parser"]:

@@ -9,6 +9,7 @@ import numpy as np
 from yangtuo.data.encoding_cache import EncodedFiles
 from yangtuo.data.examples import Examples, RowOutcome
 from yangtuo.data.readers.reader import as_json
+from yangtuo.i18n import Message, gettext_noop
 
 _NUM_BARS = 12
 OUTCOMES = {
@@ -102,31 +103,54 @@ def summary(name: str, report: dict[str, Any]) -> list[str]:
     """The lines that a person reads before the run starts."""
     share = report["supervised_tokens"] / report["tokens"]
     row = report["row_tokens"]
-    lines = [
-        f"{name}: {report['rows_kept']:,} of {report['rows_read']:,} rows from {len(report['files'])} file(s), "
-        f"{report['tokens']:,} tokens ({row['min']}-{row['max']} a row, median {row['median']}), "
-        f"{share:.0%} carry the loss; the end token is trained in {report['rows_with_trained_end_token']:,} rows"
+    lines: list[str] = [
+        Message(
+            "{name}: {rows_kept:,} of {rows_read:,} rows from {num_files} file(s), {tokens:,} tokens "
+            "({min}-{max} a row, median {median}), {share:.0%} carry the loss; the end token is trained "
+            "in {rows_with_trained_end_token:,} rows",
+            name=name,
+            rows_kept=report["rows_kept"],
+            rows_read=report["rows_read"],
+            num_files=len(report["files"]),
+            tokens=report["tokens"],
+            min=row["min"],
+            max=row["max"],
+            median=row["median"],
+            share=share,
+            rows_with_trained_end_token=report["rows_with_trained_end_token"],
+        )
     ]
+    few = _few(report["special_texts"])
     told = {
-        "rows_set_aside_for_evaluation": "rows set aside for evaluation",
-        "repeated_rows_left_out": "repeated rows left out (--deduplicate)",
-        "rows_that_cannot_be_used": "rows cannot be used and are dropped",
-        "dialogues_without_their_oldest_turns": "dialogues lost their oldest turns to fit",
-        "prompts_shortened": "prompts shortened to fit",
-        "answers_shortened_at_a_sentence_end": "answers shortened at a sentence end",
-        "answers_cut_in_mid_sentence": "answers cut in mid-sentence (these keep no end token)",
-        "rows_cut_from_the_right": "rows cut from the right (these lose their end token)",
-        "dialogues_without_some_answers": "dialogues lost answers that are examples of their own and did not fit",
-        "empty_answers": "empty answers: the model learns to say nothing to them",
-        "rows_with_chat_template_kwargs_that_are_not_used": "rows have chat_template_kwargs that the template does not "
-        "use",
-        "rows_that_ask_for_no_system_prompt": "rows ask for no system prompt (theirs is empty, not left out)",
-        "rows_with_special_text": f"rows hold text like a control token: {_few(report['special_texts'])}",
+        "rows_set_aside_for_evaluation": gettext_noop("  {count:,} rows set aside for evaluation"),
+        "repeated_rows_left_out": gettext_noop("  {count:,} repeated rows left out (--deduplicate)"),
+        "rows_that_cannot_be_used": gettext_noop("  {count:,} rows cannot be used and are dropped"),
+        "dialogues_without_their_oldest_turns": gettext_noop("  {count:,} dialogues lost their oldest turns to fit"),
+        "prompts_shortened": gettext_noop("  {count:,} prompts shortened to fit"),
+        "answers_shortened_at_a_sentence_end": gettext_noop("  {count:,} answers shortened at a sentence end"),
+        "answers_cut_in_mid_sentence": gettext_noop(
+            "  {count:,} answers cut in mid-sentence (these keep no end token)"
+        ),
+        "rows_cut_from_the_right": gettext_noop("  {count:,} rows cut from the right (these lose their end token)"),
+        "dialogues_without_some_answers": gettext_noop(
+            "  {count:,} dialogues lost answers that are examples of their own and did not fit"
+        ),
+        "empty_answers": gettext_noop("  {count:,} empty answers: the model learns to say nothing to them"),
+        "rows_with_chat_template_kwargs_that_are_not_used": gettext_noop(
+            "  {count:,} rows have chat_template_kwargs that the template does not use"
+        ),
+        "rows_that_ask_for_no_system_prompt": gettext_noop(
+            "  {count:,} rows ask for no system prompt (theirs is empty, not left out)"
+        ),
+        "rows_with_special_text": gettext_noop("  {count:,} rows hold text like a control token: {few}"),
     }
     lines += [f"  {one['path']}: {one['layout']}" for one in report["files"] if one["layout"]]
-    lines += [f"  {report[key]:,} {text}" for key, text in told.items() if report.get(key)]
+    lines += [Message(text, count=report[key], few=few) for key, text in told.items() if report.get(key)]
     lines += list(_of_history(report))
-    lines += [f"  {count:,} rows dropped: {reason}" for reason, count in report["rows_dropped"].items()]
+    lines += [
+        Message("  {count:,} rows dropped: {reason}", count=count, reason=reason)
+        for reason, count in report["rows_dropped"].items()
+    ]
     return lines
 
 
@@ -134,20 +158,28 @@ def _of_history(report: dict[str, Any]) -> Iterator[str]:
     """What the chat template does with earlier answers, and what was made of it."""
     more = report["examples"] - report["rows_kept"]
     dialogues, blocks = (report[OUTCOMES[one]] for one in (RowOutcome.AS_SERVED, RowOutcome.EMPTY_THOUGHT))
-    if dialogues:
-        taken = (
-            f"each is an example of its own, as a server would ask for it: {more:,} examples more"
-            if more
-            else "the last ones alone carry a loss (--history one_example)"
+    if dialogues and more:
+        yield Message(
+            "  {dialogues:,} dialogues whose earlier answers the template renders otherwise in the history; each is an "
+            "example of its own, as a server would ask for it: {more:,} examples more",
+            dialogues=dialogues,
+            more=more,
         )
-        yield f"  {dialogues:,} dialogues whose earlier answers the template renders otherwise in the history; {taken}"
+    elif dialogues:
+        yield Message(
+            "  {dialogues:,} dialogues whose earlier answers the template renders otherwise in the history; the last "
+            "ones alone carry a loss (--history one_example)",
+            dialogues=dialogues,
+        )
     if blocks:
-        yield (
-            f"  {blocks:,} rows with an empty block for thoughts before an answer, which carries no loss; ask the "
-            "model without thoughts too (enable_thinking=false)"
+        yield Message(
+            "  {blocks:,} rows with an empty block for thoughts before an answer, which carries no loss; ask the "
+            "model without thoughts too (enable_thinking=false)",
+            blocks=blocks,
         )
 
 
 def _few(counts: dict[str, int]) -> str:
     most = sorted(counts.items(), key=lambda pair: -pair[1])
-    return ", ".join(f"{text} ({count:,})" for text, count in most[:4]) + (" and others" if len(most) > 4 else "")
+    shown = ", ".join(f"{text} ({count:,})" for text, count in most[:4])
+    return Message("{shown} and others", shown=shown) if len(most) > 4 else shown

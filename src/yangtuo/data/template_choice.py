@@ -19,8 +19,11 @@ from yangtuo.data.templates import (
 )
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Listed, Message
 
-KEEPS_OWN_SYSTEM = "the tokenizer's chat template takes an empty system prompt for none given, and writes its own"
+KEEPS_OWN_SYSTEM = Message(
+    "the tokenizer's chat template takes an empty system prompt for none given, and writes its own"
+)
 _CHINESE_ALPACA_2_TOKENS = 55_296  # vocabulary of Chinese-LLaMA-2 and Chinese-Alpaca-2
 
 
@@ -48,7 +51,7 @@ def choose_template(
     elif named in TEMPLATES:
         template, why = TEMPLATES[named], "--template"
     elif Path(named).is_file():
-        template, why = read_template(Path(named)), f"the file {named}"
+        template, why = read_template(Path(named)), Message("the file {named}", named=named)
     else:
         names = ", ".join((*TEMPLATES, "tokenizer", "auto"))
         raise UsageError(
@@ -110,10 +113,14 @@ def keeps_own_system(template: Template) -> bool:
 
 def _fitting(tokenizer: Tokenizer) -> tuple[FrameTemplate | str, str]:
     if tokenizer.num_tokens == _CHINESE_ALPACA_2_TOKENS:
-        return ALPACA_ZH_2, f"auto: a vocabulary of {_CHINESE_ALPACA_2_TOKENS:,}, as Chinese-Alpaca-2's"
+        return ALPACA_ZH_2, Message(
+            "auto: a vocabulary of {size:,}, as Chinese-Alpaca-2's", size=_CHINESE_ALPACA_2_TOKENS
+        )
     if tokenizer.chat_template is not None:
-        return "tokenizer", "auto: the tokenizer brings its own chat template"
+        return "tokenizer", Message("auto: the tokenizer brings its own chat template")
     for template in (LLAMA3, CHATML):
         if all(tokenizer.id_of(token) is not None for token in template.control_tokens):
-            return template, f"auto: the tokenizer has {' and '.join(template.control_tokens[:2])}"
-    return ALPACA_ZH, "auto: the tokenizer has no chat template and no tokens of one"
+            return template, Message(
+                "auto: the tokenizer has {control_tokens}", control_tokens=Listed(template.control_tokens[:2], " and ")
+            )
+    return ALPACA_ZH, Message("auto: the tokenizer has no chat template and no tokens of one")

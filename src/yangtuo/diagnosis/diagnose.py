@@ -8,8 +8,13 @@ from typing import Any
 
 from yangtuo.diagnosis import environment, machine, packages
 from yangtuo.diagnosis.finding import Finding, State, note
+from yangtuo.i18n import Message, gettext_noop
 
 _OF_NO_RUN = ("huggingface_hub", "hf-xet")  # tested versions of what others bring along
+
+
+_ONE_POINT = gettext_noop("ready to train on {device}; look at the point with ! above")
+_POINTS = gettext_noop("ready to train on {device}; look at the {num_points} points with ! above")
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,12 @@ class Diagnosis:
     def verdict(self) -> str:
         """In a few words."""
         if self.reasons_against:
-            return "training could not start; see the points with a cross above"
+            return Message("training could not start; see the points with a cross above")
         notes = sum(finding.state is State.NOTE for finding in self.findings)
-        points = "" if not notes else f"; look at the {f'{notes} points' if notes > 1 else 'point'} with ! above"
-        return f"ready to train on {self.device}{points}"
+        if not notes:
+            return Message("ready to train on {device}", device=self.device)
+        template = _ONE_POINT if notes == 1 else _POINTS
+        return Message(template, device=self.device, num_points=notes)
 
 
 def diagnose(*, online: bool) -> Diagnosis:
@@ -65,18 +72,22 @@ def diagnose(*, online: bool) -> Diagnosis:
     ]
     if taken is not None:
         others += packages.of_trackers(packages.trackers(), taken)
-    groups = {"versions": versions, "device": of_hardware, "optional packages": others}
+    groups: dict[str, list[Finding]] = {
+        Message("versions"): versions,
+        Message("device"): of_hardware,
+        Message("optional packages"): others,
+    }
     is_cpu = device is not None and device.kind == "cpu"
-    return Diagnosis(groups | _of_surroundings(is_cpu=is_cpu, online=online), str(device or ""))
+    return Diagnosis(groups | _of_surroundings(is_cpu=is_cpu, online=online), device.told() if device else "")
 
 
 def _of_surroundings(*, is_cpu: bool, online: bool) -> dict[str, list[Finding]]:
     of_hub, models = environment.hub(os.environ, online=online)
     of_launch = environment.of_launch(os.environ, is_cpu=is_cpu)
     return {
-        "disk": [*machine.disk(), *([machine.models_folder(models)] if models else [])],
-        "limits": machine.limits(os.environ, is_cpu=is_cpu),
-        "environment": [of_launch, *environment.of_accelerate(os.environ), *of_hub],
+        Message("disk"): [*machine.disk(), *([machine.models_folder(models)] if models else [])],
+        Message("limits"): machine.limits(os.environ, is_cpu=is_cpu),
+        Message("environment"): [of_launch, *environment.of_accelerate(os.environ), *of_hub],
     }
 
 
@@ -97,7 +108,17 @@ def _is_broken(findings: Sequence[Finding]) -> bool:
 def _hardware(versions: Sequence[Finding]) -> tuple[Any, list[Finding], list[str] | None]:
     """The device, what is said of it, and the trackers that transformers takes; none of it where an import may fail."""
     if _is_broken(versions):
-        return None, [note("GPU", "not looked at while packages are broken", "mend those first, then once more")], None
+        return (
+            None,
+            [
+                note(
+                    "GPU",
+                    Message("not looked at while packages are broken"),
+                    Message("mend those first, then once more"),
+                )
+            ],
+            None,
+        )
     hardware = importlib.import_module("yangtuo.diagnosis.hardware")
     device, findings = hardware.look()
     return device, findings, hardware.takes_trackers()

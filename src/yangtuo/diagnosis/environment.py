@@ -13,6 +13,7 @@ from pathlib import Path
 from yangtuo.config.choices import Hub
 from yangtuo.diagnosis.finding import Finding, note, ok, problem
 from yangtuo.errors import one_line
+from yangtuo.i18n import Message
 from yangtuo.model.hubs import host_of, hub_of, is_mirror, modelscopes_cache, modelscopes_endpoint
 
 _PATIENCE_S = 5.0
@@ -27,20 +28,26 @@ def of_launch(environment: Mapping[str, str], *, is_cpu: bool) -> Finding:
     Those of MPI are read by accelerate, for processes on a CPU alone.
     """
     found = {name: environment[name] for name in (*_RENDEZVOUS, "LOCAL_RANK", *_OF_MPI) if environment.get(name)}
-    told = f"{', '.join(f'{name}={value}' for name, value in found.items())} in the environment"
-    name, remedy = "launch", f"unset {' '.join(found)}; torchrun starts several processes"
+    variables = ", ".join(f"{name}={value}" for name, value in found.items())
+    told = Message("{variables} in the environment", variables=variables)
+    name = Message("launch")
+    remedy = Message("unset {names}; torchrun starts several processes", names=" ".join(found))
     sizes = [found.get(one, "1") for one in ("WORLD_SIZE", *(_OF_MPI if is_cpu else ()))]
     if not found:
-        return ok(name, "one process; no launcher's variables in the environment")
+        return ok(name, Message("one process; no launcher's variables in the environment"))
     if "TORCHELASTIC_RUN_ID" in environment:
-        return ok(name, f"a process of torchrun ({told})")
+        return ok(name, Message("a process of torchrun ({told})", told=told))
     if set(sizes) != {"1"}:
-        return problem(name, f"{told}: a run would wait for processes that nobody starts", remedy)
+        return problem(name, Message("{told}: a run would wait for processes that nobody starts", told=told), remedy)
     if "LOCAL_RANK" in found and not set(_RENDEZVOUS) <= set(found):
-        return problem(name, f"{told}: a run would look for other processes, and not know where", remedy)
+        return problem(
+            name, Message("{told}: a run would look for other processes, and not know where", told=told), remedy
+        )
     if found.get("RANK", "0") != "0":
-        return note(name, f"{told}: a run would take itself for one of several, and say nothing", remedy)
-    return note(name, f"{told}, as a launcher leaves it", remedy)
+        return note(
+            name, Message("{told}: a run would take itself for one of several, and say nothing", told=told), remedy
+        )
+    return note(name, Message("{told}, as a launcher leaves it", told=told), remedy)
 
 
 def of_accelerate(environment: Mapping[str, str]) -> list[Finding]:
@@ -50,8 +57,14 @@ def of_accelerate(environment: Mapping[str, str]) -> list[Finding]:
         return []
     told, remedy = ", ".join(f"{name}={environment[name]}" for name in found), f"unset {' '.join(found)}"
     if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        return [problem("accelerate", f"{told} in the environment: a run without --deepspeed is refused", remedy)]
-    return [note("accelerate", f"{told} in the environment, beside the options of a run", remedy)]
+        return [
+            problem(
+                "accelerate",
+                Message("{told} in the environment: a run without --deepspeed is refused", told=told),
+                remedy,
+            )
+        ]
+    return [note("accelerate", Message("{told} in the environment, beside the options of a run", told=told), remedy)]
 
 
 def of_hub(endpoint: str, *, is_offline: bool, has_xet: bool) -> Finding:
@@ -61,24 +74,41 @@ def of_hub(endpoint: str, *, is_offline: bool, has_xet: bool) -> Finding:
     """
     host = host_of(endpoint)
     if is_offline:
-        return ok("model hub", "not asked (HF_HUB_OFFLINE); models are folders")
+        return ok(Message("model hub"), Message("not asked (HF_HUB_OFFLINE); models are folders"))
     if host is None:
-        remedy = "export HF_ENDPOINT=https://hf-mirror.com, with https://, or unset HF_ENDPOINT"
-        return note("model hub", f"HF_ENDPOINT={endpoint} is no address: no model is fetched by name", remedy)
+        remedy = Message("export HF_ENDPOINT=https://hf-mirror.com, with https://, or unset HF_ENDPOINT")
+        return note(
+            Message("model hub"),
+            Message("HF_ENDPOINT={endpoint} is no address: no model is fetched by name", endpoint=endpoint),
+            remedy,
+        )
     if not is_mirror(endpoint):
-        return ok("model hub", f"{host}, for models given by name; HF_ENDPOINT names a mirror")
+        return ok(
+            Message("model hub"), Message("{host}, for models given by name; HF_ENDPOINT names a mirror", host=host)
+        )
     if has_xet:
-        remedy = "export HF_HUB_DISABLE_XET=1, and the mirror serves all files"
-        return note("model hub", f"the mirror {host}, with Xet: large files are fetched past the mirror", remedy)
-    return ok("model hub", f"the mirror {host}")
+        remedy = Message("export HF_HUB_DISABLE_XET=1, and the mirror serves all files")
+        return note(
+            Message("model hub"),
+            Message("the mirror {host}, with Xet: large files are fetched past the mirror", host=host),
+            remedy,
+        )
+    return ok(Message("model hub"), Message("the mirror {host}", host=host))
 
 
 def of_modelscope(*, has_client: bool) -> Finding:
     """Of ModelScope, where a variable names it for models given by name."""
     if has_client:
-        return ok("model hub", f"ModelScope ({host_of(modelscopes_endpoint())}), since USE_MODELSCOPE_HUB is set")
-    remedy = "pip install 'yangtuo[modelscope]', or unset USE_MODELSCOPE_HUB"
-    return note("model hub", "ModelScope (USE_MODELSCOPE_HUB), whose client modelscope-hub is not installed", remedy)
+        return ok(
+            Message("model hub"),
+            Message("ModelScope ({host}), since USE_MODELSCOPE_HUB is set", host=host_of(modelscopes_endpoint())),
+        )
+    remedy = Message("pip install 'yangtuo[modelscope]', or unset USE_MODELSCOPE_HUB")
+    return note(
+        Message("model hub"),
+        Message("ModelScope (USE_MODELSCOPE_HUB), whose client modelscope-hub is not installed"),
+        remedy,
+    )
 
 
 def of_proxies(environment: Mapping[str, str], *, has_socks: bool) -> list[Finding]:
@@ -89,8 +119,12 @@ def of_proxies(environment: Mapping[str, str], *, has_socks: bool) -> list[Findi
         return []
     told = ", ".join(f"{name}={_without_password(value)}" for name, value in found.items())
     if any(value.lower().startswith("socks") for value in found.values()) and not has_socks:
-        return [note("proxies", told, "pip install socksio, which SOCKS needs; else fetching a model fails")]
-    return [ok("proxies", told)]
+        return [
+            note(
+                Message("proxies"), told, Message("pip install socksio, which SOCKS needs; else fetching a model fails")
+            )
+        ]
+    return [ok(Message("proxies"), told)]
 
 
 def _without_password(url: str) -> str:
@@ -101,9 +135,14 @@ def _without_password(url: str) -> str:
 def of_answer(host: str, answer: str, seconds: float, *, is_there: bool) -> Finding:
     """Of one request to the hub."""
     if is_there:
-        return ok("online", f"{host} answers ({answer}) after {seconds:.1f} s")
-    remedy = "fetch the model elsewhere and give its folder; or export HF_ENDPOINT=https://hf-mirror.com, or a proxy"
-    return note("online", f"{host} does not answer: {answer}", remedy)
+        return ok(
+            Message("online"),
+            Message("{host} answers ({answer}) after {seconds:.1f} s", host=host, answer=answer, seconds=seconds),
+        )
+    remedy = Message(
+        "fetch the model elsewhere and give its folder; or export HF_ENDPOINT=https://hf-mirror.com, or a proxy"
+    )
+    return note(Message("online"), Message("{host} does not answer: {answer}", host=host, answer=answer), remedy)
 
 
 def ask(endpoint: str) -> Finding:

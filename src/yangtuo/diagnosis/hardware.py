@@ -22,6 +22,7 @@ from yangtuo.diagnosis.finding import Finding, note, ok, problem, size
 from yangtuo.engine import attention, flops
 from yangtuo.engine.processes import check_one_gpu
 from yangtuo.errors import UsageError, one_line
+from yangtuo.i18n import Listed, Message
 from yangtuo.model import gpu
 from yangtuo.model.base import Hardware, choose_precision, computed_in, detect_hardware
 from yangtuo.model.dtypes import name_of
@@ -67,8 +68,11 @@ class Gpus:
 
 def of_torch(version: str, cuda: str | None, hip: str | None) -> Finding:
     """Of the build of torch."""
-    built = f"for AMD GPUs (ROCm {hip})" if hip else f"for NVIDIA GPUs (CUDA {cuda})" if cuda else "for CPUs"
-    return ok("torch", f"{version}, a build {built}")
+    if hip:
+        return ok("torch", Message("{version}, a build for AMD GPUs (ROCm {hip})", version=version, hip=hip))
+    if cuda:
+        return ok("torch", Message("{version}, a build for NVIDIA GPUs (CUDA {cuda})", version=version, cuda=cuda))
+    return ok("torch", Message("{version}, a build for CPUs", version=version))
 
 
 def of_gpus(found: Gpus, kind: str) -> Iterator[Finding]:
@@ -81,30 +85,43 @@ def of_gpus(found: Gpus, kind: str) -> Iterator[Finding]:
         try:
             check_one_gpu(len(found.usable))
         except UsageError as error:
-            yield note("several GPUs", *_parts(str(error)))
+            yield note(Message("several GPUs"), *_parts(str(error)))
     elif kind != "cpu":
-        yield ok("accelerator", f"{kind}, by torch's common interface; yangtuo was never tried on one")
+        yield ok(
+            "accelerator", Message("{kind}, by torch's common interface; yangtuo was never tried on one", kind=kind)
+        )
     elif found.is_hidden and (found.listed or found.driver):
-        yield note("GPU", "hidden by CUDA_VISIBLE_DEVICES; a run trains on the CPU", "unset CUDA_VISIBLE_DEVICES")
+        yield note(
+            "GPU", Message("hidden by CUDA_VISIBLE_DEVICES; a run trains on the CPU"), "unset CUDA_VISIBLE_DEVICES"
+        )
     elif found.listed:
-        remedy = "see what this prints: python -c 'import torch; torch.cuda.init()'"
+        remedy = Message("see what this prints: python -c 'import torch; torch.cuda.init()'")
         yield note(
             "GPU",
-            f"nvidia-smi lists {'; '.join(found.listed)}, and torch sees none: a run would train on the CPU",
+            Message(
+                "nvidia-smi lists {listed}, and torch sees none: a run would train on the CPU",
+                listed="; ".join(found.listed),
+            ),
             remedy,
         )
     elif found.is_on_bus:
-        remedy = "install NVIDIA's driver (on Ubuntu: ubuntu-drivers install) and restart; nvidia-smi then lists it"
-        yield note("GPU", "an NVIDIA GPU is plugged in without a driver: a run would train on the CPU", remedy)
+        remedy = Message(
+            "install NVIDIA's driver (on Ubuntu: ubuntu-drivers install) and restart; nvidia-smi then lists it"
+        )
+        yield note("GPU", Message("an NVIDIA GPU is plugged in without a driver: a run would train on the CPU"), remedy)
     else:
-        yield ok("GPU", "none; a run trains on the CPU")
+        yield ok("GPU", Message("none; a run trains on the CPU"))
 
 
 def _of_unusable(found: Gpus) -> Finding:
     what, remedy = _parts(found.unusable)
     if not found.has_device_files:
-        remedy = f"in a container, start it with GPUs (docker run --gpus all); else {remedy}"
-    return problem("GPU", f"{what} (nvidia-smi: {'; '.join(found.listed)})" if found.listed else what, remedy)
+        remedy = Message("in a container, start it with GPUs (docker run --gpus all); else {remedy}", remedy=remedy)
+    return problem(
+        "GPU",
+        Message("{what} (nvidia-smi: {listed})", what=what, listed="; ".join(found.listed)) if found.listed else what,
+        remedy,
+    )
 
 
 def _parts(text: str) -> tuple[str, str]:
@@ -115,55 +132,76 @@ def _parts(text: str) -> tuple[str, str]:
 
 def _of_gpu(index: int, one: Gpu, driver: str) -> Finding:
     name, (major, minor) = f"GPU {index}", one.capability
-    known = f"{one.name}, compute capability {major}.{minor}{f', driver {driver}' if driver else ''}"
+    capability = Message("compute capability {capability}", capability=f"{major}.{minor}")
+    parts = [one.name, capability, *([Message("driver {version}", version=driver)] if driver else [])]
+    known = Listed(parts)
     if one.fault:
         return problem(
-            name, f"{known}: {one.fault}", "nvidia-smi shows who uses it; or CUDA_VISIBLE_DEVICES of another"
+            name,
+            Message("{known}: {fault}", known=known, fault=one.fault),
+            Message("nvidia-smi shows who uses it; or CUDA_VISIBLE_DEVICES of another"),
         )
-    told = f"{known}, {size(one.free)} of {size(one.total)} free"
+    told = Message("{known}, {free} of {total} free", known=known, free=size(one.free), total=size(one.total))
     if one.free < one.total / 2:
-        return note(name, told, "nvidia-smi shows who has the rest; or CUDA_VISIBLE_DEVICES of another")
+        return note(name, told, Message("nvidia-smi shows who has the rest; or CUDA_VISIBLE_DEVICES of another"))
     return ok(name, told)
 
 
 def of_formats(hardware: Hardware, used: str) -> Finding:
     """Of 16-bit numbers; `used` is the dtype in which a run computes a base that is stored in bfloat16."""
     able = {"bfloat16": hardware.bfloat16, "float16": hardware.float16}
-    has = " and ".join(name for name, is_able in able.items() if is_able) or "none"
+    names = [name for name, is_able in able.items() if is_able]
+    has = Listed(names, " and ") if names else Message("none")
     processor = _PROCESSORS.get(hardware.device, hardware.device)
-    told = f"{has} for training on this {processor}; a base in bfloat16 is computed in {used}"
+    told = Message(
+        "{has} for training on this {processor}; a base in bfloat16 is computed in {used}",
+        has=has,
+        processor=processor,
+        used=used,
+    )
     if hardware.bfloat16_rate < 1:
-        rate = f"bfloat16 has {hardware.bfloat16_rate:.2f} of its speed here"
-        told += f", since {rate} (--bf16 computes in it, in half the memory)"
+        told = Message(
+            "{told}, since bfloat16 has {rate:.2f} of its speed here (--bf16 computes in it, in half the memory)",
+            told=told,
+            rate=hardware.bfloat16_rate,
+        )
     if hardware.device == "cuda" and not hardware.bfloat16:
         return note(
-            "16-bit numbers", told, "should a loss overflow: --torch_dtype float32; GPUs from Ampere on have bfloat16"
+            Message("16-bit numbers"),
+            told,
+            Message("should a loss overflow: --torch_dtype float32; GPUs from Ampere on have bfloat16"),
         )
-    return ok("16-bit numbers", told)
+    return ok(Message("16-bit numbers"), told)
 
 
 def of_attention(kind: str, *, has_varlen: bool, dtype: str) -> Finding:
     """Of the way in which rows go through attention."""
     if has_varlen:
-        return ok("attention", "rows end to end, by torch's flash kernel (varlen_attn)")
-    told = f"rows of like lengths in blocks, by torch's scaled_dot_product_attention in {dtype}"
+        return ok(Message("attention"), Message("rows end to end, by torch's flash kernel (varlen_attn)"))
+    told = Message("rows of like lengths in blocks, by torch's scaled_dot_product_attention in {dtype}", dtype=dtype)
     if kind != "cuda":
-        return ok("attention", told)
-    remedy = "the kernel for rows end to end is for GPUs from Ampere on (compute capability 8.0) and for 16 bits"
-    return note("attention", told, remedy)
+        return ok(Message("attention"), told)
+    remedy = Message(
+        "the kernel for rows end to end is for GPUs from Ampere on (compute capability 8.0) and for 16 bits"
+    )
+    return note(Message("attention"), told, remedy)
 
 
 def of_compiler(kind: str, *, compiler: str | None, has_triton: bool, has_headers: bool) -> Finding:
     """Of what `--torch_compile` needs; `compiler` is the path of one for C++, or for C on a GPU."""
     missing = [
-        *([] if compiler else ["a C++ compiler (Debian and Ubuntu: apt install g++)"]),
-        *([] if has_headers else ["Python's headers (Debian and Ubuntu: apt install python3-dev)"]),
+        *([] if compiler else [Message("a C++ compiler (Debian and Ubuntu: apt install g++)")]),
+        *([] if has_headers else [Message("Python's headers (Debian and Ubuntu: apt install python3-dev)")]),
         *([] if has_triton or kind == "cpu" else ["triton (pip install triton)"]),
     ]
     if missing:
-        without = "nothing is to be done without --torch_compile, which needs them"
-        return note("compile", "--torch_compile cannot work here", f"install {', '.join(missing)}; {without}")
-    return ok("compile", f"--torch_compile has what it needs ({compiler}{'' if kind == 'cpu' else ', triton'})")
+        remedy = Message(
+            "install {missing}; nothing is to be done without --torch_compile, which needs them",
+            missing=Listed(missing),
+        )
+        return note(Message("compile"), Message("--torch_compile cannot work here"), remedy)
+    has = str(compiler) if kind == "cpu" else f"{compiler}, triton"
+    return ok(Message("compile"), Message("--torch_compile has what it needs ({has})", has=has))
 
 
 @dataclass(frozen=True)
@@ -181,10 +219,17 @@ class Device:
     dtype: str
 
     def __str__(self) -> str:
+        return self.told()
+
+    def told(self) -> Message:
         """As the verdict has it."""
         kinds, number = ", ".join(dict.fromkeys(self.names)), len(self.names)
-        gpus = f"{number} GPUs ({kinds}), a process each," if number > 1 else kinds
-        return f"{'the CPU' if self.kind == 'cpu' else gpus or self.kind} in {self.dtype}"
+        if self.kind == "cpu":
+            return Message("the CPU in {dtype}", dtype=self.dtype)
+        if number > 1:
+            values = {"number": number, "kinds": kinds, "dtype": self.dtype}
+            return Message("{number} GPUs ({kinds}), a process each, in {dtype}", **values)
+        return Message("{kind} in {dtype}", kind=kinds or self.kind, dtype=self.dtype)
 
 
 def look() -> tuple[Device, list[Finding]]:

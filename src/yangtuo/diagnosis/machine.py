@@ -13,6 +13,7 @@ import psutil
 
 from yangtuo import output
 from yangtuo.diagnosis.finding import Finding, note, ok, problem, size
+from yangtuo.i18n import Message
 from yangtuo.model.folders import cache_folder
 
 _NEEDED_BYTES = 64 << 20  # an adapter of a small model
@@ -25,49 +26,73 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 def of_current_folder(path: Path | None, *, is_writable: bool, free: int) -> Finding:
     """Of the folder in which a run's output usually lies; None for one that was removed meanwhile."""
-    name, elsewhere = "current folder", "free some, or go to a folder on another disk"
+    name, elsewhere = Message("current folder"), Message("free some, or go to a folder on another disk")
     if path is None:
-        return problem(name, "it was removed, or may not be looked into", "go to another folder: cd ~")
+        return problem(
+            name, Message("it was removed, or may not be looked into"), Message("go to another folder: cd ~")
+        )
     if not is_writable:
-        return problem(name, f"{path} may not be written", "go to a folder of your own: cd ~")
+        return problem(
+            name, Message("{path} may not be written", path=path), Message("go to a folder of your own: cd ~")
+        )
     if free < _NEEDED_BYTES:
-        return problem(name, f"{path}: {size(free)} free, the disk is full", elsewhere)
+        return problem(name, Message("{path}: {free} free, the disk is full", path=path, free=size(free)), elsewhere)
     if free < _ROOM_BYTES:
-        return note(name, f"{path}: {size(free)} free", f"checkpoints of a large model may not fit; {elsewhere}")
-    return ok(name, f"{path}, {size(free)} free")
+        return note(
+            name,
+            Message("{path}: {free} free", path=path, free=size(free)),
+            Message("checkpoints of a large model may not fit; {elsewhere}", elsewhere=elsewhere),
+        )
+    return ok(name, Message("{path}, {free} free", path=path, free=size(free)))
 
 
 def of_cache_folder(name: str, path: Path | None, *, is_writable: bool, free: int, variable: str) -> Finding:
     """Of a folder where something is kept between runs; `variable` of the environment moves it."""
     if path is None:
         return note(
-            name, "this user has no home folder; nothing is kept between runs", f"set HOME or {variable} to a folder"
+            name,
+            Message("this user has no home folder; nothing is kept between runs"),
+            Message("set HOME or {variable} to a folder", variable=variable),
         )
     if not is_writable:
-        return note(name, f"{path} may not be written", f"set {variable} to a folder of your own")
+        return note(
+            name,
+            Message("{path} may not be written", path=path),
+            Message("set {variable} to a folder of your own", variable=variable),
+        )
     if free < _ROOM_BYTES:
-        return note(name, f"{path}: {size(free)} free", f"free some, or set {variable} to a folder on another disk")
-    return ok(name, f"{path}, {size(free)} free")
+        return note(
+            name,
+            Message("{path}: {free} free", path=path, free=size(free)),
+            Message("free some, or set {variable} to a folder on another disk", variable=variable),
+        )
+    return ok(name, Message("{path}, {free} free", path=path, free=size(free)))
 
 
 def of_temporary_folder(path: str | None) -> Finding:
     """Of the one that Python found, None where it found none."""
     if path is None:
         return problem(
-            "temporary files", "no folder takes them", "free some of /tmp, or set TMPDIR to a folder with room"
+            Message("temporary files"),
+            Message("no folder takes them"),
+            Message("free some of /tmp, or set TMPDIR to a folder with room"),
         )
-    return ok("temporary files", path)
+    return ok(Message("temporary files"), path)
 
 
 def of_memory(total: int, available: int, limit: int | None) -> Finding:
     """Of main memory; `limit` is that of the container or the job, None without one."""
     if limit is not None and limit < total:
-        remedy = "a run that takes more is killed without a word; raise it (docker run --memory), or mind it"
-        return note("memory", f"{size(limit)} of the machine's {size(total)} by a cgroup", remedy)
-    told = f"{size(available)} of {size(total)} available"
+        remedy = Message("a run that takes more is killed without a word; raise it (docker run --memory), or mind it")
+        return note(
+            Message("memory"),
+            Message("{limit} of the machine's {total} by a cgroup", limit=size(limit), total=size(total)),
+            remedy,
+        )
+    told = Message("{available} of {total} available", available=size(available), total=size(total))
     if available < total / 4:
-        return note("memory", told, "other programs have the rest; end some (top shows them)")
-    return ok("memory", told)
+        return note(Message("memory"), told, Message("other programs have the rest; end some (top shows them)"))
+    return ok(Message("memory"), told)
 
 
 def of_processors(usable: int, quota: float | None, given: str | None, *, is_cpu: bool) -> Finding:
@@ -79,18 +104,31 @@ def of_processors(usable: int, quota: float | None, given: str | None, *, is_cpu
         given: OMP_NUM_THREADS.
         is_cpu: a run trains on them.
     """
-    name = "processors"
+    name = Message("processors")
     threads = int(given) if given and given.isdecimal() else usable
     if quota is not None and threads > max(1, quota):
-        remedy = f"export OMP_NUM_THREADS={max(1, int(quota))}: more threads than that wait for each other"
-        return note(name, f"{usable}, of which a cgroup gives {quota:g}; torch would use {threads} threads", remedy)
+        remedy = Message(
+            "export OMP_NUM_THREADS={quota}: more threads than that wait for each other", quota=max(1, int(quota))
+        )
+        return note(
+            name,
+            Message(
+                "{usable}, of which a cgroup gives {quota:g}; torch would use {threads} threads",
+                usable=usable,
+                quota=quota,
+                threads=threads,
+            ),
+            remedy,
+        )
     if is_cpu and given and threads < usable and (quota is None or threads < int(quota)):
         return note(
             name,
-            f"{usable}, of which OMP_NUM_THREADS={given} uses {threads}",
+            Message(
+                "{usable}, of which OMP_NUM_THREADS={given} uses {threads}", usable=usable, given=given, threads=threads
+            ),
             "unset OMP_NUM_THREADS" if quota is None else f"export OMP_NUM_THREADS={int(quota)}",
         )
-    return ok(name, f"{usable}{f', OMP_NUM_THREADS={given}' if given else ''}")
+    return ok(name, f"{usable}, OMP_NUM_THREADS={given}" if given else str(usable))
 
 
 def of_shared_memory(total: int | None) -> list[Finding]:
@@ -98,11 +136,15 @@ def of_shared_memory(total: int | None) -> list[Finding]:
     if total is None:
         return []
     if total < _SHARED_BYTES:
-        remedy = "docker run --shm-size=8g, or --ipc=host; until then --dataloader_num_workers 0"
+        remedy = Message("docker run --shm-size=8g, or --ipc=host; until then --dataloader_num_workers 0")
         return [
-            note("shared memory", f"/dev/shm has {size(total)}", f"{remedy}, and NCCL_SHM_DISABLE=1 on several GPUs")
+            note(
+                Message("shared memory"),
+                Message("/dev/shm has {total}", total=size(total)),
+                Message("{remedy}, and NCCL_SHM_DISABLE=1 on several GPUs", remedy=remedy),
+            )
         ]
-    return [ok("shared memory", f"/dev/shm has {size(total)}")]
+    return [ok(Message("shared memory"), Message("/dev/shm has {total}", total=size(total)))]
 
 
 def of_open_files(soft: int | None, hard: int | None) -> list[Finding]:
@@ -110,16 +152,18 @@ def of_open_files(soft: int | None, hard: int | None) -> list[Finding]:
     if soft is None or hard is None:
         return []
     if 0 <= soft < _OPEN_FILES:
-        able = "" if hard < 0 or hard >= _OPEN_FILES else f" (as root first, above {hard}: ulimit -Hn 65536)"
         wanted = 65536 if hard < 0 else min(65536, max(hard, _OPEN_FILES))
+        raised = f"ulimit -n {wanted}"
+        if 0 <= hard < _OPEN_FILES:
+            raised = Message("{raised} (as root first, above {hard}: ulimit -Hn 65536)", raised=raised, hard=hard)
         return [
             note(
-                "open files",
-                f"{soft} at a time",
-                f"ulimit -n {wanted}{able}; else workers may end with 'Too many open files'",
+                Message("open files"),
+                Message("{soft} at a time", soft=soft),
+                Message("{raised}; else workers may end with 'Too many open files'", raised=raised),
             )
         ]
-    return [ok("open files", "no limit" if soft < 0 else f"{soft:,} at a time")]
+    return [ok(Message("open files"), Message("no limit") if soft < 0 else Message("{soft:,} at a time", soft=soft))]
 
 
 def of_wsl(release: str, folder: Path) -> list[Finding]:
@@ -127,21 +171,23 @@ def of_wsl(release: str, folder: Path) -> list[Finding]:
     if "microsoft" not in release.lower():
         return []
     if "wsl2" not in release.lower():
-        remedy = "in Windows: wsl --set-version NAME 2 (wsl -l lists the names)"
-        return [note("WSL", f"version 1 ({release}), where no GPU can be used", remedy)]
+        remedy = Message("in Windows: wsl --set-version NAME 2 (wsl -l lists the names)")
+        return [note("WSL", Message("version 1 ({release}), where no GPU can be used", release=release), remedy)]
     if re.match(r"/mnt/[a-z](/|$)", str(folder)):
-        remedy = "files of Windows are read many times slower; keep model, data and output in ~"
-        return [note("WSL", f"version 2, in a folder of Windows ({folder})", remedy)]
-    return [ok("WSL", "version 2; half of Windows' memory unless .wslconfig says otherwise")]
+        remedy = Message("files of Windows are read many times slower; keep model, data and output in ~")
+        return [note("WSL", Message("version 2, in a folder of Windows ({folder})", folder=folder), remedy)]
+    return [ok("WSL", Message("version 2; half of Windows' memory unless .wslconfig says otherwise"))]
 
 
 def of_encoding(of_files: str, of_output: str) -> Finding:
     """Of text, by the locale."""
     wrong = [one for one in (of_files, of_output) if one.lower().replace("-", "").replace("_", "") != "utf8"]
     if wrong:
-        remedy = "export LANG=C.UTF-8 (or PYTHONUTF8=1): Chinese is else shown as ?, and names of files may fail"
-        return note("encoding", f"{wrong[0]}, not UTF-8", remedy)
-    return ok("encoding", "UTF-8")
+        remedy = Message(
+            "export LANG=C.UTF-8 (or PYTHONUTF8=1): Chinese is else shown as ?, and names of files may fail"
+        )
+        return note(Message("encoding"), Message("{wrong}, not UTF-8", wrong=wrong[0]), remedy)
+    return ok(Message("encoding"), "UTF-8")
 
 
 def memory_limit(cgroups: Path, own: str) -> int | None:
@@ -193,14 +239,14 @@ def disk() -> list[Finding]:
         of_current_folder(
             here, is_writable=os.access(here or "", os.W_OK), free=output.free_bytes(here) if here else 0
         ),
-        _kept("encoded rows", cache_folder(), "XDG_CACHE_HOME"),
+        _kept(Message("encoded rows"), cache_folder(), "XDG_CACHE_HOME"),
         of_temporary_folder(_temporary()),
     ]
 
 
 def models_folder(path: Path) -> Finding:
     """Of the folder where models are kept that are fetched by name."""
-    return _kept("fetched models", None if str(path).startswith("~") else path, "HF_HOME")
+    return _kept(Message("fetched models"), None if str(path).startswith("~") else path, "HF_HOME")
 
 
 def limits(environment: Mapping[str, str], *, is_cpu: bool) -> list[Finding]:

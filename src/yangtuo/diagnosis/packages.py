@@ -20,6 +20,7 @@ from yangtuo import __version__
 from yangtuo.config.trainer_values import TO_INSTALL, TRACKERS
 from yangtuo.diagnosis.finding import Finding, note, ok, problem
 from yangtuo.errors import one_line
+from yangtuo.i18n import Message, gettext_noop
 
 TESTED = Path(__file__).with_name("tested_versions.txt")
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")  # that a run imports, each after those that it needs
@@ -61,8 +62,12 @@ def required() -> dict[str, str]:
 def of_python(version: tuple[int, int], full: str) -> Finding:
     """Of the interpreter."""
     if version < _OLDEST_PYTHON:
-        return problem("Python", full, "install Python 3.11 or newer, and make a new environment with it")
-    return ok("Python", f"{full}; yangtuo {__version__}")
+        return problem("Python", full, Message("install Python 3.11 or newer, and make a new environment with it"))
+    return ok("Python", Message("{full}; yangtuo {version}", full=full, version=__version__))
+
+
+_NEWER = gettext_noop("{found}, newer than the tested {known}")
+_OLDER = gettext_noop("{found}, older than the tested {known}")
 
 
 def of_versions(
@@ -80,17 +85,25 @@ def of_versions(
     for name in needed:
         install = f"pip install {name}=={known[name]}"
         if name not in found:
-            yield problem(name, "not installed", install)
+            yield problem(name, Message("not installed"), install)
         elif not _is_within(found[name], ranges.get(name, "")):
-            yield problem(name, f"{found[name]}, where {ranges[name]} is needed", install)
+            yield problem(
+                name, Message("{found}, where {ranges} is needed", found=found[name], ranges=ranges[name]), install
+            )
         elif _numbers(found[name])[:2] != _numbers(known[name])[:2]:
-            age = "newer" if _numbers(found[name]) > _numbers(known[name]) else "older"
-            yield note(name, f"{found[name]}, {age} than the tested {known[name]}", f"should a run fail: {install}")
+            is_newer = _numbers(found[name]) > _numbers(known[name])
+            age = _NEWER if is_newer else _OLDER
+            yield note(
+                name,
+                Message(age, found=found[name], known=known[name]),
+                Message("should a run fail: {install}", install=install),
+            )
         else:
             as_tested.append(f"{name} {found[name]}")
     if as_tested:
-        more = f" and {len(as_tested) - 4} more" if len(as_tested) > 4 else ""
-        yield ok("as tested", f"{', '.join(as_tested[:4])}{more}")
+        shown, num_more = ", ".join(as_tested[:4]), len(as_tested) - 4
+        more = Message("{shown} and {num_more} more", shown=shown, num_more=num_more)
+        yield ok(Message("as tested"), more if num_more > 0 else shown)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -135,9 +148,12 @@ def of_import(name: str, failure: ImportFailure, found: Mapping[str, str], known
     wrong = failure.package if failure.package in found else name
     remedy = f"pip install --force-reinstall {wrong}=={known.get(wrong, found[wrong])}"
     if wrong in {one.name for one in OPTIONAL}:
-        remedy += f", or pip uninstall {wrong}, which only some options need"
-    where = "" if wrong == name else f" (in {wrong} {found[wrong]})"
-    return problem(name, f"{found[name]} is installed and cannot be imported: {failure.said}{where}", remedy)
+        remedy = Message("{remedy}, or pip uninstall {wrong}, which only some options need", remedy=remedy, wrong=wrong)
+    said = failure.said
+    if wrong != name:
+        said = Message("{said} (in {package} {version})", said=said, package=wrong, version=found[wrong])
+    told = Message("{found} is installed and cannot be imported: {said}", found=found[name], said=said)
+    return problem(name, told, remedy)
 
 
 @dataclass(frozen=True)
@@ -170,9 +186,9 @@ OPTIONAL = (
     OptionalPackage("bitsandbytes", "--load_in_4bit, --load_in_8bit", "'yangtuo[qlora]'", _QUANTISE),
     OptionalPackage("flash_attn", "--attn_implementation flash_attention_2", "flash-attn", "import flash_attn"),
     OptionalPackage("modelscope-hub", "--hub modelscope", "'yangtuo[modelscope]'"),
-    OptionalPackage("pyarrow", "Parquet and Arrow files", "'yangtuo[data]'"),
-    OptionalPackage("zstandard", ".zst files", "'yangtuo[data]'"),
-    OptionalPackage("python-calamine", ".xlsx files", "'yangtuo[data]'"),
+    OptionalPackage("pyarrow", Message("Parquet and Arrow files"), "'yangtuo[data]'"),
+    OptionalPackage("zstandard", Message(".zst files"), "'yangtuo[data]'"),
+    OptionalPackage("python-calamine", Message(".xlsx files"), "'yangtuo[data]'"),
 )
 
 
@@ -207,8 +223,10 @@ class Trials:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            return f"no answer within {_PATIENCE_S:.0f} s"
-        lines = said.strip().splitlines() or [f"its process ended with code {process.returncode}"]
+            return Message("no answer within {patience_s:.0f} s", patience_s=_PATIENCE_S)
+        lines = said.strip().splitlines() or [
+            Message("its process ended with code {returncode}", returncode=process.returncode)
+        ]
         return one_line(lines[-1], _SHOWN) if process.returncode else ""
 
 
@@ -216,14 +234,28 @@ def of_optional(package: OptionalPackage, version: str | None, known: str | None
     """Of one that only some options need; `failed` is what its trial said, None where it was not tried."""
     name, needed_by = package.name, package.needed_by
     if version is None:
-        return ok(name, f"not installed; for {needed_by} only: pip install {package.install}")
+        return ok(
+            name,
+            Message(
+                "not installed; for {needed_by} only: pip install {install}",
+                needed_by=needed_by,
+                install=package.install,
+            ),
+        )
     wanted = package.install if known is None else f"{name}=={known}"
     if failed:
-        remedy = f"pip install --force-reinstall {wanted}, or go without {needed_by}"
-        return note(name, f"{version} does not work here: {failed}", remedy)
+        remedy = Message(
+            "pip install --force-reinstall {wanted}, or go without {needed_by}", wanted=wanted, needed_by=needed_by
+        )
+        return note(name, Message("{version} does not work here: {failed}", version=version, failed=failed), remedy)
     if known is not None and _numbers(version)[:2] != _numbers(known)[:2]:
-        return note(name, f"{version}, tested with {known}", f"should {needed_by} fail: pip install {wanted}")
-    return ok(name, f"{version}{', works here' if package.trial and failed == '' else ''}")
+        return note(
+            name,
+            Message("{version}, tested with {known}", version=version, known=known),
+            Message("should {needed_by} fail: pip install {wanted}", needed_by=needed_by, wanted=wanted),
+        )
+    works = package.trial and failed == ""
+    return ok(name, Message("{version}, works here", version=version) if works else version)
 
 
 def trackers() -> dict[str, str]:
@@ -235,7 +267,7 @@ def trackers() -> dict[str, str]:
         if modules and all(present):
             first = present[0][0]
             package = TO_INSTALL.get(first, first)
-            found[name] = installed([package]).get(package, "of unknown version")
+            found[name] = installed([package]).get(package, Message("of unknown version"))
     return found
 
 
@@ -249,11 +281,17 @@ def of_trackers(found: Mapping[str, str], taken: Sequence[str]) -> list[Finding]
     refused = {name: version for name, version in found.items() if name not in taken}
     good = [f"{name} {version}" for name, version in found.items() if name in taken]
     findings = [
-        note(name, f"{version}, which this transformers does not take", f"pip install --upgrade {_package_of(name)}")
+        note(
+            name,
+            Message("{version}, which this transformers does not take", version=version),
+            f"pip install --upgrade {_package_of(name)}",
+        )
         for name, version in refused.items()
     ]
-    none = "none installed; log.jsonl has every step, and --report_to takes e.g. tensorboard: pip install tensorboard"
-    return [*findings, ok("trackers", ", ".join(good) or none)] if good or not refused else findings
+    none = Message(
+        "none installed; log.jsonl has every step, and --report_to takes e.g. tensorboard: pip install tensorboard"
+    )
+    return [*findings, ok(Message("trackers"), ", ".join(good) or none)] if good or not refused else findings
 
 
 def python_version() -> tuple[tuple[int, int], str]:

@@ -144,7 +144,11 @@ def tell_memory(peaks: Sequence[int | None]) -> None:
     """Say how much memory each device needed at most; nothing of CPUs."""
     known = [f"{peak / 2**30:.1f}" for peak in peaks if peak is not None]
     if known:
-        logger.info("memory: at most %s GiB of the device%s", ", ".join(known), "" if len(known) == 1 else "s, by rank")
+        shown = ", ".join(known)
+        if len(known) == 1:
+            logger.info("memory: at most %s GiB of the device", shown)
+        else:
+            logger.info("memory: at most %s GiB of the devices, by rank", shown)
 
 
 def tell_checkpointing(longest: int) -> None:

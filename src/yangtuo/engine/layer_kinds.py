@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from torch import nn
 from transformers import PreTrainedModel
 
+from yangtuo.i18n import Message
 from yangtuo.model.mixers import carries_state
 
 # Of transformers 5.23's ALLOWED_LAYER_TYPES, those that `attention.prefix_shared_attention` computes, and those that
@@ -28,10 +29,10 @@ def reason_not_to_share(model: PreTrainedModel) -> str | None:
 def _reasons(model: PreTrainedModel) -> Iterator[str]:
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - _SHARE
     if kinds:
-        yield f"it has layers of the kind {', '.join(sorted(map(str, kinds)))}"
+        yield Message("it has layers of the kind {kinds}", kinds=", ".join(sorted(map(str, kinds))))
     for module in (model.get_decoder() or model).modules():
         name = type(module).__name__
         if carries_state(module):
-            yield f"its {name} carries a state from token to token"
+            yield Message("its {name} carries a state from token to token", name=name)
         if isinstance(getattr(module, "sinks", None), nn.Parameter):
-            yield f"its {name} has attention sinks"
+            yield Message("its {name} has attention sinks", name=name)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from yangtuo.i18n import Message
 from yangtuo.model.adapter_state import module_of
 
 _AT_START = 5  # steps that are the start
@@ -70,7 +71,7 @@ class TrainingMonitor:
     def _of_steps(self) -> Iterator[Event]:
         losses = [_number(entry["loss"]) for entry in self._steps]
         yield from _spike(losses, self._steps[-1]["step"])
-        yield from _above_its_start(losses, self._steps[-1])
+        yield from _above_its_start(losses)
         yield from _vanished([_number(entry.get("grad_norm")) for entry in self._steps])
         yield from _skipped(self._steps)
         yield from _shared_processor(self._steps)
@@ -88,9 +89,16 @@ class TrainingMonitor:
         if statistics.fmean(after) < statistics.fmean(before[-len(after) :]):
             yield Event(
                 "over_fitting",
-                f"over-fitting: the loss of the evaluation rises, {best:.4f} at step {best_step} and {c:.4f} at step "
-                f"{step}, while that of training falls: rows are learned by heart. best/ has the adapter of step "
-                f"{best_step}; --early_stopping_patience 2 stops by itself, fewer --num_train_epochs or more rows help",
+                Message(
+                    "over-fitting: the loss of the evaluation rises, {best:.4f} at step {best_step} and {now:.4f} "
+                    "at step {step}, while that of training falls: rows are learned by heart. best/ has the "
+                    "adapter of step {best_step}; --early_stopping_patience 2 stops by itself, fewer "
+                    "--num_train_epochs or more rows help",
+                    best=best,
+                    best_step=best_step,
+                    now=c,
+                    step=step,
+                ),
             )
 
 
@@ -100,16 +108,24 @@ def _spike(losses: list[float], step: int) -> Iterator[Event]:
         return
     middle = statistics.median(before)
     spread = statistics.median(abs(loss - middle) for loss in before)
-    rise = losses[-1] - middle
+    last = losses[-1]
+    rise = last - middle
     if rise > _SPIKE_MADS * spread and rise > _SPIKE_PART * middle:
         yield Event(
             "loss_spike",
-            f"the loss of step {step} is {losses[-1]:.4f}, where that of the {_WINDOW} steps before was about "
-            f"{middle:.4f}: rows unlike the others, or a --learning_rate that is too high if it does not come down",
+            Message(
+                "the loss of step {step} is {last:.4f}, where that of the {window} steps before was about "
+                "{middle:.4f}: rows unlike the others, or a --learning_rate that is too high if it does not "
+                "come down",
+                step=step,
+                last=last,
+                window=_WINDOW,
+                middle=middle,
+            ),
         )
 
 
-def _above_its_start(losses: list[float], last: Mapping[str, Any]) -> Iterator[Event]:
+def _above_its_start(losses: list[float]) -> Iterator[Event]:
     if len(losses) < _AT_START + _WINDOW:
         return
     now = statistics.median(losses[-_WINDOW:])
@@ -117,12 +133,18 @@ def _above_its_start(losses: list[float], last: Mapping[str, Any]) -> Iterator[E
     limits = {_AT_START: _ABOVE * max(losses[:_AT_START]), _FIRST: _FAR_ABOVE * max(losses[:_FIRST])}
     number = next((steps for steps, limit in limits.items() if now > limit), None)
     if number is not None:
-        rate = f" {last['learning_rate']:.1e}" if "learning_rate" in last else ""
+        highest = max(losses[:number])
         yield Event(
             "loss_above_start",
-            f"the loss is above its start: at most {max(losses[:number]):.4f} in the first {number} steps, {now:.4f} "
-            f"in the last {_WINDOW}; the run makes the model worse. Stop it with Ctrl-C and try a tenth of the "
-            f"learning rate{rate}",
+            Message(
+                "the loss is above its start: at most {highest:.4f} in the first {number} steps, {now:.4f} "
+                "in the last {window}; the run makes the model worse. Stop it with Ctrl-C and try a tenth of "
+                "the learning rate",
+                highest=highest,
+                number=number,
+                now=now,
+                window=_WINDOW,
+            ),
         )
 
 
@@ -134,8 +156,13 @@ def _vanished(norms: list[float]) -> Iterator[Event]:
     if start > 0 and now < _VANISHED * start:
         yield Event(
             "gradient_vanished",
-            f"gradients have all but vanished: their norm was {start:.2g} at the start and is {now:.2g} now, so "
-            "nothing more is learned; the rows are known by heart, or too high a learning rate has broken the adapter",
+            Message(
+                "gradients have all but vanished: their norm was {start:.2g} at the start and is {now:.2g} "
+                "now, so nothing more is learned; the rows are known by heart, or too high a learning rate "
+                "has broken the adapter",
+                start=start,
+                now=now,
+            ),
         )
 
 
@@ -145,8 +172,12 @@ def _skipped(steps: list[Mapping[str, Any]]) -> Iterator[Event]:
     if len(recent) == _WINDOW and count > _WINDOW / 2:
         yield Event(
             "skipped_steps",
-            f"{count} of the last {_WINDOW} steps were skipped, since gradients overflowed float16: --bf16 where the "
-            "device has it, else a lower --learning_rate",
+            Message(
+                "{count} of the last {window} steps were skipped, since gradients overflowed float16: --bf16 "
+                "where the device has it, else a lower --learning_rate",
+                count=count,
+                window=_WINDOW,
+            ),
         )
 
 
@@ -160,9 +191,14 @@ def _shared_processor(steps: list[Mapping[str, Any]]) -> Iterator[Event]:
         load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
         yield Event(
             "shared_processor",
-            f"the processor is shared: {waited:.0%} of the last steps' time this process waited for one ({load} "
-            f"programs want to run on {os.cpu_count()} processors); end the others, or give fewer threads "
-            "(OMP_NUM_THREADS=1): threads that wait for each other lose most",
+            Message(
+                "the processor is shared: {waited:.0%} of the last steps' time this process waited for one "
+                "({load} programs want to run on {cpu_count} processors); end the others, or give fewer "
+                "threads (OMP_NUM_THREADS=1): threads that wait for each other lose most",
+                waited=waited,
+                load=load,
+                cpu_count=os.cpu_count(),
+            ),
         )
 
 
@@ -186,8 +222,12 @@ def no_gradient(gradients: Mapping[str, torch.Tensor | None]) -> list[Event]:
     if not idle:
         return []
     shown = ", ".join(idle[:4]) + (", ..." if len(idle) > 4 else "")
-    text = (
-        f"no gradient reaches {len(idle)} of {len(reached)} trained modules, which will learn nothing: {shown}; leave "
-        "them out of --trainable or --modules_to_save, or look whether the model uses them"
+    text = Message(
+        "no gradient reaches {num_idle} of {num_reached} trained modules, which will learn nothing: "
+        "{shown}; leave them out of --trainable or --modules_to_save, or look whether the model uses "
+        "them",
+        num_idle=len(idle),
+        num_reached=len(reached),
+        shown=shown,
     )
     return [Event("no_gradient", text)]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from yangtuo.config.choices import DataOrder, LossReduction
 from yangtuo.data import mixing
 from yangtuo.data.examples import Examples
+from yangtuo.i18n import Message
 
 Rows = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float64]
@@ -249,17 +250,33 @@ def describe(shape: StepShape, num_rows: int, num_epochs: float, max_steps: int,
     """The lines that say how many steps there will be, and what is odd about them."""
     per_epoch = shape.num_steps(num_rows, drop_last=drop_last)
     total = max_steps if max_steps > 0 else int(np.ceil(num_epochs * per_epoch))
-    lines = [
-        f"steps: {total:,} of {shape.rows_per_step} rows ({shape.rows_per_group} a device x "
-        f"{shape.groups_per_rank} accumulated x {shape.world_size} process(es)); {per_epoch:,} steps an epoch, "
-        f"{total / per_epoch:.2f} epochs"
+    lines: list[str] = [
+        Message(
+            "steps: {total:,} of {rows_per_step} rows ({rows_per_group} a device x {groups_per_rank} "
+            "accumulated x {world_size} process(es)); {per_epoch:,} steps an epoch, {epochs:.2f} epochs",
+            total=total,
+            rows_per_step=shape.rows_per_step,
+            rows_per_group=shape.rows_per_group,
+            groups_per_rank=shape.groups_per_rank,
+            world_size=shape.world_size,
+            per_epoch=per_epoch,
+            epochs=total / per_epoch,
+        )
     ]
     rest = num_rows % shape.rows_per_step
     if drop_last and rest:
-        lines.append(f"  --dataloader_drop_last leaves out {rest} of {num_rows} rows each epoch")
+        lines.append(
+            Message(
+                "  --dataloader_drop_last leaves out {rest} of {num_rows} rows each epoch", rest=rest, num_rows=num_rows
+            )
+        )
     if num_rows < shape.rows_per_step:
         lines.append(
-            f"  {num_rows} rows are fewer than the {shape.rows_per_step} of one step: every step is a whole epoch of "
-            f"{num_rows} rows"
+            Message(
+                "  {num_rows} rows are fewer than the {rows_per_step} of one step: every step is a whole "
+                "epoch of {num_rows} rows",
+                num_rows=num_rows,
+                rows_per_step=shape.rows_per_step,
+            )
         )
     return lines

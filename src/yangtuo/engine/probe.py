@@ -29,23 +29,25 @@ from yangtuo.engine.loss import SupervisedLoss
 from yangtuo.engine.processes import largest
 from yangtuo.engine.steps import Execution
 from yangtuo.errors import AdapterError, ModelError, is_out_of_memory, one_line
+from yangtuo.i18n import Listed, Message
 from yangtuo.model.dtypes import name_of
 from yangtuo.model.lora import FusedLinear
 
 logger = logging.getLogger(__name__)
 
-HEAD, LORA, SHARING, PADDING, COMPILED = "own head", "fused LoRA", "shared prefixes", "padded rows", "compiled layers"
+HEAD, LORA, SHARING = Message("own head"), Message("fused LoRA"), Message("shared prefixes")
+PADDING, COMPILED = Message("padded rows"), Message("compiled layers")
 _WEIGHTS = np.array([1.0, 0.7])  # so that rows that are mixed up do not add up to the same
 # Of models that refuse another attention, or do not hand its arguments on.
 _REFUSALS = (RuntimeError, ValueError, TypeError, ImportError, LookupError, AttributeError)
 _MOST_NAMED = 4
 _OWN = re.compile(r"\.lora_|\.modules_to_save\.|\.token_adapter\.")  # behind a module's name
-_INSTEAD = {
-    HEAD: "the logits of all positions are computed at once",
-    LORA: "PEFT's own LoRA layers compute",
-    SHARING: "rows are padded",
-    PADDING: "rows are computed one by one",
-    COMPILED: "layers are not compiled",
+_INSTEAD: dict[str, Message] = {
+    HEAD: Message("the logits of all positions are computed at once"),
+    LORA: Message("PEFT's own LoRA layers compute"),
+    SHARING: Message("rows are padded"),
+    PADDING: Message("rows are computed one by one"),
+    COMPILED: Message("layers are not compiled"),
 }
 
 
@@ -170,7 +172,7 @@ class _Trial:
     def try_head(self) -> None:
         """The head on supervised positions only, in chunks."""
         if not self._loss.knows_decoder:
-            self.refused[HEAD] = "transformers does not name this model's decoder"
+            self.refused[HEAD] = Message("transformers does not name this model's decoder")
             return
         expected = self.compared.result_of_head(self._padded)
         self._loss.uses_own_head = True
@@ -241,7 +243,12 @@ class _Trial:
         (off,) = largest([off], self.compared.device)
         self.distances[name] = off if math.isfinite(off) else None
         if off > self.compared.limit:
-            told = f"the {self.compared.kind} would be off by {off:.2g}, rounding explains {self.compared.limit:.2g}"
+            told = Message(
+                "the {kind} would be off by {off:.2g}, rounding explains {limit:.2g}",
+                kind=self.compared.kind,
+                off=off,
+                limit=self.compared.limit,
+            )
             self.refused[name] = reason or told
         return off <= self.compared.limit
 
@@ -249,13 +256,17 @@ class _Trial:
 def _tell(found: Shortcuts) -> None:
     for name, reason in found.refused.items():
         logger.warning("engine: %s: %s", _INSTEAD[name], reason)
-    tried = [f"{name} {value:.2g}" for name, value in found.distances.items() if value is not None]
+    tried = [
+        Message("{name} {value:.2g}", name=name, value=value)
+        for name, value in found.distances.items()
+        if value is not None
+    ]
     if tried:
         logger.info(
-            "engine: shortcuts tried by the %s in %s, distance from the model's own way: %s (limit %.2g)",
+            "engine: shortcuts tried by the %s in %s; difference from the model's own way: %s (limit %.2g)",
             found.compared,
             found.dtype,
-            ", ".join(tried),
+            Listed(tried),
             found.limit,
         )
 

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch.distributed.rendezvous import rendezvous
 
 from yangtuo.errors import PeerLostError, UsageError, YangtuoError, differences, is_out_of_memory, one_line
+from yangtuo.i18n import Message
 from yangtuo.logs import rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -237,9 +238,9 @@ def check_launch(environment: Mapping[str, str]) -> str | None:
     restarts = int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     if restarts == 0 or environment.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1":
         return None
-    return (
-        "restarts: under this launcher restarted processes often do not find each other; use run_sft.sh, or "
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv_backend c10d ..."
+    return Message(
+        "restarts: under this launcher restarted processes often do not find each other; use "
+        "run_sft.sh, or TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv_backend c10d ..."
     )
 
 

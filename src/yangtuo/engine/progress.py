@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from yangtuo.i18n import tr
 from yangtuo.logs import lasting, say
 
 _EVERY = 10  # steps
@@ -78,12 +79,13 @@ class Progress:
         self._total, self._first_step, self._begin = total, first_step, time.monotonic()
         if self._shown and self._wants_bar:
             with lasting():
-                self._bar = tqdm(total=total, initial=first_step, unit="step", dynamic_ncols=True)
+                self._bar = tqdm(total=total, initial=first_step, unit=tr("step"), dynamic_ncols=True)
 
     def forecast(self, seconds: float) -> None:
         """Say how long the run will take, of the seconds that a step will, by a measurement before the first."""
         self._forecast, self.planned_seconds = seconds, seconds * self._total
-        self.say(f"time: about {_clock(seconds * self._total)} for {self._total:,} steps, by a first measurement")
+        told = tr("time: about {time} for {steps:,} steps, by a first measurement")
+        self.say(told.format(time=_clock(seconds * self._total), steps=self._total))
 
     def _check_forecast(self, seconds: float) -> None:
         """Say it again after the third step, where it was wrong; the first step has made what the others find made."""
@@ -93,7 +95,8 @@ class Progress:
         now = sum(self._seconds[1:]) / (_SURE_AFTER - 1)
         if abs(now - self._forecast) > _FORECAST_OFF * self._forecast:
             left = now * (self._total - self._first_step - _SURE_AFTER)
-            self.say(f"time: {now:.3g} s a step, not {self._forecast:.3g}; about {_clock(left)} left")
+            told = tr("time: {now:.3g} s a step, not {before:.3g}; about {time} left")
+            self.say(told.format(now=now, before=self._forecast, time=_clock(left)))
         self._forecast = None
 
     def step(self, entry: dict[str, Any]) -> None:
@@ -105,22 +108,23 @@ class Progress:
         smooth = 0.8 if self._tokens_per_s else 0.0
         self._tokens_per_s = smooth * self._tokens_per_s + (1 - smooth) * entry["tokens_per_s"]
         if self._bar is not None:
-            rate, saved, memory = f"{self._tokens_per_s:,.0f} tokens/s", _saved(entry), _memory(entry)
-            shown = f"loss {entry['loss']:.4f}, {rate}, {saved}, {memory}"
+            loss, rate = _loss(entry), f"{self._tokens_per_s:,.0f} tokens/s"
+            shown = f"{loss}, {rate}, {_saved(entry)}, {_memory(entry)}"
             self._bar.set_postfix_str(shown, refresh=False)
             with lasting():
                 self._bar.update(1)
 
     def report(self, step: int, logs: dict[str, Any]) -> None:
         """A logging step is due."""
-        parts = [f"step {step}/{self._total}", f"loss {logs['loss']:.4f}", f"lr {logs['learning_rate']:.3g}"]
+        at = tr("step {step}/{total}").format(step=step, total=self._total)
+        parts = [at, _loss(logs), tr("lr {rate:.3g}").format(rate=logs["learning_rate"])]
         if "grad_norm" in logs:
-            parts.append(f"grad_norm {logs['grad_norm']:.3g}")
+            parts.append(tr("grad_norm {norm:.3g}").format(norm=logs["grad_norm"]))
         done = step - self._first_step
         if self._bar is None and done:
             left = self._seconds_of_step(done) * (self._total - step)
             rate = f"{self._tokens_per_s:,.0f} tokens/s"
-            parts += [rate, _saved(self._last), _memory(self._last), f"{_clock(left)} left"]
+            parts += [rate, _saved(self._last), _memory(self._last), tr("{time} left").format(time=_clock(left))]
         self.say("  ".join(parts))
 
     def _seconds_of_step(self, done: int) -> float:
@@ -142,9 +146,14 @@ class Progress:
             self._bar = None
 
 
+def _loss(entry: dict[str, Any]) -> str:
+    return tr("loss {loss:.4f}").format(loss=entry["loss"])
+
+
 def _saved(entry: dict[str, Any]) -> str:
     """Model FLOP utilisation, and the parts of a padded batch that the step did not compute."""
-    return f"MFU {entry['mfu']:.0%}, saved {entry['padding_saved']:.0%} padding + {entry['prefix_saved']:.0%} prefix"
+    told = tr("MFU {mfu:.0%}, saved {padding:.0%} padding + {prefix:.0%} prefix")
+    return told.format(mfu=entry["mfu"], padding=entry["padding_saved"], prefix=entry["prefix_saved"])
 
 
 def _memory(entry: dict[str, Any]) -> str:
@@ -153,7 +162,7 @@ def _memory(entry: dict[str, Any]) -> str:
     if names[0] not in entry:
         names = ("memory_bytes", "peak_memory_bytes")
     now, peak = (entry.get(name, 0) / 2**30 for name in names)
-    return f"{now:.1f} GiB (peak {peak:.1f})"
+    return tr("{now:.1f} GiB (peak {peak:.1f})").format(now=now, peak=peak)
 
 
 def _clock(seconds: float) -> str:

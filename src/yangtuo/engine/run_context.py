@@ -11,6 +11,7 @@ from yangtuo.engine.progress import Logging, Progress
 from yangtuo.engine.signals import StopRequest
 from yangtuo.engine.step_log import StepLog
 from yangtuo.engine.watchdog import Watchdog
+from yangtuo.i18n import tr
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +35,20 @@ class RunContext:
         self.screen.step(entry)
         self.tell_events(entry["step"], self.monitor.step(entry))
         if entry.get("skipped"):
-            self.screen.say(
-                f"step {entry['step']}: skipped, since gradients overflowed float16; the loss scale goes down, the "
-                "schedule waits"
+            told = tr(
+                "step {step}: skipped, since gradients overflowed float16; the loss scale goes down, the schedule waits"
             )
+            self.screen.say(told.format(step=entry["step"]))
 
     def tell_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """An evaluation, its metrics named as transformers names them."""
         entry = {"step": step, **{name.removeprefix("eval_"): value for name, value in metrics.items()}}
         entry["eval_loss"], entry["eval_tokens"] = entry.pop("loss"), entry.pop("tokens")
         self.step_log.write(entry)
-        self.screen.say(
-            f"step {step}  eval_loss {entry['eval_loss']:.4f}  perplexity {entry['perplexity']:.3f}  "
-            f"({entry['rows']} rows, {entry['runtime']:.0f} s)"
-        )
+        told = tr("step {step}  eval_loss {loss:.4f}  perplexity {perplexity:.3f}  ({rows} rows, {seconds:.0f} s)")
+        seconds, loss = entry["runtime"], entry["eval_loss"]
+        filled = told.format(step=step, loss=loss, perplexity=entry["perplexity"], rows=entry["rows"], seconds=seconds)
+        self.screen.say(filled)
         self.tell_events(step, self.monitor.evaluation(entry))
 
     def tell_events(self, step: int, events: Iterable[Event]) -> None:

@@ -17,6 +17,7 @@ from yangtuo.data.readers.shown import shown
 from yangtuo.data.records import Value
 from yangtuo.errors import DataError, UsageError
 from yangtuo.evaluation.choice_subjects import CEVAL, CMMLU, subject_of, tables
+from yangtuo.i18n import Message
 
 LETTERS = "ABCD"
 DEV = "dev"  # the split of the exemplars
@@ -95,7 +96,11 @@ class _File:
 def licence(benchmark: str) -> str:
     """The line on whose questions these are, to be printed with any result."""
     name, whose = {CEVAL: ("C-Eval", "Huang et al. 2023"), CMMLU: ("CMMLU", "Li et al. 2023")}[benchmark]
-    return f"{name} ({whose}) is licensed CC BY-NC-SA 4.0: not for commercial use; derived data under the same licence."
+    return Message(
+        "{name} ({whose}) is licensed CC BY-NC-SA 4.0: not for commercial use; derived data under the same licence.",
+        name=name,
+        whose=whose,
+    )
 
 
 def read_choice_folder(folder: Path, benchmark: str | None = None) -> ChoiceFolder:
@@ -248,7 +253,12 @@ def _label(name: str) -> str:
 def _notes(folder: Path, benchmark: str, files: Sequence[_File], others: Sequence[Path]) -> Iterator[str]:
     unknown = sorted({file.subject for file in files if not subject_of(benchmark, file.subject).is_known})
     if unknown:
-        yield f"{folder}: no subjects of {benchmark}, so called by their names, in group Other: {', '.join(unknown)}"
+        yield Message(
+            "{folder}: no subjects of {benchmark}, so called by their names, in group Other: {unknown}",
+            folder=folder,
+            benchmark=benchmark,
+            unknown=", ".join(unknown),
+        )
     if others:
         names = ", ".join(map(str, others[:5])) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-        yield f"{folder}: not read, since their names tell no split: {names}"
+        yield Message("{folder}: not read, since their names tell no split: {names}", folder=folder, names=names)

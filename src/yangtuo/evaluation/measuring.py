@@ -14,6 +14,7 @@ from yangtuo.errors import DataError
 from yangtuo.evaluation.progress import Progress
 from yangtuo.evaluation.records import Records
 from yangtuo.evaluation.tasks import AnswerTask, LikelihoodTask
+from yangtuo.i18n import Message
 from yangtuo.inference.batch import BatchGenerator
 from yangtuo.inference.forward import RowReader
 from yangtuo.inference.generate import Sampling
@@ -144,7 +145,7 @@ def _read(asked: Asked, task: LikelihoodTask, records: Records, reader: Likeliho
         return records.knows(task.identity, task.keys[i])
 
     num_open = sum(not is_known(i) for i in range(len(examples)))
-    with Progress(f"{asked.name}: {task.name}, read", num_open, "row") as progress:
+    with Progress(Message("{model}: {task}, rows read", model=asked.name, task=task.name), num_open, "row") as progress:
         for found in reader.read(examples, is_known):
             new = [(i, likelihood) for i, likelihood in found if not is_known(i)]
             records.add(task.identity, [{"key": task.keys[i], **_entry(one, _weights(task, i))} for i, one in new])
@@ -174,7 +175,9 @@ def _answer(asked: Asked, task: AnswerTask, records: Records, generator: BatchGe
         return records.knows(task.identity, task.keys[i])
 
     num_open = sum(not is_known(i) for i in range(len(task.prompts)))
-    with Progress(f"{asked.name}: {task.name}, answered", num_open, "prompt") as progress:
+    with Progress(
+        Message("{model}: {task}, prompts answered", model=asked.name, task=task.name), num_open, "prompt"
+    ) as progress:
         for found in generator.answer_all([prompt.ids for prompt in task.prompts], is_known):
             new = [(i, answer) for i, answer in found if not is_known(i)]
             entries = [

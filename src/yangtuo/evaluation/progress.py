@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from yangtuo import logs
+from yangtuo.i18n import tr
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self._total and sys.stderr.isatty():
-            self._bar = tqdm(total=self._total, desc=self._title, unit=self._unit, dynamic_ncols=True, leave=False)
+            self._bar = tqdm(total=self._total, desc=tr(self._title), unit=self._unit, dynamic_ncols=True, leave=False)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -35,10 +36,9 @@ class Progress:
         if self._done and error[0] is None:
             seconds = time.monotonic() - self._began
             logger.info(
-                "%s: %s %ss in %.1f s (%.1f/s)",
+                "%s: %s in %.1f s (%.1f a second)",
                 self._title,
                 f"{self._done:,}",
-                self._unit,
                 seconds,
                 self._done / seconds,
             )
@@ -53,4 +53,5 @@ class Progress:
         if now - self._said >= _LINES_S and self._done < self._total:
             self._said = now
             left = (now - self._began) / self._done * (self._total - self._done)
-            logs.say(f"{self._title}: {self._done:,} of {self._total:,} {self._unit}s, {left:.0f} s left")
+            told = tr("{title}: {done:,} of {total:,}, {left:.0f} s left")
+            logs.say(told.format(title=tr(self._title), done=self._done, total=self._total, left=left))

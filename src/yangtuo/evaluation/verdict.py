@@ -6,11 +6,12 @@ on a verdict is the caller's.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from yangtuo.evaluation.comparison import Comparison, PairedDifference, is_finite
+from yangtuo.i18n import Listed, Message, gettext_noop
 
 OWN_LOSS, ACCURACY, PASSAGE_LOSS = "own/loss", "probe/accuracy", "probe/loss"
 OWN_TEXT_LOSS = "own/loss_by_character"  # in its place where the models' tokens are not the same
@@ -94,7 +95,7 @@ class _Limit:
 
     name: str
     measure: str
-    what: str
+    what: Message
     sign: int
     margin: float
     needs_interval: bool = True
@@ -117,11 +118,19 @@ def judge(measures: Iterable[Comparison], margins: Margins | None = None) -> Ver
     base_ended = known[ENDED].base if ENDED in known else math.nan
     ends = 0.0 if base_ended < limits.seldom_ends else limits.ends_answers
     kept = (
-        _Limit("general_ability", ACCURACY, "The share of right answers to the probe set", 1, limits.general_ability),
+        _Limit(
+            "general_ability",
+            ACCURACY,
+            Message("The share of right answers to the probe set"),
+            1,
+            limits.general_ability,
+        ),
         # A few passages are enough: their losses hardly scatter, and one that a model cannot bear counts.
-        _Limit("passages", PASSAGE_LOSS, "The loss on plain passages", -1, limits.passages, needs_interval=False),
-        _Limit("ends_answers", ENDED, "The share of answers that end by themselves", 1, ends),
-        _Limit("repetition", REPETITION, "The share of answers that repeat themselves", -1, limits.repetition),
+        _Limit(
+            "passages", PASSAGE_LOSS, Message("The loss on plain passages"), -1, limits.passages, needs_interval=False
+        ),
+        _Limit("ends_answers", ENDED, Message("The share of answers that end by themselves"), 1, ends),
+        _Limit("repetition", REPETITION, Message("The share of answers that repeat themselves"), -1, limits.repetition),
     )
     own = known.get(OWN_TEXT_LOSS, known.get(OWN_LOSS))
     rules = [_own_data(own), *(_kept(limit, known.get(limit.measure)) for limit in kept)]
@@ -132,75 +141,91 @@ def judge(measures: Iterable[Comparison], margins: Margins | None = None) -> Ver
 
 
 def _own_data(own: Comparison | None) -> Rule:
-    name, what = "own_data", "The loss on your data"
+    name, what = "own_data", Message("The loss on your data")
     if own is None or own.tuned is None or not _has_finite_values(own):
         return _unjudged(name, what, own)
-    figures, change = _went(what, own), own.difference
+    change = own.difference
+    figures = _went(what, own, change)
     if change is None:
-        return Rule(name, None, f"{figures}, with no interval of the difference to judge by.")
-    figures += f" ({_interval(change, own.unit)})"
+        return Rule(name, None, Message(_NO_INTERVAL, figures=figures))
     if change.high < 0:
-        return Rule(name, True, f"{figures}: it has improved.")
+        return Rule(name, True, Message("{figures}: it has improved.", figures=figures))
     if change.low > 0:
-        return Rule(name, False, f"{figures}: it has got worse.", is_worse=True)
-    return Rule(name, False, f"{figures}: no difference is shown.")
+        return Rule(name, False, Message("{figures}: it has got worse.", figures=figures), is_worse=True)
+    return Rule(name, False, Message("{figures}: no difference is shown.", figures=figures))
 
 
 def _kept(limit: _Limit, measure: Comparison | None) -> Rule:
     if measure is None or measure.tuned is None or not _has_finite_values(measure):
         return _unjudged(limit.name, limit.what, measure)
-    figures, change = _went(limit.what, measure), measure.difference
+    change = measure.difference
+    figures = _went(limit.what, measure, change)
     gain = limit.sign * (change.estimate if change else measure.tuned - measure.base)
     is_beyond = gain < -limit.margin
     if change is None and limit.needs_interval:
-        return Rule(limit.name, None, f"{figures}, with no interval of the difference to judge by.")
-    figures += f" ({_interval(change, measure.unit)})" if change else ""
+        return Rule(limit.name, None, Message(_NO_INTERVAL, figures=figures))
     is_shown = change is not None and (change.high < 0 if limit.sign > 0 else change.low > 0)
-    margin = f"{_amount(limit.margin, measure.unit)}, which is the margin"
+    margin = _amount(limit.margin, measure.unit)
     if is_beyond and (is_shown or not limit.needs_interval):
-        return Rule(limit.name, False, f"{figures}: worse by more than {margin}.", is_worse=True)
+        told = Message("{figures}: worse by more than {margin}, which is the margin.", figures=figures, margin=margin)
+        return Rule(limit.name, False, told, is_worse=True)
     if is_shown:
-        return Rule(limit.name, True, f"{figures}: worse, but by no more than {margin}.")
-    small = f", and one below about {_amount(change.smallest, measure.unit)} would hardly show" if change else ""
-    return Rule(limit.name, True, f"{figures}: no loss is shown{small if _knows_smallest(change) else ''}.")
+        told = Message(
+            "{figures}: worse, but by no more than {margin}, which is the margin.", figures=figures, margin=margin
+        )
+        return Rule(limit.name, True, told)
+    if change is None or not _knows_smallest(change):
+        return Rule(limit.name, True, Message("{figures}: no loss is shown.", figures=figures))
+    told = Message(
+        "{figures}: no loss is shown, and one below about {smallest} would hardly show.",
+        figures=figures,
+        smallest=_amount(change.smallest, measure.unit),
+    )
+    return Rule(limit.name, True, told)
 
 
-def _unjudged(name: str, what: str, measure: Comparison | None) -> Rule:
+def _unjudged(name: str, what: Message, measure: Comparison | None) -> Rule:
     """For a measure that is missing, or not finite."""
     if measure is None or _has_finite_values(measure):
-        return Rule(name, None, f"{what} was not measured.")
-    return Rule(name, False, f"{_went(what, measure)}, and not all of that is a finite number.", is_worse=True)
+        return Rule(name, None, Message("{what} was not measured.", what=what))
+    told = Message("{figures}, and not all of that is a finite number.", figures=_went(what, measure))
+    return Rule(name, False, told, is_worse=True)
 
 
 def _not_finite(measures: Iterable[Comparison]) -> list[Rule]:
     """One rule for all values that are not finite and that no other rule looks at; none where there is none."""
     names = sorted(measure.name for measure in measures if not _has_finite_values(measure))
-    text = f"Not a finite number: {', '.join(names)}."
+    text = Message("Not a finite number: {names}.", names=", ".join(names))
     return [Rule("finite", False, text, is_worse=True)] if names else []
 
 
 def _of_rules(rules: tuple[Rule, ...], own: Comparison | None) -> Verdict:
     worse = [rule for rule in rules if rule.is_worse]
     missing = [rule.name for rule in rules if rule.passed is None]
-    unknown = f" Not judged: {', '.join(missing)}." if missing else ""
+    unknown = [Message("Not judged: {names}.", names=", ".join(missing))] if missing else []
     if worse:
-        return Verdict(Outcome.BROKEN, f"Broken. {' '.join(rule.text for rule in worse)}{unknown}", rules)
+        text = Listed([Message("Broken."), *(rule.text for rule in worse), *unknown], " ")
+        return Verdict(Outcome.BROKEN, text, rules)
     if rules[0].passed:
-        kept = " No other rule fails." if len(missing) < len(rules) - 1 else ""
-        return Verdict(Outcome.BETTER, f"Better. {rules[0].text}{kept}{unknown}", rules)
-    text = f"No difference shown. {rules[0].text}{_smallest(own)}{unknown}"
+        kept = [Message("No other rule fails.")] if len(missing) < len(rules) - 1 else []
+        return Verdict(Outcome.BETTER, Listed([Message("Better."), rules[0].text, *kept, *unknown], " "), rules)
+    text = Listed([Message("No difference shown."), rules[0].text, *_smallest(own), *unknown], " ")
     return Verdict(Outcome.NO_DIFFERENCE, text, rules)
 
 
-def _smallest(own: Comparison | None) -> str:
+def _smallest(own: Comparison | None) -> Iterator[Message]:
     """What the rows could have shown."""
     if own is None or own.difference is None:
-        return ""
-    rows = "1 row" if own.n == 1 else f"{own.n:,} rows"
+        return
+    rows = Message("1 row") if own.n == 1 else Message("{num_rows:,} rows", num_rows=own.n)
     if not _knows_smallest(own.difference):
-        return f" How small a difference {rows} can show is not known; evaluate more rows."
-    least = _amount(own.difference.smallest, own.unit)
-    return f" The smallest difference that {rows} can show is about {least}; more rows show smaller ones."
+        yield Message("How small a difference {rows} can show is not known; evaluate more rows.", rows=rows)
+        return
+    yield Message(
+        "The smallest difference that {rows} can show is about {least}; more rows show smaller ones.",
+        rows=rows,
+        least=_amount(own.difference.smallest, own.unit),
+    )
 
 
 def _knows_smallest(change: PairedDifference | None) -> bool:
@@ -212,9 +237,18 @@ def _has_finite_values(measure: Comparison) -> bool:
     return is_finite([measure.base, measure.tuned, measure.difference.estimate if measure.difference else None])
 
 
-def _went(what: str, measure: Comparison) -> str:
-    after = "an unknown value" if measure.tuned is None else _figure(measure.tuned, measure.unit)
-    return f"{what} went from {_figure(measure.base, measure.unit)} to {after}"
+_NO_INTERVAL = gettext_noop("{figures}, with no interval of the difference to judge by.")
+
+
+def _went(what: Message, measure: Comparison, change: PairedDifference | None = None) -> Message:
+    """From where to where; with a change, its interval."""
+    after = Message("an unknown value") if measure.tuned is None else _figure(measure.tuned, measure.unit)
+    figures = Message(
+        "{what} went from {before} to {after}", what=what, before=_figure(measure.base, measure.unit), after=after
+    )
+    if change is None:
+        return figures
+    return Message("{figures} ({interval})", figures=figures, interval=_interval(change, measure.unit))
 
 
 def _figure(value: float, unit: str) -> str:
@@ -223,12 +257,14 @@ def _figure(value: float, unit: str) -> str:
 
 def _amount(value: float, unit: str) -> str:
     """Of a difference: points, since a difference of shares in per cent could be read as a ratio."""
-    return f"{100 * value:.1f} points" if unit == "share" else f"{value:.3f} {unit}"
+    return Message("{points:.1f} points", points=100 * value) if unit == "share" else f"{value:.3f} {unit}"
 
 
-def _interval(change: PairedDifference, unit: str) -> str:
+def _interval(change: PairedDifference, unit: str) -> Message:
     if not is_finite([change.low, change.high]):
-        return "from these items no interval of the difference can be told"
+        return Message("from these items no interval of the difference can be told")
     scale, digits = (100, 1) if unit == "share" else (1, 3)
     low, middle, high = (f"{scale * value:+.{digits}f}" for value in (change.low, change.estimate, change.high))
-    return f"{middle} {'points' if unit == 'share' else unit}, 95 % interval {low} to {high}"
+    if unit == "share":
+        return Message("{middle} points, 95 % interval {low} to {high}", middle=middle, low=low, high=high)
+    return Message("{middle} {unit}, 95 % interval {low} to {high}", middle=middle, unit=unit, low=low, high=high)

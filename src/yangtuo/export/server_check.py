@@ -19,6 +19,7 @@ from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
 from yangtuo.export.servers import Ollama, Reply, Server
+from yangtuo.i18n import Listed, Message, gettext_noop
 
 _NEAR = 12  # characters shown on each side of a difference
 
@@ -26,11 +27,13 @@ _NEAR = 12  # characters shown on each side of a difference
 class Match(StrEnum):
     """How a prompt or an answer compares."""
 
-    SAME = "same"
-    SAME_NUMBER = "same number"
-    ONE_PIECE = "one piece"  # the same text, with past answers tokenised together with what stands around them
-    DIFFERS = "differs"
-    NOT_TOLD = "not told"
+    SAME = gettext_noop("same")
+    SAME_NUMBER = gettext_noop("same number")
+    ONE_PIECE = gettext_noop(
+        "one piece"
+    )  # the same text, with past answers tokenised together with what stands around them
+    DIFFERS = gettext_noop("differs")
+    NOT_TOLD = gettext_noop("not told")
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ class Reference:
 def compared(prompt: Prompt, reply: Reply, tokenizer: Tokenizer, reference: Reference | None) -> Compared:
     """What a server made of a prompt, beside what training makes of it."""
     if reply.refusal:
-        return Compared(prompt.messages, Match.DIFFERS, f"refused: {reply.refusal}", Match.NOT_TOLD, "")
+        return Compared(
+            prompt.messages, Match.DIFFERS, Message("refused: {refusal}", refusal=reply.refusal), Match.NOT_TOLD, ""
+        )
     match, detail = compare_prompt(prompt, reply, tokenizer)
     answer, answer_detail = Match.NOT_TOLD, ""
     if reference and reply.text is not None:
@@ -103,7 +108,7 @@ def compare_prompt(prompt: Prompt, reply: Reply, tokenizer: Tokenizer) -> tuple[
     same = Match.SAME if prompt.whole == prompt.ids else Match.ONE_PIECE
     if found is not None:
         if found in (prompt.ids, prompt.whole):
-            return Match.SAME if found == prompt.ids else same, f"{len(found)} tokens"
+            return Match.SAME if found == prompt.ids else same, Message("{num} tokens", num=len(found))
         # What a server tokenises in one piece is another text: the first difference to training says nothing then.
         return Match.DIFFERS, _first_id(prompt.whole, found, tokenizer)
     if reply.prompt_text is not None and reply.prompt_text != prompt.text:
@@ -111,10 +116,9 @@ def compare_prompt(prompt: Prompt, reply: Reply, tokenizer: Tokenizer) -> tuple[
     if num is None:
         return (Match.NOT_TOLD, "") if reply.prompt_text is None else (same, "the same text")
     if num != len(prompt.whole):
-        return Match.DIFFERS, f"{num} tokens, expected {len(prompt.whole)}"
-    return Match.SAME_NUMBER if same is Match.SAME else same, f"{num} tokens" + (
-        ", the same text" if reply.prompt_text else ""
-    )
+        return Match.DIFFERS, Message("{num} tokens, expected {num_whole}", num=num, num_whole=len(prompt.whole))
+    told = gettext_noop("{num} tokens, the same text") if reply.prompt_text else gettext_noop("{num} tokens")
+    return Match.SAME_NUMBER if same is Match.SAME else same, Message(told, num=num)
 
 
 def compare_text(expected: str, found: str, *, is_cut: bool) -> tuple[Match, str]:
@@ -144,14 +148,19 @@ def _first_id(expected: Sequence[int], found: Sequence[int], tokenizer: Tokenize
             shown = repr(tokenizer.bytes_of(ids[at]).decode("utf-8", errors="replace"))
         return f"{ids[at]} {shown or ''}".strip()
 
-    sizes = "" if len(expected) == len(found) else f"; {len(found)} tokens for {len(expected)}"
-    return f"token {at}: {told(found)}, expected {told(expected)}{sizes}"
+    first = Message("token {at}: {found}, expected {expected}", at=at, found=told(found), expected=told(expected))
+    if len(expected) == len(found):
+        return first
+    sizes = Message("{num_found} tokens for {num_expected}", num_found=len(found), num_expected=len(expected))
+    return Listed([first, sizes], "; ")
 
 
 def _first_character(expected: str, found: str) -> str:
     at = _first(expected, found)
     begin, end = max(0, at - _NEAR), at + _NEAR
-    return f"character {at}: {found[begin:end]!r}, expected {expected[begin:end]!r}"
+    return Message(
+        "character {at}: {found!r}, expected {expected!r}", at=at, found=found[begin:end], expected=expected[begin:end]
+    )
 
 
 def _first(a: Sequence[Any], b: Sequence[Any]) -> int:
@@ -167,11 +176,15 @@ def notes(
     prompts = [row.prompt for row in rows]
     if num := prompts.count(Match.ONE_PIECE):
         yield (
-            f"{num} dialogues: the server tokenises a past answer together with what stands around it, training apart; "
-            "no server that takes text can do otherwise, and single questions are not touched"
+            Message(
+                "{num} dialogues: the server tokenises a past answer together with what stands around it, "
+                "training apart; no server that takes text can do otherwise, and single questions are not "
+                "touched",
+                num=num,
+            )
         )
     if prompts.count(Match.SAME_NUMBER) and server.kind == "openai":
-        yield "the server tells how many tokens a prompt has, not which"
+        yield Message("the server tells how many tokens a prompt has, not which")
     if Match.DIFFERS in prompts and isinstance(server, Ollama) and (given := server.template()) is not None:
         from yangtuo.model.prompt_texts import modelfile_of
 
@@ -181,9 +194,13 @@ def notes(
             yield str(error)
         else:
             if not is_ours:
-                yield "the model on the server has another TEMPLATE than the Modelfile of this folder; create it again"
+                yield Message(
+                    "the model on the server has another TEMPLATE than the Modelfile of this folder; create it again"
+                )
     if Match.DIFFERS not in prompts and any(row.answer is Match.DIFFERS for row in rows):
         yield (
-            "the prompts are right and answers differ: other weights, a quantisation, another dtype, or "
-            "near ties that rounding decides"
+            Message(
+                "the prompts are right and answers differ: other weights, a quantisation, another dtype, or "
+                "near ties that rounding decides"
+            )
         )

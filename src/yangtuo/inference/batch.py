@@ -25,6 +25,7 @@ from yangtuo.engine.head import Head
 from yangtuo.engine.layout import common_prefixes, share
 from yangtuo.engine.memory import ModelShape
 from yangtuo.errors import OutOfMemoryError, is_out_of_memory, one_line
+from yangtuo.i18n import Message
 from yangtuo.inference.forward import RowReader, Rows
 from yangtuo.inference.generate import MAX_NEW_TOKENS, Answer, Generator, Sampling, choose
 from yangtuo.inference.likelihood import Work
@@ -125,7 +126,7 @@ class BatchGenerator:
             return
         self._is_tried = True
         if self._reader.way.rows is not Rows.TREE:
-            self._why_single = "its rows are not read as a prefix tree"
+            self._why_single = Message("its rows are not read as a prefix tree")
         else:
             self._why_single = self._refusal([list(prompts[0])[:24], list(prompts[0])[:20], list(prompts[-1])[:17]])
         if self._why_single:
@@ -146,7 +147,11 @@ class BatchGenerator:
             return one_line(error, 120)
         limit = tolerance.token_losses_limit(model.dtype)
         off = distance(list(found), expected)
-        return None if off <= limit else f"logits would be off by {off:.2g}, rounding explains {limit:.2g}"
+        return (
+            None
+            if off <= limit
+            else Message("logits would be off by {off:.2g}, rounding explains {limit:.2g}", off=off, limit=limit)
+        )
 
     def _split_where_it_must(
         self, prompts: Sequence[Sequence[int]], batch: list[int]

@@ -12,9 +12,10 @@ from yangtuo import output
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.errors import DataError, UsageError
+from yangtuo.i18n import Message
 from yangtuo.inference.generate import Answer, Generator
 
-LEFT_OUT = "the dialogue is longer than the model has room for: its oldest part is no longer shown to it"
+LEFT_OUT = Message("the dialogue is longer than the model has room for: its oldest part is no longer shown to it")
 
 
 class Exchange(NamedTuple):

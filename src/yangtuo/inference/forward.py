@@ -26,6 +26,7 @@ from yangtuo.engine.head import Head
 from yangtuo.engine.layer_kinds import reason_not_to_share
 from yangtuo.engine.layout import Layout, pad, share, without_ends
 from yangtuo.errors import is_out_of_memory, one_line
+from yangtuo.i18n import Listed, Message
 from yangtuo.inference.load import LoadedModel
 from yangtuo.inference.tree_attention import TREE, OwnTokens
 
@@ -41,6 +42,13 @@ class Rows(StrEnum):
     TREE = "as a prefix tree"
     PADDED = "on padded lines"
     SINGLE = "one by one"
+
+
+_WAYS = {
+    Rows.TREE: Message("rows are read as a prefix tree"),
+    Rows.PADDED: Message("rows are read padded"),
+    Rows.SINGLE: Message("rows are read one by one"),
+}
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ class RowReader:
         own = Way(Rows.SINGLE, uses_decoder=False)
         self.way = own
         expected = self._losses(trial)
-        reasons: list[str] = []
+        reasons: list[Message] = []
         for rows in (Rows.TREE, Rows.PADDED, Rows.SINGLE):
             reason = reason_not_to_share(model) if rows is Rows.TREE else None
             for uses_decoder in (True, False):
@@ -141,9 +149,9 @@ class RowReader:
                 reason = self._refusal(trial, expected)
                 if reason is None:
                     if reasons:
-                        logger.warning("rows are read %s: %s", rows.value, "; ".join(reasons))
+                        logger.warning("engine: %s: %s", _WAYS[rows], Listed(reasons, "; "))
                     return self.way
-            reasons.append(f"{rows.value}: {reason}")
+            reasons.append(Message("{way}: {reason}", way=_WAYS[rows], reason=reason))
         return own
 
     def _refusal(self, trial: Examples, expected: list[torch.Tensor]) -> str | None:
@@ -156,7 +164,9 @@ class RowReader:
             return one_line(error, 120)
         if off <= limit:
             return None
-        return f"token losses would be off by {off:.2g}, rounding explains {limit:.2g}" if math.isfinite(off) else "NaN"
+        if not math.isfinite(off):
+            return "NaN"
+        return Message("token losses would be off by {off:.2g}, rounding explains {limit:.2g}", off=off, limit=limit)
 
     def _losses(self, trial: Examples) -> list[torch.Tensor]:
         """Of all tokens but the first, row by row, each prediction once."""

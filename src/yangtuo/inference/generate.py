@@ -76,9 +76,10 @@ def sampling_of(
     if given.get("temperature") == 0:  # then nothing of it decides
         taken = {key: value for key, value in taken.items() if key == "repetition_penalty"}
     if taken:
-        logger.info("answers: %s, as %s says", ", ".join(f"{key} {value:g}" for key, value in taken.items()), file)
+        shown = ", ".join(f"{key} {value:g}" for key, value in taken.items())
+        logger.info("answers: %s, taken from %s", shown, file)
     if unknown:
-        logger.warning("answers: %s of %s not followed here", ", ".join(unknown), file)
+        logger.warning("answers: %s is not used here, though it stands in %s", ", ".join(unknown), file)
     return Sampling(max_new_tokens, seed=seed, **taken, **given)  # type: ignore[arg-type]
 
 

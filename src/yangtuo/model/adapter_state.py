@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from yangtuo.errors import CheckpointError, ProofError
+from yangtuo.i18n import Listed, Message
 from yangtuo.model.adapter_files import check_written
 from yangtuo.model.adapter_names import under_both
 from yangtuo.model.architecture import Published
@@ -59,23 +60,30 @@ class Adapter:
         dropout = " or ".join(f"{value:g}" for value in sorted(dropouts))
         rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
         kinds = [name for name, is_on in (("rsLoRA", config.use_rslora), ("DoRA", config.use_dora)) if is_on]
-        kind = f"{', '.join(kinds)}, " if kinds else ""
-        begin = f", begun as {config.init_lora_weights}" if self.start else ""
-        dtypes = " and ".join(sorted({str(p.dtype)[6:] for p in self.model.parameters() if p.requires_grad}))
+        dtypes = Listed(sorted({str(p.dtype)[6:] for p in self.model.parameters() if p.requires_grad}), " and ")
         targets = config.target_modules
         if not isinstance(targets, str):
             targets = ", ".join([*sorted(targets), *sorted(config.target_parameters or ())])
         frozen_modules = {name.split(".modules_to_save.")[0].rsplit(".", 1)[-1] for name in self.kept}
         # Of a tied weight, PEFT lists a name with its path beside the short one.
         full = sorted({name.rsplit(".", 1)[-1] for name in config.modules_to_save or ()} - frozen_modules)
-        told = f", in full: {', '.join(full)}" if full else ""
         rows = next(iter((config.trainable_token_indices or {}).values()), ())
-        new = f", the {len(rows)} new rows of the vocabulary" if rows else ""
-        frozen = f", {len(self.kept)} modules_to_save of the adapter frozen" if self.kept else ""
-        return (
-            f"adapter: {kind}rank {rank}, alpha {config.lora_alpha:g}, dropout {dropout} on "
-            f"{targets}{begin}{told}{new}{frozen}; "
-            f"{trainable:,} trained weights in {dtypes} ({trainable / total:.2%} of all)"
+        parts = [
+            *kinds,
+            Message("rank {rank}", rank=rank),
+            Message("alpha {alpha:g}", alpha=config.lora_alpha),
+            Message("dropout {dropout} on {targets}", dropout=dropout, targets=targets),
+            *([Message("begun as {how}", how=config.init_lora_weights)] if self.start else []),
+            *([Message("in full: {modules}", modules=", ".join(full))] if full else []),
+            *([Message("the {num_rows} new rows of the vocabulary", num_rows=len(rows))] if rows else []),
+            *([Message("{num} modules_to_save of the adapter frozen", num=len(self.kept))] if self.kept else []),
+        ]
+        return Message(
+            "adapter: {parts}; {trainable:,} trained weights in {dtypes} ({share:.2%} of all)",
+            parts=Listed(parts),
+            trainable=trainable,
+            dtypes=dtypes,
+            share=trainable / total,
         )
 
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from yangtuo.config.choices import ModulesToSavePolicy
 from yangtuo.config.schema import LoraArguments
 from yangtuo.errors import AdapterError, is_out_of_memory
+from yangtuo.i18n import Message, gettext_noop
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal
 from yangtuo.model.adapter_files import SavedAdapter, check_fit
@@ -201,14 +202,20 @@ def merge_in(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArguments) -
 
 def _tell(policy: ModulesToSavePolicy, full: set[str], added: set[str], loose: Collection[str]) -> None:
     what = {
-        ModulesToSavePolicy.DROP: "left out; the base's own are used",
-        ModulesToSavePolicy.FREEZE: "used, frozen, and saved again",
-        ModulesToSavePolicy.RESET: "trained again from the base's",
+        ModulesToSavePolicy.DROP: gettext_noop(
+            "adapter: its modules_to_save {names} are left out; the base's are used"
+        ),
+        ModulesToSavePolicy.FREEZE: gettext_noop(
+            "adapter: its modules_to_save {names} are used, frozen and saved again"
+        ),
+        ModulesToSavePolicy.RESET: gettext_noop(
+            "adapter: its modules_to_save {names} are trained again from the base's"
+        ),
     }
     if policy is not ModulesToSavePolicy.KEEP and not full and not loose:
         logger.warning("--modules_to_save_policy has no effect: the adapter has no modules_to_save")
     if full and policy in what:
-        logger.warning("adapter: its modules_to_save %s are %s", ", ".join(sorted(_last(full))), what[policy])
+        logger.warning(Message(what[policy], names=", ".join(sorted(_last(full)))))
     if added:
         logger.warning("adapter: %s is trained in full from the base's, new to this adapter", ", ".join(sorted(added)))
     if loose:

@@ -22,6 +22,7 @@ from yangtuo.errors import (
     is_out_of_memory,
     one_line,
 )
+from yangtuo.i18n import Message
 from yangtuo.model import dtypes
 from yangtuo.model.architecture import auto_class, beside_and_inside, read_config
 from yangtuo.model.dtypes import name_of
@@ -112,27 +113,21 @@ def choose_precision(
     if compute is torch.float32 and hardware.device == "cpu":
         # 16-bit weights would be widened again in every matrix product.
         if weights is not torch.float32 or asked is not torch.float32:
-            wish = "--fp16" if fp16 else "--bf16" if bf16 else f"{name_of(weights)} weights"
+            wish = "--fp16" if fp16 else "--bf16" if bf16 else Message("{dtype} weights", dtype=name_of(weights))
             logger.warning("precision: float32 instead of %s (16-bit numbers are not native on this CPU)", wish)
         return Precision(torch.float32)
     nearest = _nearest(weights, hardware)
-    replaced = _replaced((nearest, weights), (compute, asked))
+    replaced = dtypes.replaced((nearest, weights), (compute, asked))
     if replaced:
-        kept = f"; the base stays in {name_of(nearest)}" if nearest is weights and nearest is not compute else ""
-        logger.warning("precision: %s, which this %s cannot train in%s", replaced, hardware.device.upper(), kept)
+        logger.warning("precision: %s; this %s cannot train in the latter", replaced, hardware.device.upper())
+        if nearest is weights and nearest is not compute:
+            logger.warning("precision: the base stays in %s", name_of(nearest))
     if {compute, nearest} == {torch.float16, torch.bfloat16}:
         given, used = name_of(nearest), name_of(compute)
-        told = f"each product turns {given} weights into {used}; --torch_dtype {used} does it once"
-        logger.warning("precision: %s", told)
+        logger.warning(
+            "precision: each product turns %s weights into %s; --torch_dtype %s does it once", given, used, used
+        )
     return Precision(nearest, bf16=compute is torch.bfloat16, fp16=compute is torch.float16)
-
-
-def _replaced(weights: tuple[torch.dtype, torch.dtype], compute: tuple[torch.dtype, torch.dtype]) -> str:
-    """What is said of dtypes, each a pair of the one used and the one asked for; "" where they are the same."""
-    pairs = {"weights in ": weights, "computed in ": compute} if weights != compute else {"": weights}
-    replaced = {what: pair for what, pair in pairs.items() if pair[0] is not pair[1]}
-    told = [f"{what}{name_of(used)} instead of {name_of(asked)}" for what, (used, asked) in replaced.items()]
-    return " and ".join(told)
 
 
 def _nearest(asked: torch.dtype, hardware: Hardware) -> torch.dtype:
@@ -341,6 +336,12 @@ def describe(config: PreTrainedConfig, model: Any, precision: Precision, argumen
     """One line about the base, for the screen."""
     total = sum(math.prod(shape_of(p)) for p in model.parameters())
     bits, width, compute = num_bits(arguments), name_of(precision.weights), name_of(computed_in(precision))
-    kind = f"{bits} bits{' (nf4)' if bits == 4 else ''}" if bits else width
-    kind += f", computed in {compute}" if bits or compute != width else ""
-    return f"base: {config.model_type}, {total / 1e6:,.1f} M parameters, frozen in {kind}"
+    kind = Message("4 bits (nf4)") if bits == 4 else Message("{bits} bits", bits=bits) if bits else width
+    if bits or compute != width:
+        kind = Message("{kind}, computed in {compute}", kind=kind, compute=compute)
+    return Message(
+        "base: {model_type}, {millions:,.1f} M parameters, frozen in {kind}",
+        model_type=config.model_type,
+        millions=total / 1e6,
+        kind=kind,
+    )

@@ -2,6 +2,8 @@
 
 import torch
 
+from yangtuo.i18n import Listed, Message, gettext_noop
+
 BY_NAME = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
 
@@ -17,3 +19,16 @@ def named(name: str) -> torch.dtype | None:
 def name_of(dtype: torch.dtype) -> str:
     """Its name in torch, as in "bfloat16"."""
     return str(dtype).removeprefix("torch.")
+
+
+def replaced(weights: tuple[torch.dtype, torch.dtype], compute: tuple[torch.dtype, torch.dtype]) -> str:
+    """What is said of dtypes, each a pair of the one used and the one asked for; "" where they are the same."""
+    pairs = {gettext_noop("{used} instead of {asked}"): weights}
+    if weights != compute:
+        pairs = {
+            gettext_noop("weights in {used} instead of {asked}"): weights,
+            gettext_noop("computed in {used} instead of {asked}"): compute,
+        }
+    replaced = {what: pair for what, pair in pairs.items() if pair[0] is not pair[1]}
+    told = [Message(what, used=name_of(used), asked=name_of(asked)) for what, (used, asked) in replaced.items()]
+    return Listed(told, " and ")

@@ -24,6 +24,7 @@ from yangtuo.config.choices import Hub
 from yangtuo.config.schema import ModelArguments
 from yangtuo.config.words import wide_signs
 from yangtuo.errors import MissingDependencyError, ModelError, one_line
+from yangtuo.i18n import Message
 from yangtuo.logs import rank
 from yangtuo.model.hub_bar import Bar
 
@@ -123,8 +124,12 @@ class _Request:
 
     def tell_kept(self, error: Exception) -> None:
         """Say that the hub was of no help and was not needed."""
-        told = "%s: taken as it was fetched before, since %s does not answer (%s)"
-        logger.warning(told, self.about, self.asked, one_line(error, _MOST_TOLD))
+        logger.warning(
+            "%s: taken as it was fetched before, since %s does not answer (%s)",
+            self.about,
+            self.asked,
+            one_line(error, _MOST_TOLD),
+        )
 
     def is_another(self, file: str, why: str) -> ModelError:
         """Of a file that is not the listed one."""
@@ -172,9 +177,11 @@ def fetch(name: str, source: Source, *, option: str, patterns: Sequence[str] | N
         asked, other, fetch_from = f"Hugging Face ({constants.ENDPOINT})", _OTHER, _from_hugging_face
         told = _of_xet(constants.ENDPOINT, is_off=constants.HF_HUB_DISABLE_XET)
     if not is_offline_mode():
-        logger.info("%s: asked of %s%s", about, asked, told)
+        logger.info("%s: asked of %s", about, asked)
+        if told:
+            logger.info("%s: %s", about, told)
     folder = fetch_from(_Request(name, about, asked, other, how))
-    logger.info("%s: in %s", about, folder)
+    logger.info("%s: it is in %s", about, folder)
     return folder
 
 
@@ -232,8 +239,8 @@ def _of_xet(endpoint: str, *, is_off: bool) -> str:
     if not is_mirror(endpoint) or importlib.util.find_spec("hf_xet") is None:
         return ""
     if is_off:
-        return ", without Xet, which would fetch past the mirror (HF_HUB_DISABLE_XET=1)"
-    return "; with Xet its files come from other hosts than the mirror: HF_HUB_DISABLE_XET=1 keeps to it"
+        return Message("files are fetched without Xet, which would go past the mirror (HF_HUB_DISABLE_XET=1)")
+    return Message("with Xet, files come from other hosts than the mirror; HF_HUB_DISABLE_XET=1 keeps to it")
 
 
 def _check_blobs(kept_as: Path, known: Collection[str], request: _Request) -> None:

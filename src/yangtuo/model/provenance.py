@@ -17,6 +17,7 @@ from yangtuo.data.template_json import from_values
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, DataError
+from yangtuo.i18n import Message
 from yangtuo.model.folders import local_folder
 from yangtuo.model.hubs import Source
 from yangtuo.model.prompt_texts import jinja_of
@@ -167,7 +168,7 @@ def find_template(
     found = next(((folder, template) for folder, template in travelling if template), None)
     if found and (named != "tokenizer" or _is_written(found[1], tokenizer)):
         template = with_kwargs(with_system(found[1], system_prompt), kwargs)
-        why = f"auto: {found[0]} was trained with it"
+        why: str = Message("auto: {folder} was trained with it", folder=found[0])
     else:
         template, why = choose_template(named or "auto", tokenizer, system_prompt, kwargs)
     if system_prompt == "" and keeps_own_system(template):
@@ -183,8 +184,12 @@ def tell_other(folders: Iterable[Path], template: Template) -> None:
     """
     found = next(((folder, own) for folder in folders if (own := template_of(folder))), None)
     if found and found[1].identity() != template.identity():
-        told = "template: %s as asked for; %s was trained with %s, or another system prompt"
-        logger.warning(told, template.name, found[0], found[1].name)
+        logger.warning(
+            "template: %s as asked for; %s was trained with %s, or another system prompt",
+            template.name,
+            found[0],
+            found[1].name,
+        )
 
 
 def _is_written(template: Template, tokenizer: Tokenizer) -> bool:

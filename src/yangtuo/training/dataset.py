@@ -26,6 +26,7 @@ from yangtuo.data.template_choice import KEEPS_OWN_SYSTEM, keeps_own_system
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import AdapterError, DataError, UsageError
+from yangtuo.i18n import Message
 from yangtuo.model import provenance
 from yangtuo.model.folders import cache_folder, local_folder
 from yangtuo.model.hubs import source_of
@@ -106,10 +107,11 @@ def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
         logger.warning("data: the validation file lies in the training folder and is left out of training")
     if option == "dataset_dir":
         if len(found) > 1:
-            shown = ", ".join(path.name for path in found[:_MOST_SHOWN])
-            logger.info(
-                "data: files: %s%s", shown, f" and {len(found) - _MOST_SHOWN} more" * (len(found) > _MOST_SHOWN)
-            )
+            shown, num_more = ", ".join(path.name for path in found[:_MOST_SHOWN]), len(found) - _MOST_SHOWN
+            if num_more > 0:
+                logger.info("data: files: %s and %d more", shown, num_more)
+            else:
+                logger.info("data: files: %s", shown)
         for line in search.left_out(place, exclude=validation or (), recursive=recursive):
             logger.warning("data: %s", line)
     read_options(data)  # --columns is looked at before anything is read
@@ -289,10 +291,13 @@ def split_and_audit(
     return Corpus(train, aside, mix, audits, dropped_rows([encoded, *([validation] if validation else [])]))
 
 
+_DATA_OF = {"train": Message("data, train"), "validation": Message("data, validation")}
+
+
 def log_summary(corpus: Corpus) -> None:
     """Say what became of the rows."""
     for name, report in corpus.audits.items():
-        for line in summary(f"data, {name}", report):
+        for line in summary(_DATA_OF[name], report):
             logger.info(line)
     train = corpus.audits["train"]
     if train["repeated_rows"] and not train["repeated_rows_left_out"]:

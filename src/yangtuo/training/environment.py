@@ -20,6 +20,7 @@ from yangtuo.engine.optimizer import rehearse
 from yangtuo.engine.processes import Store, agree, check_launch, check_one_gpu, connect, from_rank_0, largest
 from yangtuo.engine.steps import Execution
 from yangtuo.engine.trainer import StepTrainer
+from yangtuo.i18n import Listed, Message
 from yangtuo.model import base
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.base import Precision
@@ -92,15 +93,21 @@ def choose_execution(
     if device.type == "cpu":
         memory.keep_freed_memory()  # from here on, not what loading has freed
     shares = shares_prefixes(settings)
-    logger.info(
-        "engine: micro-batches of at most %s tokens%s%s%s",
-        f"{max_cells:,}",
-        " (--micro_batch_tokens auto)" if budget == "auto" else "",
-        "" if shares else ", rows padded (--attn_implementation or --neftune_noise_alpha)",
-        ", gradient checkpointing" if checkpointing else "",
-    )
+    tell_how(max_cells, is_chosen=budget == "auto", shares=shares, checkpointing=checkpointing)
     is_auto = budget == "auto" and not resumed
     return Execution(shares, max_cells, is_auto, asked is None, compiles=settings.trainer.torch_compile)
+
+
+def tell_how(max_cells: int, *, is_chosen: bool, shares: bool, checkpointing: bool) -> None:
+    """Say how steps are cut; `is_chosen`: by the program."""
+    parts = [Message("micro-batches of at most {max_cells:,} tokens", max_cells=max_cells)]
+    if is_chosen:
+        parts[0] = Message("{part} (--micro_batch_tokens auto)", part=parts[0])
+    if not shares:
+        parts.append(Message("rows padded (--attn_implementation or --neftune_noise_alpha)"))
+    if checkpointing:
+        parts.append(Message("gradient checkpointing"))
+    logger.info("engine: %s", Listed(parts))
 
 
 def _shape_of(settings: Settings, inputs: Inputs, args: TrainingArguments) -> ModelShape:

@@ -25,6 +25,7 @@ from yangtuo.engine.flops import bfloat16_rate
 from yangtuo.engine.loss import chunk_bytes
 from yangtuo.engine.memory import ModelShape, free_bytes, joins_freed_memory
 from yangtuo.errors import MissingDependencyError, ModelError, UsageError, one_line
+from yangtuo.i18n import Listed, Message, gettext_noop
 from yangtuo.logs import world_size
 from yangtuo.model import base
 from yangtuo.model.adapter_config import read_config as read_adapter_config
@@ -41,6 +42,9 @@ from yangtuo.training.memory_plan import Change, Machine, MemoryPlan, Run, chang
 from yangtuo.training.plan import largest_step
 
 logger = logging.getLogger(__name__)
+
+_ON_CPU = gettext_noop("memory: {total} GiB of {there} that main memory has free ({parts})")
+_ON_DEVICES = gettext_noop("memory: {total} GiB of {there} that each device has free ({parts})")
 
 
 @dataclass(frozen=True)
@@ -77,16 +81,20 @@ class Forecast:
     def why_not(self) -> str:
         """Of one that does not fit."""
         memory = self.memory
-        return f"it will not fit: {gib(memory.total)} GiB of {gib(memory.there)}; {would_fit(self.changes)}"
+        total, there, instead = gib(memory.total), gib(memory.there), would_fit(self.changes)
+        return Message("it will not fit: {total} GiB of {there}; {instead}", total=total, there=there, instead=instead)
 
     def told(self) -> str:
         """One line for the screen."""
-        memory, place = self.memory, "main memory" if self.machine.kind == "cpu" else "each device"
-        parts = ", ".join(f"{name} {gib(size)}" for name, size in _largest(memory.parts, 4))
-        line = f"memory: {gib(memory.total)} GiB of {gib(memory.there)} that {place} has free ({parts})"
+        memory = self.memory
+        template = _ON_CPU if self.machine.kind == "cpu" else _ON_DEVICES
+        parts = [
+            Message("{part} {size}", part=Message(name), size=gib(size)) for name, size in _largest(memory.parts, 4)
+        ]
+        line = Message(template, total=gib(memory.total), there=gib(memory.there), parts=Listed(parts))
         if memory.fits:
             return line
-        return f"{line}: it will not fit; {would_fit(self.changes)}"
+        return Message("{line}: it will not fit; {instead}", line=line, instead=would_fit(self.changes))
 
 
 def gib(num_bytes: float) -> str:
@@ -98,8 +106,9 @@ def gib(num_bytes: float) -> str:
 def would_fit(changes: list[Change]) -> str:
     """What a user could do instead."""
     if not changes:
-        return "no change of options alone makes it fit: a smaller model, or a larger machine"
-    return "would fit: " + ", ".join(f"{change.options} ({gib(change.plan.total)} GiB)" for change in changes)
+        return Message("no change of options alone makes it fit: a smaller model, or a larger machine")
+    shown = ", ".join(f"{change.options} ({gib(change.plan.total)} GiB)" for change in changes)
+    return Message("would fit: {changes}", changes=shown)
 
 
 def machine_here(device_type: str) -> Machine:

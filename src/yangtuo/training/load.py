@@ -15,6 +15,7 @@ from yangtuo.config.choices import Hub, ModulesToSavePolicy
 from yangtuo.config.schema import ModelArguments
 from yangtuo.config.settings import Settings
 from yangtuo.data.template_json import to_values
+from yangtuo.i18n import Message
 from yangtuo.model import adapters, base, fingerprint, generation_config, provenance
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.architecture import published
@@ -103,18 +104,22 @@ def next_commands(settings: Settings, known: dict[str, Any], saved: Path) -> lis
     more = _model_words(settings.model, is_folder=Path(name).is_dir())
     both = shlex.join(["--model_name_or_path", name, "--peft_path", order])
     # Of a base by its hub name, an adapter does not decide that it is fetched: it is named again.
-    alone = more if Path(name).is_dir() else shlex.join(["--model_name_or_path", name]) + f" {more}"
+    alone = more if Path(name).is_dir() else f" {shlex.join(['--model_name_or_path', name])}{more}"
+    served = Message(
+        "to serve it (Ollama, vLLM, llama.cpp): yangtuo export {words} --output_dir served{more}", words=both, more=more
+    )
     return [
-        f"to ask it: yangtuo chat {adapter} {alone}".rstrip(),
-        f"to measure it against its base: yangtuo eval {adapter} --compare {alone}".rstrip(),
-        f"to serve it (Ollama, vLLM, llama.cpp): yangtuo export {both} --output_dir served {more}".rstrip(),
-        f"to merge it: yangtuo merge {both} --output_dir merged {more}".rstrip(),
+        Message("to ask it: yangtuo chat {words}", words=f"{adapter}{alone}"),
+        Message("to measure it against its base: yangtuo eval {words}", words=f"{adapter} --compare{alone}"),
+        served,
+        Message("to merge it: yangtuo merge {words} --output_dir merged{more}", words=both, more=more),
     ]
 
 
 def _model_words(model: ModelArguments, *, is_folder: bool) -> str:
-    """How the base was found, where another command would not find it so by itself."""
+    """How the base was found, where another command would not find it so by itself; begins with a blank or is empty."""
     is_usual = Hub.HUGGINGFACE == hub_of(model.hub) == hub_of(Hub.AUTO)
     of_hub = [] if is_folder or is_usual else ["--hub", str(hub_of(model.hub))]
     of_cache = ["--cache_dir", model.cache_dir] if model.cache_dir and not is_folder else []
-    return shlex.join([*of_hub, *of_cache, *(["--trust_remote_code"] if model.trust_remote_code else [])])
+    words = [*of_hub, *of_cache, *(["--trust_remote_code"] if model.trust_remote_code else [])]
+    return f" {shlex.join(words)}" if words else ""

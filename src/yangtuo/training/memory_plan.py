@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from yangtuo.engine.memory import MOST_CELLS, ModelShape
+from yangtuo.i18n import gettext_noop
 from yangtuo.model.model_sizes import ModelSizes
 
+GAPS = gettext_noop("gaps of the allocator")
 # Of activations and a loss's chunk: gaps that allocators leave. On a CPU where glibc's cache of small blocks is on, a
 # hole that an aligned block has left is too small for the next of that size: 33 to 38 % of what layers keep.
 _GAPS = {"cpu": 0.0, "cuda": 0.03}
@@ -142,18 +144,18 @@ def plan(sizes: ModelSizes, run: Run, machine: Machine) -> MemoryPlan:
         # Of one micro-batch, LoRA's gradients come where activations have gone.
         fixed["gradients"] = _OF_GRADIENT * sizes.num_full
     copies = math.ceil(run.repeated * part) * run.shape.bytes_per_repeated_token(checkpointing=run.checkpointing)
-    moving = {"activations": cells * of_cell + copies, "loss of a chunk": head}
+    moving = {gettext_noop("activations"): cells * of_cell + copies, gettext_noop("loss of a chunk"): head}
     if run.checkpointing:  # the layer that is computed again comes when the chunk has gone
         again = int(cells * run.shape.layer_bytes_per_cell())
         moving["activations"] -= min(again, head)
     # When the optimizer steps, it needs one more number a weight, where activations were.
     least = _OF_GRADIENT * _share(sizes.num_trained, run, machine, "zero1", "zero2", "zero3", "fsdp")
     moving["activations"] = max(moving["activations"], least - head)
-    moving["gaps of the allocator"] = int((gaps - 1) * sum(moving.values()))
+    moving[GAPS] = int((gaps - 1) * sum(moving.values()))
     if machine.kind == "cpu":
-        moving["libraries"] = _OF_LIBRARIES + _OF_ONEDNN * (run.shape.width == 2)
+        moving[gettext_noop("libraries")] = _OF_LIBRARIES + _OF_ONEDNN * (run.shape.width == 2)
         at_start = _OF_LIBRARIES + int(_OF_START * sizes.frozen_bytes)
-        moving["gaps of the allocator"] += max(0, at_start - sum(moving.values()))
+        moving[GAPS] += max(0, at_start - sum(moving.values()))
     return MemoryPlan({name: size for name, size in (fixed | moving).items() if size}, cells, there)
 
 
@@ -182,17 +184,18 @@ def _fixed_parts(sizes: ModelSizes, run: Run, machine: Machine) -> dict[str, int
         frozen += 2 * sizes.largest_layer_bytes  # gathered to be computed, and the next one
     masters = _share(trained, run, machine, "zero3", "fsdp")
     lora = round(masters * sizes.num_lora / trained) if trained else 0
+    copied = trained * (run.shape.width == 2) + sizes.num_linear * run.casts_weights
     parts = {
-        "program": machine.program_bytes if is_cpu else _OF_CONTEXT,
-        "frozen weights": frozen,
-        "LoRA": _OF_MASTER * lora,
-        "modules in full": _OF_MASTER * (masters - lora),
-        "copies in 16 bits": _OF_COPY * (trained * (run.shape.width == 2) + sizes.num_linear * run.casts_weights),
-        "gradients": _OF_GRADIENT * _share(trained, run, machine, "zero2", "zero3", "fsdp"),
-        "optimizer": int(
+        gettext_noop("program"): machine.program_bytes if is_cpu else _OF_CONTEXT,
+        gettext_noop("frozen weights"): frozen,
+        gettext_noop("LoRA"): _OF_MASTER * lora,
+        gettext_noop("modules in full"): _OF_MASTER * (masters - lora),
+        gettext_noop("copies in 16 bits"): _OF_COPY * copied,
+        gettext_noop("gradients"): _OF_GRADIENT * _share(trained, run, machine, "zero2", "zero3", "fsdp"),
+        gettext_noop("optimizer"): int(
             _OPTIMIZERS.get(run.optimizer, _OF_ADAMW) * _share(trained, run, machine, "zero1", "zero2", "zero3", "fsdp")
         ),
-        "engine": _of_engine(trained, run, machine),
+        gettext_noop("engine"): _of_engine(trained, run, machine),
     }
     return parts
 

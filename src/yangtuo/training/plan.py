@@ -17,9 +17,10 @@ from yangtuo.engine.layout import common_prefixes
 from yangtuo.engine.planning import StepShape
 from yangtuo.errors import UsageError
 from yangtuo.logs import world_size
-from yangtuo.training import advice
-from yangtuo.training.advice import Advice, Base, Plan
+from yangtuo.training import advice, learning_rate
+from yangtuo.training.advice import Advice
 from yangtuo.training.dataset import Corpus
+from yangtuo.training.learning_rate import Base, Plan
 
 _ALL_LINEAR = "all-linear"
 _STEPS_LOOKED_AT = 50
@@ -59,7 +60,7 @@ def check_learning_rate(settings: Settings, base: Path) -> None:
 
 def refused_rate(settings: Settings, base: Path) -> str:
     """Why the rate would be refused; "" where it would not, or where nothing published covers the run."""
-    return advice.refusal(settings.trainer.learning_rate, base_of(base)) if _is_covered(settings) else ""
+    return learning_rate.refusal(settings.trainer.learning_rate, base_of(base)) if _is_covered(settings) else ""
 
 
 def advice_of(settings: Settings, base: Path, adapter: Path | None, corpus: Corpus) -> tuple[Advice, Plan] | None:

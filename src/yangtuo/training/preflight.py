@@ -14,6 +14,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.data.own_system import own_system
 from yangtuo.engine import planning
 from yangtuo.engine.layout import common_prefixes
+from yangtuo.i18n import Listed, Message
 from yangtuo.model.weight_names import check_described, num_rows_of
 from yangtuo.training import sample_prompts
 from yangtuo.training.advice import Advice
@@ -167,41 +168,77 @@ def _findings(settings: Settings, report: dict[str, Any], place: str) -> Iterato
     kept, read = train["examples"], train["rows_read"]
     lost = train["rows_that_cannot_be_used"] + sum(train["rows_dropped"].values())
     if lost > _MOST_LOST * read:
-        yield Finding(True, f"{lost:,} of {read:,} rows are lost ({lost / read:.0%}); {place}")
+        yield Finding(
+            True,
+            Message(
+                "{lost:,} of {read:,} rows are lost ({share:.0%}); {place}",
+                lost=lost,
+                read=read,
+                share=lost / read,
+                place=place,
+            ),
+        )
     ends = train["rows_with_trained_end_token"]
     if ends < _LEAST_ENDS * kept:
         yield Finding(
             True,
-            f"only {ends:,} of {kept:,} rows teach where an answer ends ({ends / kept:.0%}); "
-            f"raise --max_seq_length {settings.data.max_seq_length}, or --truncation drop",
+            Message(
+                "only {ends:,} of {kept:,} rows teach where an answer ends ({share:.0%}); raise "
+                "--max_seq_length {max_seq_length}, or --truncation drop",
+                ends=ends,
+                kept=kept,
+                share=ends / kept,
+                max_seq_length=settings.data.max_seq_length,
+            ),
         )
     elif ends < kept:
-        yield Finding(False, f"{kept - ends:,} answers are cut in mid-sentence; --max_seq_length would keep them whole")
+        yield Finding(
+            False,
+            Message(
+                "{kept:,} answers are cut in mid-sentence; --max_seq_length would keep them whole", kept=kept - ends
+            ),
+        )
     shortened = train["answers_shortened_at_a_sentence_end"]
     if shortened > _MANY_SHORTENED * kept:
         yield Finding(
             False,
-            f"{shortened:,} of {kept:,} answers are shortened ({shortened / kept:.0%}): the model learns short ones; "
-            f"a larger --max_seq_length than {settings.data.max_seq_length} would keep them whole",
+            Message(
+                "{shortened:,} of {kept:,} answers are shortened ({share:.0%}): the model learns short "
+                "ones; a larger --max_seq_length than {max_seq_length} would keep them whole",
+                shortened=shortened,
+                kept=kept,
+                share=shortened / kept,
+                max_seq_length=settings.data.max_seq_length,
+            ),
         )
     if not steps["an_epoch"]:
-        yield Finding(True, f"{kept:,} rows are fewer than the {steps['rows_of_a_step']} of a step, which is left out")
+        yield Finding(
+            True,
+            Message(
+                "{kept:,} rows are fewer than the {rows_of_a_step} of a step, which is left out",
+                kept=kept,
+                rows_of_a_step=steps["rows_of_a_step"],
+            ),
+        )
     elif steps["all"] < _FEW_STEPS:
         yield Finding(False, _too_few(settings, steps))
     yield from _text_findings(train, fit, report)
     shared = report.get("validation", {}).get("prompts_also_trained_on", 0)
     if shared:
-        yield Finding(False, f"{shared:,} validation rows have a prompt that is trained on too")
+        yield Finding(False, Message("{shared:,} validation rows have a prompt that is trained on too", shared=shared))
 
 
 def _too_few(settings: Settings, steps: dict[str, Any]) -> str:
     epochs = int(np.ceil(_FEW_STEPS * 1.5 / steps["an_epoch"]))
-    proposal = f"--num_train_epochs {epochs} gives {epochs * steps['an_epoch']}"
+    count = steps["all"]
+    few = Message("{count} steps are too few to change the model", count=count)
+    more = Message("--num_train_epochs {epochs} gives {more}", epochs=epochs, more=epochs * steps["an_epoch"])
+    found = [few, more]
     if settings.trainer.gradient_accumulation_steps > 1:
-        proposal += ", or fewer --gradient_accumulation_steps"
+        found.append(Message("or give fewer --gradient_accumulation_steps"))
     elif settings.trainer.per_device_train_batch_size > 1:
-        proposal += ", or a smaller --per_device_train_batch_size"
-    return f"{steps['all']} steps: too few to change the model; {proposal}"
+        found.append(Message("or give a smaller --per_device_train_batch_size"))
+    return Listed(found, "; ")
 
 
 def _text_findings(train: dict[str, Any], fit: dict[str, Any], report: dict[str, Any]) -> Iterator[Finding]:
@@ -210,15 +247,25 @@ def _text_findings(train: dict[str, Any], fit: dict[str, Any], report: dict[str,
     if not left_out and near["repeats"] > _MANY_REPEATS * near["rows_compared"]:
         yield Finding(
             False,
-            f"{near['repeats']:,} of {near['rows_compared']:,} rows are equal or nearly so to an earlier one; "
-            "--deduplicate near leaves them out",
+            Message(
+                "{repeats:,} of {rows_compared:,} rows are equal or nearly so to an earlier one; "
+                "--deduplicate near leaves them out",
+                repeats=near["repeats"],
+                rows_compared=near["rows_compared"],
+            ),
         )
     per_character = fit["tokens_per_chinese"]
     if per_character is not None and per_character > _MANY_TOKENS:
         yield Finding(
             False,
-            f"a Chinese character takes {per_character:.2f} tokens: this tokenizer has few Chinese ones, so rows are "
-            "long and slow; Chinese-Alpaca's takes about 0.6",
+            Message(
+                "a Chinese character takes {per_character:.2f} tokens: this tokenizer has few Chinese ones, "
+                "so rows are long and slow; Chinese-Alpaca's takes about 0.6",
+                per_character=per_character,
+            ),
         )
     if train["empty_answers"]:
-        yield Finding(False, f"{train['empty_answers']:,} of {kept:,} answers are empty")
+        yield Finding(
+            False,
+            Message("{empty_answers:,} of {kept:,} answers are empty", empty_answers=train["empty_answers"], kept=kept),
+        )

@@ -17,6 +17,7 @@ from yangtuo.data.readers.files import spread_blocks
 from yangtuo.engine import checkpoint, planning
 from yangtuo.engine.steps import Recipe
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Message
 from yangtuo.model.lora_targets import split as names
 from yangtuo.training import advice, run_folder
 from yangtuo.training.dataset import Corpus, wants_evaluation
@@ -55,7 +56,7 @@ def plan_steps(settings: Settings, num_rows: int, decision: Decision) -> list[st
         _check_extension(settings, num_rows, decision.checkpoint)
     shape, drop_last = step_shape(settings), settings.trainer.dataloader_drop_last
     if not settings.trainer.do_train:
-        lines = ["only evaluating: --do_eval without --do_train"]
+        lines: list[str] = [Message("only evaluating: --do_eval without --do_train")]
     elif shape.num_steps(num_rows, drop_last=drop_last) == 0:
         raise UsageError(
             f"{num_rows} rows are fewer than the {shape.rows_per_step} of one step, and --dataloader_drop_last "

@@ -29,6 +29,7 @@ from yangtuo.engine.steps import Steps
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.engine.watchdog import Watchdog
 from yangtuo.errors import StoppedError, UsageError
+from yangtuo.i18n import Listed
 from yangtuo.logs import notes_so_far
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
@@ -103,7 +104,7 @@ def train(settings: Settings) -> None:
                 load_again = functools.partial(load_base, settings, inputs, precision, loaded_to(settings, args.device))
                 verify.prove(trainer, adapter, at_start, saved, load_again, is_continued=inputs.adapter is not None)
                 adapter_card.write(settings, corpus, prompt_files, known, saved, writes=args.should_save)
-                logger.info("the adapter is in %s\n%s", saved, "\n".join(run["next_commands"]))
+                logger.info("the adapter is in %s\n%s", saved, Listed(run["next_commands"], "\n"))
                 prompt_files.tell()
             if args.do_eval:
                 _evaluate(trainer, output_dir)

@@ -8,7 +8,6 @@ the very numbers of one without. Rank 0 answers while the others wait.
 import contextlib
 import logging
 import time
-import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.run_context import RunContext
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.errors import RunFailure, one_line
+from yangtuo.i18n import columns_of, tr
 from yangtuo.inference.generate import Answer, Generator, Sampling
 from yangtuo.inference.load import LoadedModel
 from yangtuo.model.adapter_state import Adapter
@@ -176,14 +176,15 @@ def answering(model: PreTrainedModel, attention: str) -> Iterator[None]:
 
 def _shown(step: int, samples: Sequence[dict[str, Any]], seconds: float, *, is_continued: bool) -> Iterator[str]:
     """Lines for the screen: how many ended, then each prompt with the answer of the start and that of now."""
-    num_ended, began = sum(one["ended"] for one in samples), "start" if is_continued else "base"
-    yield f"step {step}  samples: {num_ended} of {len(samples)} answers ended with the end token ({seconds:.0f} s)"
+    num_ended, began = sum(one["ended"] for one in samples), tr("start") if is_continued else tr("base")
+    told = tr("step {step}  samples: {num_ended} of {num} answers ended with the end token ({seconds:.0f} s)")
+    yield told.format(step=step, num_ended=num_ended, num=len(samples), seconds=seconds)
     for number, one in enumerate(samples, start=1):
         yield _short(f"  {number}  {_plain(one['prompt'])}")
         if step and one["base"] is not None:
             yield _short(f"     {began}: {_plain(one['base'])}")
-        end = "" if one["ended"] else " (not ended)"
-        yield _short(f"     {'now' if step else began}: {_plain(one['answer'])}", end)
+        end = "" if one["ended"] else tr(" (not ended)")
+        yield _short(f"     {tr('now') if step else began}: {_plain(one['answer'])}", end)
 
 
 def _plain(text: str) -> str:
@@ -193,9 +194,9 @@ def _plain(text: str) -> str:
 
 def _short(line: str, end: str = "") -> str:
     """Cut to the screen's width, in which a Chinese character takes two columns; `end` stays."""
-    columns, room = 0, _WIDTH - len(end)
+    columns, room = 0, _WIDTH - columns_of(end)
     for i, character in enumerate(line):
-        columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        columns += columns_of(character)
         if columns > room:
             return f"{line[:i]}...{end}"
     return line + end

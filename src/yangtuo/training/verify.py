@@ -28,6 +28,7 @@ from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.tolerance import mean_loss_limit
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.errors import ProofError, is_out_of_memory, one_line
+from yangtuo.i18n import Message
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.provenance import WEIGHTS_FILE
@@ -36,6 +37,7 @@ from yangtuo.model.sharding import is_sharded
 logger = logging.getLogger(__name__)
 
 PROOF_FILE = "proof.json"
+FRESH = "a fresh base"  # what the adapter is loaded into
 _USED = 0.8  # part of the free memory that a second base may take
 _FEW_STEPS = 20  # of fewer, nothing need be seen yet
 _WANDERING = 0.1  # relative, absolute below 1 nat: how far the loss of an adapter that had converged may rise again
@@ -100,7 +102,11 @@ def no_gain(gain: Gain) -> Iterator[str]:
     """What is wrong with a run whose own rows fare no better after it."""
     rise = gain.at_end - gain.at_start
     allowed = max(gain.limit, _WANDERING * max(1.0, gain.at_start)) if gain.is_continued else gain.limit
-    told = f"the loss of rows that were trained on went from {gain.at_start:.4f} to {gain.at_end:.4f}"
+    told = Message(
+        "the loss of rows that were trained on went from {at_start:.4f} to {at_end:.4f}",
+        at_start=gain.at_start,
+        at_end=gain.at_end,
+    )
     if not rise <= allowed:  # a NaN is not smaller than anything
         yield f"{told}: the run made the model worse; try a tenth of the --learning_rate, or more --warmup_steps"
     elif rise > -gain.limit and not gain.is_continued:
@@ -110,9 +116,9 @@ def no_gain(gain: Gain) -> Iterator[str]:
                 "ten times the --learning_rate"
             )
         else:
-            logger.warning("proof: %s, no more than rounding does; %d steps teach little", told, gain.num_steps)
+            logger.warning("proof: %s, which may be rounding alone; %d steps are too few to tell", told, gain.num_steps)
     elif rise > 0:
-        logger.warning("proof: %s; the adapter had nothing left to learn from them, or its rate is high", told)
+        logger.warning("proof: %s; the adapter had learned them already, or the learning rate is high", told)
 
 
 def changes(before: Mapping[str, int], after: Mapping[str, int]) -> Changes:
@@ -214,15 +220,19 @@ def _tell(num_tensors: int, num_bytes: int, found: Changes, reload: Reload, gain
         found.num_changed,
         found.num_tensors,
     )
-    logger.info(
-        "proof: reloaded from the disk into %s: loss %.4f on %d rows, %.4f in memory, %.4f %s",
-        reload.into,
-        reload.reloaded,
-        reload.num_rows,
-        reload.in_memory,
-        reload.without,
-        "without the adapter" if reload.into == "a fresh base" else "with its weights at zero",
-    )
+    losses = (reload.reloaded, reload.num_rows, reload.in_memory, reload.without)
+    if reload.into == FRESH:
+        logger.info(
+            "proof: reloaded from the disk into a fresh base: loss %.4f on %d rows, %.4f in memory, %.4f without the "
+            "adapter",
+            *losses,
+        )
+    else:
+        logger.info(
+            "proof: reloaded from the disk into the base in memory: loss %.4f on %d rows, %.4f in memory, %.4f with "
+            "the adapter's weights at zero",
+            *losses,
+        )
     if gain:
         logger.info("proof: the loss of these rows fell from %.4f to %.4f", gain.at_start, gain.at_end)
 
@@ -249,7 +259,7 @@ def _reload(
     losses = from_rank_0(lambda: _fresh(trainer, rows, saved, load_base)) if fits else None
     if losses:
         without, reloaded = losses
-        return Reload("a fresh base", len(rows), in_memory, reloaded, without, limit)
+        return Reload(FRESH, len(rows), in_memory, reloaded, without, limit)
     trainer.set_weights(None)
     without = trainer.loss_of(rows)
     trainer.set_weights(saved)

@@ -14,6 +14,7 @@ from yangtuo.data.readers.recognition import Layout
 from yangtuo.data.readers.tool_use import BESIDE, beside
 from yangtuo.data.records import Record, Source, Turn, Value
 from yangtuo.errors import DataError
+from yangtuo.i18n import Message
 
 MOST_LISTED = 10_000  # rows spelled out in a report; more are counted
 _TEXT = itemgetter(1)  # of a turn
@@ -214,9 +215,11 @@ def told(sources: Sequence[Source]) -> Iterator[str]:
     """What a user should know of how files were read."""
     for source in sources:
         if source.encoding not in (None, "utf-8", "utf-8-sig"):
-            yield f"{source.path}: read as {source.encoding}, since it is not UTF-8"
+            yield Message(
+                "{path}: read as {encoding}, since it is not UTF-8", path=source.path, encoding=source.encoding
+            )
         if source.unused:
-            yield f"{source.path}: columns not used: {', '.join(source.unused)}"
+            yield Message("{path}: columns not used: {unused}", path=source.path, unused=", ".join(source.unused))
 
 
 def as_json(one: Dropped) -> dict[str, Any]:

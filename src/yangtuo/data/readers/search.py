@@ -8,6 +8,7 @@ from pathlib import Path
 from yangtuo.config.words import wide_signs
 from yangtuo.data.readers.decode import PACKED
 from yangtuo.errors import DataError
+from yangtuo.i18n import Message
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", ".tsv", ".xlsx")
 _HELD_OUT = {"test", "dev", "valid", "val", "validation", "eval", "evaluation"}
@@ -63,19 +64,36 @@ def left_out(places: str, *, exclude: Sequence[Path] = (), recursive: bool = Fal
         aside = [path for path in _held_out(place, files) if path.resolve() not in excluded]
         if aside:
             yield (
-                f"{place}: not trained on, as their names say: {_listed(place, aside)}; "
-                "evaluate on them with --validation_file, or name all files with --train_file"
+                Message(
+                    "{place}: not trained on, as their names say: {aside}; evaluate on them with "
+                    "--validation_file, or name all files with --train_file",
+                    place=place,
+                    aside=_listed(place, aside),
+                )
             )
         others = [path for path in inside if not _is_data(path) and _looks_like_data(path)]
         broken = [path for path in others if not path.exists()]
         if broken:
-            yield f"{place}: not read: {_listed(place, broken)}: links to files that are not there"
+            yield Message(
+                "{place}: not read: {broken}: links to files that are not there",
+                place=place,
+                broken=_listed(place, broken),
+            )
         if unknown := [path for path in others if path not in broken]:
-            yield f"{place}: not read: {_listed(place, unknown)}; files are known by {', '.join(SUFFIXES)}"
+            yield Message(
+                "{place}: not read: {unknown}; files are known by {suffixes}",
+                place=place,
+                unknown=_listed(place, unknown),
+                suffixes=", ".join(SUFFIXES),
+            )
         if not recursive and (
             folders := [path for path in inside if os.path.isdir(path) and _holds_data(path, inside)]
         ):
-            yield f"{place}: sub-folders not read: {_listed(place, folders)}; --include_subfolders reads them"
+            yield Message(
+                "{place}: sub-folders not read: {folders}; --include_subfolders reads them",
+                place=place,
+                folders=_listed(place, folders),
+            )
 
 
 def _files_in(folder: Path, unwanted: set[Path], option: str, *, recursive: bool) -> list[Path]:

@@ -1,0 +1,136 @@
+"""The language of what a person reads: English as it stands in the code, or Chinese out of one gettext catalogue.
+
+What `tr` is given is a whole sentence with named places, filled in by `str.format` afterwards, so that Chinese may put
+them in another order; a log line is translated where it is shown, and its places are those of `%`. A sentence that
+goes to a file as well as to the screen is a `Message`: English text that knows its template. Files, JSON keys and
+`run.json`'s notes stay English. `scripts/catalogue.py` collects the messages; the catalogue lies in `locale/`.
+"""
+
+import gettext
+import locale
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+LANGUAGES = ("zh", "en")
+VARIABLE = "YANGTUO_LANG"
+DOMAIN, FOLDER = "yangtuo", Path(__file__).with_name("locale")
+_BETWEEN = {
+    ", ": "，",
+    "; ": "；",
+    " and ": "和",
+    " ": "",
+}  # what stands between sentences or parts of a list, in Chinese
+_OF_LOCALE = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set decides, as gettext has it
+
+_chosen: gettext.NullTranslations = gettext.NullTranslations()
+
+
+def use(language: str) -> None:
+    """Speak this language, "zh" or "en", from now on."""
+    global _chosen
+    _chosen = _catalogue() if language == "zh" else gettext.NullTranslations()
+
+
+def tr(message: str) -> str:
+    """The message in the chosen language; itself where the catalogue does not have it."""
+    if isinstance(message, Message):
+        return message.shown()
+    return _chosen.gettext(message) if message else message
+
+
+class Message(str):
+    """An English sentence, filled in, that still knows its template and values: `tr` says it in another language.
+
+    It is a `str` like any other, so that files, JSON and comparisons have the English text. A value may be a `Message`
+    itself. What is made of it by `+`, `join` or an f-string is plain English text again.
+    """
+
+    __slots__ = ("_template", "_values")
+    _template: str
+    _values: dict[str, Any]
+
+    def __new__(cls, template: str, /, **values: Any) -> Self:
+        """Fill in a template with named places as `str.format` has them; it has to be in the catalogue."""
+        made = super().__new__(cls, template.format(**values))
+        made._template, made._values = template, values
+        return made
+
+    def shown(self) -> str:
+        """In the chosen language."""
+        return tr(self._template).format(**{name: _translated(value) for name, value in self._values.items()})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (type(self), self._template, self._values)
+
+
+def gettext_noop(template: str) -> str:
+    """The template itself: marks one for the catalogue that becomes a `Message` elsewhere."""
+    return template
+
+
+class Listed(Message):
+    """Messages, or texts, one after the other."""
+
+    def __new__(cls, parts: Iterable[str], between: str = ", ") -> Self:
+        """With `between` in between, which is Chinese in Chinese where it is ", ", "; ", " and " or " "."""
+        values = {f"part{number}": part for number, part in enumerate(parts)}
+        made = super().__new__(cls, between.join(f"{{{name}}}" for name in values), **values)
+        made._template = between
+        return made
+
+    def shown(self) -> str:
+        """In the chosen language."""
+        is_chinese = type(_chosen) is not gettext.NullTranslations
+        between = _BETWEEN.get(self._template, self._template) if is_chinese else self._template
+        return between.join(map(_translated, self._values.values()))
+
+
+def columns_of(text: str) -> int:
+    """Columns of a terminal that a text takes: a Chinese character has two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _translated(value: Any) -> Any:
+    return tr(value) if isinstance(value, Message) else value
+
+
+def _made_again(cls: type[Message], template: str, values: dict[str, Any]) -> Message:
+    """For `pickle` and `copy`."""
+    return cls(values.values(), template) if issubclass(cls, Listed) else cls(template, **values)
+
+
+def of_machine() -> str:
+    """What `YANGTUO_LANG` says, else the locale: "zh" for Chinese of any kind, else "en"."""
+    asked = os.environ.get(VARIABLE, "").lower()
+    if asked in LANGUAGES:
+        return asked
+    words = [os.environ.get(name, "") for name in _OF_LOCALE]
+    spoken = next(filter(None, words), None) or locale.getlocale()[0] or ""  # Windows has no such variables
+    return "zh" if spoken.lower().startswith(("zh", "chinese")) else "en"
+
+
+def taken_from(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of `--lang` among the words of a command line, and the words without it.
+
+    Returns:
+        The last value as it was given, None without any, also where a value is missing.
+    """
+    asked, rest = None, []
+    left = iter(words)
+    for word in left:
+        if word == "--lang":
+            asked = next(left, "")
+        elif word.startswith("--lang="):
+            asked = word.removeprefix("--lang=")
+        else:
+            rest.append(word)
+    return asked, rest
+
+
+@cache
+def _catalogue() -> gettext.NullTranslations:
+    return gettext.translation(DOMAIN, FOLDER, languages=["zh"])
