@@ -491,7 +491,7 @@ def test_models_with_templates_of_their_own_are_each_asked_in_it(folder, evaluat
     template["opening"] = template["opening"].replace("Instruction", "Question")
     other = tiny.tiny_adapter(tmp_path / "other", folder / "base", template=template)
     words = ("--validation_file", folder / "valid.json", "--no_probe", "--num_answers", 0)
-    said = evaluate(folder / "run", other, *words, "--output_dir", tmp_path / "both")
+    said = evaluate(folder / "run", other, *words, "--output_dir", tmp_path / "both", code=1)  # a random adapter
     assert "templates: each model" in said
     evaluate(other, *words, "--output_dir", tmp_path / "alone")
     both, alone = (values(results(tmp_path / name), "own/loss")["values"] for name in ("both", "alone"))
