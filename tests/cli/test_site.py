@@ -79,9 +79,7 @@ def test_both_colours_are_offered(site):
 
 
 def test_names_of_pages_in_the_text_are_links(site):
-    assert re.search(r'<a href="\.\./dependencies/"><code>docs/dependencies\.md</code></a>', page(site, "data")) or (
-        re.search(r'<a href="\.\./\w+/"><code>docs/\w+\.md</code></a>', page(site, "engine"))
-    )
+    assert '<a href="../gpu/"><code>docs/gpu.md</code></a>' in page(site, "engine")
 
 
 def index_of(site) -> dict:
@@ -91,7 +89,7 @@ def index_of(site) -> dict:
 def test_the_index_has_the_words_of_chinese_pages(site):
     index = index_of(site)
     assert "zh" in index["config"]["lang"]
-    assert _WORD_BREAK in index["config"]["separator"].encode().decode("unicode_escape")
+    assert r"\u200b" in index["config"]["separator"]
     chinese = [one for one in index["docs"] if one["location"].startswith("zh/")]
     words = {word for one in chinese for word in re.split(rf"[\s{_WORD_BREAK}<>，。；：、（）]+", one["text"])}
     assert {"显存", "模板", "合并", "分词器", "学习率"} <= words
