@@ -1,6 +1,5 @@
 """The documentation and the code say the same."""
 
-import argparse
 import contextlib
 import io
 import json
@@ -13,22 +12,7 @@ from pathlib import Path
 import pytest
 
 import yangtuo
-from yangtuo.cli import (
-    cache,
-    chat,
-    check,
-    check_deploy,
-    demo,
-    doctor,
-    encode,
-    export,
-    generate,
-    main,
-    preview,
-    report,
-    vocab,
-)
-from yangtuo.cli import eval as evaluate
+from yangtuo.cli import demo, main
 from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.schema import OUR_GROUPS
@@ -64,7 +48,7 @@ def headings_of(text: str) -> list[tuple[str, str]]:
 
 
 def flags_of(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--([A-Za-z]\w*)", text))
+    return set(re.findall(r"(?<![\w-])--([A-Za-z](?:[\w-]*\w)?)(?![\w*])", text))
 
 
 def paths_of(page: Path) -> set[Path]:
@@ -80,29 +64,29 @@ def paths_of(page: Path) -> set[Path]:
 
 def files_of(page: Path) -> set[str]:
     """Bare names of source files, without a folder, that a page has in backticks."""
-    words = {word for span in code_of(page.read_text(encoding="utf-8")) for word in span.split()}
-    return {word for word in words if re.fullmatch(r"[\w.-]+", word) and word.endswith(SOURCE_SUFFIXES)}
+    text = page.read_text(encoding="utf-8")
+    words = {word for span in code_of(text) for word in span.split()}
+    own = set(re.findall(r'^```\w+ title="([^"]+)"', text, flags=re.M))  # the reader's, made of a block
+    return {word for word in words - own if re.fullmatch(r"[\w.-]+", word) and word.endswith(SOURCE_SUFFIXES)}
 
 
-@pytest.fixture(scope="module")
-def options() -> set[str]:
-    """Every option of every verb, without its dashes."""
-    parser = build_parser("yangtuo encode", encode.add_options)
-    for verb in (demo, check, preview, cache):
-        verb.add_options(parser)
-    of_vocab = argparse.ArgumentParser()
-    vocab.add_options(of_vocab)
-    of_verbs = (chat, export, check_deploy, doctor, report, evaluate, generate)
-    others = [argparse.ArgumentParser() for _ in of_verbs]
-    for verb, own in zip(of_verbs, others, strict=True):
-        verb.add_options(own)
-    parsers = [
-        parser,
-        *others,
-        *(sub for action in of_vocab._actions for sub in (getattr(action, "choices", None) or {}).values()),
-    ]
-    actions = [action for one in parsers for action in one._actions]
-    return {option[2:] for action in actions for option in action.option_strings if option.startswith("--")}
+# Programs whose command lines stand in blocks of pages beside ours; their options are not ours to know.
+OTHER_OPTIONS = {"jinja", "max-lora-rank"}  # of them, named in prose
+OTHER_PROGRAMS = (
+    "llama-quantize",
+    "llama-server",
+    "llamafactory-cli",
+    "ollama",
+    "pip",
+    "swift",
+    "transformers",
+    "vllm",
+)
+
+
+def without_other_programs(text: str) -> str:
+    """The text without the command lines of other programs, continued lines included."""
+    return re.sub(rf"^(?:{'|'.join(OTHER_PROGRAMS)}) (?:.*\\\n)*.*$", "", text, flags=re.M)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +133,7 @@ def test_readme_names_files_to_look_at(name):
 
 @pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "CHANGELOG.md"], ids=lambda page: page.name)
 def test_named_options_exist(page, options):
-    assert flags_of(page.read_text(encoding="utf-8")) <= options
+    assert flags_of(without_other_programs(page.read_text(encoding="utf-8"))) <= options | OTHER_OPTIONS
 
 
 @pytest.mark.parametrize("name", READMES)
