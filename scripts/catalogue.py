@@ -82,9 +82,7 @@ def _of_parser(parser: argparse.ArgumentParser) -> Iterator[str]:
     if parser.description:
         yield parser.description.strip()
     for action in parser._actions:
-        if action.dest in OPTIONS or not action.option_strings:
-            continue
-        if action.help and not action.help.startswith("now --"):
+        if action.option_strings and action.help and not action.help.startswith("now --"):
             yield action.help
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

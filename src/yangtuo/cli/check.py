@@ -198,7 +198,7 @@ def _facts(report: dict[str, Any]) -> Table:
     near, kept, ends = report["near_repeated_rows"], train["examples"], train["rows_with_trained_end_token"]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     tokenizer, per_character = report["tokenizer"], fit["tokens_per_chinese"]
     told = tr("{folder}, {num_tokens:,} tokens")
     table.add_row(tr("tokenizer"), told.format(**tokenizer))

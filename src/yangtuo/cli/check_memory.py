@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from yangtuo.i18n import gettext_noop, tr
+from yangtuo.i18n import Listed, gettext_noop, tr
 from yangtuo.logs import sign
 
 _BAR_CELLS = 30
@@ -30,7 +30,7 @@ def memory_parts(memory: dict[str, Any]) -> list[RenderableType]:
         Text(tr("  total"), "bold"), Text(_gib(memory["total"]), "bold"), Text(_bar(memory["total"], most), colour)
     )
     parts: list[RenderableType] = [Text(title, "bold"), table]
-    parts.append(Text(f"  {'; '.join(_beside(memory))}", "dim"))
+    parts.append(Text(f"  {tr(Listed(_beside(memory), '; '))}", "dim"))
     return [Group(*parts), Text()]
 
 

@@ -25,7 +25,8 @@ def verb_help(prog: str, about: str | None, actions: Sequence[argparse.Action]) 
     arguments = [action for action in actions if not action.option_strings]
     options = [action for action in actions if action.option_strings]
     below = [one for action in arguments for one in _verbs_below(action)]
-    parts = [" ".join([f"usage: {prog}", *map(_placed, arguments), *(["[options]"] if options else [])])]
+    line = " ".join([prog, *map(_placed, arguments), *([tr("[options]")] if options else [])])
+    parts = [tr("usage: {line}").format(line=line)]
     if about:
         parts.append(tr(about.strip()))
     if below:
@@ -35,13 +36,13 @@ def verb_help(prog: str, about: str | None, actions: Sequence[argparse.Action]) 
     for title, some in ((tr("arguments"), [] if below else arguments), (tr("options"), options)):
         if some:
             lines = [_line(a.option_strings[0] if a.option_strings else _name(a), _sentence(a)) for a in some]
-            parts.append("\n".join([f"{title}:", *lines]))
+            parts.append("\n".join([_heading(title), *lines]))
     return "\n\n".join(parts) + "\n"
 
 
 def run_help(prog: str, about: str | None, own: Sequence[argparse.Action]) -> str:
     """The help of a verb that takes a run's options too; `own` are those of the verb alone."""
-    parts = [verb_help(f"{prog} [run.yaml]", about, own).rstrip() if own else f"usage: {prog} [run.yaml] [options]"]
+    parts = [verb_help(f"{prog} [run.yaml]", about, own).rstrip() if own else _usage(prog)]
     if about and not own:
         parts.append(tr(about.strip()))
     common = [_line(f"--{o.name}", tr(o.help or ""), o.default) for o in map(OPTIONS.__getitem__, _COMMON)]
@@ -49,7 +50,7 @@ def run_help(prog: str, about: str | None, own: Sequence[argparse.Action]) -> st
     others = []
     for group, names in _by_group():
         wrapped = textwrap.wrap(" ".join(f"--{name}" for name in names), _WIDTH - 4, break_on_hyphens=False)
-        others += [f"  {tr(group)}:", *(f"    {line}" for line in wrapped)]
+        others += [f"  {_heading(tr(group))}", *(f"    {line}" for line in wrapped)]
     parts.append("\n".join([tr("and by group:"), *others]))
     parts.append(
         tr(
@@ -57,6 +58,14 @@ def run_help(prog: str, about: str | None, own: Sequence[argparse.Action]) -> st
         ).format(prog=prog)
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _usage(prog: str) -> str:
+    return tr("usage: {line}").format(line=f"{prog} [run.yaml] {tr('[options]')}")
+
+
+def _heading(text: str) -> str:
+    return f"{text}:" if text.isascii() else f"{text}："
 
 
 def _name(action: argparse.Action) -> str:
