@@ -28,9 +28,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Margins:
-    """By how much a measure may be worse than the base's before its rule can fail.
+    """By how much a measure may be worse than the base's before its rule can fail; and what is too little to be better.
 
     Attributes:
+        own_data: part of the base's loss on the user's data. A few steps at a tiny rate lower it by a hundredth of
+            that, which many rows show beyond doubt and nobody would notice.
         general_ability: of the share of right answers.
         passages: of the cross-entropy, in nats a token. Another style of writing moves it by a few hundredths to two
             tenths; an adapter that ruined the model moves it by whole nats. 0.3 is a perplexity 1.35 times the base's.
@@ -40,6 +42,7 @@ class Margins:
         repetition: of the share of answers that repeat themselves.
     """
 
+    own_data: float = 0.01
     general_ability: float = 0.05
     passages: float = 0.3
     ends_answers: float = 0.05
@@ -133,14 +136,14 @@ def judge(measures: Iterable[Comparison], margins: Margins | None = None) -> Ver
         _Limit("repetition", REPETITION, Message("The share of answers that repeat themselves"), -1, limits.repetition),
     )
     own = known.get(OWN_TEXT_LOSS, known.get(OWN_LOSS))
-    rules = [_own_data(own), *(_kept(limit, known.get(limit.measure)) for limit in kept)]
+    rules = [_own_data(own, limits.own_data), *(_kept(limit, known.get(limit.measure)) for limit in kept)]
     rules += _not_finite(
         known[name] for name in known.keys() - {own.name if own else OWN_LOSS, *(limit.measure for limit in kept)}
     )
     return _of_rules(tuple(rules), own)
 
 
-def _own_data(own: Comparison | None) -> Rule:
+def _own_data(own: Comparison | None, margin: float) -> Rule:
     name, what = "own_data", Message("The loss on your data")
     if own is None or own.tuned is None or not _has_finite_values(own):
         return _unjudged(name, what, own)
@@ -148,8 +151,13 @@ def _own_data(own: Comparison | None) -> Rule:
     figures = _went(what, own, change)
     if change is None:
         return Rule(name, None, Message(_NO_INTERVAL, figures=figures))
-    if change.high < 0:
+    if change.high < 0 and change.estimate < -margin * abs(own.base):
         return Rule(name, True, Message("{figures}: it has improved.", figures=figures))
+    if change.high < 0:
+        told = Message(
+            "{figures}: lower, but by no more than {margin:.0%}, which is the margin.", figures=figures, margin=margin
+        )
+        return Rule(name, False, told)
     if change.low > 0:
         return Rule(name, False, Message("{figures}: it has got worse.", figures=figures), is_worse=True)
     return Rule(name, False, Message("{figures}: no difference is shown.", figures=figures))
@@ -174,7 +182,7 @@ def _kept(limit: _Limit, measure: Comparison | None) -> Rule:
             "{figures}: worse, but by no more than {margin}, which is the margin.", figures=figures, margin=margin
         )
         return Rule(limit.name, True, told)
-    if change is None or not _knows_smallest(change):
+    if change is None or not _knows_smallest(change, measure.unit):
         return Rule(limit.name, True, Message("{figures}: no loss is shown.", figures=figures))
     told = Message(
         "{figures}: no loss is shown, and one below about {smallest} would hardly show.",
@@ -218,7 +226,7 @@ def _smallest(own: Comparison | None) -> Iterator[Message]:
     if own is None or own.difference is None:
         return
     rows = Message("1 row") if own.n == 1 else Message("{num_rows:,} rows", num_rows=own.n)
-    if not _knows_smallest(own.difference):
+    if not _knows_smallest(own.difference, own.unit):
         yield Message("How small a difference {rows} can show is not known; evaluate more rows.", rows=rows)
         return
     yield Message(
@@ -228,8 +236,9 @@ def _smallest(own: Comparison | None) -> Iterator[Message]:
     )
 
 
-def _knows_smallest(change: PairedDifference | None) -> bool:
-    return change is not None and math.isfinite(change.smallest)
+def _knows_smallest(change: PairedDifference | None, unit: str) -> bool:
+    """Of shares, a hundred points and more cannot be."""
+    return change is not None and change.smallest < (1 if unit == "share" else math.inf)
 
 
 def _has_finite_values(measure: Comparison) -> bool:

@@ -100,7 +100,7 @@ def test_a_base_that_seldom_ends_its_answers_has_no_margin(base, change, fails):
 def test_margins_are_the_callers():
     changed = measures(probe_accuracy=(-0.10,), probe_loss=(0.5,), own_ended=(-0.10,), own_repetition=(0.10,))
     assert failed(judge(changed)) == set(RULES) - {"own_data"}
-    assert failed(judge(changed, Margins(0.2, 1.0, 0.2, 0.5, 0.2))) == set()
+    assert failed(judge(changed, Margins(0.01, 0.2, 1.0, 0.2, 0.5, 0.2))) == set()
     assert failed(judge(measures(own_ended=(-0.10,)), Margins(ends_answers=0.2, seldom_ends=0.95))) == {"ends_answers"}
 
 
@@ -191,3 +191,20 @@ def test_a_worse_measure_makes_no_better_verdict(changes, name, by, base_ended):
         for same, (one, (change, half)) in zip(before, changes.items(), strict=True)
     ]
     assert RANKS[judge(after).outcome] <= RANKS[judge(before).outcome]
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [(-0.019, Outcome.NO_DIFFERENCE), (-0.021, Outcome.BETTER), (0.019, Outcome.BROKEN)],  # of 2.0, by a hundredth
+)
+def test_a_gain_that_nobody_would_notice_is_none_though_it_is_shown(change, outcome):
+    shown = Change(change, change - 0.005, change + 0.005, 0.008)
+    verdict = judge([replace(measure("own/loss", change), difference=shown)])
+    assert verdict.outcome is outcome
+    assert ("margin" in verdict.rules[0].text) == (change == -0.019)
+
+
+def test_differences_of_more_than_all_are_not_told():
+    few = replace(measure("own/ended"), difference=Change(0.0, -0.5, 0.5, 1.2))
+    told = next(rule for rule in judge([few]).rules if rule.name == "ends_answers")
+    assert "points would" not in told.text
