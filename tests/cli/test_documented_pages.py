@@ -110,7 +110,9 @@ def check_words(words: list[str]) -> None:
 
 def test_pages_are_run_or_parsed():
     twins = {path.name.removesuffix(".zh.md") for path in (REPOSITORY / "docs").glob("*.zh.md")}
-    assert twins <= {*RUN, *PARSED, "report", "evaluation"}  # the last two are run by test_documented.py
+    run_by_others = {"adapters", "evaluation", "report"}  # test_documented.py
+    with_gaps = {"distributed", "planning"}  # `yangtuo train ... --extend`
+    assert twins <= {*RUN, *PARSED, *run_by_others, *with_gaps}
 
 
 @pytest.fixture

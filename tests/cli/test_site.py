@@ -56,7 +56,7 @@ def test_every_page_is_in_both_languages(site):
         assert f'<html lang="{language}"' in text
         assert re.search(rf'<a href="[^"]*" hreflang="{other}"', text)
     assert "快速上手" in page(site, "zh/quickstart")
-    assert "深入（仅英文）" in page(site, "zh")
+    assert "数据（英文）" in page(site, "zh")
 
 
 def test_pages_load_nothing_from_other_hosts(site):

@@ -15,8 +15,8 @@ CHINESE = sorted(path.name for path in (REPOSITORY / "docs").glob("*.zh.md"))
 ENGLISH = [name.replace(".zh.md", ".md") for name in CHINESE]
 PAIRS = list(zip(ENGLISH, CHINESE, strict=True))
 ENGLISH_ONLY = {
-    *("adapters.md", "architecture.md", "data.md", "dependencies.md", "distributed.md", "doctor.md", "engine.md"),
-    *("gpu.md", "log.md", "models.md", "planning.md", "scaling.md", "trackers.md"),
+    *("architecture.md", "data.md", "dependencies.md", "doctor.md", "engine.md"),
+    *("gpu.md", "log.md", "models.md", "scaling.md", "trackers.md"),
     "glossary.md",  # both languages in one table
 }
 
