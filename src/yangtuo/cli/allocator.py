@@ -16,7 +16,7 @@ def restart_without_thread_cache(words: Sequence[str]) -> None:
 
     Where torch asks for an aligned block, glibc cuts a few bytes off both its ends. Kept in that cache they stay apart
     from the block when it is freed, and its hole is then too small for the next tensor of the same size: a run on a CPU
-    took 7 to 9 % more memory, and how much could not be foreseen (docs/log.md). `engine.memory.keep_freed_memory` does
+    took up to 9 % more memory, and how much could not be foreseen (docs/log.md). `engine.memory.keep_freed_memory` does
     the rest. The process number, the streams and the folder stay. Nothing happens elsewhere than on glibc, with a GPU's
     driver, for other verbs, where the variable is set already, or in a process that was not started by these words.
 

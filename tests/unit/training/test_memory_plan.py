@@ -118,8 +118,8 @@ CPU = Machine("cpu", 1, 64 * GIB, 0)
 
 def test_holes_are_counted_where_freed_blocks_stay_apart():
     joined, apart = (plan(SIZES, RUN, replace(CPU, has_thread_cache=cached)).parts for cached in (False, True))
-    assert "gaps of the allocator" not in joined
     moving = joined["activations"] + joined["loss of a chunk"]
+    assert joined["gaps of the allocator"] == pytest.approx(0.05 * moving, abs=1)
     assert apart["gaps of the allocator"] == pytest.approx(0.38 * moving, abs=1)
 
 
