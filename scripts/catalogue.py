@@ -11,6 +11,7 @@ src/yangtuo/locale/zh/LC_MESSAGES/yangtuo.po, then run it again.
 
 import argparse
 import ast
+import datetime
 import io
 import re
 import sys
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "yangtuo"
 PO = SOURCE / "locale" / "zh" / "LC_MESSAGES" / "yangtuo.po"
 _MARKS = ("tr", "Message", "gettext_noop")
+_NO_DATE = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _LOGGED = ("info", "warning", "error")
 _PLACES = re.compile(r"%[.\d]*[sdfg]|{[^}]*}")  # a message of places alone has nothing to translate
 
@@ -118,6 +120,7 @@ def text_of(catalogue: Catalog) -> bytes:
 def compiled(catalogue: Catalog) -> bytes:
     """As a .mo file, of the messages that have Chinese."""
     file = io.BytesIO()
+    catalogue.creation_date = catalogue.revision_date = _NO_DATE  # else the minute in which it was read is in the file
     write_mo(file, catalogue)
     return file.getvalue()
 

@@ -71,7 +71,7 @@ class TrainingMonitor:
     def _of_steps(self) -> Iterator[Event]:
         losses = [_number(entry["loss"]) for entry in self._steps]
         yield from _spike(losses, self._steps[-1]["step"])
-        yield from _above_its_start(losses)
+        yield from _above_its_start(losses, self._steps[-1])
         yield from _vanished([_number(entry.get("grad_norm")) for entry in self._steps])
         yield from _skipped(self._steps)
         yield from _shared_processor(self._steps)
@@ -125,7 +125,7 @@ def _spike(losses: list[float], step: int) -> Iterator[Event]:
         )
 
 
-def _above_its_start(losses: list[float]) -> Iterator[Event]:
+def _above_its_start(losses: list[float], last: Mapping[str, Any]) -> Iterator[Event]:
     if len(losses) < _AT_START + _WINDOW:
         return
     now = statistics.median(losses[-_WINDOW:])
@@ -139,7 +139,8 @@ def _above_its_start(losses: list[float]) -> Iterator[Event]:
             Message(
                 "the loss is above its start: at most {highest:.4f} in the first {number} steps, {now:.4f} "
                 "in the last {window}; the run makes the model worse. Stop it with Ctrl-C and try a tenth of "
-                "the learning rate",
+                "the learning rate {rate:.1e}",
+                rate=last.get("learning_rate", math.nan),
                 highest=highest,
                 number=number,
                 now=now,
