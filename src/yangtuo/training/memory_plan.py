@@ -134,13 +134,13 @@ def plan(sizes: ModelSizes, run: Run, machine: Machine) -> MemoryPlan:
     gaps = 1 + (_GAPS_WITH_THREAD_CACHE if machine.has_thread_cache else _GAPS[machine.kind])
     of_cell = run.shape.bytes_per_cell(checkpointing=run.checkpointing)
     if run.most_cells is None:
-        room = (there - sum(fixed.values()) - _of_chunk(sizes, run, machine, run.predictions) * gaps) / (of_cell * gaps)
+        room = (there - sum(fixed.values()) - _of_chunk(sizes, run, machine, 1.0) * gaps) / (of_cell * gaps)
         most = min(MOST_CELLS[machine.kind], max(run.longest, int(room)))
     else:
         most = max(run.longest, run.most_cells)
     cells = min(most, max(run.step_cells, run.longest))
     part = min(1.0, cells / run.step_cells)  # of a step's rows, which are dealt evenly to its micro-batches
-    head = _of_chunk(sizes, run, machine, math.ceil(part * run.predictions))
+    head = _of_chunk(sizes, run, machine, part)
     if run.engine == "one" and cells >= run.step_cells:
         # Of one micro-batch, LoRA's gradients come where activations have gone.
         fixed["gradients"] = _OF_GRADIENT * sizes.num_full
@@ -160,15 +160,15 @@ def plan(sizes: ModelSizes, run: Run, machine: Machine) -> MemoryPlan:
     return MemoryPlan({name: size for name, size in (fixed | moving).items() if size}, cells, there)
 
 
-def _of_chunk(sizes: ModelSizes, run: Run, machine: Machine, predictions: int) -> int:
-    """Bytes of the largest chunk of the loss of a micro-batch with so many predictions."""
-    return math.ceil(_rows_of_chunk(sizes, run, predictions) * sizes.num_rows * _OF_LOGIT[machine.kind])
+def _of_chunk(sizes: ModelSizes, run: Run, machine: Machine, part: float) -> int:
+    """Bytes of the largest chunk of the loss, where micro-batches have that part of a step's predictions at most.
 
-
-def _rows_of_chunk(sizes: ModelSizes, run: Run, predictions: int) -> int:
-    """At most: the loss divides its rows evenly, and a smaller micro-batch may be one whole chunk."""
+    The loss divides a micro-batch's rows evenly; of several, a smaller one may be a single chunk that is full.
+    """
     most = max(_LEAST_CHUNK_ROWS, run.chunk_bytes // (4 * sizes.num_rows))
-    return min(most, max(predictions, 1))
+    predictions = max(1, math.ceil(part * run.predictions))
+    rows = min(most, predictions) if part < 1 else math.ceil(predictions / math.ceil(predictions / most))
+    return math.ceil(rows * sizes.num_rows * _OF_LOGIT[machine.kind])
 
 
 def _share(numbers: int, run: Run, machine: Machine, *engines: str) -> int:

@@ -117,8 +117,8 @@ def test_what_is_asked_of_glibc(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
     assert keep_freed_memory() is True
-    # malloc.h: M_TRIM_THRESHOLD -1, M_MMAP_THRESHOLD -3
-    assert asked == [(-1, 2**31 - 1), (-3, 2**30)]
+    # malloc.h: M_MXFAST 1, M_TRIM_THRESHOLD -1, M_MMAP_THRESHOLD -3
+    assert asked == [(1, 0), (-1, 2**31 - 1), (-3, 2**30)]
 
 
 def test_a_refusal_is_told(monkeypatch):

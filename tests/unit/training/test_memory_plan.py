@@ -143,9 +143,11 @@ def test_with_checkpointing_the_larger_of_a_layer_and_a_chunk_counts():
 
 
 def test_a_chunk_is_of_a_micro_batch_and_at_most_full():
-    """256 MiB of float32 logits of 50,000 are 1,342 rows; a step of 4,096 cells has 2,000 predictions."""
-    whole, part = (plan(SIZES, replace(RUN, most_cells=cells), CPU).parts for cells in (4096, 1024))
-    assert whole["loss of a chunk"] == (256 << 20) // 200_000 * 50_000 * 12
+    """256 MiB of float32 logits of 50,000 are 1,342 rows; a step has 2,000 predictions: two of 1,000."""
+    runs = (replace(RUN, most_cells=cells) for cells in (4096, 3072, 1024))
+    whole, most, part = (plan(SIZES, run, CPU).parts for run in runs)
+    assert whole["loss of a chunk"] == 1000 * 50_000 * 12
+    assert most["loss of a chunk"] == (256 << 20) // 200_000 * 50_000 * 12
     assert part["loss of a chunk"] == 500 * 50_000 * 12
 
 
