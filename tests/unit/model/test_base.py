@@ -30,9 +30,7 @@ H100 = Hardware("cuda", bfloat16=True, float16=True)
 MPS = Hardware("mps", bfloat16=False, float16=False)
 
 
-OF_COMPUTING = (
-    "precision: computed in bfloat16 instead of float16, which this CPU cannot train in; the base stays in float32"
-)
+OF_COMPUTING = "precision: computed in bfloat16 instead of float16, since this CPU cannot train in the latter; the base stays in float32"
 
 
 @pytest.mark.parametrize(
