@@ -121,7 +121,7 @@ def test_the_folders_own_way_to_answer_is_taken_and_told(base, chat, tmp_path, s
     folder = shutil.copytree(base, tmp_path / "base")
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 2.0, "top_p": 0.9}))
     drawn = chat(folder, "--ask", QUESTION, *SHORT)
-    told = f"answers: temperature 2, top_p 0.9, as {folder / 'generation_config.json'} says"
+    told = f"answers: temperature 2, top_p 0.9, taken from {folder / 'generation_config.json'}"
     assert chat.err.count(told) == 1
     assert drawn == chat(base, "--ask", QUESTION, *SHORT, "--temperature", "2", "--top_p", "0.9", "--seed", "42")
     assert drawn != chat(folder, "--ask", QUESTION, *SHORT, "--temperature", "0") == greedy(base) + "\n"

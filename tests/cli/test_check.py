@@ -106,7 +106,7 @@ def test_json_on_standard_output_is_the_written_audit(verb, tmp_path):
 
 def test_few_steps_are_said_with_a_proposal_that_is_not_few(verb):
     out, _ = verb("check", num_train_epochs=1)
-    said = re.search(r"3 steps: too few to change the model; --num_train_epochs (\d+) gives (\d+)", out)
+    said = re.search(r"3 steps are too few to change the model; --num_train_epochs (\d+) gives (\d+)", out)
     assert int(said[2]) == 3 * int(said[1]) >= 20
     assert "too few" not in verb("check", num_train_epochs=said[1])[0]
 
@@ -115,9 +115,9 @@ def test_a_step_of_one_row_cannot_be_smaller(verb, tmp_path):
     data = rows_file(tmp_path, tiny.rows(4))
     assert "or " not in verb("check", dataset_dir=data, per_device_train_batch_size=1)[0].split("too few")[1]
     few = {"dataset_dir": data, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
-    assert "or fewer --gradient_accumulation_steps" in verb("check", **few)[0]
+    assert "or give fewer --gradient_accumulation_steps" in verb("check", **few)[0]
     few = {"dataset_dir": data, "per_device_train_batch_size": 2}
-    assert "or a smaller --per_device_train_batch_size" in verb("check", **few)[0]
+    assert "or give a smaller --per_device_train_batch_size" in verb("check", **few)[0]
 
 
 def test_many_shortened_answers_are_said(verb):

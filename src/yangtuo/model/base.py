@@ -119,9 +119,16 @@ def choose_precision(
     nearest = _nearest(weights, hardware)
     replaced = dtypes.replaced((nearest, weights), (compute, asked))
     if replaced:
-        logger.warning("precision: %s; this %s cannot train in the latter", replaced, hardware.device.upper())
+        device = hardware.device.upper()
         if nearest is weights and nearest is not compute:
-            logger.warning("precision: the base stays in %s", name_of(nearest))
+            logger.warning(
+                "precision: %s, since this %s cannot train in the latter; the base stays in %s",
+                replaced,
+                device,
+                name_of(nearest),
+            )
+        else:
+            logger.warning("precision: %s, since this %s cannot train in the latter", replaced, device)
     if {compute, nearest} == {torch.float16, torch.bfloat16}:
         given, used = name_of(nearest), name_of(compute)
         logger.warning(

@@ -269,8 +269,8 @@ def test_what_the_folder_says_is_taken_and_told_in_one_line(folders, caplog):
     found = folders(adapter={"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0.1})
     assert sampling_of(found, 12) == replace(GREEDY, temperature=0.7, top_p=0.8, top_k=20)
     told, left_out = caplog.messages
-    assert told == f"answers: temperature 0.7, top_p 0.8, top_k 20, as {found[0] / 'generation_config.json'} says"
-    assert left_out == f"answers: min_p of {found[0] / 'generation_config.json'} not followed here"
+    assert told == f"answers: temperature 0.7, top_p 0.8, top_k 20, taken from {found[0] / 'generation_config.json'}"
+    assert left_out == f"answers: min_p is not used here, though it stands in {found[0] / 'generation_config.json'}"
 
 
 def test_the_adapters_file_comes_before_the_bases_and_options_before_both(folders, caplog):

@@ -31,7 +31,8 @@ MPS = Hardware("mps", bfloat16=False, float16=False)
 
 
 OF_COMPUTING = (
-    "precision: computed in bfloat16 instead of float16, which this CPU cannot train in; the base stays in float32"
+    "precision: computed in bfloat16 instead of float16, since this CPU cannot train in the latter; "
+    "the base stays in float32"
 )
 
 
