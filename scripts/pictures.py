@@ -29,7 +29,7 @@ LANGUAGES = {"en": "", "zh": ".zh"}  # and what stands in a file's name
 COLUMNS = 96
 # Verb -> the paragraphs that are shown, from 0; a mark stands where some are left out.
 PARAGRAPHS = {"check": (0, 4, 5, 6), "preview": (0, 1, 2, 3, 4)}
-WINDOW = (980, 900)  # of the report, in pixels
+WINDOW = (1100, 1060)  # of the report, in pixels
 _FONT_FACE = re.compile(r"@font-face \{.*?\}\s*", flags=re.S)
 _TEXT = re.compile(
     r'<text class="(?P<style>[^"]+-r\d+)" x="(?P<x>[\d.]+)" y="(?P<y>[\d.]+)" [^>]*>(?P<text>[^<]*)</text>'
