@@ -29,8 +29,11 @@ from yangtuo.config.words import Parser
 place = test_documented.place  # the fixture: a folder with path/to/model and path/to/data
 
 # Pages whose commands run, and those whose commands are parsed: nothing of theirs is new, or it takes long.
-RUN = ("quickstart", "your-data", "templates", "new-lora", "continue-lora", "serve", "from-other-tools", "from-2023")
-PARSED = ("memory-and-time", "several-gpus", "how-it-works", "troubleshooting", "index", "cli")
+RUN = (
+    *("quickstart", "your-data", "templates", "new-lora", "continue-lora", "serve", "from-other-tools", "from-2023"),
+    "running",
+)
+PARSED = ("memory-and-time", "several-gpus", "how-it-works", "troubleshooting", "index", "cli", "where-to-look")
 SHORTER = {"train": ["--max_steps", "2"], "vocab train": ["--vocab_size", "400"]}
 
 # What the commands of other programs may have here, from their documentation: Ollama's docs/cli, llama.cpp's
@@ -131,6 +134,14 @@ def test_commands_of_pages_on_data_and_first_runs(page, scene, capfd):
     if page == "quickstart":  # of the demo, which tests/cli/test_demo.py runs
         assert main(training(scene, "output_dir")) == 0
     run_page(page, scene, capfd)
+
+
+def test_commands_of_the_page_on_runs(scene, capfd):
+    shutil.copytree(REPOSITORY / "examples", scene / "examples", dirs_exist_ok=True)
+    run_page("running", scene, capfd)
+    assert (scene / "output_dir" / "report.html").is_file()
+    assert (scene / "from_file" / "sft_lora_model" / "adapter_model.safetensors").is_file()
+    assert len((scene / "rows.jsonl").read_text(encoding="utf-8").splitlines()) == 30
 
 
 def training(folder: Path, out: str, *more: str) -> list[str]:

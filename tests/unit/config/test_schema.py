@@ -30,7 +30,7 @@ def test_what_is_passed_on_needs_no_reason():
 
 
 def test_our_own_options():
-    """A new option is a decision: it is listed here, and in the README's table."""
+    """A new option is a decision: it is listed here."""
     assert list(OURS) == [
         *("model_name_or_path", "tokenizer_name_or_path", "torch_dtype", "load_in_4bit", "load_in_8bit"),
         *("attn_implementation", "hub", "cache_dir"),
