@@ -41,7 +41,7 @@ def test_a_run_ends_with_its_page(train, inputs, tmp_path):
     assert f"went from {proof['gain']['at_start']:.4f} to {proof['gain']['at_end']:.4f}" in english
     assert run["planned_seconds"] > 0
     assert facts.planned_seconds == run["planned_seconds"]
-    assert len(run["next_commands"]) == 3
+    assert len(run["next_commands"]) == 4
     for line in run["next_commands"]:
         assert line in said
         assert line.partition(": ")[2] in english
