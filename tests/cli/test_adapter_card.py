@@ -92,9 +92,9 @@ def without_last(words):
 def test_its_commands_work(trained, run, tmp_path, monkeypatch):
     monkeypatch.chdir(trained)
     lines = block(card_of(trained), "bash").splitlines()
-    assert [line.split()[:2] for line in lines] == [["yangtuo", verb] for verb in ("chat", "export", "merge")]
+    assert [line.split()[:2] for line in lines] == [["yangtuo", verb] for verb in ("chat", "eval", "export", "merge")]
     assert "sft_lora_model" in lines[0].split()
-    run(*without_last(lines[2].split()[1:]), tmp_path / "merged")
+    run(*without_last(lines[3].split()[1:]), tmp_path / "merged")
     assert (tmp_path / "merged" / "merge.json").is_file()
 
 

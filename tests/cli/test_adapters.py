@@ -337,7 +337,7 @@ def test_keep_trains_them_further(train, tmp_path, full):
 
 def test_freeze_uses_and_saves_them_as_they_are(train, tmp_path, full):
     folder, said = continued(train, tmp_path, full, modules_to_save_policy="freeze")
-    assert "embed_tokens, lm_head are used, frozen, and saved again" in said
+    assert "modules_to_save embed_tokens, lm_head are used, frozen and saved again" in said
     assert torch.equal(embedding_of(folder), embedding_of(full))
     assert proof_of(tmp_path / "continued")["changes"]["num_tensors"] == 28
     assert log_of(tmp_path / "continued")[0]["loss"] < log_of(tmp_path / "full")[0]["loss"]

@@ -168,7 +168,7 @@ def test_what_was_measured_is_not_measured_again(folder, evaluate, tmp_path):
     assert again["measures"] == first["measures"]
     # Another task is measured, and the former lines stay.
     said = evaluate(*words, "--num_answers", 2)
-    assert "answered: 2 prompts" in said
+    assert "prompts answered: 2" in said
     assert "read" not in said
 
 
@@ -210,7 +210,7 @@ def test_an_evaluation_that_was_killed_goes_on(folder, tmp_path):
     again = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
     after = [json.loads(line) for line in records.read_text().splitlines()]
     assert [json.dumps(one, ensure_ascii=False) for one in after[: len(lines)]] == lines
-    assert "answered: " in again.stderr
+    assert "prompts answered: " in again.stderr
     undisturbed = [*words[:-1], tmp_path / "once"]
     subprocess.run(list(map(str, undisturbed)), capture_output=True, check=True)
     assert results(tmp_path / "out")["measures"] == results(tmp_path / "once")["measures"]

@@ -24,7 +24,7 @@ from yangtuo.config.settings import Settings
 from yangtuo.engine.flops import bfloat16_rate
 from yangtuo.engine.loss import chunk_bytes
 from yangtuo.engine.memory import ModelShape, free_bytes, joins_freed_memory
-from yangtuo.errors import MissingDependencyError, ModelError, UsageError, one_line
+from yangtuo.errors import AdapterError, MissingDependencyError, ModelError, UsageError, one_line
 from yangtuo.i18n import Listed, Message, gettext_noop
 from yangtuo.logs import world_size
 from yangtuo.model import base
@@ -181,7 +181,11 @@ class Planned:
         model = self.settings.model
         width, num_bits = self.precision.weights.itemsize, base.num_bits(model)
         loading = Loading(width, self.num_tokens, num_bits, model.trust_remote_code)
-        return sizes_of(self.config, self.settings.lora, loading, self.saved)
+        try:
+            return sizes_of(self.config, self.settings.lora, loading, self.saved)
+        except (ValueError, KeyError) as error:  # of PEFT, which an adapter of another model does not suit
+            place = self.settings.lora.peft_path if self.saved else "--trainable"
+            raise AdapterError(f"{place}: it does not fit this base: {one_line(error, 200)}") from error
 
     def run(self, sizes: ModelSizes) -> Run:
         """What else decides its memory."""
