@@ -104,7 +104,7 @@ def test_what_is_saved_asks_as_training_did(train, run, inputs, chatml_base, tmp
         assert ours(folder, SINGLE[0]) == ours(folders[0], SINGLE[0])
     for text in (said, said_by_merge):
         assert last_but_page(text).startswith(told)
-        assert told == EQUAL or text.splitlines()[-1].endswith(OWN_WAY)
+        assert told == EQUAL or last_but_page(text).endswith(OWN_WAY)
 
 
 def test_the_end_token_of_training_is_in_the_generation_config(train, run, inputs, chatml_base, tmp_path):
@@ -171,7 +171,7 @@ def test_a_vocabulary_that_transformers_converts_is_said(train, run, inputs, tmp
         assert OTHER.removeprefix("prompts: ") in (folder / "README.md").read_text(encoding="utf-8")
     for text in (said, said_by_merge):
         assert last_but_page(text).startswith(OTHER)
-        assert text.splitlines()[-1].endswith(f" of tokenizer.model, which it converts){OWN_WAY}")
+        assert last_but_page(text).endswith(f" of tokenizer.model, which it converts){OWN_WAY}")
 
 
 def test_an_adapter_of_another_program_is_merged_with_the_bases_own_prompt(run, chatml_base, tmp_path):
