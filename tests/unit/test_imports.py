@@ -75,13 +75,13 @@ LAYERS = {
     "model": ("data", "config", *TOP),
     "engine": ("model", "data", "config", *TOP),
     "inference": ("engine", "model", "data", "config", *TOP),
-    "merge": ("model", "data", "config", *TOP),
+    "merging": ("model", "data", "config", *TOP),
     "vocab": ("model", "data", "config", *TOP),
     "report": ("config", *TOP),
     "training": ("engine", "inference", "model", "data", "config", *TOP),
     "diagnosis": ("engine", "model", "data", "config", *TOP),
     "evaluation": ("inference", "engine", "model", "data", "config", *TOP),
-    "export": ("merge", "inference", "engine", "model", "data", "config", *TOP),
+    "exporting": ("merging", "inference", "engine", "model", "data", "config", *TOP),
 }
 
 RULES = {

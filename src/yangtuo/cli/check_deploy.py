@@ -13,8 +13,8 @@ from yangtuo.config.schema import ModelArguments
 from yangtuo.data.probe_prompts import built_in, encoded, of_file
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import RunFailure, UsageError
-from yangtuo.export.server_check import Match, Reference, compared, notes
-from yangtuo.export.servers import Web, connect
+from yangtuo.exporting.server_check import Match, Reference, compared, notes
+from yangtuo.exporting.servers import Web, connect
 from yangtuo.logs import print_json
 from yangtuo.model import provenance
 from yangtuo.model.provenance import PROVENANCE_FILE

@@ -15,11 +15,11 @@ from pathlib import Path
 from yangtuo.cli.merge import add_merge_options, merge_options_of
 from yangtuo.config.json_values import object_of
 from yangtuo.errors import UsageError
-from yangtuo.export import plain_lora
-from yangtuo.export.folder import ADAPTER_FOLDER, BASE_FOLDER, gguf_name, texts_of, write_split, write_whole
-from yangtuo.export.gguf import vocabulary
-from yangtuo.export.gguf.model import KINDS, architecture
-from yangtuo.merge.job import Job, base_folder, check_room, prepare
+from yangtuo.exporting import plain_lora
+from yangtuo.exporting.folder import ADAPTER_FOLDER, BASE_FOLDER, gguf_name, texts_of, write_split, write_whole
+from yangtuo.exporting.gguf import vocabulary
+from yangtuo.exporting.gguf.model import KINDS, architecture
+from yangtuo.merging.job import Job, base_folder, check_room, prepare
 from yangtuo.model.stored_weights import open_stored
 from yangtuo.output import new_folder
 

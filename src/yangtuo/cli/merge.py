@@ -6,8 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from yangtuo.config.options import OPTIONS, add
-from yangtuo.merge.job import DTYPES, MergeOptions, base_folder, check_room, prepare
-from yangtuo.merge.make import prompt_files_for, write_merged
+from yangtuo.merging.job import DTYPES, MergeOptions, base_folder, check_room, prepare
+from yangtuo.merging.make import prompt_files_for, write_merged
 from yangtuo.output import new_folder
 
 logger = logging.getLogger(__name__)

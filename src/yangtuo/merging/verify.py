@@ -19,9 +19,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from yangtuo.errors import ProofError
-from yangtuo.merge.edits import Grow, WeightEdits
-from yangtuo.merge.plan import Plan
-from yangtuo.merge.tensor_proof import SUMMING, blocks
+from yangtuo.merging.edits import Grow, WeightEdits
+from yangtuo.merging.plan import Plan
+from yangtuo.merging.tensor_proof import SUMMING, blocks
 from yangtuo.model.adapter_names import PREFIX, plain_name
 from yangtuo.model.architecture import empty_model
 from yangtuo.model.dtypes import ROUNDING

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 
 from yangtuo import output
 from yangtuo.errors import AdapterError, WriteError
-from yangtuo.merge.edits import BiasDelta, LowRank, WeightEdits
-from yangtuo.merge.plan import Plan, Step
+from yangtuo.merging.edits import BiasDelta, LowRank, WeightEdits
+from yangtuo.merging.plan import Plan, Step
 from yangtuo.model.adapter_names import under_both
 from yangtuo.model.architecture import Published
 from yangtuo.model.provenance import METADATA_KEY, PROVENANCE_FILE, WEIGHTS_FILE, to_text

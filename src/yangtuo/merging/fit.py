@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError
-from yangtuo.merge.edits import WeightEdits, is_finite
+from yangtuo.merging.edits import WeightEdits, is_finite
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.adapter_names import PREFIX
 

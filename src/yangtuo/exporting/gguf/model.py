@@ -28,8 +28,8 @@ from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from yangtuo.errors import ModelError
-from yangtuo.export.gguf.vocabulary import Value
-from yangtuo.merge.edits import WeightEdits
+from yangtuo.exporting.gguf.vocabulary import Value
+from yangtuo.merging.edits import WeightEdits
 from yangtuo.model.stored_weights import StoredWeights
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from transformers import (
 
 from tests import tiny
 from yangtuo.errors import TokenizerError
-from yangtuo.export.gguf import convert, vocabulary
+from yangtuo.exporting.gguf import convert, vocabulary
 
 from .folders import ROWS, llama_folder, model_folder, with_json, written
 

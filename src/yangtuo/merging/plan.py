@@ -17,8 +17,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import ParamWrapper
 
 from yangtuo.errors import AdapterError, ModelError
-from yangtuo.merge.edits import BiasDelta, Edit, ExpertsLowRank, Grow, LowRank, Replace, ReplaceRows, WeightEdits
-from yangtuo.merge.fit import Allowed, check_kind, rows_after
+from yangtuo.merging.edits import BiasDelta, Edit, ExpertsLowRank, Grow, LowRank, Replace, ReplaceRows, WeightEdits
+from yangtuo.merging.fit import Allowed, check_kind, rows_after
 from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal
 from yangtuo.model.adapter_files import SavedAdapter, check_fit
 from yangtuo.model.adapter_names import PREFIX, fitted, name_in_use

@@ -6,9 +6,9 @@ import torch
 from gguf import GGUFReader
 
 from tests import tiny
-from yangtuo.export.gguf import convert, vocabulary
-from yangtuo.export.gguf import model as gguf_model
-from yangtuo.merge.plan import start
+from yangtuo.exporting.gguf import convert, vocabulary
+from yangtuo.exporting.gguf import model as gguf_model
+from yangtuo.merging.plan import start
 from yangtuo.model.stored_weights import open_stored
 
 ROWS = tiny.SENTENCEPIECE_VOCABULARY

@@ -14,8 +14,8 @@ from yangtuo import __version__
 from yangtuo.data.template_json import from_values, to_values
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import ModelError, ProofError
-from yangtuo.merge import edits, tensor_proof, verify
-from yangtuo.merge.job import Job
+from yangtuo.merging import edits, tensor_proof, verify
+from yangtuo.merging.job import Job
 from yangtuo.model import fingerprint, generation_config, provenance
 from yangtuo.model.dtypes import name_of
 from yangtuo.model.prompt_files import CARD, PromptFiles, prompt_files_of

@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import tiny
-from tests.unit.merge.test_merge import load, logits, run
+from tests.unit.merging.test_merge import load, logits, run
 from yangtuo.config.schema import LoraArguments
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError
-from yangtuo.merge import verify
+from yangtuo.merging import verify
 from yangtuo.model import adapter_files, adapter_state
 from yangtuo.model.adapters import attach_saved
 from yangtuo.model.architecture import empty_model, read_config

@@ -18,7 +18,7 @@ from yangtuo.data.probe_prompts import Prompt
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
-from yangtuo.export.servers import Ollama, Reply, Server
+from yangtuo.exporting.servers import Ollama, Reply, Server
 
 _NEAR = 12  # characters shown on each side of a difference
 

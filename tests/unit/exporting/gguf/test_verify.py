@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from yangtuo.errors import RunFailure
-from yangtuo.export.gguf import convert, verify
+from yangtuo.exporting.gguf import convert, verify
 
 from .folders import llama_folder, plan, written
 

@@ -22,11 +22,11 @@ from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
 from yangtuo.data.template_json import to_values
 from yangtuo.errors import AdapterError, DataError, ModelError, ProofError, UsageError
-from yangtuo.export import plain_lora
-from yangtuo.export.gguf import convert
-from yangtuo.merge import edits, fit, make, tensor_proof, verify
-from yangtuo.merge import plan as merge_plan
-from yangtuo.merge.job import Job
+from yangtuo.exporting import plain_lora
+from yangtuo.exporting.gguf import convert
+from yangtuo.merging import edits, fit, make, tensor_proof, verify
+from yangtuo.merging import plan as merge_plan
+from yangtuo.merging.job import Job
 from yangtuo.model import adapter_files, fingerprint, generation_config, prompt_texts, provenance
 from yangtuo.model.architecture import published, read_config
 from yangtuo.model.prompt_files import CHAT_TEMPLATE, PromptFiles, prompt_files_of

@@ -14,8 +14,8 @@ from gguf import GGMLQuantizationType, GGUFReader
 from tqdm import tqdm
 
 from yangtuo.errors import ProofError, one_line
-from yangtuo.export.gguf.model import Tensor
-from yangtuo.export.gguf.vocabulary import Value
+from yangtuo.exporting.gguf.model import Tensor
+from yangtuo.exporting.gguf.vocabulary import Value
 from yangtuo.model.stored_weights import StoredWeights
 
 _BLOCK_VALUES = 1 << 20  # compared at a time

@@ -26,9 +26,9 @@ from transformers import (
 
 from tests import tiny
 from yangtuo.errors import ModelError, RunFailure, RunFolderError, UsageError
-from yangtuo.export.gguf import convert, model
-from yangtuo.export.gguf.model import paired
-from yangtuo.merge.edits import WeightEdits
+from yangtuo.exporting.gguf import convert, model
+from yangtuo.exporting.gguf.model import paired
+from yangtuo.merging.edits import WeightEdits
 from yangtuo.model.architecture import read_config
 from yangtuo.model.weight_files import open_weights
 
@@ -379,5 +379,5 @@ def test_what_fails_the_proof_is_kept_under_another_name(folder, tmp_path, monke
 def test_the_library_is_not_heard(folder, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         convert.write(folder, tmp_path / "m.gguf", "f32", None)
-    assert {record.name for record in caplog.records} == {"yangtuo.export.gguf.convert"}
+    assert {record.name for record in caplog.records} == {"yangtuo.exporting.gguf.convert"}
     assert "proof: 21 tensors" in caplog.text

@@ -25,8 +25,8 @@ from yangtuo.data.template_choice import choose_template
 from yangtuo.data.templates import ALPACA_ZH, CHATML, LLAMA3, TemplateFault
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, DataError, RunFailure, TokenizerError, UsageError
-from yangtuo.export.server_check import Match, compare_prompt, compare_text
-from yangtuo.export.servers import Reply
+from yangtuo.exporting.server_check import Match, compare_prompt, compare_text
+from yangtuo.exporting.servers import Reply
 from yangtuo.model import provenance
 from yangtuo.model.prompt_texts import jinja_of, modelfile_of
 

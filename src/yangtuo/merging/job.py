@@ -12,8 +12,8 @@ import torch
 from yangtuo.config.choices import Hub
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, UsageError
-from yangtuo.merge import fit
-from yangtuo.merge import plan as merge_plan
+from yangtuo.merging import fit
+from yangtuo.merging import plan as merge_plan
 from yangtuo.model import adapter_files, dtypes, fingerprint, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder

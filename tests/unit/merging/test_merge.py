@@ -20,9 +20,9 @@ from yangtuo.config.schema import LoraArguments
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import AdapterError, ModelError, RunFailure, RunFolderError
-from yangtuo.merge import edits as merge
-from yangtuo.merge import fit, make, tensor_proof, verify
-from yangtuo.merge import plan as merge_plan
+from yangtuo.merging import edits as merge
+from yangtuo.merging import fit, make, tensor_proof, verify
+from yangtuo.merging import plan as merge_plan
 from yangtuo.model import adapter_files
 from yangtuo.model.adapter_state import save, trained_parameters
 from yangtuo.model.adapters import attach_new
@@ -575,7 +575,7 @@ class Rows2023:
 
 
 def rows_after(here, num_rows, tmp_path, *, allowed=False):
-    from yangtuo.merge.fit import rows_after
+    from yangtuo.merging.fit import rows_after
 
     chain = merge.WeightEdits({}, {}, here, "model.embed_tokens.weight", "lm_head.weight", False)
     saved = Rows2023.of(num_rows)

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from yangtuo.errors import ModelError, ProofError
-from yangtuo.merge.edits import WeightEdits
+from yangtuo.merging.edits import WeightEdits
 from yangtuo.model.dtypes import ROUNDING
 from yangtuo.model.stored_weights import Group, StoredWeights
 

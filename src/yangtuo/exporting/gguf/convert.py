@@ -23,12 +23,12 @@ from yangtuo.data.jinja_source import render_function
 from yangtuo.data.templates import TemplateFault
 from yangtuo.data.tokenizer import Tokenizer, open_tokenizer
 from yangtuo.errors import ModelError, UsageError, WriteError
-from yangtuo.export.gguf import model, vocabulary
-from yangtuo.export.gguf.model import KINDS, Tensor
-from yangtuo.export.gguf.verify import prove
-from yangtuo.export.gguf.vocabulary import Value
-from yangtuo.merge import plan
-from yangtuo.merge.edits import is_finite
+from yangtuo.exporting.gguf import model, vocabulary
+from yangtuo.exporting.gguf.model import KINDS, Tensor
+from yangtuo.exporting.gguf.verify import prove
+from yangtuo.exporting.gguf.vocabulary import Value
+from yangtuo.merging import plan
+from yangtuo.merging.edits import is_finite
 from yangtuo.model.stored_weights import StoredWeights, open_stored
 from yangtuo.output import check_absent, check_space, new_file
 
