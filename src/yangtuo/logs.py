@@ -40,6 +40,20 @@ class _Screen(logging.Handler):
         say(self.format(record))
 
 
+class _NotesOfLibrary(_Notes):
+    """As long as it is a logger's only handler, Python's handler of last resort, which it stands in for, still shows.
+
+    That one writes warnings to stderr where a program has set up no logging, and asks no more than whether there is
+    any handler.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        others = [one for one in logging.getLogger("yangtuo").handlers if one is not self]
+        if not others and not logging.getLogger().handlers and logging.lastResort:
+            logging.lastResort.handle(record)
+
+
 _notes = _Notes()
 
 
@@ -70,6 +84,43 @@ def set_up() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # when imported, it wants kernels from a hub
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[None]:
+    """Keep the notes of one call of the library; where the program has set logging up, its own notes go on."""
+    global _notes
+    logger = logging.getLogger("yangtuo")
+    if _notes in logger.handlers:
+        yield
+        return
+    former, _notes = _notes, _NotesOfLibrary()
+    logger.addHandler(_notes)
+    try:
+        yield
+    finally:
+        logger.removeHandler(_notes)
+        _notes = former
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Libraries are quiet within, and as they were after it."""
+    import transformers
+
+    library, loggers = transformers.utils.logging, [logging.getLogger("torch.distributed")]
+    verbosity, has_bar = library.get_verbosity(), library.is_progress_bar_enabled()
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        quiet_libraries()
+        try:
+            yield
+        finally:
+            library.set_verbosity(verbosity)
+            if has_bar:
+                library.enable_progress_bar()
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def quiet_libraries() -> None:

@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from yangtuo.cli.chat import check_sampling
+    from yangtuo.api.chat import check_sampling
 
     check_sampling(options)
     if options.target is None and options.model_name_or_path is None:

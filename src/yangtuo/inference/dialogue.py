@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Sequence
+from collections.abc import Generator as Pieces
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from yangtuo import output
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.errors import DataError, UsageError
-from yangtuo.inference.generate import Answer, Generator
+from yangtuo.inference.generate import Answer, Generator, told
 
 LEFT_OUT = "the dialogue is longer than the model has room for: its oldest part is no longer shown to it"
 
@@ -151,8 +152,17 @@ class ChatSession:
             DataError: the template cannot render it, or it is too long.
             RunFailure: see `Generator.answer`.
         """
+        return told(self.stream(question, keeps_interrupted=keeps_interrupted), tell)
+
+    def stream(self, question: str, *, keeps_interrupted: bool = False) -> Pieces[str, None, Answer]:
+        """The same, piece by piece; what the generator returns is the answer. See `Generator.pieces`.
+
+        Raises:
+            DataError: the template cannot render it, or it is too long.
+            RunFailure: see `Generator.answer`.
+        """
         prompt = self.dialogue.fit(question, self._generator.prompt, self._room)
-        answer = self._generator.answer(prompt, tell, keeps_interrupted=keeps_interrupted)
+        answer = yield from self._generator.pieces(prompt, keeps_interrupted=keeps_interrupted)
         self.dialogue.exchanges.append(Exchange(question, answer.text, answer.is_whole))
         return answer
 

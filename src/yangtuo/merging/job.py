@@ -9,22 +9,20 @@ from typing import Any
 
 import torch
 
-from yangtuo.config.choices import Hub
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, UsageError
 from yangtuo.merging import fit
 from yangtuo.merging import plan as merge_plan
+from yangtuo.merging.options import DTYPE_NAMES, MergeOptions
 from yangtuo.model import adapter_files, dtypes, fingerprint, provenance
 from yangtuo.model.adapter_files import SavedAdapter
-from yangtuo.model.folders import local_folder
-from yangtuo.model.hubs import Source
 from yangtuo.model.lora_targets import split as names
 from yangtuo.model.stored_weights import StoredWeights, open_stored
-from yangtuo.output import check_new, check_space
+from yangtuo.output import check_space
 
 logger = logging.getLogger(__name__)
 
-DTYPES: dict[str, torch.dtype | None] = {"auto": None, **dtypes.BY_NAME}
+_DTYPES: dict[str, torch.dtype | None] = {name: dtypes.BY_NAME.get(name) for name in DTYPE_NAMES}
 
 
 @dataclass(frozen=True)
@@ -52,43 +50,6 @@ class Job:
     dtype: torch.dtype | None
 
 
-@dataclass(frozen=True)
-class MergeOptions:
-    """What is merged into what, by the names of the command line.
-
-    Attributes:
-        peft_path: adapter folders with commas between; None to merge nothing (`export` alone).
-        dtype: a key of DTYPES.
-        hub: a word of `Hub`.
-    """
-
-    model_name_or_path: str
-    peft_path: str | None
-    output_dir: str
-    dtype: str = "auto"
-    allow_new_vocabulary: bool = False
-    force_base: bool = False
-    allow_partial_adapter: bool = False
-    trust_remote_code: bool = False
-    cache_dir: str | None = None
-    hub: str = Hub.AUTO
-
-
-def base_folder(options: MergeOptions) -> Path:
-    """The folder of the base, once it is known that the output folder is free.
-
-    Raises:
-        UserError: one of them cannot be used.
-    """
-    check_new(Path(options.output_dir), "output_dir")
-    return local_folder(
-        options.model_name_or_path,
-        option="model_name_or_path",
-        must_hold=["config.json"],
-        source=Source(Hub(options.hub), options.cache_dir),
-    )
-
-
 def prepare(options: MergeOptions, folder: Path) -> Job:
     """Open what is to be merged, and compare it: fingerprints, shapes, rows, order, tokenizer.
 
@@ -110,7 +71,7 @@ def prepare(options: MergeOptions, folder: Path) -> Job:
     tokenizer = _tokenizer([*(saved.folder for saved in reversed(adapters)), folder], plan.chain.num_rows)
     if tokenizer:
         fingerprint.check_tokenizer(known[-1], adapters[-1].folder, tokenizer, force=options.force_base)
-    return Job(folder, base, adapters, known, merged_before, plan, tokenizer, DTYPES[options.dtype])
+    return Job(folder, base, adapters, known, merged_before, plan, tokenizer, _DTYPES[options.dtype])
 
 
 def check_room(job: Job, out: Path) -> None:

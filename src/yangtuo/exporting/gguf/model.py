@@ -40,7 +40,7 @@ ARCHITECTURES = {  # config.json's model_type -> llama.cpp's
     "qwen2": MODEL_ARCH.QWEN2,
     "qwen3": MODEL_ARCH.QWEN3,
 }
-KINDS = {
+KINDS = {  # of `exporting.kinds.WRITTEN`
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
