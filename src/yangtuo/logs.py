@@ -5,6 +5,7 @@ wrong that a user can act on; `--log_level` of transformers brings them back.
 """
 
 import contextlib
+import importlib.util
 import io
 import json
 import logging
@@ -83,7 +84,7 @@ def set_up() -> None:
     logger.addHandler(_notes)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # when imported, it wants kernels from a hub
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # see `quiet_libraries`
 
 
 @contextlib.contextmanager
@@ -108,7 +109,8 @@ def quiet() -> Iterator[None]:
     """Libraries are quiet within, and as they were after it."""
     import transformers
 
-    library, loggers = transformers.utils.logging, [logging.getLogger("torch.distributed")]
+    library = transformers.utils.logging
+    loggers = [logging.getLogger("torch.distributed"), logging.getLogger("bitsandbytes")]
     verbosity, has_bar = library.get_verbosity(), library.is_progress_bar_enabled()
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -132,7 +134,8 @@ def quiet_libraries() -> None:
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)
     warnings.filterwarnings("ignore", category=UserWarning, module="accelerate")  # it sets a thread count by itself
-    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    for name in ("torch.distributed", "bitsandbytes"):  # the latter, when imported, wants kernels from a hub
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def prepare() -> None:
@@ -180,6 +183,26 @@ def console(width: int | None = None) -> "Console":
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, whose stderr is no terminal and shows bars all the same."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def shows_bars() -> bool:
+    """Whether a progress bar can be seen."""
+    return sys.stderr.isatty() or in_notebook()
+
+
+def bar(**how: Any) -> Any:
+    """A progress bar on stderr; in a notebook that has ipywidgets, one of those."""
+    if in_notebook() and importlib.util.find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm as of_notebook
+
+        return of_notebook(**how)
+    return tqdm(**how)
 
 
 def say(line: str) -> None:

@@ -1,7 +1,7 @@
 """Load a model once, and ask it in the template that it was trained with."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +139,7 @@ class Chat:
         """Forget the dialogue, and draw as at the start."""
         self._session.start_over()
 
-    def _pieces(self, question: str, *, multi_turn: bool) -> Any:
+    def _pieces(self, question: str, *, multi_turn: bool) -> Generator[str, None, "Answer"]:
         if not question.strip():
             raise UsageError("the question is empty")
         if self._in_use:

@@ -1,6 +1,7 @@
 """What a training run would train on, before any weight is loaded."""
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class CheckResult:
         return self.verdict != "bad"
 
 
-def check(*, out: Option = None, plan_for: Option = None, **options: Option) -> CheckResult:
+def check(*, out: str | os.PathLike[str] | None = None, plan_for: str | None = None, **options: Option) -> CheckResult:
     """Look at what a run with these options would train on, as `yangtuo check` does; no weights are loaded.
 
     Rows that should not be trained on are no exception here: the verdict is "bad".
@@ -55,7 +56,7 @@ def check(*, out: Option = None, plan_for: Option = None, **options: Option) -> 
     """
     settings = settings_of("yangtuo.check", options)
     with as_library(computes=False):  # where the memory is planned, and not before
-        report = examine(settings, out and str(out), plan_for and str(plan_for)).report
+        report = examine(settings, None if out is None else os.fspath(out), plan_for).report
     findings = tuple(Finding(bool(one["is_bad"]), str(one["text"])) for one in report["findings"])
     return CheckResult(str(report["verdict"]), findings, report)
 

@@ -71,7 +71,8 @@ def train(**options: Option) -> TrainResult:
     are started by `torchrun`, see `docs/distributed.md`.
 
     Args:
-        options: by the names of `yangtuo train --help all`, without dashes; None counts as not given.
+        options: by the names of `yangtuo train --help all`, without dashes; None counts as not given. `do_train` is
+            True here, also beside `do_eval`.
 
     Returns:
         What the run has left in its folder.
@@ -81,7 +82,7 @@ def train(**options: Option) -> TrainResult:
         RunFailure: the run failed; its `ProofError` says that what was saved is not what was trained.
         StoppedError: Ctrl-C, or a kernel that is interrupted; the same call goes on from the checkpoint.
     """
-    settings = settings_of("yangtuo.train", options)
+    settings = settings_of("yangtuo.train", {"do_train": True, **options})
     check_paths(settings)
     with as_library():
         return run(settings)

@@ -1,11 +1,8 @@
 """How far an evaluation is: a bar with its end in a terminal, a line now and then elsewhere."""
 
 import logging
-import sys
 import time
 from typing import Any
-
-from tqdm import tqdm
 
 from yangtuo import logs
 
@@ -25,8 +22,8 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
-        if self._total and sys.stderr.isatty():
-            self._bar = tqdm(total=self._total, desc=self._title, unit=self._unit, dynamic_ncols=True, leave=False)
+        if self._total and logs.shows_bars():
+            self._bar = logs.bar(total=self._total, desc=self._title, unit=self._unit, dynamic_ncols=True, leave=False)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -53,4 +50,4 @@ class Progress:
         if now - self._said >= _LINES_S and self._done < self._total:
             self._said = now
             left = (now - self._began) / self._done * (self._total - self._done)
-            logs.say(f"{self._title}: {self._done:,} of {self._total:,} {self._unit}s, {left:.0f} s left")
+            logger.info("%s", f"{self._title}: {self._done:,} of {self._total:,} {self._unit}s, {left:.0f} s left")

@@ -23,8 +23,8 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import UsageError
-from yangtuo.inference.places import Places
-from yangtuo.inference.places import model_folder as model_folder  # asked for together with what loads
+from yangtuo.inference.places import Places as Places  # these three: for those who find a model and load it
+from yangtuo.inference.places import model_folder as model_folder
 from yangtuo.inference.places import places_of_adapter as places_of_adapter
 from yangtuo.model import adapter_files, architecture, base, fingerprint, provenance
 from yangtuo.model.adapter_files import SavedAdapter
