@@ -76,6 +76,14 @@ class _Measured:
     num_tokens: int = 0
 
 
+Key = tuple[str, str]
+
+
+def key_of(tokenizer: Tokenizer, template: Template) -> Key:
+    """What decides the ids of all that is asked."""
+    return tokenizer.sha256(), template.identity()
+
+
 def questions_of(request: Request, tokenizer: Tokenizer, template: Template) -> Questions:
     """What a model with this tokenizer and template is asked; nothing of the model is loaded for it.
 
@@ -94,7 +102,7 @@ def questions_of(request: Request, tokenizer: Tokenizer, template: Template) -> 
 def evaluate(
     request: Request,
     models: Iterable[Asked],
-    asked_beforehand: Mapping[str, Questions],
+    asked_beforehand: Mapping[Key, Questions],
     versions: Mapping[str, str],
 ) -> Evaluation:
     """Ask all models, and write what was found.
@@ -102,7 +110,7 @@ def evaluate(
     Args:
         request: what they are asked.
         models: each is asked while it is the iterator's last; the first is what the others are compared with.
-        asked_beforehand: by a tokenizer's hash, questions that were made before models were loaded.
+        asked_beforehand: questions that were made before models were loaded, see `key_of`.
         versions: of libraries, for `results.json`.
 
     Raises:
@@ -113,14 +121,16 @@ def evaluate(
     template = ""
     for asked in models:
         tokenizer = asked.loaded.tokenizer
-        questions = asked_beforehand.get(tokenizer.sha256()) or questions_of(request, tokenizer, asked.template)
+        questions = asked_beforehand.get(key_of(tokenizer, asked.template))
+        questions = questions or questions_of(request, tokenizer, asked.template)
         records = Records(request.folder / f"{asked.name}.jsonl", asked.identity)
         work = measure(asked, questions.tasks, records, request.max_cells)
         done.questions[asked.name], done.records[asked.name] = questions, records
-        done.models.append({"name": asked.name, **asked.place})
+        done.models.append({"name": asked.name, **asked.place, "template": asked.template.name})
         done.num_cells += work.num_cells
         done.num_tokens += work.num_tokens
         template = asked.template.name
+        del asked, tokenizer  # the next one needs its memory
     found = _found(request, done, template)
     value = results.as_json(found, versions, time.monotonic() - began)
     results.write(request.folder, value, _answers(done))

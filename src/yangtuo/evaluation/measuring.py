@@ -25,6 +25,7 @@ from yangtuo.model.dtypes import name_of
 logger = logging.getLogger(__name__)
 
 _MOST_CELLS = {"cpu": 4096, "cuda": 32768}
+_OF_SHOTS = ("ceval", "cmmlu")
 _USED = 0.4  # part of the free memory that one forward may take; keys and values want some too
 
 
@@ -58,12 +59,21 @@ def asked_of(name: str, opened: Opened, loaded: LoadedModel, adapter: Path | Non
     }
     identity = {
         "base": fingerprint.of_base(str(opened.places.base), opened.places.base, opened.config),
+        "below": _merged_in(opened),
         "adapter": provenance.sha256_of(adapter) if adapter else None,
         "dtype": place["dtype"],
         "template": opened.template.identity(),
         "tokenizer": loaded.tokenizer.sha256(),
     }
     return Asked(name, loaded, opened.template, opened.num_positions, place, identity)
+
+
+def _merged_in(opened: Opened) -> list[str]:
+    """Hashes of the adapters that were merged into the base below its own: with them it is another base."""
+    if opened.places.adapter is None:
+        return []
+    there = fingerprint.merged_into(opened.places.base)
+    return [provenance.sha256_of(folder) for folder in provenance.below(opened.places.adapter, there)]
 
 
 def measure(
@@ -96,9 +106,8 @@ def measure(
         if isinstance(task, LikelihoodTask):
             done = _read(asked, task, records, LikelihoodReader(reader, cells))
         else:
-            done = _answer(
-                asked, task, records, BatchGenerator(reader, asked.template, Sampling(task.max_new_tokens), cells)
-            )
+            sampling = task.sampling or Sampling(task.max_new_tokens)
+            done = _answer(asked, task, records, BatchGenerator(reader, asked.template, sampling, cells))
         work.num_cells += done.num_cells
         work.num_tokens += done.num_tokens
     return work
@@ -116,7 +125,8 @@ def _check_lengths(asked: Asked, tasks: Sequence[LikelihoodTask | AnswerTask]) -
             long_prompts = [prompt for prompt in task.prompts if len(prompt.ids) >= most]
             problems += [f"the prompt of {prompt.where or prompt.text[:40]}" for prompt in long_prompts]
     if problems:
-        title = f"longer than the {most:,} positions that the model has; leave them out, or give fewer --shots"
+        remedy = "leave them out" + (", or give fewer --shots" if any(task.name in _OF_SHOTS for task in tasks) else "")
+        title = f"longer than the {most:,} positions that the model has; {remedy}"
         raise DataError.of_problems(title, problems)
 
 

@@ -153,7 +153,7 @@ class BatchGenerator:
     ) -> Iterator[list[tuple[int, Answer]]]:
         if self._why_single:
             for i in batch:
-                self._one_by_one.reseed()
+                self._one_by_one.reseed(i)
                 yield [(i, self._one_by_one.answer(prompts[i]))]
             return
         try:
@@ -179,7 +179,7 @@ class BatchGenerator:
         began = time.perf_counter()
         taken = [list(prompts[i]) for i in batch]
         with torch.no_grad():
-            said = self._grow(taken)
+            said = self._grow(taken, batch)
         seconds = (time.perf_counter() - began) / len(batch)
         return [(i, self._answer(prompt, ids, seconds)) for i, prompt, ids in zip(batch, taken, said, strict=True)]
 
@@ -190,12 +190,12 @@ class BatchGenerator:
         text = text_of(tokenizer, ids[:-1] if is_whole else ids, is_whole=is_whole)
         return Answer(text, stopped_by, is_whole, len(ids), len(prompt), seconds)
 
-    def _grow(self, prompts: list[list[int]]) -> list[list[int]]:
-        """The answers' ids, end tokens included."""
+    def _grow(self, prompts: list[list[int]], numbers: Sequence[int]) -> list[list[int]]:
+        """The answers' ids, end tokens included; each prompt's draws are those of its number."""
         lines = self._read(prompts)
         self.work.num_cells += lines.num_cells
         self.work.num_tokens += sum(map(len, prompts))
-        draws = [torch.Generator(self._reader.device).manual_seed(self._sampling.seed) for _ in prompts]
+        draws = [torch.Generator(self._reader.device).manual_seed(self._sampling.seed + number) for number in numbers]
         said: list[list[int]] = [[] for _ in prompts]
         on_line, scores = list(range(len(prompts))), lines.first_scores  # the prompt of each line
         with self._loaded.in_place():

@@ -138,9 +138,9 @@ class Generator:
         self._draws = torch.Generator(self._device)
         self.reseed()
 
-    def reseed(self) -> None:
-        """Draw as at the start."""
-        self._draws.manual_seed(self._sampling.seed)
+    def reseed(self, number: int = 0) -> None:
+        """Draw as at the start; of several prompts, which do not share their draws, as that of this number."""
+        self._draws.manual_seed(self._sampling.seed + number)
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
         """What the model reads before it answers the last turn, the user's.
