@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from yangtuo.errors import ProofError, RunFolderError, UsageError, WriteError, YangtuoError, one_line
@@ -54,6 +55,36 @@ def check_place(path: Path, option: str) -> None:
         raise UsageError(f"--{option} {path}: {os.strerror(errno.ENOENT)}; make the folder {path.parent} first")
     if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
         raise UsageError(f"--{option} {path}: may not be written; choose another place")
+
+
+@contextlib.contextmanager
+def alone(lock: Path, told: str) -> Iterator[None]:
+    """Hold a file while the block works, so that no other process does the same; the file is gone afterwards.
+
+    Args:
+        lock: the file.
+        told: what to say where another process holds it.
+
+    Raises:
+        RunFolderError: another process does.
+        WriteError: nothing may be written there.
+    """
+    held = FileLock(lock, blocking=False, fallback_to_soft=False)
+    try:
+        held.acquire()
+    except Timeout:
+        raise RunFolderError(told) from None
+    except NotImplementedError:  # a file system without locks: then nobody can tell
+        yield
+        return
+    except OSError as error:
+        raise WriteError(f"{lock.parent}: cannot be written: {reason(error)}") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink(missing_ok=True)
+        held.release()
 
 
 @contextlib.contextmanager

@@ -7,10 +7,12 @@ code 0) or broken (exit code 1).
 
 import argparse
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yangtuo import output
 from yangtuo.cli.model_options import add_model_options, lora_arguments, model_arguments, places_of
 from yangtuo.config.choices import ChoicesBy
 from yangtuo.config.json_values import object_of
@@ -27,17 +29,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Options of a run that say how its rows are read; those of the run itself hold where they are not given.
-_OF_DATA = (
-    *("validation_file", "data_format", "columns", "bad_rows", "allow_empty_answers", "max_rows", "max_seq_length"),
-    *("truncation", "history", "train_turns", "parse_special_tokens", "include_subfolders", "data_cache_dir"),
-)
-_OF_RUN = (*_OF_DATA, "validation_split_percentage", "dataset_dir", "train_file", "deduplicate")
 _MAX_NEW_TOKENS, _NUM_ANSWERS, _SHOTS = 256, 100, 5
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
+    from yangtuo.training.validation_rows import OF_FILES, OF_ROWS
+
     add = parser.add_argument
     add(
         "targets",
@@ -46,9 +44,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="Adapters, output folders of runs, merged models or bases. The first is what others are compared with.",
     )
     add("--compare", action="store_true", help="Measure the base too, first. A merged model: name its base.")
-    for name in _OF_DATA:
+    for name in (*OF_FILES, *OF_ROWS):
         add_option(parser, OPTIONS[name])
-    parser.set_defaults(**dict.fromkeys(_OF_DATA))  # what is not given is the run's
+    parser.set_defaults(**dict.fromkeys((*OF_FILES, *OF_ROWS)))  # what is not given is the run's
     add(
         "--num_answers",
         type=int,
@@ -89,30 +87,37 @@ def run(options: argparse.Namespace) -> None:
     _check(options)
     from yangtuo.evaluation.job import evaluate
     from yangtuo.evaluation.results import RESULTS_FILE
-    from yangtuo.training.run_folder import versions
+    from yangtuo.training.run_folder import make, versions
 
-    request, asked_beforehand = _prepared(options)
-    request.folder.mkdir(parents=True, exist_ok=True)
-    found = evaluate(request, _models(options), asked_beforehand, versions())
-    _tell_the_run(options, request.folder, found)
+    places = _all_places(options)
+    request, asked_beforehand = _prepared(options, places)
+    folder = request.folder
+    make(folder)
+    others = f"--output_dir {folder}: another process is measuring into it; wait for it, or choose another folder"
+    with output.alone(folder / ".lock", others):
+        found = evaluate(request, _models(options, places), asked_beforehand, versions())
+        _tell_the_run(list(places.values())[-1], folder, found)
     if options.json:
-        print((request.folder / RESULTS_FILE).read_text(encoding="utf-8"), end="")  # noqa: T201  # the answer
+        print((folder / RESULTS_FILE).read_text(encoding="utf-8"), end="")  # noqa: T201  # the answer
     else:
         from yangtuo.cli.eval_screen import show
 
         show(found)
-        logger.info("written: %s", request.folder)
+        logger.info("written: %s", folder)
     end(found, gate=options.gate)
 
 
-def _tell_the_run(options: argparse.Namespace, folder: Path, found: "Evaluation") -> None:
+def _tell_the_run(places: "Places", folder: Path, found: "Evaluation") -> None:
     """Put the verdict into the run's page and the adapter's README, where the evaluation lies in the run's folder."""
+    from yangtuo.evaluation.results import FOLDER
     from yangtuo.model.model_card import put_verdict
     from yangtuo.report import page
-    from yangtuo.training.run_folder import RUN_FILE
+    from yangtuo.training.run_folder import ADAPTER_FOLDER, run_of
 
-    run, places = folder.parent, list(_all_places(options).values())[-1]
-    if found.verdict and places.adapter and run == places.adapter.parent and (run / RUN_FILE).is_file():
+    run = run_of(places.adapter) if places.adapter else None
+    if not (found.verdict and places.adapter and run):
+        return
+    if places.adapter.resolve() == (run / ADAPTER_FOLDER).resolve() and folder.resolve() == (run / FOLDER).resolve():
         put_verdict(places.adapter, found.verdict.text)
         page.write_at_end(run)
 
@@ -145,22 +150,16 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--gate: a verdict compares two models; add --compare, or name a second one")
     if options.no_probe and options.probe_file:
         raise UsageError("--no_probe and --probe_file: give one of them")
-    if len(set(map(_plain, targets))) < len(targets):
-        raise UsageError(f"{' '.join(targets)}: the same folder twice")
     if not options.choices and (options.choices_per_subject or options.choices_by != str(ChoicesBy.LIKELIHOOD)):
         raise UsageError("--choices_by and --choices_per_subject: no --choices folder is given")
-
-
-def _plain(target: str) -> str:
-    return str(Path(target).expanduser().absolute())
 
 
 # ---- what is asked
 
 
-def _prepared(options: argparse.Namespace) -> tuple["Request", dict[str, Any]]:
+def _prepared(options: argparse.Namespace, places_by_name: dict[str, "Places"]) -> tuple["Request", dict[Any, Any]]:
     """All that is asked, in the ids of each target's tokenizer; what is wrong with it is said before weights load."""
-    from yangtuo.evaluation.job import Request, questions_of
+    from yangtuo.evaluation.job import Request, key_of, questions_of
     from yangtuo.evaluation.text_scores import check_packages
     from yangtuo.inference import load
 
@@ -187,36 +186,27 @@ def _prepared(options: argparse.Namespace) -> tuple["Request", dict[str, Any]]:
     )
     model, kwargs = model_arguments(options), object_of("chat_template_kwargs", options.chat_template_kwargs)
     prepared = {}
-    for places in _all_places(options).values():
+    for places in places_by_name.values():
         tokenizer = load.find_tokenizer(places, model)
         template = load.find_template(places, tokenizer, options.template, kwargs, is_tuned=places.adapter is not None)
-        if tokenizer.sha256() not in prepared:
+        if (key := key_of(tokenizer, template)) not in prepared:
             questions = questions_of(request, tokenizer, template)
-            prepared[tokenizer.sha256()] = questions
+            prepared[key] = questions
             if rows and questions.own:
                 request.data[:] = rows.told(questions.own.rows.examples)
+    if len({template for _, template in prepared}) > 1:
+        logger.warning("templates: each model is asked in its own, and they differ; --template names one for all")
     return request, prepared
 
 
 def _own_rows(options: argparse.Namespace) -> "ValidationRows | None":
     """The rows that were named, else those that the last run among the targets was evaluated on."""
-    from yangtuo.config.parser import build_parser, parse
-    from yangtuo.training.run_folder import read_run
-    from yangtuo.training.validation_rows import validation_rows
+    from yangtuo.training.run_folder import run_of
+    from yangtuo.training.validation_rows import OF_FILES, OF_ROWS, rows_of
 
-    runs = [found for target in options.targets if (found := read_run(Path(target).expanduser()))]
-    recorded = runs[-1].get("arguments", {}) if runs else {}
-    values = {
-        name: entry["value"]
-        for name, entry in recorded.items()
-        if name in _OF_RUN and entry.get("from") != "default" and entry.get("value") is not None
-    }
-    given = {name: getattr(options, name) for name in _OF_DATA if getattr(options, name) is not None}
-    if "validation_file" in given:  # the run's own columns and number of rows are of other files
-        values = {name: value for name, value in values.items() if name in ("max_seq_length", "truncation", "history")}
-    words = [f"--{name}={value}" for name, value in {**values, **given}.items()]
-    settings, _ = parse(words, build_parser("yangtuo eval"))
-    return validation_rows(settings, int(runs[-1].get("seed", 0)) if runs else 0)
+    runs = [run for target in options.targets if (run := run_of(Path(target).expanduser()))]
+    given = {name: getattr(options, name) for name in (*OF_FILES, *OF_ROWS) if getattr(options, name) is not None}
+    return rows_of(runs[-1] if runs else None, given)
 
 
 def _items(options: argparse.Namespace) -> Any:
@@ -247,32 +237,66 @@ def _benchmarks(options: argparse.Namespace) -> list[Any]:
 
 def _folder(options: argparse.Namespace) -> Path:
     from yangtuo.evaluation.results import FOLDER
-    from yangtuo.training.run_folder import RUN_FILE
+    from yangtuo.training.run_folder import ADAPTER_FOLDER, run_of
 
     if options.output_dir:
         return Path(options.output_dir).expanduser()
-    runs = [Path(target).expanduser() for target in options.targets]
-    with_run = [path for path in runs if (path / RUN_FILE).is_file()]
-    return with_run[-1] / FOLDER if with_run else Path(FOLDER)
+    for target in reversed(options.targets):
+        place = Path(target).expanduser()
+        if run := run_of(place):  # another adapter of the run, such as best/, has a folder of its own
+            return run / FOLDER if place == run or place.name == ADAPTER_FOLDER else run / FOLDER / place.name
+    return Path(FOLDER)
 
 
 # ---- whom
 
 
 def _all_places(options: argparse.Namespace) -> dict[str, "Places"]:
-    """By the names that models have in the results."""
+    """By the names that models have in the results.
+
+    Raises:
+        UserError: a model is not there, or is to be compared with itself.
+    """
     targets = options.targets or [options.model_name_or_path]
     found = [places_of(target, options) for target in targets]
+    if len({(_same(places.base), _same(places.adapter)) for places in found}) < len(found):
+        raise UsageError(f"{' '.join(targets)}: the same folder twice")
+    if options.compare and found[0].adapter is None:
+        _check_base(found[0], options)
     if len(targets) == 1:
         is_tuned = found[0].adapter is not None or options.compare
         return {"tuned" if is_tuned else "model": found[0]}
-    names = [Path(target).expanduser().absolute().name or target for target in targets]
-    if len(set(names)) < len(names):
+    names = [_name_of(target) for target in targets]
+    taken = ("answers", *(("base",) if options.compare else ()))  # answers.jsonl has its name already
+    if len({*names, *taken}) < len(names) + len(taken):
         names = [f"{number}-{name}" for number, name in enumerate(names, start=1)]
     return dict(zip(names, found, strict=True))
 
 
-def _models(options: argparse.Namespace) -> Iterator["Asked"]:
+def _check_base(places: "Places", options: argparse.Namespace) -> None:
+    """Of a model without an adapter beside it, which --compare compares with the base that is named."""
+    from yangtuo.inference import load
+
+    named = options.model_name_or_path
+    if named is None:
+        raise UsageError("--compare: a model without an adapter beside it; give its base as --model_name_or_path")
+    if _same(load.model_folder(named, model_arguments(options))) == _same(places.base):
+        raise UsageError(f"--compare: {named} would be compared with itself; name the tuned model, and its base so")
+
+
+def _same(folder: Path | None) -> str:
+    return "" if folder is None else os.path.realpath(folder)
+
+
+def _name_of(target: str) -> str:
+    """The folder's name, or that of the run whose adapter it is."""
+    from yangtuo.training.run_folder import ADAPTER_FOLDER
+
+    place = Path(os.path.abspath(Path(target).expanduser()))
+    return (place.parent.name if place.name == ADAPTER_FOLDER else place.name) or "model"
+
+
+def _models(options: argparse.Namespace, places_by_name: dict[str, "Places"]) -> Iterator["Asked"]:
     """Each model in turn; with --compare the base of the first before it."""
     from yangtuo.evaluation.measuring import asked_of
     from yangtuo.inference import load
@@ -280,10 +304,8 @@ def _models(options: argparse.Namespace) -> Iterator["Asked"]:
 
     hardware, model = detect_hardware(options.use_cpu), model_arguments(options)
     kwargs = object_of("chat_template_kwargs", options.chat_template_kwargs)
-    for number, (name, places) in enumerate(_all_places(options).items()):
+    for number, (name, places) in enumerate(places_by_name.items()):
         is_first = number == 0 and options.compare
-        if is_first and places.adapter is None and options.model_name_or_path is None:
-            raise UsageError("--compare: a model without an adapter beside it; give its base as --model_name_or_path")
         opened = load.open_model(places, model, options.template, hardware, lora_arguments(options), kwargs)
         if is_first:
             yield _base_of(opened, options)

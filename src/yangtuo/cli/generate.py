@@ -75,15 +75,16 @@ def run(options: argparse.Namespace) -> None:
     task = AnswerTask("prompts", tuple(prompts), keys, options.max_new_tokens, sampling)
     out = Path(options.out).expanduser()
     asked = asked_of("model", opened, opened.loaded, places.adapter)
-    draft = out.with_name(f".{out.name}.records")
-    records = Records(draft, asked.identity)
-    if records.num_found:
-        logger.info("%s: going on from %s answers", draft, f"{records.num_found:,}")
-    work = measure(asked, [task], records, options.micro_batch_tokens)
-    with output.whole_file(out) as file:
-        for prompt, key in zip(prompts, keys, strict=True):
-            file.write(json.dumps(_told(prompt, records.get(task.identity, key)), ensure_ascii=False) + "\n")
-    draft.unlink()
+    draft, lock = (out.with_name(f".{out.name}.{kind}") for kind in ("records", "lock"))
+    with output.alone(lock, f"--out {out}: another process is writing it; wait for it, or give another name"):
+        records = Records(draft, asked.identity)
+        if num_found := sum(records.knows(task.identity, key) for key in keys):
+            logger.info("%s: going on from %s answers", draft, f"{num_found:,}")
+        work = measure(asked, [task], records, options.micro_batch_tokens)
+        with output.whole_file(out) as file:
+            for prompt, key in zip(prompts, keys, strict=True):
+                file.write(json.dumps(_told(prompt, records.get(task.identity, key)), ensure_ascii=False) + "\n")
+        draft.unlink()
     logger.info(
         "written: %s, %s answers; %s tokens of prompts by computing %s",
         *(out, f"{len(prompts):,}", f"{work.num_tokens:,}", f"{work.num_cells:,}"),

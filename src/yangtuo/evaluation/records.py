@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yangtuo import output
-from yangtuo.errors import differences
+from yangtuo.errors import WriteError, differences
 
 logger = logging.getLogger(__name__)
 
@@ -20,11 +20,7 @@ Entry = Mapping[str, Any]
 
 
 class Records:
-    """Of one model.
-
-    Attributes:
-        num_found: lines that were there when the file was opened.
-    """
+    """Of one model."""
 
     def __init__(self, path: Path, model: Mapping[str, Any]):
         """`model` says what decides the lines beside their task; a file of another one is renamed, and said.
@@ -45,7 +41,6 @@ class Records:
         with output.whole_file(path) as file:  # whole lines alone: the last may have been cut by a kill
             file.writelines(_line(entry) for entry in [header, *entries])
         self._found = {(entry["task"], entry["key"]): entry for entry in entries}
-        self.num_found = len(self._found)
 
     def knows(self, task: str, key: str) -> bool:
         """Whether this was measured already."""
@@ -75,6 +70,8 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
         return None, []
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be read: {output.reason(error)}") from error
     found = []
     for line in lines:
         try:

@@ -311,12 +311,22 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
 
 
+def run_of(place: Path) -> Path | None:
+    """The output folder of the run that a folder is, or whose adapter it is; None for any other folder."""
+    if (place / RUN_FILE).is_file():
+        return place
+    above = place.parent if place.name not in ("", "..") else place.resolve().parent
+    is_adapter = (place / "adapter_config.json").is_file()
+    return above if is_adapter and (above / RUN_FILE).is_file() else None
+
+
 def run_record(settings: Settings, recipe: dict[str, Any], seed: int, began: float) -> dict[str, Any]:
     """What run.json says of a run that has begun; `began` is time.time()."""
     return {
         "yangtuo": yangtuo.__version__,
         "state": "running",
         "command": sys.argv,
+        "working_directory": os.getcwd(),
         "process": f"process {os.getpid()} on {socket.gethostname()}",
         "began": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began)),
         "versions": versions(),
