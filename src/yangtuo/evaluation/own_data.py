@@ -1,6 +1,11 @@
-"""The user's own rows: their loss, and what a model answers to them beside what it should have answered."""
+"""The user's own rows: their loss, and what a model answers to them beside what it should have answered.
 
-from collections.abc import Mapping
+Models with other tokenizers may read other rows, since a row can be too long for one of them: what all have is
+compared, row by row. Their tokens are not the same then, so that losses are compared by character of the trained text.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +20,9 @@ from yangtuo.evaluation.llamafactory_scores import as_llamafactory
 from yangtuo.evaluation.measures import Measure
 from yangtuo.evaluation.records import Records
 from yangtuo.evaluation.tasks import AnswerTask, LikelihoodTask
-from yangtuo.evaluation.verdict import ENDED, OWN_LOSS, REPETITION
+from yangtuo.evaluation.verdict import ENDED, OWN_LOSS, OWN_TEXT_LOSS, REPETITION
+
+logger = logging.getLogger(__name__)
 
 _MOST_SAMPLES = 20
 
@@ -26,15 +33,15 @@ class OwnData:
 
     Attributes:
         rows: that are read.
-        clusters: for each of them, what it shares with others: its dialogue, or its prompt.
+        clusters: for each of them by its key, what it shares with others: its dialogue, or its prompt.
+        characters: for each of them by its key, how many its trained text has.
         answers: prompts of some rows; None where none are to be answered.
-        clusters_of_answers: the same of the prompts.
     """
 
     rows: LikelihoodTask
-    clusters: tuple[int, ...]
+    clusters: Mapping[str, int]
+    characters: Mapping[str, int]
     answers: AnswerTask | None
-    clusters_of_answers: tuple[int, ...] = ()
 
     @property
     def tasks(self) -> list[LikelihoodTask | AnswerTask]:
@@ -54,26 +61,42 @@ def own_data(
         num_answers: how many are answered at most.
         max_new_tokens: of an answer.
     """
-    keys = tuple(map(str, range(len(examples))))
+    keys = _keys(examples)
     firsts = examples.firsts()
     of_prompt = examples.hashes[firsts, 1][examples.row_numbers()]
-    clusters = tuple(map(int, np.unique(of_prompt, return_inverse=True)[1]))
+    clusters = dict(zip(keys, map(int, np.unique(of_prompt, return_inverse=True)[1]), strict=True))
+    characters = {key: _num_characters(tokenizer, examples, i) for i, key in enumerate(keys)}
     rows = LikelihoodTask("own", examples, keys)
     if not num_answers:
-        return OwnData(rows, clusters, None)
+        return OwnData(rows, clusters, characters, None)
     lasts = np.array([*firsts[1:], len(examples)]) - 1
     chosen = lasts[np.unique(np.linspace(0, len(lasts) - 1, min(num_answers, len(lasts))).astype(int))]
     prompts = tuple(prompt_rows.of_examples(tokenizer, template, examples, chosen.tolist()))
     answers = AnswerTask("own", prompts, tuple(keys[i] for i in chosen), max_new_tokens)
-    return OwnData(rows, clusters, answers, tuple(clusters[i] for i in chosen))
+    return OwnData(rows, clusters, characters, answers)
+
+
+def _keys(examples: Examples) -> tuple[str, ...]:
+    """File and row of each example, as numbers; with its number in the row where a row is several."""
+    firsts = examples.firsts()[examples.row_numbers()]
+    within = np.arange(len(examples)) - firsts
+    rows = zip(examples.source_numbers.tolist(), examples.rows.tolist(), within.tolist(), strict=True)
+    return tuple(f"{source}:{row}" + (f".{number}" if number else "") for source, row, number in rows)
+
+
+def _num_characters(tokenizer: Tokenizer, examples: Examples, i: int) -> int:
+    ids, supervised = examples.row(i)
+    return max(1, len(tokenizer.decode(ids[supervised].tolist()).strip()))
 
 
 def compare(asked: Mapping[str, OwnData], records: Mapping[str, Records]) -> list[Measure]:
     """The measures of all models, the first of which is the one that others are compared with."""
-    entries = {
-        model: [records[model].get(own.rows.identity, key) for key in own.rows.keys] for model, own in asked.items()
-    }
-    clusters = next(iter(asked.values())).clusters
+    first = next(iter(asked.values()))
+    keys = _common(first.rows.keys, [own.rows.keys for own in asked.values()])
+    if num_left_out := max(len(own.rows.keys) for own in asked.values()) - len(keys):
+        logger.warning("own data: %s rows that not all models can read are left out", f"{num_left_out:,}")
+    entries = {model: [records[model].get(own.rows.identity, key) for key in keys] for model, own in asked.items()}
+    clusters = tuple(first.clusters[key] for key in keys)
 
     def column(name: str) -> dict[str, list[float]]:
         return {model: [float(entry[name]) for entry in own] for model, own in entries.items()}
@@ -81,24 +104,38 @@ def compare(asked: Mapping[str, OwnData], records: Mapping[str, Records]) -> lis
     loss = measures.of_ratios(OWN_LOSS, "nats/token", column("weighted_nll"), column("weight"), "lower", clusters)
     hits = measures.of_ratios("own/token_accuracy", "share", column("hits"), column("tokens"), "higher", clusters)
     found = [loss, loss.exponential("own/perplexity"), hits]
+    if len(loss.differences) < len(asked) - 1:  # other tokens
+        characters = {model: [float(first.characters[key]) for key in keys] for model in asked}
+        found.append(measures.of_ratios(OWN_TEXT_LOSS, "nats/character", column("nll"), characters, "lower", clusters))
     return [*found, *_of_answers(asked, records)] if all(own.answers for own in asked.values()) else found
 
 
-def said(own: OwnData, records: Records) -> list[tuple[str, str, str, bool]]:
-    """Prompt, reference, answer and whether it ended, of all prompts of a model."""
+def _common(keys: Sequence[str], of_all: Iterable[Sequence[str]]) -> list[str]:
+    """Those that all have, in order."""
+    shared = set.intersection(*map(set, of_all))
+    return [key for key in keys if key in shared]
+
+
+def _common_answers(asked: Mapping[str, OwnData]) -> list[str]:
+    """Keys of the prompts that all models have answered."""
+    of_all = [own.answers.keys if own.answers else () for own in asked.values()]
+    return _common(of_all[0], of_all)
+
+
+def said(own: OwnData, records: Records, keys: Sequence[str]) -> list[tuple[str, str, str, bool]]:
+    """Prompt, reference, answer and whether it ended, of these prompts of a model."""
     if own.answers is None:
         return []
-    entries = [records.get(own.answers.identity, key) for key in own.answers.keys]
-    return [
-        (prompt.text, prompt.reference, str(entry["answer"]), bool(entry["ended"]))
-        for prompt, entry in zip(own.answers.prompts, entries, strict=True)
-    ]
+    prompts = dict(zip(own.answers.keys, own.answers.prompts, strict=True))
+    entries = [(prompts[key], records.get(own.answers.identity, key)) for key in keys]
+    return [(row.text, row.reference, str(entry["answer"]), bool(entry["ended"])) for row, entry in entries]
 
 
 def samples(asked: Mapping[str, OwnData], records: Mapping[str, Records]) -> list[dict[str, Any]]:
     """Some questions with the answers of all models."""
-    by_model = {model: said(own, records[model]) for model, own in asked.items()}
-    first = next(iter(by_model.values()))[:_MOST_SAMPLES]
+    keys = _common_answers(asked)[:_MOST_SAMPLES]
+    by_model = {model: said(own, records[model], keys) for model, own in asked.items()}
+    first = next(iter(by_model.values()))
     return [
         {"prompt": prompt, "reference": reference, "answers": {model: own[i][2] for model, own in by_model.items()}}
         for i, (prompt, reference, _, _) in enumerate(first)
@@ -106,8 +143,9 @@ def samples(asked: Mapping[str, OwnData], records: Mapping[str, Records]) -> lis
 
 
 def _of_answers(asked: Mapping[str, OwnData], records: Mapping[str, Records]) -> list[Measure]:
-    clusters = next(iter(asked.values())).clusters_of_answers
-    by_model = {model: said(own, records[model]) for model, own in asked.items()}
+    keys = _common_answers(asked)
+    clusters = tuple(next(iter(asked.values())).clusters[key] for key in keys)
+    by_model = {model: said(own, records[model], keys) for model, own in asked.items()}
     texts = {model: [answer.strip() for _, _, answer, _ in own] for model, own in by_model.items()}
     references = [reference for _, reference, _, _ in next(iter(by_model.values()))]
     ended = {model: [one[3] for one in own] for model, own in by_model.items()}
@@ -118,7 +156,9 @@ def _of_answers(asked: Mapping[str, OwnData], records: Mapping[str, Records]) ->
         measures.of_means("own/length", "characters", _each(texts, len), None, clusters),
     ]
     if all(references):
-        found += _against(texts, references, clusters)
+        return [*found, *_against(texts, references, clusters)]
+    num_empty = sum(not reference for reference in references)
+    logger.warning("own data: %s answers of the rows are empty: no scores against them", f"{num_empty:,}")
     return found
 
 

@@ -78,9 +78,13 @@ def compare(asked: Mapping[str, Probe], records: Mapping[str, Records]) -> list[
     hits = {model: passed(own, records[model]) for model, own in asked.items()}
     groups: dict[str, list[str]] = {}
     items: list[ChoiceItem | CheckedItem] = [*first.choices, *first.checked]
-    for item in items:
-        for name in ("accuracy", f"{item.language}/accuracy", f"{item.language}/{item.kind}"):
-            groups.setdefault(f"probe/{name}", []).append(item.id)
+    for language in (None, *LANGUAGES):
+        for item in items:
+            if language is None:
+                groups.setdefault("probe/accuracy", []).append(item.id)
+            elif item.language == language:
+                for name in ("accuracy", item.kind):
+                    groups.setdefault(f"probe/{language}/{name}", []).append(item.id)
     found = [
         measures.of_shares(name, {model: [own[i] for i in ids] for model, own in hits.items()}, "higher")
         for name, ids in groups.items()

@@ -10,7 +10,7 @@ from typing import Any
 
 from yangtuo import output
 from yangtuo.evaluation.measures import Measure
-from yangtuo.evaluation.verdict import Verdict, judge
+from yangtuo.evaluation.verdict import OWN_TEXT_LOSS, Verdict, judge
 
 RESULTS_FILE, ANSWERS_FILE, FOLDER = "results.json", "answers.jsonl", "evaluation"
 _VERSION = 1
@@ -87,7 +87,8 @@ def write(folder: Path, value: Mapping[str, Any], answers: Iterable[Mapping[str,
 # ---- on the screen
 
 _SHOWN = (
-    *("own/loss", "own/perplexity", "own/token_accuracy", "own/exact_match", "own/rouge1", "own/rouge2", "own/rougeL"),
+    *("own/loss", OWN_TEXT_LOSS, "own/perplexity", "own/token_accuracy"),
+    *("own/exact_match", "own/rouge1", "own/rouge2", "own/rougeL"),
     *("own/bleu", "own/chrf", "own/as_llamafactory/bleu-4", "own/as_llamafactory/rouge-l"),
     *("own/ended", "own/repetition", "own/length"),
 )
@@ -140,7 +141,7 @@ def number(value: float, unit: str) -> str:
         return "not a number" if math.isnan(value) else "infinite"
     if unit == "share":
         return f"{value:.1%}"
-    if unit == "nats/token":
+    if unit.startswith("nats/"):
         return f"{value:.4f}"
     return f"{value:,.1f}" if abs(value) < 1e5 else f"{value:.2e}"
 

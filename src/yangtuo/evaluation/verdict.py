@@ -13,6 +13,7 @@ from enum import StrEnum
 from yangtuo.evaluation.comparison import Comparison, PairedDifference, is_finite
 
 OWN_LOSS, ACCURACY, PASSAGE_LOSS = "own/loss", "probe/accuracy", "probe/loss"
+OWN_TEXT_LOSS = "own/loss_by_character"  # in its place where the models' tokens are not the same
 ENDED, REPETITION = "own/ended", "own/repetition"
 
 
@@ -122,9 +123,12 @@ def judge(measures: Iterable[Comparison], margins: Margins | None = None) -> Ver
         _Limit("ends_answers", ENDED, "The share of answers that end by themselves", 1, ends),
         _Limit("repetition", REPETITION, "The share of answers that repeat themselves", -1, limits.repetition),
     )
-    rules = [_own_data(known.get(OWN_LOSS)), *(_kept(limit, known.get(limit.measure)) for limit in kept)]
-    rules += _not_finite(known[name] for name in known.keys() - {OWN_LOSS, *(limit.measure for limit in kept)})
-    return _of_rules(tuple(rules), known.get(OWN_LOSS))
+    own = known.get(OWN_TEXT_LOSS, known.get(OWN_LOSS))
+    rules = [_own_data(own), *(_kept(limit, known.get(limit.measure)) for limit in kept)]
+    rules += _not_finite(
+        known[name] for name in known.keys() - {own.name if own else OWN_LOSS, *(limit.measure for limit in kept)}
+    )
+    return _of_rules(tuple(rules), own)
 
 
 def _own_data(own: Comparison | None) -> Rule:
