@@ -6,7 +6,7 @@ that need it. Both say the same about the loss: which positions predict which id
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -108,6 +108,29 @@ def share(examples: Examples, rows: Sequence[int] | Ints, weights: npt.NDArray[n
         weights=target_weights,
         rows=tuple(int(row) for row in rows),
         num_tokens=sum(len(row) for row in ids),
+    )
+
+
+def without_ends(tree: Layout) -> Layout:
+    """A layout of `share` without the cells behind each row's last prediction, which no prediction needs.
+
+    For reading alone: what a row ends with is predicted and never looked back at. A row without a prediction keeps its
+    first cell. `num_tokens` still counts all tokens of the rows.
+    """
+    assert tree.sequences is not None
+    cells = tree.cells
+    ends = [int(np.flatnonzero(np.isin(row, cells)).max(initial=0)) + 1 for row in tree.sequences]
+    cut = [row[:end] for row, end in zip(tree.sequences, ends, strict=True)]
+    kept = np.unique(np.concatenate(cut))
+    keep, positions = np.unique(np.searchsorted(kept, cells), return_inverse=True)
+    return replace(
+        tree,
+        input_ids=tree.input_ids[:, kept],
+        position_ids=tree.position_ids[:, kept],
+        row_lengths=tree.row_lengths[:, kept],
+        sequences=tuple(np.searchsorted(kept, row) for row in cut),
+        keep=keep,
+        positions=positions,
     )
 
 

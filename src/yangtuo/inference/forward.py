@@ -24,7 +24,7 @@ from yangtuo.engine import tolerance
 from yangtuo.engine.comparison import device_of, distance
 from yangtuo.engine.head import Head
 from yangtuo.engine.layer_kinds import reason_not_to_share
-from yangtuo.engine.layout import Layout, pad, share
+from yangtuo.engine.layout import Layout, pad, share, without_ends
 from yangtuo.errors import is_out_of_memory, one_line
 from yangtuo.inference.load import LoadedModel
 from yangtuo.inference.tree_attention import TREE, OwnTokens
@@ -71,9 +71,10 @@ class RowReader:
         self.way = self._tried()
 
     def lay_out(self, examples: Examples, rows: Sequence[int] | np.ndarray[Any, Any]) -> Layout:
-        """The rows as this model reads them; predictions where they have a loss."""
-        layout = share if self.way.rows is Rows.TREE else pad
-        return layout(examples, rows, np.ones(len(rows)))
+        """The rows as this model reads them; predictions where they have a loss, and no cell behind the last one."""
+        if self.way.rows is Rows.TREE:
+            return without_ends(share(examples, rows, np.ones(len(rows))))
+        return pad(examples, rows, np.ones(len(rows)))
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:

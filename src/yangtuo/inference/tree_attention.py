@@ -137,9 +137,6 @@ def tree_attention(  # noqa: PLR0913  # transformers decides what it is called w
         b = len(block.places)
         queries = _taken(by_cell[0], block.queries, b)  # [b, H, q, D]
         keys, values = (_taken(tensor, block.keys, b) for tensor in by_cell[1:])
-        if queries.shape[1] != keys.shape[1]:
-            repeats = queries.shape[1] // keys.shape[1]
-            keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
         parts.append(_attended(queries, keys, values, _mask(visible, block), (scaling, softcap)))
     result = torch.cat(parts).index_select(0, tree.back)
     return result.unsqueeze(0), None
@@ -159,15 +156,20 @@ def _mask(visible: LayerMask, block: Block) -> torch.Tensor:
 def _attended(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, how: tuple[float | None, float | None]
 ) -> torch.Tensor:
-    """[b, H, q, D], [b, H, k, D] and [b, H, k, E] -> [b * q, H, E]."""
+    """[b, H, q, D], [b, G, k, D] and [b, G, k, E] -> [b * q, H, E]."""
     scaling, softcap = how
+    # A CPU's kernel reads heads that share keys where they stand; CUDA's that take a mask would not.
+    reads_groups = q.device.type == "cpu" and not softcap
+    if q.shape[1] != k.shape[1] and not reads_groups:
+        repeats = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     if softcap:
         scale = q.shape[-1] ** -0.5 if scaling is None else scaling
         products = softcap * torch.tanh(q @ k.transpose(2, 3) * (scale / softcap))
         weights = products.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(v.dtype)
         result = weights @ v
     else:
-        result = functional.scaled_dot_product_attention(q, k, v, mask, scale=scaling)
+        result = functional.scaled_dot_product_attention(q, k, v, mask, scale=scaling, enable_gqa=reads_groups)
     return result.transpose(1, 2).flatten(0, 1)
 
 
