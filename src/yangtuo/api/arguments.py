@@ -57,17 +57,33 @@ def _plain(value: Any, with_commas: bool) -> Any:
     return value
 
 
-def options_of(kind: type[_T], function: str, options: Mapping[str, Option]) -> _T:
+def options_of(
+    kind: type[_T],
+    function: str,
+    options: Mapping[str, Option],
+    given: Mapping[str, Any] | None = None,
+    also: Sequence[str] = (),
+) -> _T:
     """A dataclass of options from keywords; None counts as not given.
+
+    Args:
+        kind: the dataclass.
+        function: as the caller named it, for messages.
+        options: keywords.
+        given: values of other fields, which are as they should be.
+        also: names that the function knows besides, for what was probably meant.
 
     Raises:
         UsageError: all that is unknown, missing or of another type.
     """
     hints, own = get_type_hints(kind), {field.name: field for field in fields(kind)}
-    values, problems = {}, []
+    values: dict[str, Any] = dict(given or {})
+    problems: list[str] = []
+    known = [*own, *also]
+    told = f"there are {', '.join(known)}"
     for name, value in options.items():
         if name not in own:
-            problems.append(f"unknown option {name!r}; {did_you_mean(name, list(own), _all_of(own))}")
+            problems.append(f"unknown option {name!r}; {did_you_mean(name, known, told)}")
         elif value is not None:
             try:
                 values[name] = _converted(hints[name], value)
@@ -78,10 +94,6 @@ def options_of(kind: type[_T], function: str, options: Mapping[str, Option]) -> 
     if problems:
         raise UsageError.of_problems(function, problems)
     return kind(**values)
-
-
-def _all_of(own: Mapping[str, Any]) -> str:
-    return f"there are {', '.join(own)}"
 
 
 def _converted(hint: Any, value: Any) -> Any:
