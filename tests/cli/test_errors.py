@@ -183,7 +183,7 @@ def test_unknown_verb_and_unknown_option(capfd):
     assert main(["trian"]) == 2
     assert main(["train", "--lora_rnk", "8"]) == 2
     said = capfd.readouterr().err
-    assert "unknown verb 'trian'" in said
+    assert "unknown verb 'trian'; did you mean 'train'?" in said
     assert "unknown option '--lora_rnk'; did you mean '--lora_rank'?" in said
 
 

@@ -82,6 +82,10 @@ LAYERS = {
     "diagnosis": ("engine", "model", "data", "config", *TOP),
     "evaluation": ("inference", "engine", "model", "data", "config", *TOP),
     "exporting": ("merging", "inference", "engine", "model", "data", "config", *TOP),
+    "api": (
+        *("training", "evaluation", "exporting", "merging", "report", "inference", "engine", "model", "data", "config"),
+        *TOP,
+    ),
 }
 
 RULES = {
@@ -96,7 +100,8 @@ RULES = {
     **{f"engine.{name}": SLOW for name in ("planning", "layout", "step_log", "checkpoint")},
     **{f"evaluation.{name}": SLOW for name in EVALUATION},  # what needs no model
     "report": [*SLOW, *others("report", *LAYERS["report"])],
-    **{f"training.{name}": SLOW for name in ("preflight", "dataset", "run_folder")},
+    **{f"training.{name}": SLOW for name in ("preflight", "dataset", "run_folder", "paths")},
+    **dict.fromkeys(("inference.places", "merging.options", "exporting.kinds", "model.adapter_folder"), SLOW),
     # A torch that cannot be imported is one of its findings; only `hardware` has it, and is imported after a trial.
     **{f"diagnosis.{name}": SLOW for name in ("diagnose", "environment", "finding", "machine", "packages")},
 }

@@ -1,7 +1,7 @@
 """Load a model once, and ask it in the template that it was trained with."""
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,34 +123,33 @@ class Chat:
             RunFailure: the model computes no numbers.
             UsageError: an answer of `stream` has not ended yet.
         """
-        from yangtuo.inference.generate import told
-
+        self._begin(question, multi_turn=multi_turn)
         with as_library():
-            return told(self._pieces(question, multi_turn=multi_turn), lambda _: None)
+            return self._session.ask(question, lambda _: None)
 
     def stream(self, question: str, *, multi_turn: bool = False) -> Iterator[str]:
         """The answer's text as it is being written, in whole characters; see `ask`.
 
         Read it to its end, or close it, before the next question: an iterator that was begun holds the model.
         """
-        return self._pieces(question, multi_turn=multi_turn)
+        self._begin(question, multi_turn=multi_turn)
+        self._in_use.append(self)
+        try:
+            yield from self._session.stream(question)
+        finally:
+            self._in_use.clear()
 
     def clear(self) -> None:
         """Forget the dialogue, and draw as at the start."""
         self._session.start_over()
 
-    def _pieces(self, question: str, *, multi_turn: bool) -> Generator[str, None, "Answer"]:
+    def _begin(self, question: str, *, multi_turn: bool) -> None:
         if not question.strip():
             raise UsageError("the question is empty")
         if self._in_use:
             raise UsageError("an answer is still being streamed; read it to its end, or close it first")
         if not multi_turn:
             self.clear()
-        self._in_use.append(self)
-        try:
-            return (yield from self._session.stream(question))
-        finally:
-            self._in_use.clear()
 
 
 def load(target: Option = None, **options: Option) -> Chat:

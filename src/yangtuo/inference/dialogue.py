@@ -13,7 +13,7 @@ from yangtuo import output
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.errors import DataError, UsageError
-from yangtuo.inference.generate import Answer, Generator, told
+from yangtuo.inference.generate import Answer, Generator
 
 LEFT_OUT = "the dialogue is longer than the model has room for: its oldest part is no longer shown to it"
 
@@ -152,9 +152,10 @@ class ChatSession:
             DataError: the template cannot render it, or it is too long.
             RunFailure: see `Generator.answer`.
         """
-        return told(self.stream(question, keeps_interrupted=keeps_interrupted), tell)
+        prompt = self.dialogue.fit(question, self._generator.prompt, self._room)
+        return self._kept(question, self._generator.answer(prompt, tell, keeps_interrupted=keeps_interrupted))
 
-    def stream(self, question: str, *, keeps_interrupted: bool = False) -> Pieces[str, None, Answer]:
+    def stream(self, question: str) -> Pieces[str, None, Answer]:
         """The same, piece by piece; what the generator returns is the answer. See `Generator.pieces`.
 
         Raises:
@@ -162,7 +163,9 @@ class ChatSession:
             RunFailure: see `Generator.answer`.
         """
         prompt = self.dialogue.fit(question, self._generator.prompt, self._room)
-        answer = yield from self._generator.pieces(prompt, keeps_interrupted=keeps_interrupted)
+        return self._kept(question, (yield from self._generator.pieces(prompt)))
+
+    def _kept(self, question: str, answer: Answer) -> Answer:
         self.dialogue.exchanges.append(Exchange(question, answer.text, answer.is_whole))
         return answer
 

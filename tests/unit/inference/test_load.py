@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 from tests import tiny
 from yangtuo.config.schema import LoraArguments, ModelArguments
 from yangtuo.errors import AdapterError, ModelError, TokenizerError, UsageError
-from yangtuo.inference.load import Places, find_adapter, open_base, open_model, places_of_adapter
+from yangtuo.inference.load import open_base, open_model
+from yangtuo.inference.places import Places, find_adapter, places_of_adapter
 from yangtuo.model.base import Hardware
 
 CPU = Hardware("cpu", bfloat16=False, float16=False)
