@@ -55,7 +55,7 @@ def others(*allowed):
 CONFIG = [module.split(".")[2] for module in MODULES if lies_in(module, "yangtuo.config") and module.count(".") > 1]
 CONFIG.remove("transformers_help")
 SLOW = ("torch", "transformers", "peft", "accelerate")
-TOP = ("errors", "logs", "output")
+TOP = ("errors", "installing", "logs", "output")
 EVALUATION = (
     *(
         "comparison",
@@ -91,6 +91,7 @@ LAYERS = {
 RULES = {
     "errors": [*SLOW, "yangtuo"],
     "logs": ["torch", "peft", "accelerate", "yangtuo"],
+    "installing": [*SLOW, *others()],
     "output": [*SLOW, *others("errors")],
     **{part: others(part, *below) for part, below in LAYERS.items()},
     **{f"config.{name}": SLOW for name in CONFIG},  # but for the words of transformers, which only --help wants

@@ -11,7 +11,7 @@ from yangtuo.api.arguments import Option, one_of, options_of
 from yangtuo.api.process import as_library
 from yangtuo.config.choices import Hub
 from yangtuo.config.schema import ModelArguments
-from yangtuo.errors import UsageError
+from yangtuo.errors import AdapterError, UsageError
 from yangtuo.inference import places
 from yangtuo.merging.options import DTYPE_NAMES, MergeOptions
 from yangtuo.model import adapter_folder
@@ -84,6 +84,8 @@ def find(asked: MergeOptions, target: str | None, *, needs_adapter: bool) -> tup
         UserError: one of them cannot be used.
     """
     asked, adapters = _named(asked, target)
+    if target and needs_adapter and not adapters and not Path(target).expanduser().is_dir():
+        raise AdapterError(f"{target}: no such folder; give that of a run or of an adapter")
     if needs_adapter and not adapters:
         told = f"{target}: no adapter, and no run that has one" if target else "no adapter is named"
         raise UsageError(f"{told}; name the folder of a run or of an adapter, or --peft_path")

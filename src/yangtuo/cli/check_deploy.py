@@ -27,7 +27,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("--url", required=True, help="Of the server, as http://127.0.0.1:8000.")
     parser.add_argument("--model_dir", required=True, help="Merged or exported folder that the server's model is of.")
-    parser.add_argument("--model", help="The model's name on the server. Default: the only one that it has.")
+    parser.add_argument(
+        "--model",
+        help="The model's name on the server: of vLLM its --served-model-name or folder, of Ollama the NAME of ollama "
+        "create. Default: the only one that it has.",
+    )
     parser.add_argument(
         "--kind", choices=("auto", "openai", "ollama"), default="auto", help="Protocol. Default: found out by asking."
     )

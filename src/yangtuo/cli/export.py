@@ -65,10 +65,18 @@ def _tell(done: ExportResult, *, pure_lora: bool) -> None:
         return
     if done.modelfile:
         logger.info("  ollama create NAME -f %s", done.modelfile)
+        logger.info("  then: %s", _check_deploy(11434, done.folder, "--model", "NAME"))
     if done.gguf:
         logger.info("  llama-server -m %s --jinja", done.gguf)
+        logger.info("  then: %s", _check_deploy(8080, done.folder))
     logger.info("  vllm serve %s", done.folder)
-    logger.info("  then: yangtuo check-deploy --url http://127.0.0.1:8000 --model_dir %s", done.folder)
+    logger.info("  then: %s", _check_deploy(8000, done.folder))
+
+
+def _check_deploy(port: int, folder: Path, *more: str) -> str:
+    """The command that compares a server with training, at the port that this kind of server has by default."""
+    words = ["yangtuo", "check-deploy", "--url", f"http://127.0.0.1:{port}", "--model_dir", str(folder)]
+    return shlex.join([*words, *more])
 
 
 def _tell_vllm(out: Path) -> None:

@@ -94,6 +94,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     from yangtuo.api.chat import check_sampling
+    from yangtuo.data import prompt_rows
 
     check_sampling(options)
     if options.target is None and options.model_name_or_path is None:
@@ -103,6 +104,7 @@ def _check(options: argparse.Namespace) -> None:
     if not options.out.endswith(".jsonl"):
         raise UsageError(f"--out {options.out}: give a name that ends in .jsonl")
     output.check_place(Path(options.out).expanduser(), "out")
+    prompt_rows.check_file(Path(options.file).expanduser(), option="file")
 
 
 def _told(prompt: Any, entry: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from yangtuo.config.choices import Hub
 from yangtuo.diagnosis.finding import Finding, note, ok, problem
 from yangtuo.errors import one_line
+from yangtuo.installing import pip_install
 from yangtuo.model.hubs import host_of, hub_of, is_mirror, modelscopes_cache, modelscopes_endpoint
 
 _PATIENCE_S = 5.0
@@ -77,7 +78,7 @@ def of_modelscope(*, has_client: bool) -> Finding:
     """Of ModelScope, where a variable names it for models given by name."""
     if has_client:
         return ok("model hub", f"ModelScope ({host_of(modelscopes_endpoint())}), since USE_MODELSCOPE_HUB is set")
-    remedy = "pip install 'yangtuo[modelscope]', or unset USE_MODELSCOPE_HUB"
+    remedy = f"{pip_install('modelscope')}, or unset USE_MODELSCOPE_HUB"
     return note("model hub", "ModelScope (USE_MODELSCOPE_HUB), whose client modelscope-hub is not installed", remedy)
 
 

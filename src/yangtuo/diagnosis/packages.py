@@ -20,6 +20,7 @@ from yangtuo import __version__
 from yangtuo.config.trainer_values import TO_INSTALL, TRACKERS
 from yangtuo.diagnosis.finding import Finding, note, ok, problem
 from yangtuo.errors import one_line
+from yangtuo.installing import package_with
 
 TESTED = Path(__file__).with_name("tested_versions.txt")
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")  # that a run imports, each after those that it needs
@@ -166,13 +167,13 @@ if not functional.dequantize_4bit(*functional.quantize_4bit(ones, quant_type="nf
     raise RuntimeError(f"4-bit numbers are wrong on {device}")
 """
 OPTIONAL = (
-    OptionalPackage("deepspeed", "--deepspeed", "'yangtuo[deepspeed]'", "import deepspeed"),
-    OptionalPackage("bitsandbytes", "--load_in_4bit, --load_in_8bit", "'yangtuo[qlora]'", _QUANTISE),
+    OptionalPackage("deepspeed", "--deepspeed", package_with("deepspeed"), "import deepspeed"),
+    OptionalPackage("bitsandbytes", "--load_in_4bit, --load_in_8bit", package_with("qlora"), _QUANTISE),
     OptionalPackage("flash_attn", "--attn_implementation flash_attention_2", "flash-attn", "import flash_attn"),
-    OptionalPackage("modelscope-hub", "--hub modelscope", "'yangtuo[modelscope]'"),
-    OptionalPackage("pyarrow", "Parquet and Arrow files", "'yangtuo[data]'"),
-    OptionalPackage("zstandard", ".zst files", "'yangtuo[data]'"),
-    OptionalPackage("python-calamine", ".xlsx files", "'yangtuo[data]'"),
+    OptionalPackage("modelscope-hub", "--hub modelscope", package_with("modelscope")),
+    OptionalPackage("pyarrow", "Parquet and Arrow files", package_with("data")),
+    OptionalPackage("zstandard", ".zst files", package_with("data")),
+    OptionalPackage("python-calamine", ".xlsx files", package_with("data")),
 )
 
 

@@ -8,6 +8,7 @@ text by Ollama (`_debug_render_only`), and by all how many tokens it had. Standa
 import contextlib
 import http.client
 import json
+import shlex
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -143,7 +144,9 @@ def connect(web: Web, kind: str, model: str | None) -> Server:
     has = [str(one[name]) for one in entries]
     if model is None:
         if len(has) != 1:
-            raise UsageError(f"--model is missing: the server {web.url} {_told(has, listed is not None)}")
+            raise UsageError(
+                f"--model is missing: the server {web.url} {_told(has, listed is not None)}; {_to_give(has)}"
+            )
         model = has[0]
     if kind == "ollama":
         server: Server = Ollama(web, model)
@@ -155,9 +158,19 @@ def connect(web: Web, kind: str, model: str | None) -> Server:
     if reply.refusal:
         raise UsageError(
             f"--url {web.url}, --model {model}: the server refuses a single question ({reply.refusal}); "
-            f"it {_told(has, listed is not None)}"
+            f"it {_told(has, listed is not None)}; {_to_give(has)}"
         )
     return server
+
+
+def _to_give(has: Sequence[str]) -> str:
+    """What a person gives as --model."""
+    if has:
+        return f"give the one that was made of --model_dir, as in --model {shlex.quote(has[0])}"
+    return (
+        "give --model NAME: with vLLM that of --served-model-name, or else the folder as it was started with, with "
+        "Ollama that of `ollama create NAME`"
+    )
 
 
 def _told(has: Sequence[str], is_listed: bool) -> str:

@@ -24,6 +24,7 @@ from yangtuo.config.choices import Hub
 from yangtuo.config.schema import ModelArguments
 from yangtuo.config.words import wide_signs
 from yangtuo.errors import MissingDependencyError, ModelError, one_line
+from yangtuo.installing import pip_install
 from yangtuo.logs import rank
 from yangtuo.model.hub_bar import Bar
 
@@ -269,8 +270,7 @@ def _from_modelscope(request: _Request) -> Path:
         from modelscope_hub import errors
     except ImportError as error:
         raise MissingDependencyError(
-            f"{request.about}: modelscope-hub, the client of ModelScope, is not installed; pip install "
-            "'yangtuo[modelscope]' (in a checkout: pip install -e '.[modelscope]')"
+            f"{request.about}: modelscope-hub, the client of ModelScope, is not installed; {pip_install('modelscope')}"
         ) from error
     from huggingface_hub import is_offline_mode
 
