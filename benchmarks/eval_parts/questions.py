@@ -98,12 +98,7 @@ def _accounting(draws: random.Random) -> tuple[str, int, str]:
 
 
 def _history(draws: random.Random) -> tuple[str, int, str]:
-    city, work, year, years = (
-        draws.choice(_CITIES),
-        draws.choice(_WORKS),
-        draws.randint(960, 1700),
-        draws.randint(3, 60),
-    )
+    city, work, year, years = draws.choice(_CITIES), draws.choice(_WORKS), draws.randint(960, 1700), draws.randint(3, 60)
     return (
         f"据{city}出土的一块石碑记载，当地官府于公元{year}年召集民夫{work}，历时{years}年方才完成，其间两度因水患停工，碑"
         f"文由一位致仕的官员撰写，并列出了捐资者的姓名。根据这段材料，该工程完工的时间应为公元____。",
