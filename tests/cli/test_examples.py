@@ -1,7 +1,9 @@
 """The scripts and the notebook of examples/ do what they say, on a tiny model."""
 
 import json
+import re
 import runpy
+import shutil
 import sys
 
 import pytest
@@ -85,3 +87,28 @@ def test_the_notebook_is_kept_without_outputs():
     for cell in notebook["cells"]:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
+
+
+def blocks(page):
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
+
+
+def test_both_pages_on_python_have_the_same_code():
+    assert blocks("python.md") == blocks("python.zh.md")
+    assert len(blocks("python.md")) == 5
+
+
+def test_the_code_of_the_page_on_python_runs_as_it_stands(inputs, tmp_path, monkeypatch, capsys):
+    shutil.copytree(inputs.base, tmp_path / "path" / "to" / "model")
+    shutil.copy(inputs.data / "a.json", tmp_path / "rows.json")
+    shutil.copy(inputs.validation, tmp_path / "valid.json")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for block in blocks("python.md"):
+        if "logging.basicConfig" not in block:  # of the whole process; the examples call it
+            exec(compile(block, "docs/python.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert "did you mean '--lora_rank'?" in out
+    assert "model-q8_0.gguf" in out
+    assert (tmp_path / "merged" / "merge.json").is_file()
