@@ -77,15 +77,22 @@ def find_export(asked: ExportOptions, target: str | None) -> tuple[ExportOptions
         UserError: something cannot be used.
     """
     check_kind(asked.gguf, asked.output_dir)
+    if asked.pure_lora and asked.gguf:
+        raise UsageError("--pure_lora: a GGUF file is of a merged model; give one of them")
+    if target is None:  # else it is the folder that says whether there is an adapter
+        _check_adapter_options(asked)
     named, folder = find(asked, target, needs_adapter=False)
     found = ExportOptions(**{field.name: getattr(named, field.name) for field in fields(ExportOptions)})
-    if found.pure_lora and found.gguf:
-        raise UsageError("--pure_lora: a GGUF file is of a merged model; give one of them")
-    if found.pure_lora and not found.peft_path:
-        raise UsageError("--pure_lora: it divides the adapter of --peft_path; give both")
-    if not found.peft_path and found.dtype != "auto":
-        raise UsageError(f"--dtype {found.dtype}: weights are rounded when adapters are merged; none is given")
+    _check_adapter_options(found)
     return found, folder
+
+
+def _check_adapter_options(asked: ExportOptions) -> None:
+    """Options that only mean something with an adapter."""
+    if asked.pure_lora and not asked.peft_path:
+        raise UsageError("--pure_lora: it divides an adapter; give a run, an adapter or --peft_path")
+    if asked.dtype != "auto" and not asked.peft_path:
+        raise UsageError(f"--dtype {asked.dtype}: weights are rounded when adapters are merged; none is given")
 
 
 def run(asked: ExportOptions, folder: Path) -> ExportResult:
