@@ -91,12 +91,12 @@ def find(asked: MergeOptions, target: str | None, *, needs_adapter: bool) -> tup
         raise UsageError(f"{told}; name the folder of a run or of an adapter, or --peft_path")
     if not asked.model_name_or_path and not adapters:
         raise UsageError("name the folder of a run, of an adapter or of a model")
+    check_new(Path(asked.output_dir), "output_dir")
     for adapter in adapters:
         adapter_folder.check_adapter(str(adapter))
     if not asked.model_name_or_path:
         model = ModelArguments(hub=Hub(asked.hub), cache_dir=asked.cache_dir)
         asked = replace(asked, model_name_or_path=str(places.places_of_adapter(adapters[0], model).base))
-    check_new(Path(asked.output_dir), "output_dir")
     folder = local_folder(
         asked.model_name_or_path,
         option="model_name_or_path",
