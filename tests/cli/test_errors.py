@@ -260,3 +260,13 @@ def test_other_errors_of_a_library_stay_what_they_are(monkeypatch):
     monkeypatch.setattr(cli, "_run", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         cli.main(["train"])
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
+def test_a_launchers_variable_that_is_no_number_is_one_line(name, capfd, monkeypatch):
+    monkeypatch.setenv(name, "abc")
+    for verb in ("train", "check", "chat", "eval"):
+        assert main([verb]) == 2
+        said = capfd.readouterr().err
+        assert said.startswith(f"error: {name}=abc")
+        assert len(said.splitlines()) == 1

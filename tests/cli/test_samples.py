@@ -15,6 +15,7 @@ from tests import tiny
 from tests.command import evaluations_of, forked, log_of
 from tests.distributed.launch import engine_files, needs
 from yangtuo.config.schema import ModelArguments
+from yangtuo.data.records import Turn
 from yangtuo.inference.generate import Generator, Sampling
 from yangtuo.inference.load import Places, open_model
 from yangtuo.model.base import Hardware
@@ -54,9 +55,9 @@ def answers_of(base, adapter=None):
     """As `yangtuo chat` asks, greedily."""
     places = Places(base, adapter)
     opened = open_model(places, ModelArguments(), None, Hardware("cpu", bfloat16=False, float16=False))
-    return [
-        Generator(opened.loaded, opened.template, Sampling(TOKENS)).answer_question(question) for question in QUESTIONS
-    ]
+    generators = [Generator(opened.loaded, opened.template, Sampling(TOKENS)) for _ in QUESTIONS]
+    asked = [[Turn("user", question, trained=False)] for question in QUESTIONS]
+    return [one.answer(one.prompt(turns)).text.strip() for one, turns in zip(generators, asked, strict=True)]
 
 
 def curve(out):

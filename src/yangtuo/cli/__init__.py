@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import importlib
 import os
+import re
 import socket
 import sys
 import time
@@ -80,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _send_nothing_unasked()
     asked, words = i18n.taken_from(list(sys.argv[1:] if argv is None else argv))
     i18n.use(i18n.of_machine() if asked in (None, "auto") else asked)
+    if wrong := _wrong_numbers():
+        sys.stderr.write(f"error: {wrong}\n")  # which process this is, nobody knows
+        return UsageError.exit_code
     code = _outcome(words) if asked in (None, "auto", *i18n.LANGUAGES) else _unknown_language(asked)
     try:
         sys.stdout.flush()
@@ -137,6 +141,16 @@ def _outcome(words: list[str]) -> int:
         if error.filename is None and not logs.can_write():
             return _of_output(error)
         return _fail(f"{error.filename or 'a file'}: cannot be written: {output.reason(error)}", 1)
+
+
+def _wrong_numbers() -> str:
+    """What is wrong with the variables of a launcher, which everything goes by; "" for nothing."""
+    values = {name: os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    wrong = ", ".join(f"{name}={value}" for name, value in values.items() if not re.fullmatch("[0-9]+", value))
+    if not wrong:
+        return ""
+    told = tr("{wrong} in the environment: torchrun sets these to whole numbers; unset them to work with one process")
+    return told.format(wrong=wrong)
 
 
 def _unknown_language(asked: str) -> int:

@@ -94,7 +94,7 @@ def _check_plan_for(settings: Settings, plan_for: str) -> None:
     """Before anything is read."""
     if not settings.model.model_name_or_path:
         raise UsageError(f"--plan_for {plan_for}: give --model_name_or_path, a folder with config.json")
-    from yangtuo.training.forecast import machine_named
+    from yangtuo.training.machines import machine_named
 
     machine_named(plan_for)
 

@@ -1,12 +1,16 @@
 """What the user asked for, complete and typed."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, cast
 
 from yangtuo.config.options import TRAINING_OPTIONS, training_default
 from yangtuo.config.schema import DataArguments, LoraArguments, ModelArguments, RunArguments
+
+_SECRETS, _NOT_WRITTEN = {"hub_token"}, "(not written)"
 
 
 @dataclass(frozen=True)
@@ -95,14 +99,30 @@ def as_dict(settings: Settings) -> dict[str, dict[str, Any]]:
     for group in (settings.model, settings.data, settings.lora, settings.run):
         values |= vars(group)
     values |= {name: settings.training_value(name) for name in TRAINING_OPTIONS}
-    secret = {"hub_token"}
     return {
         name: {
-            "value": "(not written)" if name in secret and value else _plain(value),
+            "value": _NOT_WRITTEN if name in _SECRETS and value else _plain(value),
             "from": settings.origins.get(name, "default"),
         }
         for name, value in sorted(values.items())
     }
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """A command line for `run.json`, its keys for hubs left out."""
+    shown = []
+    for before, word in pairwise(["", *words]):
+        name, sign, _ = word.partition("=")
+        if _option_of(before) in _SECRETS and not before.count("="):
+            word = _NOT_WRITTEN
+        elif sign and _option_of(name) in _SECRETS:
+            word = f"{name}={_NOT_WRITTEN}"
+        shown.append(word)
+    return shown
+
+
+def _option_of(word: str) -> str:
+    return word.removeprefix("--").replace("-", "_") if word.startswith("--") else ""
 
 
 def _plain(value: Any) -> Any:

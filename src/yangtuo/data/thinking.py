@@ -74,11 +74,6 @@ def thought_beside(turn: Turn) -> str:
     return beside if beside.strip() else ""
 
 
-def without_thought(text: str) -> str:
-    """An answer without the thought that its text holds."""
-    return parts_of(text).rest
-
-
 def parts_of(text: str) -> Parts:
     """The thought that a text begins with, opened in it or before it, and the rest."""
     for opens, closes in MARKS:

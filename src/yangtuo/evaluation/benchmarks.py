@@ -127,7 +127,7 @@ def _read(own: BenchmarkTask, records: Records) -> list[str | None]:
     for one in own.benchmark.questions:
         keys = [f"{one.subject}/{one.number}/{letter}" for letter in LETTERS]
         sums = [-float(records.get(own.read.identity, key)["nll"]) for key in keys]
-        best = best_option(sums, [1] * len(sums), normalised=False)
+        best = best_option(sums)
         letters.append(None if best is None else LETTERS[best])
     return letters
 

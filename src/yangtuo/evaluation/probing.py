@@ -63,9 +63,7 @@ def passed(asked: Probe, records: Records) -> dict[str, bool]:
     for item in asked.choices:
         identity = by_name["probe", LikelihoodTask]
         entries = [records.get(identity, f"{item.id}/{n}") for n in range(len(item.options))]
-        sums, lengths = [-float(entry["nll"]) for entry in entries], [int(entry["tokens"]) for entry in entries]
-        # Options are of about one length; by their sums, a small model knows more (docs/log.md).
-        found[item.id] = best_option(sums, lengths, normalised=False) == item.answer
+        found[item.id] = best_option([-float(entry["nll"]) for entry in entries]) == item.answer
     for checked in asked.checked:
         answer = str(records.get(by_name["probe", AnswerTask], checked.id)["answer"])
         found[checked.id] = passes(checked.check, answer) and not is_repetition_collapse(answer)

@@ -233,25 +233,6 @@ def smallest_difference(n: int, discordant: float) -> float:
     return (_Z + _Z_POWER) * math.sqrt(discordant / n) if n > 0 else math.inf
 
 
-def mcnemar(before: ArrayLike, after: ArrayLike) -> float:
-    """The exact two-sided p-value of McNemar's test: were the items that differ as likely to differ the other way?
-
-    1 where no item differs. Items have to be independent: the test knows no clusters.
-
-    Args:
-        before: [n], True or 1 for yes, of the first model.
-        after: [n], of the second model on the same items.
-    """
-    old, new = _two(_yes_or_no(before), _yes_or_no(after))
-    gained, lost = int((new > old).sum()), int((new < old).sum())
-    num, rarer = gained + lost, min(gained, lost)
-    term = total = 1
-    for i in range(rarer):
-        term = term * (num - i) // (i + 1)
-        total += term
-    return min(1.0, 2 * total / (1 << num))
-
-
 def _standard_error(residuals: Values, groups: NDArray[np.int64]) -> float:
     """Of the mean of what has these residuals, [n]; Miller's formula (4), which is that of the CLT without clusters.
 

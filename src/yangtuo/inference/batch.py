@@ -24,14 +24,16 @@ from yangtuo.engine.comparison import distance
 from yangtuo.engine.head import Head
 from yangtuo.engine.layout import common_prefixes, share
 from yangtuo.engine.memory import ModelShape
-from yangtuo.errors import OutOfMemoryError, is_out_of_memory, one_line
+from yangtuo.errors import is_out_of_memory, one_line
 from yangtuo.i18n import Message
-from yangtuo.inference.forward import RowReader, Rows
-from yangtuo.inference.generate import MAX_NEW_TOKENS, Answer, Generator, Sampling, choose
+from yangtuo.inference.forward import RowReader, Rows, in_parts
+from yangtuo.inference.generate import MAX_NEW_TOKENS, Answer, Generator, Sampling, check_numbers, choose
 from yangtuo.inference.likelihood import Work
 from yangtuo.inference.streaming import text_of
 
 logger = logging.getLogger(__name__)
+
+Found = list[tuple[int, Answer]]  # by the prompt's number
 
 _MOST_ROWS = {"cpu": 32, "cuda": 128}
 _MOST_KEPT = {"cpu": 1 << 30, "cuda": 8 << 30}  # bytes of keys and values
@@ -51,10 +53,6 @@ class BatchLimits:
     max_cells: int
     max_rows: int
     max_kept: int
-
-    def halved(self) -> "BatchLimits":
-        """After running out of memory."""
-        return BatchLimits(max(1, self.max_cells // 2), max(1, self.max_rows // 2), max(1, self.max_kept // 2))
 
 
 def plan_batches(prompts: Sequence[Sequence[int]], num_new: int, limits: BatchLimits) -> list[list[int]]:
@@ -102,7 +100,7 @@ class BatchGenerator:
 
     def answer_all(
         self, prompts: Sequence[Sequence[int]], is_known: Callable[[int], bool] = lambda _: False
-    ) -> Iterator[list[tuple[int, Answer]]]:
+    ) -> Iterator[Found]:
         """Answers by the prompts' numbers, a batch at a time, in an order that depends on the prompts alone.
 
         Args:
@@ -118,7 +116,12 @@ class BatchGenerator:
         self._try(prompts)
         for batch in plan_batches(prompts, self._sampling.max_new_tokens, self._limits):
             if not all(map(is_known, batch)):
-                yield from self._split_where_it_must(prompts, batch)
+                if self._why_single:
+                    yield from self._one_after_the_other(prompts, batch)
+                else:
+                    yield from in_parts(
+                        batch, lambda part: self._answers(prompts, part), self._reader.device, _too_long(prompts)
+                    )
 
     def _try(self, prompts: Sequence[Sequence[int]]) -> None:
         """Whether keys and values of a tree may be dealt out to rows: the second token tells, by its logits."""
@@ -147,40 +150,16 @@ class BatchGenerator:
             return one_line(error, 120)
         limit = tolerance.token_losses_limit(model.dtype)
         off = distance(list(found), expected)
-        return (
-            None
-            if off <= limit
-            else Message("logits would be off by {off:.2g}, rounding explains {limit:.2g}", off=off, limit=limit)
-        )
+        if off <= limit:
+            return None
+        return Message("logits would be off by {off:.2g}, rounding explains {limit:.2g}", off=off, limit=limit)
 
-    def _split_where_it_must(
-        self, prompts: Sequence[Sequence[int]], batch: list[int]
-    ) -> Iterator[list[tuple[int, Answer]]]:
-        if self._why_single:
-            for i in batch:
-                self._one_by_one.reseed(i)
-                yield [(i, self._one_by_one.answer(prompts[i]))]
-            return
-        try:
-            found = self._answers(prompts, batch)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            found = None
-        if found is not None:
-            yield found
-        elif len(batch) > 1:
-            if self._reader.device.type != "cpu":
-                torch.accelerator.empty_cache()
-            for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-                yield from self._split_where_it_must(prompts, half)
-        else:
-            raise OutOfMemoryError(
-                f"a prompt of {len(prompts[batch[0]]):,} tokens does not fit into memory with its answer; fewer "
-                "--max_new_tokens, or --use_cpu"
-            )
+    def _one_after_the_other(self, prompts: Sequence[Sequence[int]], batch: Sequence[int]) -> Iterator[Found]:
+        for i in batch:
+            self._one_by_one.reseed(i)
+            yield [(i, self._one_by_one.answer(prompts[i]))]
 
-    def _answers(self, prompts: Sequence[Sequence[int]], batch: list[int]) -> list[tuple[int, Answer]]:
+    def _answers(self, prompts: Sequence[Sequence[int]], batch: Sequence[int]) -> Found:
         began = time.perf_counter()
         taken = [list(prompts[i]) for i in batch]
         with torch.no_grad():
@@ -205,13 +184,12 @@ class BatchGenerator:
         on_line, scores = list(range(len(prompts))), lines.first_scores  # the prompt of each line
         with self._loaded.in_place():
             while True:
-                new = []
-                for row, of_row in zip(on_line, scores[:, : self._loaded.num_rows].float(), strict=True):
+                chosen = self._chosen(scores[:, : self._loaded.num_rows].float(), on_line, prompts, said, draws)
+                for row, token in zip(on_line, chosen, strict=True):
                     # A row that has ended stays on its line until enough have; what comes there is not looked at.
                     if self._goes_on(prompts[row], said[row]):
-                        so_far = [*prompts[row], *said[row]]
-                        said[row].append(choose(of_row[None], so_far, self._sampling, self._ends, draws[row]))
-                    new.append(said[row][-1])
+                        said[row].append(token)
+                new = [said[row][-1] for row in on_line]
                 going_on = [n for n, row in enumerate(on_line) if self._goes_on(prompts[row], said[row])]
                 if not going_on:
                     return said
@@ -219,6 +197,23 @@ class BatchGenerator:
                     lines.keep(going_on)
                     on_line, new = [on_line[n] for n in going_on], [new[n] for n in going_on]
                 scores = lines.forward(self._loaded.model, new)
+
+    def _chosen(
+        self,
+        scores: torch.Tensor,
+        on_line: list[int],
+        prompts: list[list[int]],
+        said: list[list[int]],
+        draws: list[torch.Generator],
+    ) -> list[int]:
+        """The next token of each line; the likeliest of all lines at once, for which a device is waited for once."""
+        how = self._sampling
+        if how.temperature == 0 and how.repetition_penalty == 1:
+            check_numbers(scores.max())
+            likeliest: list[int] = scores.argmax(-1).tolist()
+            return likeliest
+        lines = zip(on_line, scores, strict=True)
+        return [choose(one[None], [*prompts[row], *said[row]], how, self._ends, draws[row]) for row, one in lines]
 
     def _goes_on(self, prompt: list[int], ids: list[int]) -> bool:
         most = self._sampling.max_new_tokens
@@ -282,7 +277,7 @@ class _Lines:
         return scores
 
     def keep(self, lines: list[int]) -> None:
-        """Leave the other lines out, and columns that none of these has."""
+        """Leave the other lines out."""
         chosen = torch.tensor(lines, device=self._lengths.device)
         self._cache.batch_select_indices(chosen)
         self._is_real, self._lengths = self._is_real[chosen], self._lengths[chosen]
@@ -292,3 +287,13 @@ def _bytes_kept(model: Any) -> int:
     """Of one token's keys and values in all layers."""
     shape = ModelShape.of(model.config, model.dtype.itemsize)
     return 2 * shape.keys * shape.num_layers * shape.width
+
+
+def _too_long(prompts: Sequence[Sequence[int]]) -> Callable[[int], str]:
+    def told(i: int) -> str:
+        return (
+            f"a prompt of {len(prompts[i]):,} tokens does not fit into memory with its answer; fewer --max_new_tokens, "
+            "or --use_cpu"
+        )
+
+    return told

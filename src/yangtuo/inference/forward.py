@@ -8,10 +8,10 @@ logits than its configuration says, is right all the same; it is only slower.
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +25,14 @@ from yangtuo.engine.comparison import device_of, distance
 from yangtuo.engine.head import Head
 from yangtuo.engine.layer_kinds import reason_not_to_share
 from yangtuo.engine.layout import Layout, pad, share, without_ends
-from yangtuo.errors import is_out_of_memory, one_line
+from yangtuo.errors import OutOfMemoryError, is_out_of_memory, one_line
 from yangtuo.i18n import Listed, Message
 from yangtuo.inference.load import LoadedModel
 from yangtuo.inference.tree_attention import TREE, OwnTokens
 
 logger = logging.getLogger(__name__)
+
+_Found = TypeVar("_Found")
 
 # Of models that refuse another attention, or do not hand its arguments on.
 _REFUSALS = (RuntimeError, ValueError, TypeError, ImportError, LookupError, AttributeError)
@@ -181,6 +183,39 @@ class RowReader:
                 losses = functional.cross_entropy(logits, targets, reduction="none")
                 found += [losses[order] for order in places_of_rows(layout, trial)]
         return found
+
+
+def in_parts(
+    numbers: Sequence[int],
+    compute: Callable[[Sequence[int]], _Found],
+    device: torch.device,
+    too_large: Callable[[int], str],
+) -> Iterator[_Found]:
+    """What is computed of rows together; where memory runs out, of one half of them and then of the other.
+
+    Args:
+        numbers: of the rows.
+        compute: for some of them.
+        device: whose memory it is.
+        too_large: what to say of a single row that does not fit.
+
+    Raises:
+        OutOfMemoryError: even one row does not fit.
+    """
+    try:
+        found = compute(numbers)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(numbers) == 1:
+            raise OutOfMemoryError(too_large(numbers[0])) from error
+    else:
+        yield found
+        return
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
+    for half in (numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]):
+        yield from in_parts(half, compute, device, too_large)
 
 
 def places_of_rows(layout: Layout, examples: Examples) -> list[np.ndarray[Any, Any]]:

@@ -135,10 +135,6 @@ class Generator:
         """
         return prompt_ids(self._loaded.tokenizer, self._template, turns)
 
-    def answer_question(self, question: str) -> str:
-        """The answer to a question of its own, blanks at its ends cut off."""
-        return self.answer(self.prompt([Turn("user", question, trained=False)])).text.strip()
-
     def answer(
         self, prompt: Sequence[int], tell: Callable[[str], None] = lambda _: None, *, keeps_interrupted: bool = False
     ) -> Answer:
@@ -200,6 +196,16 @@ class Generator:
             self._cache, self._cached = None, []
 
 
+def check_numbers(largest: torch.Tensor) -> None:
+    """Refuse logits of which the largest is no number.
+
+    Raises:
+        RunFailure: the model computes no numbers.
+    """
+    if not torch.isfinite(largest):
+        raise RunFailure("the model computes no numbers (NaN or infinite); try --torch_dtype float32")
+
+
 def choose(
     scores: torch.Tensor, ids: Sequence[int], how: Sampling, ends: Collection[int], draws: torch.Generator
 ) -> int:
@@ -215,8 +221,7 @@ def choose(
     Raises:
         RunFailure: the model computes no numbers.
     """
-    if not torch.isfinite(scores.max()):
-        raise RunFailure("the model computes no numbers (NaN or infinite); try --torch_dtype float32")
+    check_numbers(scores.max())
     if how.repetition_penalty != 1:
         # An end token of an earlier turn must not keep the answer from ending.
         seen = [i for i in ids if i < scores.shape[1] and i not in ends]

@@ -1,6 +1,5 @@
 """The log-probability of each token of given rows, prefixes that rows have in common computed once."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +12,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.planning import StepShape
 from yangtuo.engine.steps import Execution, Planner, Recipe
-from yangtuo.errors import OutOfMemoryError, is_out_of_memory
-from yangtuo.inference.forward import RowReader, Rows, places_of_rows
+from yangtuo.inference.forward import RowReader, Rows, in_parts, places_of_rows
 
 _CHUNK_BYTES = 64 << 20  # of float32 logits that exist at once
 _EVERY_ROW = Recipe(StepShape(1, 1, 1), LossReduction.TOKEN, DataOrder.SEQUENTIAL, 0, False, 0.0, None, 1)
@@ -66,36 +64,15 @@ class LikelihoodReader:
         """
         for rows in self._micro_batches(examples):
             if not all(map(is_known, rows)):
-                yield from self._split_where_it_must(examples, rows)
+                yield from in_parts(
+                    rows, lambda part: self._of(examples, part), self._reader.device, _too_long(examples)
+                )
 
     def _micro_batches(self, examples: Examples) -> list[list[int]]:
         way = self._reader.way.rows
         execution = Execution(way is Rows.TREE, 1 if way is Rows.SINGLE else self._max_cells)
         plan = Planner(examples).evaluation(_EVERY_ROW, execution)
         return [batch.rows.tolist() for batch in plan.micro_batches[0]]
-
-    def _split_where_it_must(
-        self, examples: Examples, rows: Sequence[int]
-    ) -> Iterator[list[tuple[int, RowLikelihood]]]:
-        try:
-            found = self._of(examples, rows)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            found = None
-        if found is not None:
-            yield found
-        elif len(rows) > 1:
-            if self._reader.device.type != "cpu":
-                torch.accelerator.empty_cache()
-            for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-                yield from self._split_where_it_must(examples, half)
-        else:
-            num_tokens = int(examples.lengths()[rows[0]])
-            raise OutOfMemoryError(
-                f"{examples.where(rows[0])}: a row of {num_tokens:,} tokens does not fit into memory; --use_cpu "
-                "computes without the device"
-            )
 
     def _of(self, examples: Examples, rows: Sequence[int]) -> list[tuple[int, RowLikelihood]]:
         with self._reader.reading():
@@ -124,6 +101,12 @@ class LikelihoodReader:
         return logps, likeliest
 
 
-def total(likelihood: RowLikelihood) -> float:
-    """Log-probability of all tokens of a row together, in nats."""
-    return math.fsum(likelihood.logps.tolist())
+def _too_long(examples: Examples) -> Callable[[int], str]:
+    def told(i: int) -> str:
+        num_tokens = int(examples.lengths()[i])
+        return (
+            f"{examples.where(i)}: a row of {num_tokens:,} tokens does not fit into memory; --use_cpu computes without "
+            "the device"
+        )
+
+    return told

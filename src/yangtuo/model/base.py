@@ -14,14 +14,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from yangtuo.config.choices import ATTENTIONS
 from yangtuo.config.schema import ModelArguments
-from yangtuo.errors import (
-    MissingDependencyError,
-    ModelError,
-    OutOfMemoryError,
-    UsageError,
-    is_out_of_memory,
-    one_line,
-)
+from yangtuo.errors import MissingDependencyError, ModelError, OutOfMemoryError, UsageError, is_out_of_memory, one_line
 from yangtuo.i18n import Message
 from yangtuo.model import dtypes
 from yangtuo.model.architecture import auto_class, beside_and_inside, read_config

@@ -5,14 +5,12 @@
 
 import contextlib
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig
@@ -23,10 +21,9 @@ from yangtuo.config.choices import ModulesToSavePolicy
 from yangtuo.config.settings import Settings
 from yangtuo.engine.flops import bfloat16_rate
 from yangtuo.engine.loss import chunk_bytes
-from yangtuo.engine.memory import ModelShape, free_bytes, joins_freed_memory
+from yangtuo.engine.memory import ModelShape
 from yangtuo.errors import AdapterError, MissingDependencyError, ModelError, UsageError, one_line
 from yangtuo.i18n import Listed, Message, gettext_noop
-from yangtuo.logs import world_size
 from yangtuo.model import base
 from yangtuo.model.adapter_config import read_config as read_adapter_config
 from yangtuo.model.adapters import modules_added
@@ -38,7 +35,8 @@ from yangtuo.training.disk_plan import disk_bytes, disk_there
 from yangtuo.training.engines import check_engines, deepspeed_of, fsdp
 from yangtuo.training.environment import checkpointing_asked
 from yangtuo.training.inputs import Inputs
-from yangtuo.training.memory_plan import Change, Machine, MemoryPlan, Run, changes_that_fit, plan, usable_bytes
+from yangtuo.training.machines import machine_here, machine_named
+from yangtuo.training.memory_plan import Change, Machine, MemoryPlan, Run, changes_that_fit, plan
 from yangtuo.training.plan import largest_step
 
 logger = logging.getLogger(__name__)
@@ -109,29 +107,6 @@ def would_fit(changes: list[Change]) -> str:
         return Message("no change of options alone makes it fit: a smaller model, or a larger machine")
     shown = ", ".join(f"{change.options} ({gib(change.plan.total)} GiB)" for change in changes)
     return Message("would fit: {changes}", changes=shown)
-
-
-def machine_here(device_type: str) -> Machine:
-    """What is free now; of a CPU, what this process has already counts as free."""
-    own = psutil.Process().memory_info().rss
-    free = free_bytes(torch.device(device_type))
-    if device_type == "cpu":
-        free += own * world_size()
-        return Machine("cpu", world_size(), free, own, has_thread_cache=not joins_freed_memory())
-    return Machine("cuda", world_size(), free, own)
-
-
-def machine_named(text: str) -> Machine:
-    """The machine of `--plan_for`: 24GB, or 8x80GB.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    found = re.fullmatch(r"(?:(\d+)x)?(\d+(?:\.\d+)?)\s*(?:GB|GiB|G)?", text.strip(), re.IGNORECASE)
-    if not found or int(found[1] or 1) < 1 or float(found[2]) <= 0:
-        raise UsageError(f"--plan_for {text}: a card's memory, such as 24GB, or several, such as 8x80GB")
-    own = psutil.Process().memory_info().rss
-    return Machine("cuda", int(found[1] or 1), usable_bytes(float(found[2])), own, is_here=False)
 
 
 def precision_on(settings: Settings, config: PreTrainedConfig, hardware: Hardware) -> Precision:

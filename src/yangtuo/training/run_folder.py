@@ -11,11 +11,10 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from filelock import FileLock, Timeout
 
 import yangtuo
 from yangtuo import output
-from yangtuo.config.settings import Settings, as_dict
+from yangtuo.config.settings import Settings, as_dict, without_secrets
 from yangtuo.engine import checkpoint
 from yangtuo.errors import RunFolderError, UsageError, differences
 from yangtuo.logs import notes_so_far, world_size
@@ -311,22 +310,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
 
 
-def _without_secret(words: Sequence[str]) -> list[str]:
-    """A command line whose key for the hub is left out."""
-    hidden = []
-    for before, word in pairwise(["", *words]):
-        name, sign, _ = word.partition("=")
-        if before in _SECRET:
-            word = _NOT_WRITTEN
-        elif sign and name in _SECRET:
-            word = f"{name}={_NOT_WRITTEN}"
-        hidden.append(word)
-    return hidden
-
-
-_SECRET, _NOT_WRITTEN = ("--hub_token", "--hub-token"), "(not written)"
-
-
 def run_of(place: Path) -> Path | None:
     """The output folder of the run that a folder is, or whose adapter it is; None for any other folder."""
     if (place / RUN_FILE).is_file():
@@ -341,7 +324,7 @@ def run_record(settings: Settings, recipe: dict[str, Any], seed: int, began: flo
     return {
         "yangtuo": yangtuo.__version__,
         "state": "running",
-        "command": _without_secret(sys.argv),
+        "command": without_secrets(sys.argv),
         "working_directory": os.getcwd(),
         "process": f"process {os.getpid()} on {socket.gethostname()}",
         "began": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began)),

@@ -121,21 +121,15 @@ def test_a_file_that_is_not_there_or_empty_is_named(tmp_path):
 
 
 def test_the_likeliest_option():
-    assert best_option([-4.0, -3.0, -9.0], [4, 1, 12], normalised=False) == 1
-    assert best_option([-4.0, -3.0, -9.0], [4, 1, 12], normalised=True) == 2  # -1, -3 and -0.75 a token
+    assert best_option([-4.0, -3.0, -9.0]) == 1
 
 
 @pytest.mark.parametrize("scores", [[-1.0, -1.0], [-1.0, math.nan], [math.nan, -1.0], [-1.0, -math.inf], []])
 def test_no_option_is_likeliest(scores):
-    assert best_option(scores, [1] * len(scores), normalised=False) is None
-
-
-def test_each_option_has_its_number_of_tokens():
-    with pytest.raises(ValueError, match="zip"):
-        best_option([-1.0, -2.0], [1], normalised=True)
+    assert best_option(scores) is None
 
 
 @given(st.lists(st.floats(-1e3, 0), min_size=4, max_size=4, unique=True))
 def test_the_order_of_options_does_not_matter(scores):
-    best = best_option(scores, [1] * 4, normalised=False)
-    assert best_option(scores[::-1], [1] * 4, normalised=False) == 3 - best
+    best = best_option(scores)
+    assert best_option(scores[::-1]) == 3 - best

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from yangtuo.evaluation.statistics import (
     Difference,
-    mcnemar,
     mean,
     paired,
     paired_ratio,
@@ -95,7 +94,7 @@ def test_a_share_of_nothing():
 
 @pytest.mark.parametrize("values", [[0.5, 1], [2, 0], [math.nan]])
 def test_a_share_is_of_yes_and_no(values):
-    for call in (share, lambda found: paired_share(found, found), lambda found: mcnemar(found, found)):
+    for call in (share, lambda found: paired_share(found, found)):
         with pytest.raises(ValueError, match="share"):
             call(values)
 
@@ -217,23 +216,6 @@ def test_what_200_items_can_show(discordant, wanted):
     assert smallest_difference(0, discordant) == math.inf
 
 
-def outcomes(gained, lost, same=3):
-    return [0] * gained + [1] * lost + [1] * same, [1] * gained + [0] * lost + [1] * same
-
-
-# Twice the sum of the binomial up to the rarer: 2 (1 + 6) / 64, 2 / 32, 1; 2 (1 + 10 + 45) / 1024.
-@pytest.mark.parametrize(
-    ("gained", "lost", "p"), [(5, 1, 14 / 64), (0, 5, 2 / 32), (3, 3, 1), (0, 0, 1), (8, 2, 112 / 1024)]
-)
-def test_mcnemar_by_hand(gained, lost, p):
-    assert mcnemar(*outcomes(gained, lost)) == pytest.approx(p)
-
-
-def test_mcnemar_of_thousands_of_items():
-    assert 0 < mcnemar(*outcomes(1400, 1000)) < 1e-10
-    assert mcnemar(*outcomes(1210, 1190)) > 0.5
-
-
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30), st.floats(-100, 100), st.randoms())
 def test_an_interval_moves_with_its_values_and_knows_no_order(values, shift, draws):
     found = mean(values)
@@ -250,7 +232,6 @@ def test_one_model_against_the_other_is_the_mirror_image(items):
     assert there.estimate == pytest.approx(-back.estimate)
     assert ends(there) == pytest.approx((-back.high, -back.low))
     assert there.low <= there.estimate <= there.high
-    assert mcnemar(one, other) == mcnemar(other, one)
 
 
 def covered(draw, truth, times=2000):

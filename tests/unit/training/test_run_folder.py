@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from yangtuo import output
+from yangtuo.config.settings import without_secrets
 from yangtuo.engine import checkpoint
 from yangtuo.errors import RunFolderError
 from yangtuo.training import run_folder
@@ -270,6 +271,6 @@ def test_a_folder_that_cannot_be_made():
 
 @pytest.mark.parametrize("words", [["--hub_token", "hf_secret"], ["--hub-token=hf_secret"]])
 def test_a_key_for_the_hub_is_not_written(words):
-    told = run_folder._without_secret(["yangtuo", "train", *words, "--max_steps", "3"])
+    told = without_secrets(["yangtuo", "train", *words, "--max_steps", "3"])
     assert "hf_secret" not in " ".join(told)
     assert told[-2:] == ["--max_steps", "3"]
