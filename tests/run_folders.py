@@ -136,6 +136,7 @@ def results(outcome="better", **changes):
         "verdict": {
             "outcome": outcome,
             "text": "The loss on 40 rows fell.",
+            "text_zh": "40 条数据上的损失下降了。",
             "rules": [{"name": "own_data", "passed": outcome == "better", "text": "the loss fell by 1.1"}],
         },
         "samples": [{"prompt": "你是谁？", "reference": None, "answers": {"base": "I am", "tuned": "我是羊驼。"}}],

@@ -42,6 +42,17 @@ def tr(message: str) -> str:
     return _chosen.gettext(message) if message else message
 
 
+def in_chinese(message: str) -> str:
+    """The message in Chinese, whatever is spoken: for a page that has both languages."""
+    global _chosen
+    spoken = _chosen
+    use("zh")
+    try:
+        return tr(message)
+    finally:
+        _chosen = spoken
+
+
 class Message(str):
     """An English sentence, filled in, that still knows its template and values: `tr` says it in another language.
 

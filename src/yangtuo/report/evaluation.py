@@ -67,6 +67,7 @@ class Rule:
     name: str
     passed: bool | None
     text: str
+    text_zh: str
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Evaluation:
         models: their names, the base first.
         outcome: better, no_difference, broken; empty where only one model was measured.
         sentence: the verdict in a sentence.
+        sentence_zh: in Chinese; empty in a file of an earlier version.
         rules: of the verdict.
         measures: in the file's order.
         samples: for each prompt its text, the reference and the answers by the model's name.
@@ -87,6 +89,7 @@ class Evaluation:
     models: tuple[str, ...]
     outcome: str
     sentence: str
+    sentence_zh: str
     rules: tuple[Rule, ...]
     measures: tuple[Measure, ...]
     samples: tuple[tuple[str, str | None, Mapping[str, str]], ...]
@@ -109,8 +112,9 @@ def evaluation_of(found: Mapping[str, Any]) -> Evaluation:
         models=named or tuple(dict.fromkeys(name for one in measures for name in one.values)),
         outcome=text(verdict.get("outcome")),
         sentence=text(verdict.get("text")),
+        sentence_zh=text(verdict.get("text_zh")),
         rules=tuple(
-            Rule(text(one.get("name")), truth(one.get("passed")), text(one.get("text")))
+            Rule(text(one.get("name")), truth(one.get("passed")), text(one.get("text")), text(one.get("text_zh")))
             for one in objects(verdict.get("rules"))
         ),
         measures=measures,

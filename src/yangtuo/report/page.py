@@ -144,7 +144,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=lambda value: shown(value) if type(value) is str else value,
     )
-    environment.globals.update(t=texts.both, either=texts.either, has=texts.has, svg=svg, vendored=_vendored)
+    environment.globals.update(
+        t=texts.both, either=texts.either, spoken=texts.spoken, has=texts.has, svg=svg, vendored=_vendored
+    )
     for name in ("loss", "whole", "brief", "signed", "gib", "clock", "option", "moment"):
         environment.filters[name] = getattr(figures, name)
     environment.globals.update(percent=figures.percent, off=figures.off)

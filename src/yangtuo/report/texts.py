@@ -1,7 +1,7 @@
 """Every text of the page, in English and Chinese: one table, `texts.json`.
 
 Both languages stand in the page, each in a span of its class, and the style sheet shows one of them. What the run
-itself has said (notes, events, problems) is English and stays so.
+itself has said (notes, events, problems) is English and stays so; its verdict is in both.
 """
 
 import json
@@ -40,6 +40,11 @@ def both(name: str, **values: Any) -> Markup:
 def either(prefix: str, name: str) -> Markup:
     """The text `prefix.name` where there is one, else the name itself as code: later versions have more names."""
     return both(f"{prefix}.{name}") if has(f"{prefix}.{name}") else Markup("<code>{}</code>").format(name)
+
+
+def spoken(english: str, chinese: str) -> Markup:
+    """A sentence that a file has in both languages; the English one alone where it has no Chinese."""
+    return _SPANS.format(english, chinese or english)
 
 
 def plain(name: str) -> dict[str, str]:

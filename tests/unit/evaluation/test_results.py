@@ -1,9 +1,11 @@
 import math
+import re
 
 import pytest
 
 from yangtuo.evaluation import measures
-from yangtuo.evaluation.results import lines, number
+from yangtuo.evaluation.results import Evaluation, as_json, lines, number, verdict_of
+from yangtuo.i18n import tr
 
 
 def loss(name, base, tuned):
@@ -65,3 +67,15 @@ def test_one_model_has_no_change():
 )
 def test_numbers(value, unit, text):
     assert number(value, unit) == text
+
+
+def test_a_verdict_is_there_in_both_languages_whatever_is_spoken():
+    own = loss("own/loss", [3.0, 2.8, 3.1], [1.0, 0.7, 0.9])
+    names = ["base", "tuned"]
+    models = [{"name": name} for name in names]
+    found = Evaluation(models, "x", [], [own], verdict_of([own], names), {}, [], {})
+    verdict = as_json(found, {}, 1.0)["verdict"]
+    for told in (verdict, *verdict["rules"]):
+        assert told["text"].isascii()
+        assert re.search(r"[\u4e00-\u9fff]", told["text_zh"])
+    assert tr("The loss on your data") == "The loss on your data"  # English is spoken again

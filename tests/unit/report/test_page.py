@@ -55,6 +55,7 @@ def test_a_whole_run_in_both_languages(tmp_path):
         assert told in english
     for told in (
         "训练完成，通过校验，并且优于基座模型",
+        "40 条数据上的损失下降了。",
         "损失突增",
         "第 7 步",
         "读入 101 条，使用 100 条",
@@ -66,6 +67,7 @@ def test_a_whole_run_in_both_languages(tmp_path):
     for text in (english, chinese):
         assert "the loss of step 7 is 9.0000" in text  # what the run said stays as it was said
         assert "长城很长。" in text
+        assert "the loss fell by 1.1" in text  # of which this file has no Chinese
         assert "我是羊驼。" in text
 
 
