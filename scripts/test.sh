@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
 
 install_engines() {
-    python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("deepspeed", "bitsandbytes", "go", "tensorboard"))))' \
+    python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("deepspeed", "bitsandbytes", "go", "tensorboard", "build", "nbclient", "ipykernel", "mkdocs", "material", "jieba"))))' \
         || python -m pip install --quiet --disable-pip-version-check -r requirements-engines.lock || return
     # Chat templates as models publish them: the copies that trl carries, in a place where nothing imports it.
     python -c 'import pathlib, sys; sys.exit(not pathlib.Path(sys.prefix, "published", "trl").is_dir())' \

@@ -5,6 +5,7 @@ wrong that a user can act on; `--log_level` of transformers brings them back.
 """
 
 import contextlib
+import importlib.util
 import io
 import json
 import logging
@@ -45,6 +46,20 @@ class _Screen(logging.Handler):
         say(message % args if args else message)
 
 
+class _NotesOfLibrary(_Notes):
+    """As long as it is a logger's only handler, Python's handler of last resort, which it stands in for, still shows.
+
+    That one writes warnings to stderr where a program has set up no logging, and asks no more than whether there is
+    any handler.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        others = [one for one in logging.getLogger("yangtuo").handlers if one is not self]
+        if not others and not logging.getLogger().handlers and logging.lastResort:
+            logging.lastResort.handle(record)
+
+
 _notes = _Notes()
 
 
@@ -74,7 +89,45 @@ def set_up() -> None:
     logger.addHandler(_notes)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # when imported, it wants kernels from a hub
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # see `quiet_libraries`
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[None]:
+    """Keep the notes of one call of the library; where the program has set logging up, its own notes go on."""
+    global _notes
+    logger = logging.getLogger("yangtuo")
+    if _notes in logger.handlers:
+        yield
+        return
+    former, _notes = _notes, _NotesOfLibrary()
+    logger.addHandler(_notes)
+    try:
+        yield
+    finally:
+        logger.removeHandler(_notes)
+        _notes = former
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Libraries are quiet within, and as they were after it."""
+    import transformers
+
+    library = transformers.utils.logging
+    loggers = [logging.getLogger("torch.distributed"), logging.getLogger("bitsandbytes")]
+    verbosity, has_bar = library.get_verbosity(), library.is_progress_bar_enabled()
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        quiet_libraries()
+        try:
+            yield
+        finally:
+            library.set_verbosity(verbosity)
+            if has_bar:
+                library.enable_progress_bar()
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def quiet_libraries() -> None:
@@ -86,7 +139,8 @@ def quiet_libraries() -> None:
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)
     warnings.filterwarnings("ignore", category=UserWarning, module="accelerate")  # it sets a thread count by itself
-    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    for name in ("torch.distributed", "bitsandbytes"):  # the latter, when imported, wants kernels from a hub
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def prepare() -> None:
@@ -134,6 +188,26 @@ def console(width: int | None = None) -> "Console":
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, whose stderr is no terminal and shows bars all the same."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def shows_bars() -> bool:
+    """Whether a progress bar can be seen."""
+    return sys.stderr.isatty() or in_notebook()
+
+
+def bar(**how: Any) -> Any:
+    """A progress bar on stderr; in a notebook that has ipywidgets, one of those."""
+    if in_notebook() and importlib.util.find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm as of_notebook
+
+        return of_notebook(**how)
+    return tqdm(**how)
 
 
 def say(line: str) -> None:

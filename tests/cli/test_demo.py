@@ -1,6 +1,7 @@
 """The README's first command, for real: SmolLM2-135M from the package index, a few minutes."""
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.command import run
-from yangtuo.cli import demo
+from yangtuo.cli import OF_A_RUN, demo, module_of
+from yangtuo.config.parser import build_parser, parse
+from yangtuo.config.words import Parser
 from yangtuo.inference.generate import Sampling
 
 from .test_scripts import SCRIPTS, environment  # noqa: F401  # the fixture
@@ -34,3 +37,19 @@ def test_main_command_teaches_the_model_its_name(environment, tmp_path):  # noqa
     after = demo.answers(tuned.get_base_model(), base, questions, Sampling(24))
     assert not any(demo.NAME in text for text in before), before
     assert all(demo.NAME in text for text in after), after
+
+
+def test_it_ends_with_commands_that_there_are(tmp_path):
+    """Each is read by its verb's parser; MODEL and rows.json are the user's."""
+    text = demo.next_steps(tmp_path / "my run")
+    commands = [shlex.split(line.partition("yangtuo ")[2]) for line in text.splitlines() if "yangtuo " in line]
+    assert [words[0] for words in commands] == ["chat", "preview", "check", "train"]
+    for verb, *words in commands:
+        module = module_of(verb)
+        if verb in OF_A_RUN:
+            parse(words, build_parser(verb, module.add_options))
+        else:
+            parser = Parser(verb)
+            module.add_options(parser)
+            assert parser.parse_args(words).target == str(tmp_path / "my run")
+    assert str(tmp_path / "my run" / "report.html") in text

@@ -16,7 +16,7 @@ from tests import tiny
 from tests.cli.test_eval import choice_folder
 from tests.command import REPOSITORY
 from tests.run_folders import write_run
-from tests.unit.export.test_server_check import Served, running
+from tests.unit.exporting.test_server_check import Served, running
 from yangtuo.cli import main
 from yangtuo.data.templates import CHATML, read_template
 

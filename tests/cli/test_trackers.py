@@ -133,7 +133,7 @@ def test_a_tracker_that_fails_in_a_run_is_left_out_and_the_run_goes_on(inputs, t
 
 
 def test_packages_that_are_missing_are_told_before_anything_is_read(inputs, tmp_path):
-    changes = {"report_to": "flyte,dvclive,none", "optim": "stable_adamw", "model_name_or_path": "no/such/folder"}
+    changes = {"report_to": "flyte,dvclive,none", "optim": "stable_adamw", "template": "no-such"}
     done = yangtuo("train", *inputs.options(tmp_path / "out", **changes))
     assert done.code == 2
     assert done.err.splitlines() == [

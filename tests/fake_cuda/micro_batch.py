@@ -184,7 +184,7 @@ def _trainer(setup: Setup, settings: Settings, folder: Path, records: tuple[Reco
     nothing_saved: Any = None
     context = RunContext(
         StepLog(folder / "log.jsonl"),
-        Progress(shown=False, bar=False),
+        Progress(shown=False, wants_bar=False),
         logging_of(settings),
         0.0,
         StopRequest(),

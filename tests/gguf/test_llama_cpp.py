@@ -28,8 +28,8 @@ from tests.command import run
 from yangtuo.cli import demo
 from yangtuo.data.templates import ALPACA_ZH
 from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.export.gguf import convert, vocabulary
-from yangtuo.export.gguf import model as gguf_model
+from yangtuo.exporting.gguf import convert, vocabulary
+from yangtuo.exporting.gguf import model as gguf_model
 from yangtuo.inference.generate import Sampling
 from yangtuo.vocab.texts import texts_of
 

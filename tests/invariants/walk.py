@@ -32,10 +32,10 @@ from yangtuo.engine.loss import SupervisedLoss, weighted_sum
 from yangtuo.engine.steps import Execution
 from yangtuo.engine.tolerance import gradient_limit
 from yangtuo.errors import UserError, one_line
-from yangtuo.export.gguf.model import architecture
-from yangtuo.export.plain_lora import lora_of
-from yangtuo.merge import edits, fit, tensor_proof, verify
-from yangtuo.merge import plan as merge_plan
+from yangtuo.exporting.gguf.model import architecture
+from yangtuo.exporting.plain_lora import lora_of
+from yangtuo.merging import edits, fit, tensor_proof, verify
+from yangtuo.merging import plan as merge_plan
 from yangtuo.model import adapter_files, adapter_state, adapters, base, lora_targets
 from yangtuo.model.architecture import modules_of
 from yangtuo.model.mergeable import check_mergeable

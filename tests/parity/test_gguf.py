@@ -5,7 +5,7 @@ import pytest
 from tests import tiny
 from tests.gguf.reading import ids_of, opened
 from yangtuo.data.tokenizer import open_tokenizer
-from yangtuo.export.gguf import convert
+from yangtuo.exporting.gguf import convert
 from yangtuo.vocab import grow
 from yangtuo.vocab.texts import texts_of
 

@@ -55,7 +55,7 @@ def others(*allowed):
 CONFIG = [module.split(".")[2] for module in MODULES if lies_in(module, "yangtuo.config") and module.count(".") > 1]
 CONFIG.remove("transformers_help")
 SLOW = ("torch", "transformers", "peft", "accelerate")
-TOP = ("errors", "i18n", "logs", "output")
+TOP = ("errors", "i18n", "installing", "logs", "output")
 EVALUATION = (
     *(
         "comparison",
@@ -75,19 +75,24 @@ LAYERS = {
     "model": ("data", "config", *TOP),
     "engine": ("model", "data", "config", *TOP),
     "inference": ("engine", "model", "data", "config", *TOP),
-    "merge": ("model", "data", "config", *TOP),
+    "merging": ("model", "data", "config", *TOP),
     "vocab": ("model", "data", "config", *TOP),
     "report": ("config", *TOP),
     "training": ("engine", "inference", "model", "data", "config", *TOP),
     "diagnosis": ("engine", "model", "data", "config", *TOP),
     "evaluation": ("inference", "engine", "model", "data", "config", *TOP),
-    "export": ("merge", "inference", "engine", "model", "data", "config", *TOP),
+    "exporting": ("merging", "inference", "engine", "model", "data", "config", *TOP),
+    "api": (
+        *("training", "evaluation", "exporting", "merging", "report", "inference", "engine", "model", "data", "config"),
+        *TOP,
+    ),
 }
 
 RULES = {
     "errors": [*SLOW, "yangtuo"],
     "i18n": [*SLOW, "yangtuo"],
     "logs": ["torch", "peft", "accelerate", *others("logs", "i18n")],
+    "installing": [*SLOW, *others()],
     "output": [*SLOW, *others("errors")],
     **{part: others(part, *below) for part, below in LAYERS.items()},
     **{f"config.{name}": SLOW for name in CONFIG},  # but for the words of transformers, which only --help wants
@@ -97,7 +102,8 @@ RULES = {
     **{f"engine.{name}": SLOW for name in ("planning", "layout", "step_log", "checkpoint")},
     **{f"evaluation.{name}": SLOW for name in EVALUATION},  # what needs no model
     "report": [*SLOW, *others("report", *LAYERS["report"])],
-    **{f"training.{name}": SLOW for name in ("preflight", "dataset", "run_folder")},
+    **{f"training.{name}": SLOW for name in ("preflight", "dataset", "run_folder", "paths")},
+    **dict.fromkeys(("inference.places", "merging.options", "exporting.kinds", "model.adapter_folder"), SLOW),
     # A torch that cannot be imported is one of its findings; only `hardware` has it, and is imported after a trial.
     **{f"diagnosis.{name}": SLOW for name in ("diagnose", "environment", "finding", "machine", "packages")},
 }

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from yangtuo import cli
+from yangtuo.api import process
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,6 @@ def test_what_a_user_has_set_stays(given, expected, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    cli._wait_briefly()
+    process._wait_briefly()
     assert os.environ.get("GOMP_SPINCOUNT") == expected
     os.environ.pop("GOMP_SPINCOUNT", None)

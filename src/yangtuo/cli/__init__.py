@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from yangtuo import __version__, i18n, logs, output
+from yangtuo.api.process import memory_is_full, set_environment
 from yangtuo.cli.allocator import restart_without_thread_cache
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.words import Parser, did_you_mean
-from yangtuo.errors import StoppedError, UsageError, YangtuoError, is_out_of_memory, one_line
+from yangtuo.errors import StoppedError, UsageError, YangtuoError, is_out_of_memory
 from yangtuo.i18n import tr
-from yangtuo.model import hubs
 
 _PATIENCE_S = 5.0  # a launcher ends the others of a failed run within about one
 
@@ -76,9 +76,7 @@ def _end_among_processes(codes: list[int]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 the run failed, 2 something that the user gave."""
     logs.prepare()
-    _wait_briefly()
-    hubs.keep_to_mirror()
-    _send_nothing_unasked()
+    set_environment()
     asked, words = i18n.taken_from(list(sys.argv[1:] if argv is None else argv))
     i18n.use(i18n.of_machine() if asked in (None, "auto") else asked)
     if wrong := _wrong_numbers():
@@ -91,27 +89,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed = _of_output(error)
         return code or failed
     return code
-
-
-def _wait_briefly() -> None:
-    """Have torch's threads on a CPU sleep where they wait for each other longer than some microseconds.
-
-    By default they wait busily, for a processor that another program has. Two such programs on two cores made a step 3
-    to 21 times slower; so it is 2.6 times, and alone as fast as before (docs/log.md). GNU's OpenMP, which torch brings
-    along, reads the variable when it is loaded.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
-
-def _send_nothing_unasked() -> None:
-    """Turn off what trackers tell their makers; accelerate imports each that is installed, asked for or not.
-
-    Seen with mlflow 3.17, which looks up at its maker's where to send; W&B sends its own errors. A value of the user's
-    stays.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
 def _outcome(words: list[str]) -> int:
@@ -129,12 +106,7 @@ def _outcome(words: list[str]) -> int:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise  # a bug of ours
-        told = one_line(error, 200)
-        return _fail(
-            f"the memory of the device is full ({told}); a smaller model, --load_in_4bit, a smaller --max_seq_length "
-            "or --micro_batch_tokens take less, --use_cpu does without it",
-            1,
-        )
+        return _fail(str(memory_is_full(error)), 1)
     except OSError as error:
         if error.errno not in output.OF_DISKS:
             raise  # a bug of ours
@@ -203,8 +175,6 @@ def _run(verb: str, argv: list[str]) -> None:
         parser = Parser(name, description=module.__doc__)
         module.add_options(parser)
         asked = (parser.parse_args(argv),)
-    if verb in _LOAD_MODELS:
-        logs.quiet_libraries()
     module.run(*asked)
 
 
@@ -218,4 +188,3 @@ VERBS = (
     *(*OF_A_RUN, "chat", "generate", "eval", "report", "merge", "export", "check-deploy", "vocab", "doctor", "cache"),
     "demo",
 )
-_LOAD_MODELS = ("train", "chat", "generate", "eval", "merge", "export")  # whose libraries have to be told to be quiet

@@ -13,16 +13,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from yangtuo import output
+from yangtuo.api.check import examine, place_of_dropped
 from yangtuo.cli.check_memory import memory_parts
 from yangtuo.config.settings import Settings
 from yangtuo.data.audit import summary
-from yangtuo.errors import DataError, RunFolderError, UsageError
+from yangtuo.errors import DataError
 from yangtuo.i18n import Message, tr
-from yangtuo.logs import console, print_json, quiet_libraries, sign
-from yangtuo.training.dataset import AUDIT_FILE, DROPPED_FILE, tell_of_files, write_audit
-from yangtuo.training.preflight import Preflight, preflight
-from yangtuo.training.run_folder import RUN_FILE
+from yangtuo.logs import console, print_json, sign
+from yangtuo.training.dataset import AUDIT_FILE, DROPPED_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -64,66 +62,16 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         UsageError: `--plan_for` without a base, or of no amount of memory.
         WriteError: it cannot be written.
     """
-    out = options.out
-    if out:
-        _check_out(Path(out))
-    if options.plan_for:
-        _check_plan_for(settings, options.plan_for)
-    place = (
-        Message("{file} has them", file=f"{out}/{DROPPED_FILE}")
-        if out
-        else Message("--out FOLDER lists them in {file}", file=DROPPED_FILE)
-    )
-    found = preflight(settings, place)
-    _plan_memory(settings, found, options.plan_for)
+    found = examine(settings, options.out, options.plan_for)
     if options.json:
         print_json(found.report)
     else:
         _show(found.report)
-    if out:
-        with output.named(out):
-            Path(out).mkdir(parents=True, exist_ok=True)
-        tell_of_files(write_audit(Path(out), found.report, found.corpus.dropped))
-    elif found.corpus.dropped and not any(place in finding["text"] for finding in found.report["findings"]):
+    place = place_of_dropped(options.out)
+    if not options.out and found.corpus.dropped and not any(place in one["text"] for one in found.report["findings"]):
         logger.info("check: rows are dropped; %s", place)
     if found.reasons_against:
         raise DataError(f"check: not to be trained on yet: {'; '.join(found.reasons_against)}")
-
-
-def _check_plan_for(settings: Settings, plan_for: str) -> None:
-    """Before anything is read."""
-    if not settings.model.model_name_or_path:
-        raise UsageError(f"--plan_for {plan_for}: give --model_name_or_path, a folder with config.json")
-    from yangtuo.training.machines import machine_named
-
-    machine_named(plan_for)
-
-
-def _plan_memory(settings: Settings, found: Preflight, plan_for: str | None) -> None:
-    """Add it to the report; the model is made without numbers, which takes some seconds."""
-    if found.base is None:
-        found.report["memory"] = None
-        return
-    from yangtuo.training.forecast import for_check
-
-    quiet_libraries()
-    num_tokens, forecast = found.report["tokenizer"]["num_tokens"], None
-    try:
-        forecast = for_check(settings, found.base, found.corpus, num_tokens, plan_for)
-    except UsageError as error:  # a GPU that cannot be used, for one: the rows are worth their report all the same
-        if plan_for:
-            raise
-        found.add(str(error))
-    found.report["memory"] = forecast and forecast.as_json()
-    if forecast and not forecast.memory.fits:
-        found.add(forecast.why_not())
-
-
-def _check_out(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"--out {folder}: a file; give a folder")
-    if (folder / RUN_FILE).exists():
-        raise RunFolderError(f"--out {folder}: it holds a run, whose {AUDIT_FILE} is its own; give another folder")
 
 
 def _show(report: dict[str, Any]) -> None:

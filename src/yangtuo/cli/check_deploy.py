@@ -13,8 +13,8 @@ from yangtuo.config.schema import ModelArguments
 from yangtuo.data.probe_prompts import built_in, encoded, of_file
 from yangtuo.data.tokenizer import open_tokenizer
 from yangtuo.errors import RunFailure, UsageError
-from yangtuo.export.server_check import Match, Reference, compared, notes
-from yangtuo.export.servers import Web, connect
+from yangtuo.exporting.server_check import Match, Reference, compared, notes
+from yangtuo.exporting.servers import Web, connect
 from yangtuo.i18n import Message, tr
 from yangtuo.logs import print_json
 from yangtuo.model import provenance
@@ -28,7 +28,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("--url", required=True, help="Of the server, as http://127.0.0.1:8000.")
     parser.add_argument("--model_dir", required=True, help="Merged or exported folder that the server's model is of.")
-    parser.add_argument("--model", help="The model's name on the server. Default: the only one that it has.")
+    parser.add_argument(
+        "--model",
+        help="The model's name on the server: of vLLM its --served-model-name or folder, of Ollama the NAME of ollama "
+        "create. Default: the only one that it has.",
+    )
     parser.add_argument(
         "--kind", choices=("auto", "openai", "ollama"), default="auto", help="Protocol. Default: found out by asking."
     )

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import shlex
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,31 @@ def run(options: argparse.Namespace) -> None:
     train.run(settings)
     _show(base, Path(options.output_dir))
     _measure(options.output_dir)
+    print(next_steps(Path(options.output_dir)))  # noqa: T201
+
+
+def next_steps(output_dir: Path) -> str:
+    """What to do after the demo, a command a line."""
+    folder, rows = shlex.quote(str(output_dir)), "rows.json"
+    return "\n".join(
+        (
+            "",
+            "what next:",
+            f"  talk to it             yangtuo chat {folder}",
+            f"  look at the run        {output_dir / 'report.html'} in a browser",
+            f"  what it was taught     yangtuo preview --tokenizer_name_or_path {folder}/{_adapter()} --dataset_dir "
+            f"{shlex.quote(str(DATA))}",
+            f"  your own rows, first   yangtuo check --model_name_or_path MODEL --train_file {rows}",
+            f"  then                   yangtuo train --model_name_or_path MODEL --train_file {rows} --output_dir mine",
+            '  a row of rows.json     {"instruction": "...", "input": "", "output": "..."}',
+        )
+    )
+
+
+def _adapter() -> str:
+    from yangtuo.model.adapter_folder import OF_RUN
+
+    return OF_RUN
 
 
 def fetch_model(cache: Path | None) -> Path:

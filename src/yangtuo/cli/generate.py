@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from yangtuo import output
+from yangtuo import logs, output
 from yangtuo.cli.model_options import add_model_options, lora_arguments, model_arguments, places_of
 from yangtuo.config.choices import DataFormat
 from yangtuo.config.json_values import object_of
@@ -45,6 +45,9 @@ def run(options: argparse.Namespace) -> None:
         UserError: something that was named cannot be used.
         RunFailure: the model computes no numbers, or memory does not do.
     """
+    _check(options)
+    target = options.target or options.model_name_or_path
+    model, places = model_arguments(options), places_of(target, options)
     from yangtuo.data import prompt_rows
     from yangtuo.data.encoding import EncodingOptions
     from yangtuo.data.readers.reader import ReadOptions
@@ -55,9 +58,7 @@ def run(options: argparse.Namespace) -> None:
     from yangtuo.inference.generate import sampling_of
     from yangtuo.model.base import detect_hardware
 
-    _check(options)
-    target = options.target or options.model_name_or_path
-    model, places = model_arguments(options), places_of(target, options)
+    logs.quiet_libraries()
     kwargs = object_of("chat_template_kwargs", options.chat_template_kwargs)
     tokenizer = load.find_tokenizer(places, model)
     template = load.find_template(places, tokenizer, options.template, kwargs, is_tuned=places.adapter is not None)
@@ -92,7 +93,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from yangtuo.cli.chat import check_sampling
+    from yangtuo.api.chat import check_sampling
+    from yangtuo.data import prompt_rows
 
     check_sampling(options)
     if options.target is None and options.model_name_or_path is None:
@@ -102,6 +104,7 @@ def _check(options: argparse.Namespace) -> None:
     if not options.out.endswith(".jsonl"):
         raise UsageError(f"--out {options.out}: give a name that ends in .jsonl")
     output.check_place(Path(options.out).expanduser(), "out")
+    prompt_rows.check_file(Path(options.file).expanduser(), option="file")
 
 
 def _told(prompt: Any, entry: Any) -> dict[str, Any]:

@@ -1,34 +1,36 @@
 """`yangtuo merge`: put adapters into their base, write a plain model, and prove that it is the same model."""
 
 import argparse
-import logging
 from dataclasses import fields
-from pathlib import Path
 
+from yangtuo.api.merge import find
+from yangtuo.api.merge import run as merge
 from yangtuo.config.options import OPTIONS, add
-from yangtuo.merge.job import DTYPES, MergeOptions, base_folder, check_room, prepare
-from yangtuo.merge.make import prompt_files_for, write_merged
-from yangtuo.output import new_folder
-
-logger = logging.getLogger(__name__)
+from yangtuo.logs import quiet_libraries
+from yangtuo.merging.options import DTYPE_NAMES, MergeOptions
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    add_merge_options(parser, needs_adapter=True)
+    add_merge_options(parser, "A run (its --output_dir) or an adapter: it goes into the base that it names.")
 
 
-def add_merge_options(parser: argparse.ArgumentParser, *, needs_adapter: bool) -> None:
-    """The options that say what is merged into what; without `needs_adapter`, it can be nothing."""
-    parser.add_argument("--model_name_or_path", required=True, help="Base model: folder or hub name, not quantised.")
+def add_merge_options(parser: argparse.ArgumentParser, target: str) -> None:
+    """The options that say what is merged into what; `target` is the help of the folder."""
+    parser.add_argument("target", nargs="?", metavar="FOLDER", help=target)
+    parser.add_argument(
+        "--model_name_or_path",
+        default="",
+        help="Base model: folder or hub name, not quantised. Default: the one that the adapter names.",
+    )
     parser.add_argument(
         "--peft_path",
-        required=needs_adapter,
-        help="Adapter folders, comma-separated, in the order in which they were trained.",
+        help="In place of FOLDER: folders of adapters or runs, comma-separated, in the order in which they were "
+        "trained.",
     )
     parser.add_argument("--output_dir", required=True, help="Folder for the merged model; has to be empty or absent.")
     parser.add_argument(
-        "--dtype", choices=tuple(DTYPES), default="auto", help="Of the merged weights; auto: as the base has them."
+        "--dtype", choices=DTYPE_NAMES, default="auto", help="Of the merged weights; auto: as the base has them."
     )
     parser.add_argument(
         "--allow_new_vocabulary",
@@ -62,12 +64,6 @@ def run(options: argparse.Namespace) -> None:
         RunFailure: writing failed, and nothing stays.
         ProofError: what was written is kept as `DIR.failed-proof`.
     """
-    out, asked = Path(options.output_dir), merge_options_of(options)
-    job = prepare(asked, base_folder(asked))
-    check_room(job, out)
-    prompt_files = prompt_files_for(job)
-    with new_folder(out, "output_dir") as draft:
-        write_merged(job, draft, options.model_name_or_path, prompt_files)
-    logger.info("merged and proven: %s", out)
-    if prompt_files:
-        prompt_files.tell()
+    asked, folder = find(merge_options_of(options), options.target, needs_adapter=True)
+    quiet_libraries()
+    merge(asked, folder)

@@ -8,7 +8,7 @@ from yangtuo.config.options import OPTIONS, add
 from yangtuo.config.schema import LoraArguments, ModelArguments
 
 if TYPE_CHECKING:
-    from yangtuo.inference.load import Places
+    from yangtuo.inference.places import Places
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +56,6 @@ def places_of(target: str, options: argparse.Namespace) -> "Places":
     Raises:
         UserError: it is not there.
     """
-    from yangtuo.inference import load
-    from yangtuo.training.run_folder import ADAPTER_FOLDER
+    from yangtuo.inference import places
 
-    model = model_arguments(options)
-    adapter = load.find_adapter(target, None, ADAPTER_FOLDER)
-    return load.places_of_adapter(adapter, model) if adapter else load.Places(load.model_folder(target, model), None)
+    return places.places_of(target, model_arguments(options))

@@ -37,7 +37,20 @@ def as_flags(path: str, parser: Parser) -> list[str]:
     Raises:
         UsageError: the file cannot be read, or a list stands where an option takes one value.
     """
-    values, written = _read(path)
+    flags, problems = flags_of(*_read(path), parser)
+    if problems:
+        raise UsageError.of_problems(f"configuration file {path}", problems)
+    return flags
+
+
+def flags_of(values: Mapping[Any, Any], written: Mapping[Any, Any], parser: Parser) -> tuple[list[str], list[str]]:
+    """Values by the names of options as the command line that says the same, and what is wrong with them.
+
+    Args:
+        values: of options; None counts as not given.
+        written: those that are words or numbers as they stand in a file (007 is no 7); others are written by `str`.
+        parser: knows the options; a name that it does not know is handed on, for it to say so.
+    """
     known = parser.known_options()
     takes_list = {a.dest for a in parser._actions if a.nargs == "+"}
     flags: list[str] = []
@@ -60,9 +73,7 @@ def as_flags(path: str, parser: Parser) -> list[str]:
             problems.append(f"{name} takes one value, found a list of {len(value)}")
         else:
             flags.append(f"--{name}={json.dumps(value) if isinstance(value, Mapping) else written.get(name, value)}")
-    if problems:
-        raise UsageError.of_problems(f"configuration file {path}", problems)
-    return flags
+    return flags, problems
 
 
 def _read(path: str) -> tuple[Mapping[Any, Any], Mapping[Any, Any]]:

@@ -88,8 +88,8 @@ def build_parser(
     return parser
 
 
-def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Namespace]:
-    """Parse a command line.
+def parse(argv: Sequence[str], parser: _Parser, *, origin: str = "command line") -> tuple[Settings, argparse.Namespace]:
+    """Parse a command line; `origin` is what `run.json` calls it.
 
     Returns:
         The settings, and the namespace with the verb's own options (those that are no dataclass field).
@@ -112,7 +112,7 @@ def parse(argv: Sequence[str], parser: _Parser) -> tuple[Settings, argparse.Name
         _drop_empty(part)
         problems += _apply_old_names(part)
     given = {name: value for name, value in {**from_file, **flags}.items() if value is not _AUTO}
-    origins = {name: "command line" if name in flags else "configuration file" for name in given}
+    origins = {name: origin if name in flags else "configuration file" for name in given}
     problems += [*_refused(given), *_look_alikes(given)]
     problems += not_text({f"--{name}": value for name, value in given.items() if name not in _ANY_NAME})
     problems += in_wide_quotes({f"--{name}": value for name, value in given.items() if name not in _LISTS})

@@ -70,6 +70,19 @@ def _of_row(tokenizer: Tokenizer, examples: Examples, i: int, around: tuple[str,
     return PromptRow(text.strip(), tuple(ids[:begin].tolist()), reference, examples.where(i))
 
 
+def check_file(path: Path, *, option: str) -> None:
+    """Refuse what is no file of prompts; `option` names the file, for messages.
+
+    Raises:
+        DataError: it is none, by its place or its name.
+    """
+    if not path.is_file():
+        told = "a folder" if path.is_dir() else "no such file"
+        raise DataError(f"--{option} {path}: {told}; give a .txt with a prompt a line, a .json or .jsonl with rows")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise DataError(f"--{option} {path}: known by its name are {', '.join(_SUFFIXES)}; rename it")
+
+
 def of_file(
     path: Path, tokenizer: Tokenizer, options: EncodingOptions, read: ReadOptions, *, option: str
 ) -> Iterator[PromptRow]:
@@ -85,11 +98,7 @@ def of_file(
     Raises:
         DataError: the file cannot be used; all bad rows are named, once the good ones have been given.
     """
-    if not path.is_file():
-        told = "a folder" if path.is_dir() else "no such file"
-        raise DataError(f"--{option} {path}: {told}; give a .txt with a prompt a line, a .json or .jsonl with rows")
-    if path.suffix.lower() not in _SUFFIXES:
-        raise DataError(f"--{option} {path}: known by its name are {', '.join(_SUFFIXES)}; rename it")
+    check_file(path, option=option)
     encoder = Encoder(tokenizer, options, num_threads=1)
     is_text = path.suffix.lower() == ".txt"
     problems: list[str] = []

@@ -14,6 +14,7 @@ from yangtuo.config.choices import Hub
 from yangtuo.diagnosis.finding import Finding, note, ok, problem
 from yangtuo.errors import one_line
 from yangtuo.i18n import Message
+from yangtuo.installing import pip_install
 from yangtuo.model.hubs import host_of, hub_of, is_mirror, modelscopes_cache, modelscopes_endpoint
 
 _PATIENCE_S = 5.0
@@ -103,7 +104,7 @@ def of_modelscope(*, has_client: bool) -> Finding:
             Message("model hub"),
             Message("ModelScope ({host}), since USE_MODELSCOPE_HUB is set", host=host_of(modelscopes_endpoint())),
         )
-    remedy = Message("pip install 'yangtuo[modelscope]', or unset USE_MODELSCOPE_HUB")
+    remedy = Message("{command}, or unset USE_MODELSCOPE_HUB", command=pip_install("modelscope"))
     return note(
         Message("model hub"),
         Message("ModelScope (USE_MODELSCOPE_HUB), whose client modelscope-hub is not installed"),

@@ -21,6 +21,7 @@ from yangtuo.config.trainer_values import TO_INSTALL, TRACKERS
 from yangtuo.diagnosis.finding import Finding, note, ok, problem
 from yangtuo.errors import one_line
 from yangtuo.i18n import Message, gettext_noop
+from yangtuo.installing import package_with
 
 TESTED = Path(__file__).with_name("tested_versions.txt")
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")  # that a run imports, each after those that it needs
@@ -182,16 +183,16 @@ if not functional.dequantize_4bit(*functional.quantize_4bit(ones, quant_type="nf
     raise RuntimeError(f"4-bit numbers are wrong on {device}")
 """
 OPTIONAL = (
-    OptionalPackage("deepspeed", "--deepspeed", "'yangtuo[deepspeed]'", "import deepspeed"),
-    OptionalPackage("bitsandbytes", "--load_in_4bit, --load_in_8bit", "'yangtuo[qlora]'", _QUANTISE),
+    OptionalPackage("deepspeed", "--deepspeed", package_with("deepspeed"), "import deepspeed"),
+    OptionalPackage("bitsandbytes", "--load_in_4bit, --load_in_8bit", package_with("qlora"), _QUANTISE),
     OptionalPackage("flash_attn", "--attn_implementation flash_attention_2", "flash-attn", "import flash_attn"),
-    OptionalPackage("modelscope-hub", "--hub modelscope", "'yangtuo[modelscope]'"),
-    OptionalPackage("rouge_score", Message("ROUGE of yangtuo eval"), "'yangtuo[eval]'"),
-    OptionalPackage("rjieba", Message("ROUGE of yangtuo eval"), "'yangtuo[eval]'"),
-    OptionalPackage("sacrebleu", Message("BLEU and chrF of yangtuo eval"), "'yangtuo[eval]'"),
-    OptionalPackage("pyarrow", Message("Parquet and Arrow files"), "'yangtuo[data]'"),
-    OptionalPackage("zstandard", Message(".zst files"), "'yangtuo[data]'"),
-    OptionalPackage("python-calamine", Message(".xlsx files"), "'yangtuo[data]'"),
+    OptionalPackage("modelscope-hub", "--hub modelscope", package_with("modelscope")),
+    OptionalPackage("rouge_score", Message("ROUGE of yangtuo eval"), package_with("eval")),
+    OptionalPackage("rjieba", Message("ROUGE of yangtuo eval"), package_with("eval")),
+    OptionalPackage("sacrebleu", Message("BLEU and chrF of yangtuo eval"), package_with("eval")),
+    OptionalPackage("pyarrow", Message("Parquet and Arrow files"), package_with("data")),
+    OptionalPackage("zstandard", Message(".zst files"), package_with("data")),
+    OptionalPackage("python-calamine", Message(".xlsx files"), package_with("data")),
 )
 
 

@@ -1,15 +1,15 @@
 """What a person sees while steps run: a bar where there is a terminal, plain lines where there is none."""
 
+import logging
 import math
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from yangtuo.i18n import tr
-from yangtuo.logs import lasting, say
+from yangtuo.logs import bar, lasting, shows_bars
+
+logger = logging.getLogger(__name__)
 
 _EVERY = 10  # steps
 _SURE_AFTER = 3  # steps
@@ -57,9 +57,9 @@ class Progress:
         planned_seconds: that all steps will take, by the measurement before the first; None where there was none.
     """
 
-    def __init__(self, *, shown: bool, bar: bool):
+    def __init__(self, *, shown: bool, wants_bar: bool):
         self.planned_seconds: float | None = None
-        self._shown, self._wants_bar = shown, bar and sys.stderr.isatty()
+        self._shown, self._wants_bar = shown, wants_bar and shows_bars()
         self._bar: Any = None
         self._total = 0
         self._tokens_per_s = 0.0
@@ -79,7 +79,7 @@ class Progress:
         self._total, self._first_step, self._begin = total, first_step, time.monotonic()
         if self._shown and self._wants_bar:
             with lasting():
-                self._bar = tqdm(total=total, initial=first_step, unit=tr("step"), dynamic_ncols=True)
+                self._bar = bar(total=total, initial=first_step, unit=tr("step"), dynamic_ncols=True)
 
     def forecast(self, seconds: float) -> None:
         """Say how long the run will take, of the seconds that a step will, by a measurement before the first."""
@@ -134,9 +134,9 @@ class Progress:
         return (time.monotonic() - self._begin) / (done - 1)
 
     def say(self, line: str) -> None:
-        """Print a line without breaking the bar."""
+        """Tell a line without breaking the bar; where a library says it, it is the program's to show it."""
         if self._shown:
-            say(line)
+            logger.info("%s", line)
 
     def stop(self) -> None:
         """No more steps."""

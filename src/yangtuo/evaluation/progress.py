@@ -1,11 +1,8 @@
 """How far an evaluation is: a bar with its end in a terminal, a line now and then elsewhere."""
 
 import logging
-import sys
 import time
 from typing import Any
-
-from tqdm import tqdm
 
 from yangtuo import logs
 from yangtuo.i18n import tr
@@ -26,8 +23,9 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
-        if self._total and sys.stderr.isatty():
-            self._bar = tqdm(total=self._total, desc=tr(self._title), unit=self._unit, dynamic_ncols=True, leave=False)
+        if self._total and logs.shows_bars():
+            title = tr(self._title)
+            self._bar = logs.bar(total=self._total, desc=title, unit=self._unit, dynamic_ncols=True, leave=False)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -54,4 +52,5 @@ class Progress:
             self._said = now
             left = (now - self._began) / self._done * (self._total - self._done)
             told = tr("{title}: {done:,} of {total:,}, {left:.0f} s left")
-            logs.say(told.format(title=tr(self._title), done=self._done, total=self._total, left=left))
+            line = told.format(title=tr(self._title), done=self._done, total=self._total, left=left)
+            logger.info("%s", line)

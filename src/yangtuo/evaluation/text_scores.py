@@ -12,6 +12,7 @@ from typing import Any
 
 from yangtuo.data.token_stats import num_chinese
 from yangtuo.errors import MissingDependencyError
+from yangtuo.installing import pip_install
 
 _PACKAGES = {"rouge_score": "rouge-score", "rjieba": "rjieba", "sacrebleu": "sacrebleu"}
 _END_MARKS = ".。!?,;:、…~ "  # behind NFKC, which makes ASCII of full-width marks
@@ -44,8 +45,7 @@ def check_packages() -> None:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise MissingDependencyError(
-            f"scores of generated answers: {', '.join(missing)} {verb} not installed; pip install 'yangtuo[eval]' (in "
-            "a checkout: pip install -e '.[eval]')"
+            f"scores of generated answers: {', '.join(missing)} {verb} not installed; {pip_install('eval')}"
         )
 
 

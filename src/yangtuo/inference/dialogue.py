@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Sequence
+from collections.abc import Generator as Pieces
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,7 +154,19 @@ class ChatSession:
             RunFailure: see `Generator.answer`.
         """
         prompt = self.dialogue.fit(question, self._generator.prompt, self._room)
-        answer = self._generator.answer(prompt, tell, keeps_interrupted=keeps_interrupted)
+        return self._kept(question, self._generator.answer(prompt, tell, keeps_interrupted=keeps_interrupted))
+
+    def stream(self, question: str) -> Pieces[str, None, Answer]:
+        """The same, piece by piece; what the generator returns is the answer. See `Generator.pieces`.
+
+        Raises:
+            DataError: the template cannot render it, or it is too long.
+            RunFailure: see `Generator.answer`.
+        """
+        prompt = self.dialogue.fit(question, self._generator.prompt, self._room)
+        return self._kept(question, (yield from self._generator.pieces(prompt)))
+
+    def _kept(self, question: str, answer: Answer) -> Answer:
         self.dialogue.exchanges.append(Exchange(question, answer.text, answer.is_whole))
         return answer
 

@@ -4,9 +4,10 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator as Pieces
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -104,6 +105,21 @@ class Answer:
     seconds: float
 
 
+def told(pieces: Pieces[str, None, Answer], tell: Callable[[str], None]) -> Answer:
+    """The answer, once all of its pieces were told; what `tell` raises, the generator of them gets to know."""
+    error: BaseException | None = None
+    while True:
+        try:
+            piece = next(pieces) if error is None else pieces.throw(error)
+        except StopIteration as end:
+            return cast(Answer, end.value)
+        error = None
+        try:
+            tell(piece)
+        except BaseException as raised:
+            error = raised
+
+
 class Generator:
     """Answers one dialogue after the other with one model.
 
@@ -145,6 +161,16 @@ class Generator:
         Raises:
             RunFailure: the model computes no numbers.
         """
+        return told(self.pieces(prompt, keeps_interrupted=keeps_interrupted), tell)
+
+    def pieces(self, prompt: Sequence[int], *, keeps_interrupted: bool = False) -> Pieces[str, None, Answer]:
+        """The text as it grows, in whole characters; what the generator returns is the answer.
+
+        The weights are this model's while it is suspended, too: nothing else may ask them before it has ended.
+
+        Raises:
+            RunFailure: the model computes no numbers.
+        """
         began, num_tokens = time.perf_counter(), 0
         text, stopped_by, is_whole = GrowingText(self._loaded.tokenizer), MAX_NEW_TOKENS, False
         try:
@@ -155,14 +181,14 @@ class Generator:
                         stopped_by, is_whole = self._loaded.tokenizer.name_of(token) or f"token {token}", True
                         break
                     if piece := text.push(token):
-                        tell(piece)
+                        yield piece
         except BaseException as error:
             self._cache, self._cached = None, []  # some layers may have more in it than others
             if not keeps_interrupted or not isinstance(error, KeyboardInterrupt):
                 raise
             stopped_by = INTERRUPTED
         if piece := text.rest() if is_whole else text.whole_rest():
-            tell(piece)
+            yield piece
         return Answer(text.told, stopped_by, is_whole, num_tokens, len(prompt), time.perf_counter() - began)
 
     def _tokens(self, prompt: Sequence[int]) -> Iterator[int]:

@@ -6,9 +6,7 @@ An adapter leaves the base beside it in memory, so that both can be asked with o
 
 import contextlib
 import functools
-import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,36 +22,19 @@ from yangtuo.data.encoding import prompt_ids
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
-from yangtuo.errors import AdapterError, UsageError, one_line
+from yangtuo.errors import UsageError
+from yangtuo.inference.places import Places as Places  # these three: for those who find a model and load it
+from yangtuo.inference.places import model_folder as model_folder
+from yangtuo.inference.places import places_of_adapter as places_of_adapter
 from yangtuo.model import adapter_files, architecture, base, fingerprint, provenance
-from yangtuo.model.adapter_config import CONFIG_FILE
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.adapters import attach_saved, merge_in
 from yangtuo.model.base import Hardware
-from yangtuo.model.folders import local_folder
 from yangtuo.model.hubs import source_of
 
 logger = logging.getLogger(__name__)
 
 _PROBE = (Turn("user", "?", trained=False),)
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the parts of a model lie.
-
-    Attributes:
-        base: folder of the weights; a merged model is its own.
-        adapter: folder of the adapter on it; None without one.
-    """
-
-    base: Path
-    adapter: Path | None
-
-    @property
-    def travelling(self) -> Path:
-        """The folder in which tokenizer and template travel."""
-        return self.adapter or self.base
 
 
 @dataclass(frozen=True)
@@ -96,82 +77,6 @@ class Opened:
         """Tokens that prompt and answer may have together; None where the configuration does not say."""
         found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return int(found) if found else None
-
-
-def find_adapter(target: str | None, peft_path: str | None, run_adapter: str) -> Path | None:
-    """The adapter that was named, by its own folder or by that of its run; None where a model was named.
-
-    Args:
-        target: the folder of an adapter, of a run or of a model, or the hub name of a model; None for the option.
-        peft_path: the adapter, as an option.
-        run_adapter: name of the folder in which a run leaves its adapter.
-
-    Raises:
-        UsageError: named twice.
-    """
-    if target is None:
-        return None if peft_path is None else Path(os.path.expanduser(peft_path))
-    if peft_path is not None:
-        raise UsageError(
-            f"{target} and --peft_path {peft_path}: name one of them; an adapter's base is --model_name_or_path"
-        )
-    folder = Path(os.path.expanduser(target))
-    if (folder / CONFIG_FILE).is_file():
-        return folder
-    if (folder / run_adapter / CONFIG_FILE).is_file():
-        logger.info("adapter: %s, of the run in %s", folder / run_adapter, folder)
-        return folder / run_adapter
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
-        raise UsageError(
-            f"{target}: neither {CONFIG_FILE} nor config.json in that folder (found: {found})"
-            f"{adapter_files.meant(folder)}"
-        )
-    return None
-
-
-def places_of_adapter(adapter: Path, model: ModelArguments) -> Places:
-    """An adapter and its base: the one that was named, else the one that it was trained on.
-
-    Raises:
-        AdapterError: no adapter there, or one whose base is not here.
-        ModelError: the base that was named is not there.
-    """
-    if not (adapter / CONFIG_FILE).is_file():
-        adapter_files.read(str(adapter), is_optional=False)  # says what is wrong with it
-    named = model.model_name_or_path
-    if named is None:
-        named = str(_read_object(adapter / CONFIG_FILE).get("base_model_name_or_path") or "")
-        # A hub name is not followed: an adapter does not decide that gigabytes are fetched.
-        if not named or not os.path.isdir(os.path.expanduser(named)):
-            told = f"its base {named} is not a folder here" if named else f"its {CONFIG_FILE} names no base"
-            raise AdapterError(f"{adapter}: {told}; name the base with --model_name_or_path")
-        logger.info("base: %s, named by the adapter", named)
-    return Places(model_folder(named, model), adapter)
-
-
-def model_folder(named: str, model: ModelArguments) -> Path:
-    """The folder of a model with its weights.
-
-    Raises:
-        ModelError: it is not there.
-    """
-    return local_folder(
-        named,
-        option="model_name_or_path",
-        must_hold=["config.json"],
-        source=source_of(model),
-    )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{path}: cannot be read: {one_line(error, 160)}") from error
-    if not isinstance(value, dict):
-        raise AdapterError(f"{path}: expected an object")
-    return value
 
 
 def open_model(

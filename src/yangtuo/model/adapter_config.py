@@ -11,10 +11,10 @@ from typing import Any
 from peft import LoraConfig
 
 from yangtuo.errors import AdapterError, one_line
+from yangtuo.model.adapter_folder import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "adapter_config.json"
 # Kinds of beginning that take the LoRA out of the base's weights.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _NUMBER, _TEXT, _LIST, _OBJECT = (int, float), (str,), (list,), (dict,)

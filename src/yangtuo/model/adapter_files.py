@@ -13,15 +13,13 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from yangtuo.config.words import wide_signs
 from yangtuo.errors import AdapterError, ProofError, one_line
-from yangtuo.model.adapter_config import CONFIG_FILE, read_config
+from yangtuo.model.adapter_config import read_config
+from yangtuo.model.adapter_folder import check_adapter
 from yangtuo.model.adapter_names import as_used
 from yangtuo.model.provenance import OLD_WEIGHTS_FILE, WEIGHTS_FILE, sha256_of
 
 logger = logging.getLogger(__name__)
-
-_OF_RUN, _BEST = "sft_lora_model", "best"  # as a run names them
 
 
 @dataclass(frozen=True)
@@ -51,23 +49,8 @@ def read(peft_path: str, *, is_optional: bool = True) -> SavedAdapter:
     Raises:
         AdapterError: no such folder, a file missing or broken, or not a plain LoRA.
     """
-    folder = Path(peft_path)
-    if not folder.is_dir():
-        hint = "; for a new LoRA, leave --peft_path out" if is_optional else wide_signs(peft_path)
-        raise AdapterError(f"--peft_path {peft_path}: no such folder{hint}")
-    if not (folder / CONFIG_FILE).is_file():
-        raise AdapterError(
-            f"--peft_path {peft_path}: no {CONFIG_FILE} in that folder, so it is no adapter{meant(folder)}"
-        )
+    folder = check_adapter(peft_path, is_optional=is_optional)
     return SavedAdapter(folder, read_config(folder), as_used(_read_tensors(folder)))
-
-
-def meant(folder: Path) -> str:
-    """For messages, which sub-folder was probably meant: a run's adapter, its best, its last checkpoint, another."""
-    names = [path.parent.name for path in sorted(folder.glob(f"[!.]*/{CONFIG_FILE}"))]
-    step = {name: int(found[1]) for name in names if (found := re.fullmatch(r"checkpoint-(\d+)", name))}
-    names.sort(key=lambda name: (name != _OF_RUN, name != _BEST, -step.get(name, -1)))
-    return f"; did you mean its sub-folder {names[0]!r}?" if names else ""
 
 
 Shapes = Mapping[str, Sequence[int]]

@@ -16,6 +16,7 @@ from yangtuo.config.choices import ATTENTIONS
 from yangtuo.config.schema import ModelArguments
 from yangtuo.errors import MissingDependencyError, ModelError, OutOfMemoryError, UsageError, is_out_of_memory, one_line
 from yangtuo.i18n import Message
+from yangtuo.installing import pip_install
 from yangtuo.model import dtypes
 from yangtuo.model.architecture import auto_class, beside_and_inside, read_config
 from yangtuo.model.dtypes import name_of
@@ -202,8 +203,7 @@ def num_bits(arguments: ModelArguments) -> int | None:
     bits = 4 if arguments.load_in_4bit else 8 if arguments.load_in_8bit else None
     if bits and importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependencyError(
-            f"--load_in_{bits}bit: bitsandbytes is not installed; pip install 'yangtuo[qlora]' (in a checkout: "
-            "pip install -e '.[qlora]'), or leave the option out"
+            f"--load_in_{bits}bit: bitsandbytes is not installed; {pip_install('qlora')}, or leave the option out"
         )
     return bits
 

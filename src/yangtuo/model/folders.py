@@ -44,6 +44,25 @@ def local_folder(
         ModelError: no such folder, a folder without any of `must_hold`, or a hub that does not give the model.
         MissingDependencyError: the hub's client is not installed.
     """
+    folder = check_place(name, option=option, must_hold=must_hold)
+    if folder is None:
+        return fetch(name, source, option=option, patterns=None if weights else ["config.json", *_TOKENIZER_PATTERNS])
+    if source.revision:
+        logger.warning("--model_revision %s has no effect: %s is a folder, not a hub model", source.revision, name)
+    return folder
+
+
+def check_place(name: str, *, option: str, must_hold: Sequence[str]) -> Path | None:
+    """The folder, if it is one; None for what may be the name of a hub model, which is not asked for here.
+
+    Args:
+        name: folder or `owner/name`.
+        option: the option it came from, for messages.
+        must_hold: files of which at least one has to be there.
+
+    Raises:
+        ModelError: no such folder, or a folder without any of `must_hold`.
+    """
     folder = Path(os.path.expanduser(name))  # as it is, where there is no home
     if folder.is_dir():
         if not any((folder / file).is_file() for file in must_hold):
@@ -51,13 +70,11 @@ def local_folder(
             is_adapter = (folder / "adapter_config.json").is_file() and option == "model_name_or_path"
             hint = "; it is an adapter, which is given as --peft_path, beside its base" if is_adapter else ""
             raise ModelError(f"--{option} {name}: no {' or '.join(must_hold)} in that folder (found: {found}){hint}")
-        if source.revision:
-            logger.warning("--model_revision %s has no effect: %s is a folder, not a hub model", source.revision, name)
         return folder
     if name.startswith((".", "/", "~", "\\")) or name.count("/") != 1 or " " in name:
         hint = " (the script still has its placeholder)" if name.startswith("path/to") else ""
         raise ModelError(f"--{option} {name}: no such folder{hint}{wide_signs(name)}")
-    return fetch(name, source, option=option, patterns=None if weights else ["config.json", *_TOKENIZER_PATTERNS])
+    return None
 
 
 def cache_folder() -> Path | None:

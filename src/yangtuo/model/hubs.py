@@ -25,6 +25,7 @@ from yangtuo.config.schema import ModelArguments
 from yangtuo.config.words import wide_signs
 from yangtuo.errors import MissingDependencyError, ModelError, one_line
 from yangtuo.i18n import Message
+from yangtuo.installing import pip_install
 from yangtuo.logs import rank
 from yangtuo.model.hub_bar import Bar
 
@@ -276,8 +277,7 @@ def _from_modelscope(request: _Request) -> Path:
         from modelscope_hub import errors
     except ImportError as error:
         raise MissingDependencyError(
-            f"{request.about}: modelscope-hub, the client of ModelScope, is not installed; pip install "
-            "'yangtuo[modelscope]' (in a checkout: pip install -e '.[modelscope]')"
+            f"{request.about}: modelscope-hub, the client of ModelScope, is not installed; {pip_install('modelscope')}"
         ) from error
     from huggingface_hub import is_offline_mode
 

@@ -13,7 +13,7 @@ from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.engine.processes import from_rank_0
 from yangtuo.errors import DataError
 from yangtuo.model import model_card
-from yangtuo.model.adapter_config import CONFIG_FILE
+from yangtuo.model.adapter_folder import CONFIG_FILE
 from yangtuo.model.model_card import CardFacts, DataFile, Loading, Losses
 from yangtuo.model.prompt_files import CARD, PromptFiles
 from yangtuo.model.prompt_texts import prompt_text_of

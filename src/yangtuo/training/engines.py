@@ -12,6 +12,7 @@ from yangtuo.config.trainer_values import TO_INSTALL, TRACKERS, tracker_names
 from yangtuo.config.unique_keys import unique
 from yangtuo.engine import trackers
 from yangtuo.errors import MissingDependencyError, UsageError
+from yangtuo.installing import pip_install
 from yangtuo.logs import rank
 from yangtuo.model import base
 from yangtuo.model.base import Hardware
@@ -132,8 +133,8 @@ def deepspeed(given: Any) -> Any:
         return None
     if importlib.util.find_spec("deepspeed") is None:
         raise MissingDependencyError(
-            "--deepspeed: DeepSpeed is not installed; pip install 'yangtuo[deepspeed]' (in a checkout: "
-            "pip install -e '.[deepspeed]'), or leave --deepspeed out: the result is the same"
+            f"--deepspeed: DeepSpeed is not installed; {pip_install('deepspeed')}, or leave --deepspeed out: the "
+            "result is the same"
         )
     text = given if str(given).lstrip().startswith("{") else _read_text(str(given))
     try:

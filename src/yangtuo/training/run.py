@@ -122,7 +122,7 @@ def _context(
         step_log.write(entries[-1])
     return RunContext(
         step_log,
-        Progress(shown=is_main, bar=not settings.trainer.disable_tqdm),
+        Progress(shown=is_main, wants_bar=not settings.trainer.disable_tqdm),
         logging_of(settings),
         settings.run.save_minutes,
         StopRequest(),

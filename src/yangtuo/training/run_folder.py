@@ -26,6 +26,7 @@ from yangtuo.config.settings import Settings, as_dict, without_secrets
 from yangtuo.engine import checkpoint
 from yangtuo.errors import RunFolderError, UsageError, differences
 from yangtuo.logs import notes_so_far, world_size
+from yangtuo.model import adapter_folder
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ RUN_FILE = "run.json"
 # has said what it is.
 _OF_CHECK = ("data_audit.json", "dropped_rows.jsonl")
 _OF_NO_RUN = (".lock", *_OF_CHECK, *(f".{name}.writing" for name in (RUN_FILE, *_OF_CHECK)))
-ADAPTER_FOLDER = "sft_lora_model"
+ADAPTER_FOLDER = adapter_folder.OF_RUN
 
 
 class Lock:

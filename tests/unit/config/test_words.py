@@ -22,7 +22,7 @@ OPTIONS = ["--lora_rank", "--lora-rank", "--top_p", "--max_seq_length", "--peft_
         *(("trian", "train"), ("tran", "train"), ("trai", "train"), ("tarin", "train"), ("Train", "train")),
         *(("chekc", "check"), ("cht", "chat"), ("exprot", "export"), ("previw", "preview")),
         *(("check_deploy", "check-deploy"), ("check_depoly", "check-deploy")),
-        *((far, None) for far in ("serve", "tune", "benchmark", "tr", "mode", "merging", "xyz")),
+        *((far, None) for far in ("serve", "tune", "tr", "mode", "merging", "xyz")),
     ],
 )
 def test_verbs_near_and_far(word, meant):

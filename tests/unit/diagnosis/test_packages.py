@@ -10,6 +10,7 @@ from yangtuo.config.trainer_values import TRACKERS
 from yangtuo.diagnosis import packages
 from yangtuo.diagnosis.finding import State
 from yangtuo.diagnosis.packages import OptionalPackage, Trials, of_optional, of_python, of_trackers, of_versions
+from yangtuo.installing import pip_install
 
 KNOWN = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2"}
 RANGES = {"torch": ">=2.13", "transformers": "<6,>=5.23", "peft": ">=0.21"}
@@ -146,7 +147,7 @@ def test_what_is_said_of_such_a_library(package, remedy, where):
 @pytest.mark.parametrize(
     ("version", "failed", "state", "says"),
     [
-        (None, "", "ok", "not installed; for --deepspeed only: pip install 'yangtuo[deepspeed]'"),
+        (None, "", "ok", "not installed; for --deepspeed only: " + pip_install("deepspeed")),
         ("0.19.8", "", "ok", "0.19.8, works here"),
         ("0.19.8", None, "ok", "0.19.8"),
         ("0.19.8", "ImportError: x", "note", "0.19.8 does not work here: ImportError: x"),

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 from tests import tiny
 from yangtuo.config.schema import LoraArguments, ModelArguments
 from yangtuo.errors import AdapterError, ModelError, TokenizerError, UsageError
-from yangtuo.inference.load import Places, find_adapter, open_base, open_model, places_of_adapter
+from yangtuo.inference.load import open_base, open_model
+from yangtuo.inference.places import Places, find_adapter, places_of_adapter
 from yangtuo.model.base import Hardware
 
 CPU = Hardware("cpu", bfloat16=False, float16=False)
@@ -223,15 +224,15 @@ def test_an_adapter_that_is_not_whole_is_taken_where_that_is_allowed(adapter, ba
 
 def test_an_adapter_is_named_by_its_folder_or_that_of_its_run(adapter, base, tmp_path):
     shutil.copytree(adapter, tmp_path / "run" / "sft_lora_model")
-    assert find_adapter(str(adapter), None, "sft_lora_model") == adapter
-    assert find_adapter(str(tmp_path / "run"), None, "sft_lora_model") == tmp_path / "run" / "sft_lora_model"
-    assert find_adapter(None, str(adapter), "sft_lora_model") == adapter
-    assert find_adapter(str(base), None, "sft_lora_model") is None
-    assert find_adapter("owner/name", None, "sft_lora_model") is None
+    assert find_adapter(str(adapter), None) == adapter
+    assert find_adapter(str(tmp_path / "run"), None) == tmp_path / "run" / "sft_lora_model"
+    assert find_adapter(None, str(adapter)) == adapter
+    assert find_adapter(str(base), None) is None
+    assert find_adapter("owner/name", None) is None
     with pytest.raises(UsageError, match="name one of them"):
-        find_adapter(str(base), str(adapter), "sft_lora_model")
+        find_adapter(str(base), str(adapter))
     with pytest.raises(UsageError, match=r"neither adapter_config.json nor config.json .*\(found: run\)"):
-        find_adapter(str(tmp_path), None, "sft_lora_model")
+        find_adapter(str(tmp_path), None)
 
 
 def test_the_base_is_the_one_named_or_the_one_of_training(adapter, base, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from yangtuo.errors import DataError, MissingDependencyError
+from yangtuo.installing import pip_install
 
 PACKED = (".gz", ".zst")
 _BLOCK_BYTES = 1 << 20
@@ -52,7 +53,7 @@ class _Zstd(io.RawIOBase):
             import zstandard
         except ImportError as error:
             raise MissingDependencyError(
-                f"{path}: the package zstandard is not installed; pip install zstandard"
+                f"{path}: the package zstandard is not installed; {pip_install('data')}"
             ) from error
         self._disk = disk
         self._unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)

@@ -10,6 +10,7 @@ from typing import IO, Any
 from yangtuo.data.readers.columns import Columns
 from yangtuo.data.records import Value
 from yangtuo.errors import DataError, MissingDependencyError, one_line
+from yangtuo.installing import pip_install
 
 _LONGEST_CELL = 1 << 26  # characters
 _BATCH_ROWS = 1024
@@ -213,7 +214,7 @@ def _num_empty_at_end(cells: list[str]) -> int:
 def _needs(package: str, path: Path) -> None:
     if importlib.util.find_spec(package) is None:
         name = package.replace("_", "-")
-        raise MissingDependencyError(f"{path}: the package {name} is not installed; pip install {name}")
+        raise MissingDependencyError(f"{path}: the package {name} is not installed; {pip_install('data')}")
 
 
 def _check_ends(path: Path) -> None:

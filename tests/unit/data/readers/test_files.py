@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.tables import write_excel
 from yangtuo.data.readers import decode, files, tables
 from yangtuo.errors import DataError, MissingDependencyError
+from yangtuo.installing import pip_install
 
 ROWS = [{"instruction": f"介绍第{i}座城市。", "output": f"这是第{i}座城市的介绍，有长有短。"} for i in range(40)]
 TEXT = json.dumps(ROWS, ensure_ascii=False, indent=1)
@@ -200,7 +201,7 @@ def test_a_package_that_is_not_installed_is_named_with_the_command(tmp_path, mon
     path = write(tmp_path / name, b"x")
     with pytest.raises(MissingDependencyError) as caught:
         read(path)
-    assert str(caught.value) == f"{path}: the package {package} is not installed; pip install {package}"
+    assert str(caught.value) == f"{path}: the package {package} is not installed; {pip_install('data')}"
 
 
 def test_a_file_that_cannot_be_opened(tmp_path):

@@ -1,0 +1,87 @@
+"""Whether an adapter can be merged at all: its kind, and its rows of the vocabulary against the model's."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
+from yangtuo.errors import AdapterError
+from yangtuo.merging.edits import WeightEdits, is_finite
+from yangtuo.model.adapter_files import SavedAdapter
+from yangtuo.model.adapter_names import PREFIX
+
+logger = logging.getLogger(__name__)
+
+_LLAMA_ROWS, _CHINESE_LLAMA_ROWS, _CHINESE_ALPACA_ROWS = 32_000, 49_953, 49_954  # as published in 2023
+_MOST_NEW_ROWS = 1024  # a tokenizer that was given some control tokens, not another tokenizer
+_REFUSED = (  # kinds of LoRA whose weight is no W + scale * B A, or that change the base when they start
+    *("use_qalora", "alora_invocation_tokens", "arrow_config", "use_bdlora", "kasa_config", "velora_config"),
+    *("monteclora_config", "layer_replication", "megatron_config"),
+)
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What the user has allowed: far more rows in an adapter than in the base; tensors missing or left over."""
+
+    new_vocabulary: bool = False
+    partial: bool = False
+
+
+def rows_after(saved: SavedAdapter, chain: WeightEdits, allowed: Allowed) -> int:
+    """Rows of the vocabulary once this adapter is in.
+
+    Raises:
+        AdapterError: the adapter has fewer rows than the model that it meets, or far more; both numbers are named.
+    """
+    given = {
+        name: len(saved.tensors[PREFIX + name])
+        for name in (chain.embedding, chain.head)
+        if PREFIX + name in saved.tensors
+    }
+    if len(set(given.values())) > 1:
+        raise AdapterError(f"{saved.folder}: embedding and head differ in their rows: {_listed(given)}")
+    tokens = open_tokenizer(saved.folder).num_tokens if is_tokenizer_folder(saved.folder) else 0
+    num_rows, here = next(iter(given.values()), max(chain.num_rows, tokens)), chain.num_rows
+    what = f"has {num_rows:,} rows in {next(iter(given)).split('.')[-2]}" if given else f"has {num_rows:,} tokens"
+    if num_rows < tokens:
+        raise AdapterError(f"{saved.folder}: {what}, its tokenizer {tokens:,} tokens")
+    if num_rows < here:
+        order = (num_rows, here) == (_CHINESE_LLAMA_ROWS, _CHINESE_ALPACA_ROWS)
+        hint = (
+            "the order looks wrong: LLaMA-Plus (49,953) comes first, Alpaca-Plus (49,954) after it"
+            if order
+            else "it was trained on another base, or its turn is earlier"
+        )
+        raise AdapterError(f"{saved.folder}: {what}, the model that it meets {here:,}; {hint}")
+    is_known = (here, num_rows) == (_LLAMA_ROWS, _CHINESE_LLAMA_ROWS)
+    if num_rows - here > _MOST_NEW_ROWS and not is_known and not allowed.new_vocabulary:
+        hint = ""
+        if num_rows == _CHINESE_ALPACA_ROWS:
+            hint = "; is its base Chinese-LLaMA? Alpaca-Plus needs LLaMA-Plus before it: --peft_path LLAMA,ALPACA"
+        raise AdapterError(
+            f"{saved.folder}: the adapter {what}, the base {here:,}{hint}; give the base that it was trained on "
+            "(for one that brought a vocabulary of its own to this very base, see yangtuo merge --help)"
+        )
+    if num_rows > here:
+        logger.warning("vocabulary: %d -> %d rows with %s", here, num_rows, saved.folder)
+    return num_rows
+
+
+def _listed(values: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {value:,}" for name, value in values.items())
+
+
+def check_kind(saved: SavedAdapter) -> None:
+    """Refuse kinds of LoRA that this arithmetic does not cover, and broken values.
+
+    Raises:
+        AdapterError: which kind, and the way out where there is one.
+    """
+    config = saved.config
+    refused = [name for name in _REFUSED if getattr(config, name, None)]
+    if refused:
+        raise AdapterError(f"{saved.folder}: an adapter with {', '.join(refused)} cannot be merged")
+    broken = [key for key, value in saved.tensors.items() if not is_finite(value)]
+    if broken:
+        raise AdapterError(f"{saved.folder}: not finite: {', '.join(broken[:4])}")

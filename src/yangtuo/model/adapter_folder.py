@@ -1,0 +1,54 @@
+"""Which folder is an adapter: by its own path, or by that of the run that made it. Loads no torch.
+
+A wrong path is the most common error there is, so it is found before the libraries that compute are imported.
+"""
+
+import logging
+import re
+from pathlib import Path
+
+from yangtuo.config.words import wide_signs
+from yangtuo.errors import AdapterError
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "adapter_config.json"
+OF_RUN, _BEST = "sft_lora_model", "best"  # as a run names them
+
+
+def check_adapter(peft_path: str, *, is_optional: bool = False) -> Path:
+    """The folder, if it is an adapter's.
+
+    Args:
+        peft_path: as the user named it.
+        is_optional: where a run could go without, which the message then says.
+
+    Raises:
+        AdapterError: no such folder, or no adapter in it.
+    """
+    folder = Path(peft_path)
+    if not folder.is_dir():
+        hint = "; for a new LoRA, leave --peft_path out" if is_optional else wide_signs(peft_path)
+        raise AdapterError(f"--peft_path {peft_path}: no such folder{hint}")
+    if not (folder / CONFIG_FILE).is_file():
+        raise AdapterError(
+            f"--peft_path {peft_path}: no {CONFIG_FILE} in that folder, so it is no adapter{meant(folder)}"
+        )
+    return folder
+
+
+def of_run(folder: Path) -> Path:
+    """The adapter that a run left in its folder; any other folder as it is."""
+    adapter = folder / OF_RUN
+    if (folder / CONFIG_FILE).is_file() or not (adapter / CONFIG_FILE).is_file():
+        return folder
+    logger.info("adapter: %s, of the run in %s", adapter, folder)
+    return adapter
+
+
+def meant(folder: Path) -> str:
+    """For messages, which sub-folder was probably meant: a run's adapter, its best, its last checkpoint, another."""
+    names = [path.parent.name for path in sorted(folder.glob(f"[!.]*/{CONFIG_FILE}"))]
+    step = {name: int(found[1]) for name in names if (found := re.fullmatch(r"checkpoint-(\d+)", name))}
+    names.sort(key=lambda name: (name != OF_RUN, name != _BEST, -step.get(name, -1)))
+    return f"; did you mean its sub-folder {names[0]!r}?" if names else ""
