@@ -26,15 +26,23 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from yangtuo.i18n import Listed, Message
+
 
 class YangtuoError(Exception):
     """A failure with a known cause; `exit_code` is what the process returns.
+
+    Its text is English; of `UsageError("--rank {rank}: at least 1", rank=0)` the screen says it in the reader's
+    language. A text without values stands as it is, braces too.
 
     `is_second_hand` is True if the error happened on another rank, which reports it first.
     """
 
     exit_code = 1
     is_second_hand = False
+
+    def __init__(self, text: str, /, **values: Any):
+        super().__init__(Message(text, **values) if values else text)
 
 
 class UserError(YangtuoError):
@@ -46,11 +54,12 @@ class UserError(YangtuoError):
     def of_problems(cls, title: str, problems: Sequence[str], *, shown: int = 20) -> "UserError":
         """One error for all problems found, the first `shown` of them spelled out."""
         if len(problems) == 1:
-            return cls(f"{title}: {problems[0]}")
-        lines = [f"  {problem}" for problem in problems[:shown]]
+            return cls("{title}: {problem}", title=title, problem=problems[0])
+        lines = [Message("{title} ({num} problems):", title=title, num=len(problems))]
+        lines += [Message("  {problem}", problem=problem) for problem in problems[:shown]]
         if len(problems) > shown:
-            lines.append(f"  ... and {len(problems) - shown} more")
-        return cls("\n".join([f"{title} ({len(problems)} problems):", *lines]))
+            lines.append(Message("  ... and {num} more", num=len(problems) - shown))
+        return cls(Listed(lines, "\n"))
 
 
 class UsageError(UserError):
@@ -114,8 +123,8 @@ class PeerLostError(RunFailure):
 class StoppedError(RunFailure):
     """A signal asked for the end, and the run has saved a checkpoint."""
 
-    def __init__(self, message: str, signal_number: int):
-        super().__init__(message)
+    def __init__(self, text: str, signal_number: int):
+        super().__init__(text)
         self.exit_code = 128 + signal_number
 
 

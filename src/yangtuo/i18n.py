@@ -2,7 +2,7 @@
 
 What `tr` is given is a whole sentence with named places, filled in by `str.format` afterwards, so that Chinese may put
 them in another order; a log line is translated where it is shown, and its places are those of `%`. A sentence that
-goes to a file as well as to the screen is a `Message`: English text that knows its template. Files, JSON keys and
+goes to a file as well as to the screen is a `Message`: English text that knows its template; an error has one. Files, JSON keys and
 `run.json`'s notes stay English. `scripts/catalogue.py` collects the messages; the catalogue lies in `locale/`.
 """
 
@@ -106,6 +106,8 @@ def columns_of(text: str) -> int:
 
 
 def _translated(value: Any) -> Any:
+    if isinstance(value, Exception) and len(value.args) == 1 and isinstance(value.args[0], str):
+        return tr(value.args[0])
     return tr(value) if isinstance(value, Message) else value
 
 

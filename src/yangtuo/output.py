@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from yangtuo.errors import ProofError, RunFolderError, UsageError, WriteError, YangtuoError, one_line
+from yangtuo.i18n import Message
 
 OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _SPARE_BYTES = 64 << 20  # tokenizer and other small files
@@ -27,7 +28,11 @@ def reason(error: Exception) -> str:
     """Why something cannot be written, in a few words."""
     text = getattr(error, "strerror", None) or one_line(error, 200)
     short = re.fullmatch(r"(\d+) requested and (\d+) written", text)  # numpy, which does not say why
-    return f"only {short[2]} of {short[1]} values could be written; is the disk full?" if short else text
+    return (
+        Message("only {short} of {short2} values could be written; is the disk full?", short=short[2], short2=short[1])
+        if short
+        else text
+    )
 
 
 @contextlib.contextmanager
@@ -40,7 +45,7 @@ def named(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(f"{path}: cannot be written: {reason(error)}") from error
+        raise WriteError("{path}: cannot be written: {reason}", path=path, reason=reason(error)) from error
 
 
 def check_place(path: Path, option: str) -> None:
@@ -50,11 +55,17 @@ def check_place(path: Path, option: str) -> None:
         UsageError: a folder, or in none, or where nothing may be written.
     """
     if path.is_dir():
-        raise UsageError(f"--{option} {path}: a folder; give the name of a file")
+        raise UsageError("--{option} {path}: a folder; give the name of a file", option=option, path=path)
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"--{option} {path}: {os.strerror(errno.ENOENT)}; make the folder {path.parent} first")
+        raise UsageError(
+            "--{option} {path}: {strerror}; make the folder {parent} first",
+            option=option,
+            path=path,
+            strerror=os.strerror(errno.ENOENT),
+            parent=path.parent,
+        )
     if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise UsageError(f"--{option} {path}: may not be written; choose another place")
+        raise UsageError("--{option} {path}: may not be written; choose another place", option=option, path=path)
 
 
 @contextlib.contextmanager
@@ -78,7 +89,7 @@ def alone(lock: Path, told: str) -> Iterator[None]:
         yield
         return
     except OSError as error:
-        raise WriteError(f"{lock.parent}: cannot be written: {reason(error)}") from error
+        raise WriteError("{parent}: cannot be written: {reason}", parent=lock.parent, reason=reason(error)) from error
     try:
         yield
     finally:
@@ -156,7 +167,7 @@ def whole_folder(target: Path, kind: type[YangtuoError] | None) -> Iterator[Path
         shutil.rmtree(draft, ignore_errors=True)
         if kind is None:
             raise
-        raise kind(f"{target}: cannot be written: {reason(error)}") from error
+        raise kind(Message("{target}: cannot be written: {reason}", target=target, reason=reason(error))) from error
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -206,11 +217,19 @@ def check_new(out: Path, option: str) -> None:
         RunFolderError: it does, or is a file, or lies where libraries cannot name it.
     """
     if not is_text(str(out.absolute())):
-        raise RunFolderError(f"--{option} {out.absolute()}: its name is not UTF-8; choose a folder elsewhere")
+        raise RunFolderError(
+            "--{option} {absolute}: its name is not UTF-8; choose a folder elsewhere",
+            option=option,
+            absolute=out.absolute(),
+        )
     if out.exists() and not out.is_dir():
-        raise RunFolderError(f"--{option} {out}: a file; choose a folder that is empty or absent")
+        raise RunFolderError(
+            "--{option} {out}: a file; choose a folder that is empty or absent", option=option, out=out
+        )
     if out.exists() and any(out.iterdir()):
-        raise RunFolderError(f"--{option} {out}: not empty; choose a folder that is empty or absent")
+        raise RunFolderError(
+            "--{option} {out}: not empty; choose a folder that is empty or absent", option=option, out=out
+        )
 
 
 def check_space(out: Path, num_bytes: int, option: str) -> None:
@@ -222,7 +241,11 @@ def check_space(out: Path, num_bytes: int, option: str) -> None:
     free = free_bytes(out)
     if free < num_bytes + _SPARE_BYTES:
         raise RunFolderError(
-            f"--{option} {out}: {num_bytes / 1e9:,.2f} GB are needed, {free / 1e9:,.2f} GB are free there"
+            "--{option} {out}: {num_bytes:,.2f} GB are needed, {free:,.2f} GB are free there",
+            option=option,
+            out=out,
+            num_bytes=num_bytes / 1e9,
+            free=free / 1e9,
         )
 
 
@@ -285,9 +308,11 @@ def _proven(draft: Path, out: Path) -> Iterator[None]:
     try:
         yield
     except ProofError as error:
-        raise ProofError(f"{error}; do not use what was written, it is in {set_aside(draft, out)}") from error
+        raise ProofError(
+            "{error}; do not use what was written, it is in {set_aside}", error=error, set_aside=set_aside(draft, out)
+        ) from error
     except (OSError, SafetensorError) as error:
-        raise WriteError(f"{draft}: cannot be written: {reason(error)}") from error
+        raise WriteError("{draft}: cannot be written: {reason}", draft=draft, reason=reason(error)) from error
     finally:
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
@@ -302,12 +327,16 @@ def check_absent(out: Path, option: str) -> None:
         RunFolderError: it is there.
     """
     if out.exists():
-        raise RunFolderError(f"--{option} {out}: exists; choose another name, or remove it")
+        raise RunFolderError("--{option} {out}: exists; choose another name, or remove it", option=option, out=out)
 
 
 def _make(draft: Path, option: str, *, is_folder: bool) -> None:
     kind = "folder" if is_folder else "file"
-    taken = f"{draft} exists: another command is writing there, or one was killed; if none runs, remove that {kind}"
+    taken = Message(
+        "{draft} exists: another command is writing there, or one was killed; if none runs, remove that {kind}",
+        draft=draft,
+        kind=kind,
+    )
     if draft.exists():
         raise RunFolderError(taken)
     try:
@@ -319,5 +348,11 @@ def _make(draft: Path, option: str, *, is_folder: bool) -> None:
     except OSError as error:
         if draft.exists():
             raise RunFolderError(taken) from error
-        why = f"{error.filename} is a file" if isinstance(error, FileExistsError) else error.strerror
-        raise RunFolderError(f"{draft}: cannot be made: {why}; choose another --{option}") from error
+        why = (
+            Message("{filename} is a file", filename=error.filename)
+            if isinstance(error, FileExistsError)
+            else error.strerror
+        )
+        raise RunFolderError(
+            "{draft}: cannot be made: {why}; choose another --{option}", draft=draft, why=why, option=option
+        ) from error

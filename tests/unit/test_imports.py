@@ -89,11 +89,11 @@ LAYERS = {
 }
 
 RULES = {
-    "errors": [*SLOW, "yangtuo"],
+    "errors": [*SLOW, *others("errors", "i18n")],
     "i18n": [*SLOW, "yangtuo"],
     "logs": ["torch", "peft", "accelerate", *others("logs", "i18n")],
     "installing": [*SLOW, *others()],
-    "output": [*SLOW, *others("errors")],
+    "output": [*SLOW, *others("errors", "i18n")],
     **{part: others(part, *below) for part, below in LAYERS.items()},
     **{f"config.{name}": SLOW for name in CONFIG},  # but for the words of transformers, which only --help wants
     "config.choices": [*SLOW, "yangtuo"],

@@ -12,6 +12,7 @@ from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.settings import Settings
 from yangtuo.config.words import did_you_mean
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Message
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -37,7 +38,9 @@ def settings_of(function: str, options: Mapping[str, Option]) -> Settings:
     parser = build_parser(function)
     values = {name: _plain(value, name in _LISTS_WITH_COMMAS) for name, value in options.items()}
     if "config" in values:
-        raise UsageError(f"{function}: config: give the file's options as keywords, as **yaml.safe_load(...)")
+        raise UsageError(
+            "{function}: config: give the file's options as keywords, as **yaml.safe_load(...)", function=function
+        )
     flags, problems = flags_of(values, {}, parser)
     if problems:
         raise UsageError.of_problems(function, problems)
@@ -80,17 +83,21 @@ def options_of(
     values: dict[str, Any] = dict(given or {})
     problems: list[str] = []
     known = [*own, *also]
-    told = f"there are {', '.join(known)}"
+    told = Message("there are {known}", known=", ".join(known))
     for name, value in options.items():
         if name not in own:
-            problems.append(f"unknown option {name!r}; {did_you_mean(name, known, told)}")
+            problems.append(
+                Message(
+                    "unknown option {name!r}; {did_you_mean}", name=name, did_you_mean=did_you_mean(name, known, told)
+                )
+            )
         elif value is not None:
             try:
                 values[name] = _converted(hints[name], value)
             except TypeError as error:
                 problems.append(f"{name}={value!r}: expected {error}")
     needed = (name for name, field in own.items() if field.default is MISSING and field.default_factory is MISSING)
-    problems += [f"{name} is missing" for name in needed if name not in values and not problems]
+    problems += [Message("{name} is missing", name=name) for name in needed if name not in values and not problems]
     if problems:
         raise UsageError.of_problems(function, problems)
     return kind(**values)
@@ -124,5 +131,7 @@ def one_of(function: str, name: str, value: str | None, allowed: Sequence[str]) 
         UsageError: it is none.
     """
     if value is not None and value not in allowed:
-        known = did_you_mean(value, allowed, f"there are {', '.join(allowed)}")
-        raise UsageError(f"{function}: {name}={value!r}; {known}")
+        known = did_you_mean(value, allowed, Message("there are {allowed}", allowed=", ".join(allowed)))
+        raise UsageError(
+            "{function}: {name}={value!r}; {known}", function=function, name=name, value=value, known=known
+        )

@@ -12,6 +12,7 @@ from yangtuo.config.choices import Hub
 from yangtuo.config.json_values import object_of
 from yangtuo.config.schema import LoraArguments, ModelArguments
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Message
 from yangtuo.inference import places
 
 if TYPE_CHECKING:
@@ -186,13 +187,16 @@ def check_sampling(options: Any) -> None:
     """
     limits: dict[str, tuple[Callable[[Any], bool], str]] = {
         "max_new_tokens": (lambda value: value >= 1, "at least 1"),
-        "temperature": (lambda value: value == 0 or value >= _LEAST_TEMPERATURE, f"0, or from {_LEAST_TEMPERATURE} up"),
+        "temperature": (
+            lambda value: value == 0 or value >= _LEAST_TEMPERATURE,
+            Message("0, or from {least_temperature} up", least_temperature=_LEAST_TEMPERATURE),
+        ),
         "top_p": (lambda value: 0 < value <= 1, "above 0, at most 1"),
         "repetition_penalty": (lambda value: value > 0, "above 0; 1 for none"),
     }
     for name, (fits, allowed) in limits.items():
         if (value := getattr(options, name)) is not None and not fits(value):
-            raise UsageError(f"--{name} {value}: expected {allowed}")
+            raise UsageError("--{name} {value}: expected {allowed}", name=name, value=value, allowed=allowed)
 
 
 @dataclass(frozen=True)
@@ -233,16 +237,19 @@ def _base_to_compare(options: ChatOptions) -> Path | None:
     if options.compare and not both_named:
         named = options.target or options.model_name_or_path
         raise UsageError(
-            f"--compare: {named} is a model without an adapter beside it; give the merged model as FOLDER and its base "
-            "as --model_name_or_path"
+            "--compare: {named} is a model without an adapter beside it; give the merged model as FOLDER and its base "
+            "as --model_name_or_path",
+            named=named,
         )
     if not both_named:
         return None
     assert options.model_name_or_path is not None
     if not options.compare:
         raise UsageError(
-            f"{options.target} is no adapter, so --model_name_or_path {options.model_name_or_path} is one model too "
-            "many; with --compare it is the base of a merged model"
+            "{target} is no adapter, so --model_name_or_path {model_name_or_path} is one model too many; with "
+            "--compare it is the base of a merged model",
+            target=options.target,
+            model_name_or_path=options.model_name_or_path,
         )
     return places.model_folder(options.model_name_or_path, replace(options.model, tokenizer_name_or_path=None))
 
@@ -298,5 +305,9 @@ def _max_new_tokens(asked: int | None, num_positions: int | None) -> int:
     if asked is None:
         return max(1, min(MAX_NEW_TOKENS, num_positions // 2))
     if asked >= num_positions:
-        raise UsageError(f"--max_new_tokens {asked}: the model has room for {num_positions} tokens, prompt included")
+        raise UsageError(
+            "--max_new_tokens {asked}: the model has room for {num_positions} tokens, prompt included",
+            asked=asked,
+            num_positions=num_positions,
+        )
     return asked

@@ -95,7 +95,9 @@ def examine(settings: Settings, out: str | None, plan_for: str | None) -> Prefli
 def _check_plan_for(settings: Settings, plan_for: str) -> None:
     """Before anything is read."""
     if not settings.model.model_name_or_path:
-        raise UsageError(f"--plan_for {plan_for}: give --model_name_or_path, a folder with config.json")
+        raise UsageError(
+            "--plan_for {plan_for}: give --model_name_or_path, a folder with config.json", plan_for=plan_for
+        )
     from yangtuo.training.machines import machine_named
 
     machine_named(plan_for)
@@ -123,6 +125,10 @@ def _plan_memory(settings: Settings, found: Preflight, plan_for: str | None) -> 
 
 def _check_out(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"--out {folder}: a file; give a folder")
+        raise RunFolderError("--out {folder}: a file; give a folder", folder=folder)
     if (folder / RUN_FILE).exists():
-        raise RunFolderError(f"--out {folder}: it holds a run, whose {AUDIT_FILE} is its own; give another folder")
+        raise RunFolderError(
+            "--out {folder}: it holds a run, whose {audit_file} is its own; give another folder",
+            folder=folder,
+            audit_file=AUDIT_FILE,
+        )

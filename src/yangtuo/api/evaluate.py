@@ -15,6 +15,7 @@ from yangtuo.api.process import as_library
 from yangtuo.config.choices import ChoicesBy, Hub
 from yangtuo.config.json_values import object_of
 from yangtuo.errors import MissingDependencyError, UsageError
+from yangtuo.i18n import Message
 from yangtuo.inference.places import Places
 from yangtuo.logs import quiet
 
@@ -69,7 +70,9 @@ def evaluate(
     others = {name: value for name, value in options.items() if name not in of_rows}
     for name in ("targets", "rows", "gate"):
         if name in others:
-            raise UsageError(f"yangtuo.evaluate: {name} is no keyword; name models first, rows by their own options")
+            raise UsageError(
+                "yangtuo.evaluate: {name} is no keyword; name models first, rows by their own options", name=name
+            )
     chosen = options_of(
         EvaluateOptions,
         "yangtuo.evaluate",
@@ -116,7 +119,10 @@ def run(options: EvaluateOptions) -> tuple[Path, "Evaluation", dict[str, Any]]:
         prepared = _prepared(options, models, request, rows)
         folder = request.folder
         make(folder)
-        others = f"--output_dir {folder}: another process is measuring into it; wait for it, or choose another folder"
+        others = Message(
+            "--output_dir {folder}: another process is measuring into it; wait for it, or choose another folder",
+            folder=folder,
+        )
         with output.alone(folder / ".lock", others):
             found = measure_all(request, each_model(options, models), prepared, versions())
             _tell_the_run(list(models.values())[-1], folder, found)
@@ -130,7 +136,9 @@ def _check(options: EvaluateOptions) -> None:
     least = {"num_answers": 0, "max_new_tokens": 1, "shots": 0, "choices_per_subject": 1, "micro_batch_tokens": 1}
     for name, smallest in least.items():
         if (value := getattr(options, name)) is not None and value < smallest:
-            raise UsageError(f"--{name} {value}: expected at least {smallest}")
+            raise UsageError(
+                "--{name} {value}: expected at least {smallest}", name=name, value=value, smallest=smallest
+            )
     if options.gate and not options.compare and len(targets) < 2:
         raise UsageError("--gate: a verdict compares two models; add --compare, or name a second one")
     if options.no_probe and options.probe_file:
@@ -240,7 +248,7 @@ def _benchmarks(options: EvaluateOptions) -> list[Any]:
         found.append(benchmark_of(read, by, options.shots, options.choices_per_subject))
     names = [one.name for one in found]
     if len(set(names)) < len(names):
-        raise UsageError(f"--choices: two folders of {names[0]}; give one of each")
+        raise UsageError("--choices: two folders of {names}; give one of each", names=names[0])
     return found
 
 

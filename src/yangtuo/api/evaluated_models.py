@@ -63,7 +63,7 @@ def all_places(options: EvaluateOptions) -> dict[str, Places]:
     targets = options.targets or tuple(filter(None, [options.model_name_or_path]))
     found = [places_of(target, options.model) for target in targets]
     if len({(_same(places.base), _same(places.adapter)) for places in found}) < len(found):
-        raise UsageError(f"{' '.join(targets)}: the same folder twice")
+        raise UsageError("{targets}: the same folder twice", targets=" ".join(targets))
     if options.compare and found[0].adapter is None:
         _check_base(found[0], options)
     if len(targets) == 1:
@@ -82,7 +82,9 @@ def _check_base(places: Places, options: EvaluateOptions) -> None:
     if named is None:
         raise UsageError("--compare: a model without an adapter beside it; give its base as --model_name_or_path")
     if _same(model_folder(named, options.model)) == _same(places.base):
-        raise UsageError(f"--compare: {named} would be compared with itself; name the tuned model, and its base so")
+        raise UsageError(
+            "--compare: {named} would be compared with itself; name the tuned model, and its base so", named=named
+        )
 
 
 def _same(folder: Path | None) -> str:

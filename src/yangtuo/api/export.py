@@ -92,7 +92,9 @@ def _check_adapter_options(asked: ExportOptions) -> None:
     if asked.pure_lora and not asked.peft_path:
         raise UsageError("--pure_lora: it divides an adapter; give a run, an adapter or --peft_path")
     if asked.dtype != "auto" and not asked.peft_path:
-        raise UsageError(f"--dtype {asked.dtype}: weights are rounded when adapters are merged; none is given")
+        raise UsageError(
+            "--dtype {dtype}: weights are rounded when adapters are merged; none is given", dtype=asked.dtype
+        )
 
 
 def run(asked: ExportOptions, folder: Path) -> ExportResult:

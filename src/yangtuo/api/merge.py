@@ -12,6 +12,7 @@ from yangtuo.api.process import as_library
 from yangtuo.config.choices import Hub
 from yangtuo.config.schema import ModelArguments
 from yangtuo.errors import AdapterError, UsageError
+from yangtuo.i18n import Message
 from yangtuo.inference import places
 from yangtuo.merging.options import DTYPE_NAMES, MergeOptions
 from yangtuo.model import adapter_folder
@@ -85,10 +86,12 @@ def find(asked: MergeOptions, target: str | None, *, needs_adapter: bool) -> tup
     """
     asked, adapters = _named(asked, target)
     if target and needs_adapter and not adapters and not Path(target).expanduser().is_dir():
-        raise AdapterError(f"{target}: no such folder; give that of a run or of an adapter")
+        raise AdapterError("{target}: no such folder; give that of a run or of an adapter", target=target)
     if needs_adapter and not adapters:
-        told = f"{target}: no adapter, and no run that has one" if target else "no adapter is named"
-        raise UsageError(f"{told}; name the folder of a run or of an adapter, or --peft_path")
+        told = (
+            Message("{target}: no adapter, and no run that has one", target=target) if target else "no adapter is named"
+        )
+        raise UsageError("{told}; name the folder of a run or of an adapter, or --peft_path", told=told)
     if not asked.model_name_or_path and not adapters:
         raise UsageError("name the folder of a run, of an adapter or of a model")
     check_new(Path(asked.output_dir), "output_dir")
@@ -114,7 +117,11 @@ def _named(asked: MergeOptions, target: str | None) -> tuple[MergeOptions, list[
     if adapter := places.find_adapter(target, asked.peft_path or None):
         return asked, [adapter]
     if asked.model_name_or_path:
-        raise UsageError(f"{target} and --model_name_or_path {asked.model_name_or_path}: two models; name one")
+        raise UsageError(
+            "{target} and --model_name_or_path {model_name_or_path}: two models; name one",
+            target=target,
+            model_name_or_path=asked.model_name_or_path,
+        )
     return replace(asked, model_name_or_path=target), []
 
 

@@ -45,8 +45,9 @@ def memory_is_full(error: RuntimeError) -> OutOfMemoryError:
     """The error of ours for a device's memory that is full."""
     told = one_line(error, 200)
     return OutOfMemoryError(
-        f"the memory of the device is full ({told}); a smaller model, --load_in_4bit, a smaller --max_seq_length "
-        "or --micro_batch_tokens take less, --use_cpu does without it"
+        "the memory of the device is full ({told}); a smaller model, --load_in_4bit, a smaller --max_seq_length or "
+        "--micro_batch_tokens take less, --use_cpu does without it",
+        told=told,
     )
 
 
@@ -72,4 +73,8 @@ def as_library(*, computes: bool = True) -> Iterator[None]:
         except OSError as error:
             if error.errno not in output.OF_DISKS:
                 raise
-            raise WriteError(f"{error.filename or 'a file'}: cannot be written: {output.reason(error)}") from error
+            raise WriteError(
+                "{filename}: cannot be written: {reason}",
+                filename=error.filename or "a file",
+                reason=output.reason(error),
+            ) from error

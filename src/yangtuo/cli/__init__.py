@@ -17,7 +17,7 @@ from yangtuo.cli.allocator import restart_without_thread_cache
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.words import Parser, did_you_mean
 from yangtuo.errors import StoppedError, UsageError, YangtuoError, is_out_of_memory
-from yangtuo.i18n import tr
+from yangtuo.i18n import Message, tr
 
 _PATIENCE_S = 5.0  # a launcher ends the others of a failed run within about one
 
@@ -112,7 +112,14 @@ def _outcome(words: list[str]) -> int:
             raise  # a bug of ours
         if error.filename is None and not logs.can_write():
             return _of_output(error)
-        return _fail(f"{error.filename or 'a file'}: cannot be written: {output.reason(error)}", 1)
+        return _fail(
+            Message(
+                "{filename}: cannot be written: {reason}",
+                filename=error.filename or "a file",
+                reason=output.reason(error),
+            ),
+            1,
+        )
 
 
 def _wrong_numbers() -> str:
@@ -144,7 +151,7 @@ def _of_output(error: OSError) -> int:
     logs.mute(sys.stdout)
     if isinstance(error, BrokenPipeError):  # the reader has left, as `head` does
         return 141
-    return _fail(f"standard output: cannot be written: {output.reason(error)}", 1)
+    return _fail(Message("standard output: cannot be written: {reason}", reason=output.reason(error)), 1)
 
 
 def _let_others_speak_first(error: YangtuoError) -> None:
@@ -166,7 +173,11 @@ def _fail(message: str, code: int) -> int:
 def _run(verb: str, argv: list[str]) -> None:
     if verb not in VERBS:
         known = (*VERBS, "--help", "--version")
-        raise UsageError(f"unknown verb {verb!r}; {did_you_mean(verb, known, 'yangtuo --help lists them')}")
+        raise UsageError(
+            "unknown verb {verb!r}; {did_you_mean}",
+            verb=verb,
+            did_you_mean=did_you_mean(verb, known, "yangtuo --help lists them"),
+        )
     module, name = module_of(verb), f"yangtuo {verb}"
     asked: tuple[Any, ...]
     if verb in OF_A_RUN:

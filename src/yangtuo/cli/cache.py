@@ -32,7 +32,9 @@ def run(options: argparse.Namespace) -> None:
     try:
         cleared, entries = (store.clear(), []) if options.action == "clear" else (None, store.entries())
     except OSError as error:
-        raise UsageError(f"{error.filename or store.folder}: {error.strerror}") from error
+        raise UsageError(
+            "{filename}: {strerror}", filename=error.filename or store.folder, strerror=error.strerror
+        ) from error
     if cleared:
         told = tr("{num} entries removed, {size:,.1f} MB, from {folder}")
         console.print(told.format(num=cleared[0], size=cleared[1] / 1e6, folder=store.folder))

@@ -86,7 +86,9 @@ def _opened(options: argparse.Namespace) -> list["ChatSession"]:
         if not is_out_of_memory(error):
             raise
         told = str(error).splitlines()[0]
-        raise OutOfMemoryError(f"the model does not fit into memory ({told}); --use_cpu computes without it") from error
+        raise OutOfMemoryError(
+            "the model does not fit into memory ({told}); --use_cpu computes without it", told=told
+        ) from error
 
 
 # ---- without a dialogue
@@ -118,7 +120,7 @@ def _piped() -> Iterator[str]:
         try:
             question = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError as error:
-            raise DataError(f"standard input, line {number}: not UTF-8") from error
+            raise DataError("standard input, line {number}: not UTF-8", number=number) from error
         if question:
             yield question
 

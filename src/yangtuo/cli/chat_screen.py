@@ -110,7 +110,7 @@ class Screen:
             return
         if re.fullmatch(r"/[a-z]+", command):  # others, such as a path, are questions
             if command not in self._commands:
-                raise UsageError(f"{command}: no such command; /help lists them")
+                raise UsageError("{command}: no such command; /help lists them", command=command)
             self._commands[command](rest.strip())
         else:
             self._ask(typed)

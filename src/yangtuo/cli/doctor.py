@@ -50,7 +50,9 @@ def run(options: argparse.Namespace) -> None:
     else:
         _show(found)
     if found.reasons_against:
-        raise UsageError(f"doctor: training could not start: {' | '.join(found.reasons_against)}")
+        raise UsageError(
+            "doctor: training could not start: {reasons_against}", reasons_against=" | ".join(found.reasons_against)
+        )
 
 
 def _as_json(found: Diagnosis) -> dict[str, Any]:

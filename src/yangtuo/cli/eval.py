@@ -112,6 +112,6 @@ def end(found: "Evaluation", *, gate: bool) -> None:
     if found.verdict is None:
         return
     if found.verdict.outcome is Outcome.BROKEN:
-        raise RunFailure(f"verdict: {found.verdict.text}")
+        raise RunFailure("verdict: {text}", text=found.verdict.text)
     if gate and found.verdict.outcome is not Outcome.BETTER:
-        raise RunFailure(f"--gate: the verdict is not better: {found.verdict.text}")
+        raise RunFailure("--gate: the verdict is not better: {text}", text=found.verdict.text)

@@ -16,6 +16,7 @@ from yangtuo.cli.model_options import add_model_options, lora_arguments, model_a
 from yangtuo.config.choices import DataFormat
 from yangtuo.config.json_values import object_of
 from yangtuo.errors import DataError, UsageError
+from yangtuo.i18n import Message
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     encoding, read = EncodingOptions(template, max_seq_length=0), ReadOptions(DataFormat.AUTO)
     prompts = list(prompt_rows.of_file(Path(options.file).expanduser(), tokenizer, encoding, read, option="file"))
     if not prompts:
-        raise DataError(f"--file {options.file}: no prompts in it")
+        raise DataError("--file {file}: no prompts in it", file=options.file)
     asked_for = {name: getattr(options, name) for name in ("temperature", "top_p", "repetition_penalty")}
     given = {name: value for name, value in asked_for.items() if value is not None}
     folders = [folder for folder in (places.adapter, places.base) if folder]
@@ -77,7 +78,9 @@ def run(options: argparse.Namespace) -> None:
     out = Path(options.out).expanduser()
     asked = asked_of("model", opened, opened.loaded, places.adapter)
     draft, lock = (out.with_name(f".{out.name}.{kind}") for kind in ("records", "lock"))
-    with output.alone(lock, f"--out {out}: another process is writing it; wait for it, or give another name"):
+    with output.alone(
+        lock, Message("--out {out}: another process is writing it; wait for it, or give another name", out=out)
+    ):
         records = Records(draft, asked.identity)
         if num_found := sum(records.knows(task.identity, key) for key in keys):
             logger.info("%s: going on from %s answers", draft, f"{num_found:,}")
@@ -100,9 +103,12 @@ def _check(options: argparse.Namespace) -> None:
     if options.target is None and options.model_name_or_path is None:
         raise UsageError("name the folder of an adapter, of a run or of a model")
     if options.micro_batch_tokens is not None and options.micro_batch_tokens < 1:
-        raise UsageError(f"--micro_batch_tokens {options.micro_batch_tokens}: expected at least 1")
+        raise UsageError(
+            "--micro_batch_tokens {micro_batch_tokens}: expected at least 1",
+            micro_batch_tokens=options.micro_batch_tokens,
+        )
     if not options.out.endswith(".jsonl"):
-        raise UsageError(f"--out {options.out}: give a name that ends in .jsonl")
+        raise UsageError("--out {out}: give a name that ends in .jsonl", out=options.out)
     output.check_place(Path(options.out).expanduser(), "out")
     prompt_rows.check_file(Path(options.file).expanduser(), option="file")
 

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     folders = [Path(name) for name in options.run]
     for i, folder in enumerate(folders):
         if folder.absolute() in [other.absolute() for other in folders[:i]]:
-            raise UsageError(f"{folder}: named twice; name each run once")
+            raise UsageError("{folder}: named twice; name each run once", folder=folder)
     path = Path(options.output or (folders[0] / page.FILE if len(folders) == 1 else page.FILE))
     if options.output:
         output.check_place(path, "output")

@@ -102,7 +102,7 @@ def _resize(options: argparse.Namespace) -> None:
     model, tokenizer, out = Path(options.model), Path(options.tokenizer), Path(options.out)
     for name, folder in (("MODEL_DIR", model), ("TOKENIZER_DIR", tokenizer)):
         if not folder.is_dir():
-            raise ModelError(f"{name} {folder}: no such folder")
+            raise ModelError("{name} {folder}: no such folder", name=name, folder=folder)
     check_new(out, "out")
     from yangtuo.vocab import resize
 
@@ -142,16 +142,21 @@ def _train(options: argparse.Namespace) -> None:
 
 def _check_training(options: argparse.Namespace, out: Path) -> None:
     if out.exists():
-        raise RunFolderError(f"--out {out}: exists already; choose another name")
+        raise RunFolderError("--out {out}: exists already; choose another name", out=out)
     if not out.absolute().parent.is_dir():
-        raise RunFolderError(f"--out {out}: {out.parent} is no folder; make it first")
+        raise RunFolderError("--out {out}: {parent} is no folder; make it first", out=out, parent=out.parent)
     for name, good in (("vocab_size", options.vocab_size > 3), ("num_threads", options.num_threads > 0)):
         if not good:
-            raise UsageError(f"--{name} {getattr(options, name)}: too small")
+            raise UsageError("--{name} {value}: too small", name=name, value=getattr(options, name))
     if not 0 < options.character_coverage <= 1:
-        raise UsageError(f"--character_coverage {options.character_coverage}: a share above 0, at most 1")
+        raise UsageError(
+            "--character_coverage {character_coverage}: a share above 0, at most 1",
+            character_coverage=options.character_coverage,
+        )
     if options.max_sentences and options.max_sentences <= 100:  # sentencepiece takes no fewer
-        raise UsageError(f"--max_sentences {options.max_sentences}: 0 for all, or more than 100")
+        raise UsageError(
+            "--max_sentences {max_sentences}: 0 for all, or more than 100", max_sentences=options.max_sentences
+        )
 
 
 def _stats(options: argparse.Namespace) -> None:

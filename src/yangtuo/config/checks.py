@@ -11,6 +11,7 @@ from yangtuo.config.options import TRAINING_OPTIONS
 from yangtuo.config.settings import Settings
 from yangtuo.config.words import did_you_mean
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Message
 
 
 def settle(settings: Settings) -> Settings:
@@ -33,26 +34,26 @@ def _ranges(settings: Settings) -> Iterator[str]:
     data, lora = settings.data, settings.lora
     part = data.validation_split_percentage
     if part is not None and not 0 < part < 100:
-        yield f"--validation_split_percentage {part}: above 0 and below 100"
+        yield Message("--validation_split_percentage {part}: above 0 and below 100", part=part)
     if not 0 <= lora.lora_dropout < 1:
-        yield f"--lora_dropout {lora.lora_dropout}: from 0 to below 1"
+        yield Message("--lora_dropout {lora_dropout}: from 0 to below 1", lora_dropout=lora.lora_dropout)
     if not 0 < lora.lora_alpha < math.inf:
         yield f"--lora_alpha {lora.lora_alpha:g}: above 0"
     for name in ("save_minutes", "watchdog_minutes"):
         if not getattr(settings.run, name) >= 0:
-            yield f"--{name} {getattr(settings.run, name):g}: at least 0"
+            yield Message("--{name} {value:g}: at least 0", name=name, value=getattr(settings.run, name))
 
 
 def _early_stopping(settings: Settings) -> Iterator[str]:
     patience, threshold = settings.run.early_stopping_patience, settings.run.early_stopping_threshold
     if not 0 <= threshold < math.inf:
-        yield f"--early_stopping_threshold {threshold:g}: at least 0"
+        yield Message("--early_stopping_threshold {threshold:g}: at least 0", threshold=threshold)
     if patience is None:
         if settings.given("early_stopping_threshold"):
             yield "--early_stopping_threshold: only with --early_stopping_patience"
         return
     if patience < 1:
-        yield f"--early_stopping_patience {patience}: at least 1"
+        yield Message("--early_stopping_patience {patience}: at least 1", patience=patience)
     if settings.trainer.eval_strategy == "no":
         yield "--early_stopping_patience needs evaluations: give --eval_strategy steps (and --eval_steps) or epoch"
 
@@ -66,19 +67,31 @@ def _problems(settings: Settings) -> Iterator[str]:
     if settings.training.get("do_train") is False and not settings.trainer.do_eval:
         yield "--do_train False without --do_eval: nothing to do"
     if not (settings.run.micro_batch_tokens == "auto" or settings.run.micro_batch_tokens.isdecimal()):
-        yield f"--micro_batch_tokens {settings.run.micro_batch_tokens}: auto, or a number of tokens"
+        yield Message(
+            "--micro_batch_tokens {micro_batch_tokens}: auto, or a number of tokens",
+            micro_batch_tokens=settings.run.micro_batch_tokens,
+        )
     elif settings.run.micro_batch_tokens != "auto" and int(settings.run.micro_batch_tokens) < 1:
-        yield f"--micro_batch_tokens {settings.run.micro_batch_tokens}: at least 1"
+        yield Message(
+            "--micro_batch_tokens {micro_batch_tokens}: at least 1", micro_batch_tokens=settings.run.micro_batch_tokens
+        )
     yield from filter(None, [json_object("chat_template_kwargs", data.chat_template_kwargs)[1]])
     yield from _attention(settings.model.attn_implementation)
     if settings.run.sample_prompts and settings.trainer.eval_strategy == "no" and not settings.trainer.do_eval:
         yield (
-            f"--sample_prompts {settings.run.sample_prompts}: prompts are answered at each evaluation; give "
-            "--eval_strategy steps and --eval_steps, and --validation_file or --validation_split_percentage"
+            Message(
+                "--sample_prompts {sample_prompts}: prompts are answered at each evaluation; give --eval_strategy "
+                "steps and --eval_steps, and --validation_file or --validation_split_percentage",
+                sample_prompts=settings.run.sample_prompts,
+            )
         )
     strategy = settings.training.get("train_sampling_strategy")
     if strategy and settings.given("data_order") and (strategy == "sequential") != (data.data_order == "sequential"):
-        yield f"--train_sampling_strategy {strategy} and --data_order {data.data_order}: give one of them"
+        yield Message(
+            "--train_sampling_strategy {strategy} and --data_order {data_order}: give one of them",
+            strategy=strategy,
+            data_order=data.data_order,
+        )
     workers = data.preprocessing_num_workers
     batch = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
     counts = {
@@ -91,11 +104,13 @@ def _problems(settings: Settings) -> Iterator[str]:
     }
     for name, (value, least) in counts.items():
         if value < least:
-            yield f"--{name} {value}: at least {least}"
+            yield Message("--{name} {value}: at least {least}", name=name, value=value, least=least)
     yield from trainer_values.problems({name: settings.training_value(name) for name in TRAINING_OPTIONS})
 
 
 def _attention(named: str | None) -> Iterator[str]:
     if named and "/" not in named and named not in ATTENTIONS:
-        hint = did_you_mean(named, ATTENTIONS, f"expected one of {', '.join(ATTENTIONS)}")
+        hint = did_you_mean(
+            named, ATTENTIONS, Message("expected one of {attentions}", attentions=", ".join(ATTENTIONS))
+        )
         yield f"--attn_implementation {named}: {hint}"

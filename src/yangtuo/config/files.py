@@ -11,6 +11,7 @@ import yaml
 from yangtuo.config.unique_keys import UniqueKeys, unique
 from yangtuo.config.words import Parser, nearest
 from yangtuo.errors import UsageError, one_line
+from yangtuo.i18n import Message
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -39,7 +40,7 @@ def as_flags(path: str, parser: Parser) -> list[str]:
     """
     flags, problems = flags_of(*_read(path), parser)
     if problems:
-        raise UsageError.of_problems(f"configuration file {path}", problems)
+        raise UsageError.of_problems(Message("configuration file {path}", path=path), problems)
     return flags
 
 
@@ -59,10 +60,14 @@ def flags_of(values: Mapping[Any, Any], written: Mapping[Any, Any], parser: Pars
         if value is None:
             continue
         if not isinstance(name, str) or name == "config":
-            problems.append(f"{name!r} is no option")
+            problems.append(Message("{name!r} is no option", name=name))
         elif not name.isascii() and (near := nearest(name, known)):
             meant = " or ".join(repr(one.lstrip("-")) for one in near)
-            problems.append(f"unknown option {name!r}, which is not all ASCII; did you mean {meant}?")
+            problems.append(
+                Message(
+                    "unknown option {name!r}, which is not all ASCII; did you mean {meant}?", name=name, meant=meant
+                )
+            )
         elif f"--{name}" not in known:
             flags.append(f"--{name}")  # argparse names it, with those of the command line
         elif isinstance(value, list) and name in ("trainable", "modules_to_save"):
@@ -70,7 +75,9 @@ def flags_of(values: Mapping[Any, Any], written: Mapping[Any, Any], parser: Pars
         elif isinstance(value, list) and name in takes_list:
             flags += [f"--{name}", *map(str, value)]
         elif isinstance(value, list):
-            problems.append(f"{name} takes one value, found a list of {len(value)}")
+            problems.append(
+                Message("{name} takes one value, found a list of {num_value}", name=name, num_value=len(value))
+            )
         else:
             flags.append(f"--{name}={json.dumps(value) if isinstance(value, Mapping) else written.get(name, value)}")
     return flags, problems
@@ -85,13 +92,13 @@ def _read(path: str) -> tuple[Mapping[Any, Any], Mapping[Any, Any]]:
         values = json.loads(text, object_pairs_hook=unique) if is_json else yaml.load(text, _Yaml)
         written = {} if is_json else yaml.load(text, yaml.BaseLoader)
     except OSError as error:
-        raise UsageError(f"configuration file {path}: {error.strerror}") from error
+        raise UsageError("configuration file {path}: {strerror}", path=path, strerror=error.strerror) from error
     except (yaml.YAMLError, ValueError) as error:
         why = _wide_colon(text) if isinstance(error, yaml.YAMLError) else ""
-        raise UsageError(f"configuration file {path}: {why or one_line(error)}") from error
+        raise UsageError("configuration file {path}: {why}", path=path, why=why or one_line(error)) from error
     if not isinstance(values, Mapping):
-        why = _wide_colon(text) or f"expected 'name: value' lines, found {type(values).__name__}"
-        raise UsageError(f"configuration file {path}: {why}")
+        why = _wide_colon(text) or Message("expected 'name: value' lines, found {name}", name=type(values).__name__)
+        raise UsageError("configuration file {path}: {why}", path=path, why=why)
     return values, written
 
 
@@ -100,5 +107,10 @@ def _wide_colon(text: str) -> str:
     for number, line in enumerate(text.splitlines(), 1):
         found = re.match(r"\s*([\w-]+)\s*：", line)
         if found:
-            return f"line {number}: {line.strip()!r} has a full-width colon; write '{found[1]}: ' and the value"
+            return Message(
+                "line {number}: {line!r} has a full-width colon; write '{found}: ' and the value",
+                number=number,
+                line=line.strip(),
+                found=found[1],
+            )
     return ""

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Message
 
 
 def json_object(option: str, text: str | None) -> tuple[dict[str, Any], str | None]:
@@ -13,8 +14,12 @@ def json_object(option: str, text: str | None) -> tuple[dict[str, Any], str | No
     try:
         found = json.loads(text)
     except ValueError as error:
-        return {}, f"--{option} {text}: broken JSON: {error}"
-    return (found, None) if isinstance(found, dict) else ({}, f"--{option} {text}: expected a JSON object")
+        return {}, Message("--{option} {text}: broken JSON: {error}", option=option, text=text, error=error)
+    return (
+        (found, None)
+        if isinstance(found, dict)
+        else ({}, Message("--{option} {text}: expected a JSON object", option=option, text=text))
+    )
 
 
 def object_of(option: str, text: str | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from yangtuo.config.old_options import RENAMED
 from yangtuo.config.schema import OUR_GROUPS, Decides
 from yangtuo.config.trainer_options import GROUP_OF, RARE, SENTENCES, TRAINING_ARGUMENTS, ArgHandling
+from yangtuo.i18n import Message
 
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in (str, int, float, bool)}
 
@@ -72,7 +73,9 @@ def _training_options() -> Iterator[Option]:
             GROUP_OF.get(name, RARE),
             rule.handling,
             rule.reason,
-            help=f"Not supported: {rule.reason}." if rule.handling is ArgHandling.REFUSED else SENTENCES.get(name),
+            help=Message("Not supported: {reason}.", reason=rule.reason)
+            if rule.handling is ArgHandling.REFUSED
+            else SENTENCES.get(name),
             old_names=_old_names(name),
             **row,
         )
@@ -145,4 +148,6 @@ def _truth(word: str) -> bool:
         return True
     if word.lower() in ("false", "no", "f", "n", "0"):
         return False
-    raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false (yes and no, t and f, y and n, 1 and 0 too)")
+    raise argparse.ArgumentTypeError(
+        Message("{word!r} is neither true nor false (yes and no, t and f, y and n, 1 and 0 too)", word=word)
+    )

@@ -5,6 +5,8 @@ They are not taken, since values are not always spelled alike; the error says wh
 `Command-line-parameters.md` (commit 003b8c3).
 """
 
+from yangtuo.i18n import Message
+
 LLAMA_FACTORY, TRL, MS_SWIFT = "LLaMA-Factory's", "TRL's", "ms-swift's"
 
 # Their name -> the tool, and what does the same here.
@@ -47,4 +49,8 @@ OTHER_NAMES: dict[str, tuple[str, str]] = {
 def elsewhere(name: str, known: list[str]) -> str | None:
     """What is said of an option that other tools have; None of others, and where a verb has no such option."""
     tool, ours = OTHER_NAMES.get(name.lstrip("-").replace("-", "_"), ("", ""))
-    return f"that is {tool} name; here it is {ours}" if ours and ours.split()[0] in known else None
+    return (
+        Message("that is {tool} name; here it is {ours}", tool=tool, ours=ours)
+        if ours and ours.split()[0] in known
+        else None
+    )

@@ -23,6 +23,7 @@ from yangtuo.config.settings import Settings
 from yangtuo.config.trainer_options import ArgHandling
 from yangtuo.config.words import Parser, in_wide_quotes, not_text, tell_doubled, value_meant, wide_signs
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Message
 
 logger = logging.getLogger(__name__)
 
@@ -167,12 +168,16 @@ def _parse_known(parser: _Parser, argv: Sequence[str], *, of_file: bool = False)
     given = {name: value for name, value in vars(namespace).items() if value is not unset and value is not None}
     problems = list(parser.unknown(unknown))
     if of_file:
-        problems += [f"{told}: give one of them" for told in parser.doubled]
+        problems += [Message("{told}: give one of them", told=told) for told in parser.doubled]
     else:
         tell_doubled(parser.doubled)
     for option in autos:
         other = given.setdefault(option[2:], _AUTO)
-        problems += [f"{option} auto and {option} {other}: give one of them"] if other is not _AUTO else []
+        problems += (
+            [Message("{option} auto and {option} {other}: give one of them", option=option, other=other)]
+            if other is not _AUTO
+            else []
+        )
     return given, problems
 
 
@@ -194,7 +199,9 @@ def _apply_old_names(given: dict[str, Any]) -> list[str]:
     for name in [name for name in given if name in RENAMED]:
         today, value = RENAMED[name], given.pop(name)
         if today in given:
-            problems.append(f"--{name} and --{today} are the same option; give one of them")
+            problems.append(
+                Message("--{name} and --{today} are the same option; give one of them", name=name, today=today)
+            )
             continue
         given[today] = _convert(name, value)
         logger.warning("--%s is now called --%s", name, today)
@@ -208,13 +215,13 @@ def _convert(name: str, value: str) -> Any:
             ratio = float(value)
             if not 0 <= ratio < 1:
                 raise UsageError(
-                    f"--warmup_ratio {value}: a ratio lies from 0 to below 1; --warmup_steps takes a count"
+                    "--warmup_ratio {value}: a ratio lies from 0 to below 1; --warmup_steps takes a count", value=value
                 )
             return ratio
         if target.startswith("per_device"):
             return int(value)
     except ValueError as error:
-        raise UsageError(f"--{name}: {value!r} is not a number") from error
+        raise UsageError("--{name}: {value!r} is not a number", name=name, value=value) from error
     if target == "use_cpu":
         return value.lower() in ("true", "1", "yes")
     return value
@@ -225,13 +232,19 @@ def _refused(given: Mapping[str, Any]) -> list[str]:
     for name, value in given.items():
         rule = OPTIONS.get(name)
         if rule and rule.handling is ArgHandling.REFUSED and value != training_default(name):
-            problems.append(f"--{name} {value}: not supported: {rule.reason}")
+            problems.append(
+                Message("--{name} {value}: not supported: {reason}", name=name, value=value, reason=rule.reason)
+            )
     strategy = given.get("train_sampling_strategy", "random")
     if strategy not in ("random", "sequential"):
         problems.append(f"--train_sampling_strategy {strategy}: {GONE['group_by_length']}")
     optim = str(given.get("optim", ""))
     if "lomo" in optim or "galore" in optim or "apollo" in optim:
-        problems.append(f"--optim {optim}: it trains full weights, here LoRA matrices are trained; try adamw_torch")
+        problems.append(
+            Message(
+                "--optim {optim}: it trains full weights, here LoRA matrices are trained; try adamw_torch", optim=optim
+            )
+        )
     return problems
 
 
@@ -257,4 +270,10 @@ def _look_alikes(given: Mapping[str, Any]) -> Iterator[str]:
     for name in _LISTS:
         meant = value_meant(str(given.get(name, "")))
         if meant:
-            yield f"--{name} {given[name]}: {wide_signs(given[name])[2:] or 'not all ASCII'}; did you mean {meant!r}?"
+            yield Message(
+                "--{name} {given}: {wide_signs}; did you mean {meant!r}?",
+                name=name,
+                given=given[name],
+                wide_signs=wide_signs(given[name])[2:] or "not all ASCII",
+                meant=meant,
+            )

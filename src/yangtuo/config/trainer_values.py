@@ -12,6 +12,7 @@ from typing import Any
 
 from yangtuo.config.json_values import json_object
 from yangtuo.config.words import did_you_mean
+from yangtuo.i18n import Message
 
 Values = Mapping[str, Any]  # every field of `TrainingArguments`, given or default
 
@@ -113,11 +114,18 @@ def _bounds(values: Values) -> Iterator[str]:
     for name, (least, end) in _BOUNDS.items():
         value = values[name]
         if value is not None and not least <= value < end:
-            yield f"--{name} {value}: " + (f"at least {least}" if end == math.inf else f"from {least} to below {end}")
+            yield f"--{name} {value}: " + (
+                Message("at least {least}", least=least)
+                if end == math.inf
+                else Message("from {least} to below {end}", least=least, end=end)
+            )
     if values["max_steps"] == 0:
         yield "--max_steps 0: at least 1, or -1 for --num_train_epochs"
     elif values["max_steps"] < 0 and not 0 < values["num_train_epochs"] < math.inf:
-        yield f"--num_train_epochs {values['num_train_epochs']}: above 0, or give --max_steps"
+        yield Message(
+            "--num_train_epochs {num_train_epochs}: above 0, or give --max_steps",
+            num_train_epochs=values["num_train_epochs"],
+        )
     if values["dataloader_prefetch_factor"] is not None and values["dataloader_num_workers"] == 0:
         yield "--dataloader_prefetch_factor: it needs --dataloader_num_workers 1 or more"
 
@@ -130,9 +138,11 @@ def _steps(values: Values) -> Iterator[str]:
         if values[f"{kind}_strategy"] != "steps" or steps is None:
             continue
         if not 0 <= steps < math.inf:
-            yield f"--{kind}_steps {steps}: at least 0"
+            yield Message("--{kind}_steps {steps}: at least 0", kind=kind, steps=steps)
         elif steps > 1 and steps != int(steps):
-            yield f"--{kind}_steps {steps}: a whole number, or below 1 a part of all steps"
+            yield Message(
+                "--{kind}_steps {steps}: a whole number, or below 1 a part of all steps", kind=kind, steps=steps
+            )
 
 
 def _best(values: Values) -> Iterator[str]:
@@ -151,7 +161,11 @@ def _best(values: Values) -> Iterator[str]:
         f"--lr_scheduler_type {values['lr_scheduler_type']}": values["lr_scheduler_type"] in _BY_EVALUATION,
     }
     if evaluations == "no":
-        yield from (f"{option}: it needs --eval_strategy steps or epoch" for option, wants in wanting.items() if wants)
+        yield from (
+            Message("{option}: it needs --eval_strategy steps or epoch", option=option)
+            for option, wants in wanting.items()
+            if wants
+        )
     elif values["load_best_model_at_end"] and saves != "best":
         yield from _best_is_saved(values)
 
@@ -161,11 +175,19 @@ def _best_is_saved(values: Values) -> Iterator[str]:
     each, step = values["save_steps"], values["eval_steps"] or values["logging_steps"]
     if evaluations != saves:
         yield (
-            f"--load_best_model_at_end: what is evaluated has to be saved; --eval_strategy {evaluations} and "
-            f"--save_strategy {saves} have to be the same"
+            Message(
+                "--load_best_model_at_end: what is evaluated has to be saved; --eval_strategy {evaluations} and "
+                "--save_strategy {saves} have to be the same",
+                evaluations=evaluations,
+                saves=saves,
+            )
         )
     elif evaluations == "steps" and each >= 1 and step >= 1 and each % step:
-        yield f"--load_best_model_at_end: --save_steps {each:g} has to be a multiple of --eval_steps {step:g}"
+        yield Message(
+            "--load_best_model_at_end: --save_steps {each:g} has to be a multiple of --eval_steps {step:g}",
+            each=each,
+            step=step,
+        )
 
 
 def _schedule(values: Values) -> Iterator[str]:
@@ -176,7 +198,11 @@ def _schedule(values: Values) -> Iterator[str]:
         return
     yield from _unknown("lr_scheduler_kwargs", given, SCHEDULES[kind].split(), f"--lr_scheduler_type {kind}")
     if "with_min_lr" in kind and len({"min_lr", "min_lr_rate"} & given.keys()) != 1:
-        yield f"--lr_scheduler_type {kind}: give one of min_lr and min_lr_rate: {_example('min_lr', 1e-5)}"
+        yield Message(
+            "--lr_scheduler_type {kind}: give one of min_lr and min_lr_rate: {example}",
+            kind=kind,
+            example=_example("min_lr", 1e-5),
+        )
     if kind == "warmup_stable_decay" and "num_decay_steps" not in given:
         yield f"--lr_scheduler_type {kind}: give num_decay_steps: {_example('num_decay_steps', 100)}"
 
@@ -192,14 +218,14 @@ def _optimizer(values: Values) -> Iterator[str]:
     pairs = [pair.strip().partition("=") for pair in text.split(",")]
     broken = [name for name, equals, value in pairs if not (name and equals and value) or "=" in value]
     if broken:
-        yield f"--optim_args {text}: expected name=value, several separated by commas"
+        yield Message("--optim_args {text}: expected name=value, several separated by commas", text=text)
         return
     given = {name.strip(): value.strip() for name, _, value in pairs}
     known = OPTIMIZERS.get(kind, "").split()
     yield from _unknown("optim_args", given, known, f"--optim {kind}")
     for name, value in given.items():
         if name in known and name not in _SWITCHES and not name.endswith("_dtype") and not _is_number(value):
-            yield f"--optim_args {name}={value}: expected a number"
+            yield Message("--optim_args {name}={value}: expected a number", name=name, value=value)
 
 
 def _checkpointing(values: Values) -> Iterator[str]:
@@ -208,14 +234,14 @@ def _checkpointing(values: Values) -> Iterator[str]:
         yield from [wrong] if wrong else _unknown(name, given, CHECKPOINTING, "torch's checkpointing")
     path = values["fsdp_config"]
     if path and not path.startswith("{") and not Path(path).is_file():
-        yield f"--fsdp_config {path}: no such file; give a JSON file or a JSON object"
+        yield Message("--fsdp_config {path}: no such file; give a JSON file or a JSON object", path=path)
 
 
 def _trackers(report_to: str) -> Iterator[str]:
     known = (*TRACKERS, "all", "none")
     for name in tracker_names(report_to):
         if name not in known:
-            hint = did_you_mean(name, known, f"expected some of {', '.join(known)}")
+            hint = did_you_mean(name, known, Message("expected some of {known}", known=", ".join(known)))
             yield f"--report_to {name}: {hint}"
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from yangtuo.i18n import Message
+
 
 class UniqueKeys(yaml.SafeLoader):
     """A YAML loader that refuses a mapping with a key twice, by a ValueError with line and both values."""
@@ -43,7 +45,9 @@ def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _twice(key: str, first: str, second: str) -> str:
-    return f"the key {key!r} stands twice, as {first} and {second}; keep one of them"
+    return Message(
+        "the key {key!r} stands twice, as {first} and {second}; keep one of them", key=key, first=first, second=second
+    )
 
 
 def _written(node: yaml.Node) -> str:

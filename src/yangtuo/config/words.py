@@ -67,13 +67,13 @@ def nearest(word: str, known: Collection[str]) -> list[str]:
 def did_you_mean(word: str, known: Collection[str], otherwise: str) -> str:
     """`did you mean ...?` where there is something near, else what is said in its place."""
     near = nearest(word, known)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else otherwise
+    return Message("did you mean {near}?", near=" or ".join(map(repr, near))) if near else otherwise
 
 
 def wide_signs(value: str) -> str:
     """What is said of a value in which nothing was found, of its signs that are not those of ASCII; "" without any."""
     return "".join(
-        f"; {''.join(there)!r} is {name}, type {ascii_!r}"
+        Message("; {there!r} is {name}, type {ascii!r}", there="".join(there), name=name, ascii=ascii_)
         for signs, name, ascii_ in _WIDE
         if (there := [sign for sign in signs if sign in value])
     )
@@ -98,7 +98,13 @@ def in_wide_quotes(given: Mapping[str, Any]) -> Iterator[str]:
                 continue
             is_quoted = word[0] in _QUOTES or word[-1] in _QUOTES
             if is_quoted and not any(map(os.path.exists, word.split(","))):
-                yield f"{name} {word}: {wide_signs(word)[2:]}, or leave the quotes out: {word.strip(_QUOTES)}"
+                yield Message(
+                    "{name} {word}: {wide_signs}, or leave the quotes out: {word2}",
+                    name=name,
+                    word=word,
+                    wide_signs=wide_signs(word)[2:],
+                    word2=word.strip(_QUOTES),
+                )
 
 
 def not_text(given: Mapping[str, Any]) -> Iterator[str]:
@@ -144,9 +150,14 @@ class Parser(argparse.ArgumentParser):
         """Raise it, with what was probably meant."""
         quoted = re.search(r": '([^']+)'", message)
         meant = value_meant(quoted[1]) if quoted else None
-        help_ = f"; {self.prog} --help lists the options" if self.is_short else ""
+        help_ = Message("; {prog} --help lists the options", prog=self.prog) if self.is_short else ""
         signs = wide_signs(quoted[1]) if quoted and meant else ""
-        raise UsageError(f"{self.prog}: {message}{f'{signs}; did you mean {meant!r}?' if meant else help_}")
+        raise UsageError(
+            "{prog}: {message_}{value}",
+            prog=self.prog,
+            message_=message,
+            value=f"{signs}; did you mean {meant!r}?" if meant else help_,
+        )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """See argparse; words that look like an option and are none are refused first.
@@ -191,12 +202,17 @@ class Parser(argparse.ArgumentParser):
                 known = self.known_options()
                 slips = [] if nearest(name, known) else nearest(name, OTHER_NAMES)
                 hints = filter(None, (elsewhere(one, known) for one in (name, *slips)))
-                hint = next(hints, None) or did_you_mean(name, known, f"{self.prog} --help lists the options")
-                yield f"unknown option {name!r}; {hint}"
+                hint = next(hints, None) or did_you_mean(
+                    name, known, Message("{prog} --help lists the options", prog=self.prog)
+                )
+                yield Message("unknown option {name!r}; {hint}", name=name, hint=hint)
             elif not before.startswith("-") or "=" in before:  # else it is the value of that one
                 yield (
-                    f"{word!r} belongs to no option; in a shell script, a comment or a space behind a line's closing "
-                    "backslash cuts the command there"
+                    Message(
+                        "{word!r} belongs to no option; in a shell script, a comment or a space behind a line's "
+                        "closing backslash cuts the command there",
+                        word=word,
+                    )
                 )
 
     def known_options(self) -> list[str]:
@@ -262,4 +278,10 @@ def _not_ascii(word: str, known: Collection[str]) -> str | None:
         return None
     odd = "".join(dict.fromkeys(letter for letter in written if letter != plain(letter)))
     hint = did_you_mean(name, known, "")
-    return f"unknown option {written!r}, which is not all ASCII ({odd}); {hint}" if odd and hint else None
+    return (
+        Message(
+            "unknown option {written!r}, which is not all ASCII ({odd}); {hint}", written=written, odd=odd, hint=hint
+        )
+        if odd and hint
+        else None
+    )

@@ -81,7 +81,7 @@ class ChatTemplate:
             self._as_served = AsServed(self._render, control, known, thought_key_of(source), switches)
             self.end = self._as_served.end
         except TemplateFault as fault:
-            raise TokenizerError(f"--template tokenizer: {fault}; name another template") from fault
+            raise TokenizerError("--template tokenizer: {fault}; name another template", fault=fault) from fault
 
     def __getstate__(self) -> tuple[Any, ...]:
         return self.source, self.names, self.default_system, self.control_tokens, self.kwargs

@@ -103,7 +103,7 @@ class EncodingCache:
             read = json.loads((draft / "about.json").read_text(encoding="utf-8"))["sources"]
             for path, digest, source in zip(paths, digests, read, strict=True):
                 if source["sha256"] != digest:
-                    raise DataError(f"{path}: has changed while it was read; start again")
+                    raise DataError("{path}: has changed while it was read; start again", path=path)
 
         if self.folder is None:
             logger.warning(
@@ -206,8 +206,10 @@ def _apart(make: Any, paths: Sequence[Path]) -> EncodedFiles:
             return _load(Path(draft), paths)[0]
     except OSError as error:
         raise WriteError(
-            f"{tempfile.tempdir or 'a temporary folder'}: the encoded rows cannot be written: "
-            f"{output.reason(error)}; make room, or name another place with --data_cache_dir or TMPDIR"
+            "{tempdir}: the encoded rows cannot be written: {reason}; make room, or name another place with "
+            "--data_cache_dir or TMPDIR",
+            tempdir=tempfile.tempdir or "a temporary folder",
+            reason=output.reason(error),
         ) from error
 
 

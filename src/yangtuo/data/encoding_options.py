@@ -7,6 +7,7 @@ from yangtuo.config.choices import History, Truncation
 from yangtuo.data.readers.reader import Dropped
 from yangtuo.data.templates import Template
 from yangtuo.errors import DataError
+from yangtuo.i18n import Message
 
 TOO_LONG = "longer than max_seq_length"
 NO_ROOM = "the prompt's frame alone fills max_seq_length"
@@ -47,11 +48,19 @@ def check_kept(
             str(one._replace(reason=one.reason.split(": ")[1])) for one in dropped if one.reason.startswith(TOO_LONG)
         ]
         if too_long:
-            raise DataError.of_problems(f"rows longer than --max_seq_length {options.max_seq_length}", too_long)
+            raise DataError.of_problems(
+                Message("rows longer than --max_seq_length {max_seq_length}", max_seq_length=options.max_seq_length),
+                too_long,
+            )
     if not num_kept:
         told = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
         advice = "; raise --max_seq_length" if any(reason in _OF_LENGTH for reason in reasons) else ""
-        raise DataError(f"none of the {num_read} rows can be trained on ({told}){advice}")
+        raise DataError(
+            "none of the {num_read} rows can be trained on ({told}){advice}",
+            num_read=num_read,
+            told=told,
+            advice=advice,
+        )
 
 
 def check_rendered(dropped: Iterable[Dropped], reasons: Mapping[str, int]) -> None:

@@ -37,8 +37,11 @@ class ExchangeEncoder:
         missing = [token for token in options.template.control_tokens if tokenizer.id_of(token) is None]
         if missing:
             raise TokenizerError(
-                f"--template {options.template.name}: the tokenizer {tokenizer.folder} has no token "
-                f"{', '.join(missing)}; choose another template, or a tokenizer with it"
+                "--template {name}: the tokenizer {folder} has no token {missing}; choose another template, or a "
+                "tokenizer with it",
+                name=options.template.name,
+                folder=tokenizer.folder,
+                missing=", ".join(missing),
             )
         self.tokenizer, self.options, self.template = tokenizer, options, options.template
         self.limit, self._num_threads = options.max_seq_length, num_threads

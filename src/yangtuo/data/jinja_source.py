@@ -11,6 +11,7 @@ from typing import Any
 
 from yangtuo.data.templates import TemplateFault
 from yangtuo.errors import TokenizerError, one_line
+from yangtuo.i18n import Message
 
 DATE = "strftime_now"
 _MOST_TOLD = 120
@@ -46,7 +47,7 @@ def render_function(source: str, names: Mapping[str, Any]) -> Render:
     try:
         compiled = environment.from_string(source)
     except jinja2.TemplateError as error:
-        raise TokenizerError(f"the tokenizer's chat template: {error}") from error
+        raise TokenizerError("the tokenizer's chat template: {error}", error=error) from error
     usual = _with_date(names)
     faults = (jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
@@ -69,8 +70,11 @@ def render_function(source: str, names: Mapping[str, Any]) -> Render:
         except faults as error:
             told = one_line(error, _MOST_TOLD)
             if f"'{DATE}' is undefined" in told:
-                told = f'it writes today\'s date; name one: --chat_template_kwargs \'{{"{DATE}": "2026-01-31"}}\''
-            raise TemplateFault(f"the tokenizer's chat template refuses it: {told}") from error
+                told = Message(
+                    'it writes today\'s date; name one: --chat_template_kwargs \'{{"{date}": "2026-01-31"}}\'',
+                    date=DATE,
+                )
+            raise TemplateFault(Message("the tokenizer's chat template refuses it: {told}", told=told)) from error
 
     return render
 

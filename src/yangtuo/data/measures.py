@@ -9,6 +9,7 @@ import numpy.typing as npt
 from yangtuo.data.examples import Examples
 from yangtuo.data.token_stats import density
 from yangtuo.data.tokenizer import Tokenizer
+from yangtuo.i18n import Message
 
 _MOST_NAMED = 5
 
@@ -40,18 +41,23 @@ def no_new_token(tokenizer: Tokenizer, num_rows: int, examples: Examples | None 
         examples: what is trained on; None where it is not known yet.
     """
     if num_rows >= tokenizer.num_tokens:
-        return (
-            f"--train_new_tokens_only: the tokenizer has {tokenizer.num_tokens} tokens and the base {num_rows} rows, "
-            "so none is new; leave it out, or use --modules_to_save embed_tokens,lm_head to train all rows"
+        return Message(
+            "--train_new_tokens_only: the tokenizer has {num_tokens} tokens and the base {num_rows} rows, so none "
+            "is new; leave it out, or use --modules_to_save embed_tokens,lm_head to train all rows",
+            num_tokens=tokenizer.num_tokens,
+            num_rows=num_rows,
         )
     if examples is None or int(examples.input_ids.max()) >= num_rows:
         return ""
     new = range(num_rows, tokenizer.num_tokens)
     named = [tokenizer.name_of(i) or tokenizer.bytes_of(i).decode(errors="replace") for i in new[:_MOST_NAMED]]
-    return (
-        f"--train_new_tokens_only: none of the {len(new)} tokens that the base has no row for ({', '.join(named)}"
-        f"{', ...' if len(new) > len(named) else ''}) occurs in the rows, so that their rows would not be trained; "
-        "leave it out, or look whether the data has these words"
+    return Message(
+        "--train_new_tokens_only: none of the {num_new} tokens that the base has no row for ({named}{what}) "
+        "occurs in the rows, so that their rows would not be trained; leave it out, or look whether the data has "
+        "these words",
+        num_new=len(new),
+        named=", ".join(named),
+        what=", ..." if len(new) > len(named) else "",
     )
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from yangtuo.config.words import wide_signs
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Message
 
 
 def parse(text: str, paths: Sequence[str]) -> tuple[float, ...]:
@@ -31,13 +32,19 @@ def parse(text: str, paths: Sequence[str]) -> tuple[float, ...]:
         except ValueError:
             weight = math.nan
         if not name or not (math.isfinite(weight) and weight >= 0):
-            problems.append(f"{part!r}: expected a file, a colon and a number from 0 up{wide_signs(part)}")
+            problems.append(
+                Message(
+                    "{part!r}: expected a file, a colon and a number from 0 up{wide_signs}",
+                    part=part,
+                    wide_signs=wide_signs(part),
+                )
+            )
         elif len(found) != 1:
             names = ", ".join(Path(path).name for path in paths)
             why = "no training file has this name" if not found else "several training files have this name; give paths"
             problems.append(f"{name!r}: {why} (files: {names})")
         elif found[0] in named:
-            problems.append(f"{name!r}: named twice")
+            problems.append(Message("{name!r}: named twice", name=name))
         else:
             named.add(found[0])
             weights[found[0]] = weight

@@ -12,6 +12,7 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Piece, Template, TemplateFault
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError, UsageError
+from yangtuo.i18n import Message
 
 # Turns: an optional system prompt, marked by its place in a pair, then question, answer, question, ...
 _GOLDEN: tuple[tuple[str | None, tuple[str, ...]], ...] = (
@@ -60,7 +61,7 @@ def of_file(path: Path) -> list[tuple[Turn, ...]]:
         DataError: a file or a row that cannot be used.
     """
     if not path.is_file():
-        raise UsageError(f"--prompts {path}: no such file")
+        raise UsageError("--prompts {path}: no such file", path=path)
     records, _ = reading.read([path])
     return [record.turns[:-1] for record in records]
 
@@ -80,7 +81,13 @@ def encoded(
             pieces = list(_pieces(template, tokenizer, turns))
             ids = prompt_ids(tokenizer, template, turns)
         except TemplateFault as fault:
-            left_out.append(f"not asked, since training has no such prompt: {turns[-1].text[:40]!r} ({fault})")
+            left_out.append(
+                Message(
+                    "not asked, since training has no such prompt: {text!r} ({fault})",
+                    text=turns[-1].text[:40],
+                    fault=fault,
+                )
+            )
             continue
         start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         whole = _in_one_piece(pieces, tokenizer, template)
@@ -92,7 +99,11 @@ def encoded(
             start = []
         prompts.append(Prompt(messages, ids, start + whole, text))
     if not prompts:
-        raise DataError(f"none of the {len(dialogues)} prompts can be asked: {left_out[0]}")
+        raise DataError(
+            "none of the {num_dialogues} prompts can be asked: {left_out}",
+            num_dialogues=len(dialogues),
+            left_out=left_out[0],
+        )
     return prompts, left_out
 
 

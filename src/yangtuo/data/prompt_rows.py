@@ -78,9 +78,19 @@ def check_file(path: Path, *, option: str) -> None:
     """
     if not path.is_file():
         told = "a folder" if path.is_dir() else "no such file"
-        raise DataError(f"--{option} {path}: {told}; give a .txt with a prompt a line, a .json or .jsonl with rows")
+        raise DataError(
+            "--{option} {path}: {told}; give a .txt with a prompt a line, a .json or .jsonl with rows",
+            option=option,
+            path=path,
+            told=told,
+        )
     if path.suffix.lower() not in _SUFFIXES:
-        raise DataError(f"--{option} {path}: known by its name are {', '.join(_SUFFIXES)}; rename it")
+        raise DataError(
+            "--{option} {path}: known by its name are {suffixes}; rename it",
+            option=option,
+            path=path,
+            suffixes=", ".join(_SUFFIXES),
+        )
 
 
 def of_file(
@@ -134,7 +144,7 @@ def _rows(path: Path, read: ReadOptions, problems: list[str], option: str) -> It
         if layout is None and not value.fault:
             found = recognition.layout_of(content, data_format=read.data_format, columns=read.columns)
             if isinstance(found, str):
-                raise DataError(f"--{option} {where}: {found}")
+                raise DataError("--{option} {where}: {found}", option=option, where=where, found=found)
             layout = found
         faults = [value.fault] if value.fault else []
         if not faults and layout and layout.as_known:

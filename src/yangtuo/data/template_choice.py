@@ -55,11 +55,16 @@ def choose_template(
     else:
         names = ", ".join((*TEMPLATES, "tokenizer", "auto"))
         raise UsageError(
-            f"--template {named}: no such file, and no such template; there are {names}{wide_signs(named)}"
+            "--template {named}: no such file, and no such template; there are {names}{wide_signs}",
+            named=named,
+            names=names,
+            wide_signs=wide_signs(named),
         )
     if isinstance(template, str):
         if tokenizer.chat_template is None:
-            raise UsageError(f"--template tokenizer: {tokenizer.folder} has no chat template; name another")
+            raise UsageError(
+                "--template tokenizer: {folder} has no chat template; name another", folder=tokenizer.folder
+            )
         ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}  # of folders that name none
         told = {key: name for key, i in ids.items() if i is not None and (name := tokenizer.name_of(i))}
         names_of = {**told, **tokenizer.names}
@@ -90,8 +95,9 @@ def with_kwargs(template: Template, kwargs: Mapping[str, Any] | None) -> Templat
         return template
     if not isinstance(template, ChatTemplate):
         raise UsageError(
-            f"--chat_template_kwargs: the template {template.name} takes none; --template tokenizer uses the "
-            "tokenizer's own chat template"
+            "--chat_template_kwargs: the template {name} takes none; --template tokenizer uses the tokenizer's own "
+            "chat template",
+            name=template.name,
         )
     own = (template.source, template.names, template.default_system, template.control_tokens)
     return _checked(ChatTemplate(*own, {**template.kwargs, **kwargs}))
@@ -100,8 +106,9 @@ def with_kwargs(template: Template, kwargs: Mapping[str, Any] | None) -> Templat
 def _checked(template: ChatTemplate) -> ChatTemplate:
     if unknown := template.kwargs.keys() - template.kwargs_used:
         raise UsageError(
-            f"--chat_template_kwargs: the tokenizer's chat template does not use {', '.join(sorted(unknown))}; "
-            f"it knows: {', '.join(sorted(template.kwargs_used)) or 'none'}"
+            "--chat_template_kwargs: the tokenizer's chat template does not use {unknown}; it knows: {kwargs_used}",
+            unknown=", ".join(sorted(unknown)),
+            kwargs_used=", ".join(sorted(template.kwargs_used)) or "none",
         )
     return template
 

@@ -34,5 +34,5 @@ def from_values(values: Mapping[str, Any]) -> Template:
         if values["kind"] == "frames":
             return FrameTemplate(name=values["name"], **given, control_tokens=control)
     except (KeyError, TypeError) as error:
-        raise DataError(f"the saved template cannot be read: {error!r}") from error
-    raise DataError(f"the saved template is of kind {values['kind']!r}, which this version does not know")
+        raise DataError("the saved template cannot be read: {error!r}", error=error) from error
+    raise DataError("the saved template is of kind {kind!r}, which this version does not know", kind=values["kind"])

@@ -21,6 +21,7 @@ from yangtuo.config.unique_keys import UniqueKeys, unique
 from yangtuo.data.records import Turn
 from yangtuo.data.thinking import with_thought
 from yangtuo.errors import DataError, one_line
+from yangtuo.i18n import Message
 
 
 class Piece(NamedTuple):
@@ -178,7 +179,9 @@ class FrameTemplate:
     ) -> list[Rendered]:
         """The dialogue in the frames. They know no thoughts, which stand in the answers."""
         if more:
-            raise TemplateFault(f"the template {self.name} takes no chat_template_kwargs; --template tokenizer does")
+            raise TemplateFault(
+                Message("the template {name} takes no chat_template_kwargs; --template tokenizer does", name=self.name)
+            )
         has_system = turns[0].role == "system"
         spoken = turns[1:] if has_system else turns
         exchanges = []
@@ -188,7 +191,10 @@ class FrameTemplate:
             if tools or answer.more:
                 if tools or "tool_calls" in (answer.more or ()):
                     raise TemplateFault(
-                        f"the template {self.name} has no place for tools; --template tokenizer uses the tokenizer's"
+                        Message(
+                            "the template {name} has no place for tools; --template tokenizer uses the tokenizer's",
+                            name=self.name,
+                        )
                     )
                 said = with_thought(answer)
             exchanges.append(
@@ -291,18 +297,28 @@ def read_template(path: Path) -> FrameTemplate:
         # YAML reads most JSON, but no tabs, and astral characters written as two escapes wrongly.
         content = json.loads(text, object_pairs_hook=unique) if path.suffix == ".json" else yaml.load(text, UniqueKeys)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"--template {path}: cannot be read: {one_line(error, 200)}") from error
+        raise DataError("--template {path}: cannot be read: {error}", path=path, error=one_line(error, 200)) from error
     if not isinstance(content, dict):
-        raise DataError(f"--template {path}: expected keys and texts; the keys are {', '.join(_FIELDS)}")
-    problems = [f"unknown key {key!r}; the keys are {', '.join(_FIELDS)}" for key in content if key not in _FIELDS]
-    problems += [f"no {key!r}; expected {_FIELDS[key]}" for key in _NEEDED if key not in content]
+        raise DataError(
+            "--template {path}: expected keys and texts; the keys are {fields}", path=path, fields=", ".join(_FIELDS)
+        )
+    problems = [
+        Message("unknown key {key!r}; the keys are {fields}", key=key, fields=", ".join(_FIELDS))
+        for key in content
+        if key not in _FIELDS
+    ]
+    problems += [
+        Message("no {key!r}; expected {fields}", key=key, fields=_FIELDS[key]) for key in _NEEDED if key not in content
+    ]
     for key, value in content.items():
         texts = value if key == "control_tokens" and isinstance(value, list) else [value]
         fits = isinstance(value, list) == (key == "control_tokens") and all(isinstance(one, str) for one in texts)
         if key in _FIELDS and not fits:
-            problems.append(f"{key!r} is {value!r}; expected {_FIELDS[key]}")
+            problems.append(
+                Message("{key!r} is {value!r}; expected {fields}", key=key, value=value, fields=_FIELDS[key])
+            )
         elif key in ("end", "control_tokens") and "" in texts:
-            problems.append(f"{key!r} has an empty text; expected {_FIELDS[key]}")
+            problems.append(Message("{key!r} has an empty text; expected {fields}", key=key, fields=_FIELDS[key]))
     if not problems:
         problems += _contradictions(content)
     if problems:
@@ -315,8 +331,8 @@ def read_template(path: Path) -> FrameTemplate:
 def _contradictions(content: dict[str, Any]) -> Iterator[str]:
     opening, end = content["opening"], content.get("end")
     if opening.count("{system}") != 1:
-        yield f"'opening' has {opening.count('{system}')} times {{system}}; expected it once"
+        yield Message("'opening' has {count} times {{system}}; expected it once", count=opening.count("{system}"))
     elif not opening.startswith("{system}") and "opening_without_system" not in content:
         yield "no 'opening_without_system'; expected a text, since 'opening' begins with a frame of the system prompt"
     if end and end not in content.get("control_tokens", ()):
-        yield f"'end' is {end!r}, which 'control_tokens' does not list"
+        yield Message("'end' is {end!r}, which 'control_tokens' does not list", end=end)

@@ -172,7 +172,9 @@ def open_tokenizer(folder: Path) -> Tokenizer:
         TokenizerError: no tokenizer in it, a broken file, or no end token.
     """
     if not is_tokenizer_folder(folder):
-        raise TokenizerError(f"{folder}: no tokenizer here; expected tokenizer.model (LLaMA) or tokenizer.json")
+        raise TokenizerError(
+            "{folder}: no tokenizer here; expected tokenizer.model (LLaMA) or tokenizer.json", folder=folder
+        )
     config = read_json(folder / "tokenizer_config.json")
     special = read_json(folder / "special_tokens_map.json")
     named = {key: token_text(config.get(key)) or token_text(special.get(key)) for key in NAMES}
@@ -198,8 +200,10 @@ def _open_sentencepiece(
         model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     except (RuntimeError, OSError) as error:
         raise TokenizerError(
-            f"{folder}/tokenizer.model: not a sentencepiece model ({one_line(error, 120)}); "
-            "if the folder has a tokenizer.json as well, use a copy of it without tokenizer.model"
+            "{folder}/tokenizer.model: not a sentencepiece model ({error}); if the folder has a tokenizer.json as "
+            "well, use a copy of it without tokenizer.model",
+            folder=folder,
+            error=one_line(error, 120),
         ) from error
     added, told = added_tokens(folder, config), ""
     if (folder / "tokenizer.json").is_file():
@@ -213,16 +217,23 @@ def _open_sentencepiece(
         i = backend.id_of(text)
         if i is not None and i in model.encode(f"a{text}b"):
             raise TokenizerError(
-                f"{folder}/tokenizer.model: it turns {text!r} inside a user's text into the control id {i}; "
-                "use a folder with tokenizer.json alone"
+                "{folder}/tokenizer.model: it turns {text!r} inside a user's text into the control id {i}; use a "
+                "folder with tokenizer.json alone",
+                folder=folder,
+                text=text,
+                i=i,
             )
     bos, eos = backend.id_of(named["bos_token"]), backend.id_of(named["eos_token"])
     if named["eos_token"] and eos is None:
-        raise TokenizerError(f"{folder}: its end token {named['eos_token']!r} is not in tokenizer.model")
+        raise TokenizerError(
+            "{folder}: its end token {eos_token!r} is not in tokenizer.model",
+            folder=folder,
+            eos_token=named["eos_token"],
+        )
     bos = model.bos_id() if bos is None else bos
     eos = model.eos_id() if eos is None else eos
     if eos < 0:
-        raise TokenizerError(f'{folder}: no end token; name it as "eos_token" in tokenizer_config.json')
+        raise TokenizerError('{folder}: no end token; name it as "eos_token" in tokenizer_config.json', folder=folder)
     adds_bos = config.get("add_bos_token", True) and bos >= 0
     controls = {text: i for text in sorted(control) if (i := backend.id_of(text)) is not None} | added
     controls |= {model.id_to_piece(i): i for i in range(model.get_piece_size()) if model.is_control(i)}
@@ -281,7 +292,9 @@ def _open_json(folder: Path, config: dict[str, Any], named: dict[str, str]) -> T
         # The library raises Exception itself for any fault of the file; whatever else there is, is a bug of ours.
         if type(error) is not Exception and not isinstance(error, OSError | ValueError):
             raise
-        raise TokenizerError(f"{folder}/tokenizer.json: cannot be read: {one_line(error, 120)}") from error
+        raise TokenizerError(
+            "{folder}/tokenizer.json: cannot be read: {error}", folder=folder, error=one_line(error, 120)
+        ) from error
     for tokenizer in filter(None, (whole, plain, continued)):
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -292,7 +305,7 @@ def _open_json(folder: Path, config: dict[str, Any], named: dict[str, str]) -> T
     backend = Json(whole, plain, continued, blank, [int(one["id"]) for one in listed if not one.get("special")])
     eos = backend.id_of(named["eos_token"])
     if eos is None:
-        raise TokenizerError(f'{folder}: no end token; name it as "eos_token" in tokenizer_config.json')
+        raise TokenizerError('{folder}: no end token; name it as "eos_token" in tokenizer_config.json', folder=folder)
     controls = {str(one["content"]): int(one["id"]) for one in listed}
     spelled = {
         str(one["content"]): Spelled(int(one["id"]), bool(one.get("lstrip")), bool(one.get("rstrip"))) for one in listed

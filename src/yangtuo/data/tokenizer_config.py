@@ -44,8 +44,12 @@ def added_tokens(folder: Path, config: dict[str, Any]) -> dict[str, int]:
         text = spec["content"]
         if added.setdefault(text, int(i)) != int(i):
             raise TokenizerError(
-                f"{folder}: {text!r} has the id {added[text]} in added_tokens.json and {i} in tokenizer_config.json; "
-                "correct the one that is wrong"
+                "{folder}: {text!r} has the id {added} in added_tokens.json and {i} in tokenizer_config.json; correct "
+                "the one that is wrong",
+                folder=folder,
+                text=text,
+                added=added[text],
+                i=i,
             )
     return added
 
@@ -62,5 +66,5 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path}: broken JSON: {error}") from error
+        raise TokenizerError("{path}: broken JSON: {error}", path=path, error=error) from error
     return value if isinstance(value, dict) else {}

@@ -11,6 +11,7 @@ from typing import Any
 from yangtuo.data.records import Turn
 from yangtuo.data.templates import TemplateFault
 from yangtuo.data.thinking import parts_of, thought_beside
+from yangtuo.i18n import Message
 
 _AROUND = "\ufdd2"  # a noncharacter of Unicode, which no text may hold
 _ANSWER = "the tokenizer's chat template changes the text of this row's turns"
@@ -40,9 +41,12 @@ class Traced:
         for tool, traced in zip(tools, self.tools, strict=True):
             if not _shows(prompt, _name_of(traced)):
                 raise TemplateFault(
-                    f"the tokenizer's chat template does not show {_name_of(tool)!r} of this row's tools (or "
-                    "functions), so that tool_calls (or function_call) have no place; write them into the texts, or "
-                    "take a model with tools"
+                    Message(
+                        "the tokenizer's chat template does not show {name_of!r} of this row's tools (or functions), "
+                        "so that tool_calls (or function_call) have no place; write them into the texts, or take a "
+                        "model with tools",
+                        name_of=_name_of(tool),
+                    )
                 )
         for turn in self.turns[:num_turns]:
             if not _shows(prompt, parts_of(turn.text).rest if turn.role == "assistant" else turn.text):

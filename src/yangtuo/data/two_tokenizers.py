@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yangtuo.errors import TokenizerError, one_line
+from yangtuo.i18n import Message
 
 _MOST_NAMED = 5
 
@@ -30,7 +31,9 @@ def added_by_json(folder: Path, pieces: Mapping[str, int]) -> tuple[list[dict[st
         vocabulary = content["model"]["vocab"]
         listed = {str(one["content"]): one for one in content.get("added_tokens", [])}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return [], f"tokenizer.model is read; tokenizer.json beside it cannot be: {one_line(repr(error), 80)}"
+        return [], Message(
+            "tokenizer.model is read; tokenizer.json beside it cannot be: {error}", error=one_line(repr(error), 80)
+        )
     own = dict(vocabulary) if isinstance(vocabulary, dict) else {one[0]: i for i, one in enumerate(vocabulary)}
     added = {text: int(one["id"]) for text, one in listed.items() if text not in pieces}
     taken = {i: text for text, i in pieces.items() if own.get(text) != i}  # else tokenizer.json renames a piece of both
@@ -40,14 +43,32 @@ def added_by_json(folder: Path, pieces: Mapping[str, int]) -> tuple[list[dict[st
     if wrong:
         first = wrong[0]
         raise TokenizerError(
-            f"{folder}: tokenizer.model and tokenizer.json contradict each other in {len(wrong):,} tokens (the id of "
-            f"{first!r}: {pieces.get(first, 'none')} and {other[first]}); remove the one that is not meant: "
-            "transformers reads tokenizer.json, the 2023 script tokenizer.model"
+            "{folder}: tokenizer.model and tokenizer.json contradict each other in {num_wrong:,} tokens (the id of "
+            "{first!r}: {pieces} and {other}); remove the one that is not meant: transformers reads tokenizer.json, "
+            "the 2023 script tokenizer.model",
+            folder=folder,
+            num_wrong=len(wrong),
+            first=first,
+            pieces=pieces.get(first, "none"),
+            other=other[first],
         )
     told = []
     if added:
         names = ", ".join(list(added)[:_MOST_NAMED]) + (", ..." if len(added) > _MOST_NAMED else "")
-        told.append(f"with the {len(added):,} token(s) that tokenizer.json adds to it: {names}")
+        told.append(
+            Message(
+                "with the {num_added:,} token(s) that tokenizer.json adds to it: {names}",
+                num_added=len(added),
+                names=names,
+            )
+        )
     if missing := len(pieces.keys() - other.keys()):
-        told.append(f"of which tokenizer.json lacks {missing:,} tokens: programs that read that one make other ids")
-    return [listed[text] for text in added], f"tokenizer.model is read, {', and '.join(told)}" if told else ""
+        told.append(
+            Message(
+                "of which tokenizer.json lacks {missing:,} tokens: programs that read that one make other ids",
+                missing=missing,
+            )
+        )
+    return [listed[text] for text in added], Message(
+        "tokenizer.model is read, {told}", told=", and ".join(told)
+    ) if told else ""

@@ -132,8 +132,12 @@ def calibrate(measured: Measured, planner: Planner, execution: Execution) -> Exe
         free = free_bytes(device) / 2**30
         remedy = "" if measured.checkpoints else "--gradient_checkpointing, or "
         raise OutOfMemoryError(
-            f"a row of {longest} tokens needs more memory than the {free:.1f} GiB that are free (about {fits} tokens "
-            f"would fit); give {remedy}a smaller --max_seq_length"
+            "a row of {longest} tokens needs more memory than the {free:.1f} GiB that are free (about {fits} tokens "
+            "would fit); give {remedy}a smaller --max_seq_length",
+            longest=longest,
+            free=free,
+            fits=fits,
+            remedy=remedy,
         )
     chosen = min(fits, MOST_CELLS["cuda"])
     logger.info("engine: micro-batches of at most %s tokens, by a measurement of the memory", f"{chosen:,}")

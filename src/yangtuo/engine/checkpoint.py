@@ -15,6 +15,7 @@ from typing import Any
 
 from yangtuo import output
 from yangtuo.errors import CheckpointError, YangtuoError
+from yangtuo.i18n import Message
 
 MARK = "complete.json"  # written last, so a checkpoint that has it has everything
 POSITION, TENSORS, TRAINER_STATE = "training_state.json", "optimizer.safetensors", "trainer_state.json"
@@ -47,8 +48,13 @@ def check_room(folder: Path, num_bytes: int, error: type[YangtuoError] = Checkpo
     free = output.free_bytes(folder)
     if free < num_bytes:
         raise error(
-            f"{folder}: {_mebibytes(free)} free on its disk, where a checkpoint of {_mebibytes(num_bytes)} is to be "
-            "written; free some, or give another --output_dir (a started run goes on with the same command)"
+            Message(
+                "{folder}: {mebibytes} free on its disk, where a checkpoint of {mebibytes2} is to be written; free "
+                "some, or give another --output_dir (a started run goes on with the same command)",
+                folder=folder,
+                mebibytes=_mebibytes(free),
+                mebibytes2=_mebibytes(num_bytes),
+            )
         )
 
 

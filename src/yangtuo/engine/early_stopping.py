@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from yangtuo.i18n import Message
+
 EXTENDED = "extended"  # the event of log.jsonl at which more steps were asked for
 
 
@@ -53,10 +55,16 @@ class EvaluationHistory:
         """For the screen."""
         before = self._values[: -self.rule.patience] if self.rule.patience else self._values
         best = min((value for value in before if not math.isnan(value)), default=math.nan)
-        return (
-            f"early stopping after step {step} of {max_steps}: {self.rule.patience} evaluations in a row have not "
-            f"bettered the {self.rule.metric} {best:.4f} before them by more than {self.rule.threshold:g}; best/ has "
-            "the adapter of the lowest loss (--load_best_model_at_end makes the best saved checkpoint the final one)"
+        return Message(
+            "early stopping after step {step} of {max_steps}: {patience} evaluations in a row have not bettered "
+            "the {metric} {best:.4f} before them by more than {threshold:g}; best/ has the adapter of the lowest "
+            "loss (--load_best_model_at_end makes the best saved checkpoint the final one)",
+            step=step,
+            max_steps=max_steps,
+            patience=self.rule.patience,
+            metric=self.rule.metric,
+            best=best,
+            threshold=self.rule.threshold,
         )
 
 

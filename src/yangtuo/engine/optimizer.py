@@ -71,4 +71,4 @@ def rehearse(choose: Callable[[TrainingArguments], tuple[Any, dict[str, Any]]], 
         num_warmup = args.get_warmup_steps(_REHEARSED_STEPS)
         get_scheduler(args.lr_scheduler_type, optimizer, num_warmup, _REHEARSED_STEPS, args.lr_scheduler_kwargs)
     except Exception as error:  # of any package
-        raise UsageError(f"{option} cannot be made: {one_line(error)}") from error
+        raise UsageError("{option} cannot be made: {error}", option=option, error=one_line(error)) from error

@@ -119,9 +119,12 @@ def _check_reached(unreached: Sequence[str]) -> None:
     modules = sorted({_OWN.split(name)[0] for name in unreached if "experts" not in name})
     if modules:
         raise AdapterError(
-            f"{len(modules)} trained modules have no gradient, since the loss of text does not depend on them: "
-            f"{', '.join(modules[:_MOST_NAMED])}{', ...' if len(modules) > _MOST_NAMED else ''}; leave them out of "
-            "--trainable and --modules_to_save, or continue an adapter without them"
+            "{num_modules} trained modules have no gradient, since the loss of text does not depend on them: "
+            "{modules}{what}; leave them out of --trainable and --modules_to_save, or continue an adapter without "
+            "them",
+            num_modules=len(modules),
+            modules=", ".join(modules[:_MOST_NAMED]),
+            what=", ..." if len(modules) > _MOST_NAMED else "",
         )
 
 
@@ -156,14 +159,18 @@ class _Trial:
         except _REFUSALS as error:
             if is_out_of_memory(error):
                 raise
-            raise self._untrainable(f"does not compute the loss of two short rows: {one_line(error, 160)}") from error
+            raise self._untrainable(
+                Message("does not compute the loss of two short rows: {error}", error=one_line(error, 160))
+            ) from error
         if distance(counted, found) > self.compared.limit:
             raise self._untrainable("counts positions otherwise than from 0")
         return found
 
     def _untrainable(self, why: str) -> ModelError:
         kind, name = self._base.config.model_type, type(self._base).__name__
-        return ModelError(f"a {kind} base cannot be trained here: {name} of transformers {why}")
+        return ModelError(
+            "a {kind} base cannot be trained here: {name} of transformers {why}", kind=kind, name=name, why=why
+        )
 
     def _fuse(self, is_on: bool) -> None:
         for module in self._fused:

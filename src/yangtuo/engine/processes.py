@@ -51,8 +51,10 @@ def connect(device: str, *, backend: str | None, timeout_seconds: int, deepspeed
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if world_size() > 1 and missing:
         raise UsageError(
-            f"WORLD_SIZE={world_size()} is in the environment without {', '.join(missing)}: start several processes "
-            "with torchrun, which sets all of them, or unset WORLD_SIZE to train with one"
+            "WORLD_SIZE={world_size} is in the environment without {missing}: start several processes with torchrun, "
+            "which sets all of them, or unset WORLD_SIZE to train with one",
+            world_size=world_size(),
+            missing=", ".join(missing),
         )
     if device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, says that it looks for one
@@ -86,9 +88,17 @@ def _waiting_is_told() -> Iterator[None]:
     of_launcher = "TORCHELASTIC_RUN_ID" in os.environ
     others, size = world_size() - 1, world_size()
     place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-    text = f"rank {rank()}: waiting for {others} of {size} processes at {place}"
+    text = Message(
+        "rank {rank}: waiting for {others} of {size} processes at {place}",
+        rank=rank(),
+        others=others,
+        size=size,
+        place=place,
+    )
     if not of_launcher:
-        text += f", since WORLD_SIZE={size} is in the environment; started alone, unset WORLD_SIZE and RANK"
+        text += Message(
+            ", since WORLD_SIZE={size} is in the environment; started alone, unset WORLD_SIZE and RANK", size=size
+        )
     # Of ranks but 0 only errors are shown, and this one may be the only process there is.
     timer = threading.Timer(
         _LONG_S if of_launcher else 0.0, logger.log, (logging.WARNING if rank() == 0 else logging.ERROR, text)
@@ -132,8 +142,10 @@ def peers_lost_are_named(what: str) -> Iterator[None]:
         if world_size() == 1 or is_out_of_memory(error) or not is_network:
             raise
         raise PeerLostError(
-            f"{what}: another process is gone or unreachable, see its own message ({text[:160]}); with several "
-            "network cards, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the one that joins the machines"
+            "{what}: another process is gone or unreachable, see its own message ({text}); with several network "
+            "cards, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the one that joins the machines",
+            what=what,
+            text=text[:160],
         ) from error
 
 
@@ -178,9 +190,11 @@ def check_alike(found: Mapping[str, Any]) -> None:
     torch.distributed.all_gather_object(told, (name_of_host(), found))
     first_host, first = told[0]
     problems = [
-        f"rank {other} on {host}: {difference}"
+        Message("rank {other} on {host}: {difference}", other=other, host=host, difference=difference)
         for other, (host, values) in enumerate(told)
-        for difference in differences(first, values, f"on rank 0 ({first_host})", "there")
+        for difference in differences(
+            first, values, Message("on rank 0 ({first_host})", first_host=first_host), "there"
+        )
     ]
     if problems:
         error = UsageError.of_problems(
@@ -255,10 +269,18 @@ def check_engine(accelerator: Accelerator, *, deepspeed: bool, fsdp: bool) -> No
     wanted = world_size()
     kind = str(accelerator.distributed_type.value)
     if accelerator.num_processes != wanted:
-        raise UsageError(f"{wanted} processes were started, but the engine sees {accelerator.num_processes}")
+        raise UsageError(
+            "{wanted} processes were started, but the engine sees {num_processes}",
+            wanted=wanted,
+            num_processes=accelerator.num_processes,
+        )
     engines = ["DEEPSPEED"] if deepspeed else ["FSDP"] if fsdp else ["MULTI"] if wanted > 1 else ["NO", "MULTI"]
     if not any(kind.startswith(engine) for engine in engines):
-        raise UsageError(f"asked for {engines[0]}, but accelerate chose {kind}; unset ACCELERATE_* variables")
+        raise UsageError(
+            "asked for {engines}, but accelerate chose {kind}; unset ACCELERATE_* variables",
+            engines=engines[0],
+            kind=kind,
+        )
 
 
 def check_one_gpu(num_gpus: int) -> None:
@@ -269,8 +291,9 @@ def check_one_gpu(num_gpus: int) -> None:
     """
     if num_gpus > 1:
         raise UsageError(
-            f"{num_gpus} GPUs are visible to one process; start one process a GPU "
-            f"(torchrun --nproc_per_node {num_gpus} ...), or choose one with CUDA_VISIBLE_DEVICES=0"
+            "{num_gpus} GPUs are visible to one process; start one process a GPU (torchrun --nproc_per_node "
+            "{num_gpus} ...), or choose one with CUDA_VISIBLE_DEVICES=0",
+            num_gpus=num_gpus,
         )
 
 

@@ -183,14 +183,17 @@ class StepRunner:
             raise self._cannot_redo(step, place)
         if all(len(batch.rows) == 1 for of_rank in step.plan.micro_batches for batch in of_rank):
             raise OutOfMemoryError(
-                f"step {place.step}: out of memory with one row a micro-batch; give --gradient_checkpointing, or a "
-                "smaller --max_seq_length"
+                "step {step}: out of memory with one row a micro-batch; give --gradient_checkpointing, or a smaller "
+                "--max_seq_length",
+                step=place.step,
             )
 
     def _cannot_redo(self, step: Step, place: StepKey) -> OutOfMemoryError:
         return OutOfMemoryError(
-            f"step {place.step}: out of memory with at most {step.execution.max_cells} tokens a micro-batch, where "
-            "this engine cannot redo a step; give a smaller --micro_batch_tokens"
+            "step {step}: out of memory with at most {max_cells} tokens a micro-batch, where this engine cannot redo "
+            "a step; give a smaller --micro_batch_tokens",
+            step=place.step,
+            max_cells=step.execution.max_cells,
         )
 
     def _check_finite(self, losses: torch.Tensor, step: Step, place: StepKey) -> None:
@@ -202,8 +205,10 @@ class StepRunner:
         rows = [row for layout, is_bad in zip(step.layouts, bad.tolist(), strict=True) if is_bad for row in layout.rows]
         named = ", ".join(examples.where(row) for row in rows[:8]) if rows else "of another rank"
         error = NonFiniteLossError(
-            f"step {place.step}: the loss is not finite; rows {named}. No weight was changed by this step; the last "
-            "checkpoint is good. Try a lower --learning_rate, or --bf16 instead of --fp16"
+            "step {step}: the loss is not finite; rows {named}. No weight was changed by this step; the last "
+            "checkpoint is good. Try a lower --learning_rate, or --bf16 instead of --fp16",
+            step=place.step,
+            named=named,
         )
         error.is_second_hand = not rows
         raise error

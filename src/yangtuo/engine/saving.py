@@ -146,5 +146,5 @@ def _load(file: Path) -> Tensors:
     try:
         tensors: Tensors = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {one_line(error, 160)}") from error
+        raise CheckpointError("{file}: cannot be read: {error}", file=file, error=one_line(error, 160)) from error
     return tensors

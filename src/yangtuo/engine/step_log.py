@@ -49,8 +49,9 @@ class StepLog:
             with contextlib.suppress(OSError):
                 os.truncate(self._path, size)
             raise WriteError(
-                f"{self._path}: cannot be written: {output.reason(error)}; make room, and the same command goes on "
-                "from the last checkpoint"
+                "{path}: cannot be written: {reason}; make room, and the same command goes on from the last checkpoint",
+                path=self._path,
+                reason=output.reason(error),
             ) from error
 
 

@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 
 from yangtuo.errors import UsageError, one_line
+from yangtuo.i18n import Message
 
 logger = logging.getLogger(__name__)
 
@@ -94,8 +95,12 @@ def check(names: Sequence[str]) -> None:
         try:
             if knows_key is not None and not knows_key():
                 problems.append(
-                    f"--report_to {name}: it sends to a server, and nobody is logged in there; {name} login, or "
-                    f"{name.upper()}_MODE=offline to keep everything on this machine"
+                    Message(
+                        "--report_to {name}: it sends to a server, and nobody is logged in there; {name} login, or "
+                        "{name2}_MODE=offline to keep everything on this machine",
+                        name=name,
+                        name2=name.upper(),
+                    )
                 )
         except Exception as error:  # of any package
             problems.append(_cannot_start(name, _said(error)))
@@ -127,7 +132,7 @@ def _meant(names: Sequence[str]) -> Sequence[str]:
 
 
 def _cannot_start(name: str, said: str) -> str:
-    return f"--report_to {name}: it cannot start: {said}; mend that, or leave {name} out"
+    return Message("--report_to {name}: it cannot start: {said}; mend that, or leave {name} out", name=name, said=said)
 
 
 def _said(error: Exception) -> str:

@@ -107,8 +107,11 @@ class PlainEngineState:
                     values[f"{names[i]}/{key}"] = value
                 else:
                     raise CheckpointError(
-                        f"--optim: {type(self._optimizer).__name__} keeps {key!r} as a {type(value).__name__}, which "
-                        "no checkpoint of this program can hold; choose another optimizer, or --save_only_model"
+                        "--optim: {name} keeps {key!r} as a {type_value__name}, which no checkpoint of this program "
+                        "can hold; choose another optimizer, or --save_only_model",
+                        name=type(self._optimizer).__name__,
+                        key=key,
+                        type_value__name=type(value).__name__,
                     )
         scaler = {} if self._scaler is None else plain_values(self._scaler.state_dict())
         groups = [plain_values(group) for group in kept["param_groups"] if group["params"]]
@@ -255,8 +258,10 @@ def schedule_for(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, 
             fitted[key] = value[:1] * lists[key]
         else:
             raise CheckpointError(
-                f"the checkpoint has {len(value)} groups of weights with learning rates of their own, this engine "
-                f"{lists[key]}; go on with the engine that wrote it"
+                "the checkpoint has {num_value} groups of weights with learning rates of their own, this engine "
+                "{lists}; go on with the engine that wrote it",
+                num_value=len(value),
+                lists=lists[key],
             )
     return {**own, **fitted}
 

@@ -71,8 +71,9 @@ def benchmark_of(folder: ChoiceFolder, by: ChoicesBy, shots: int, most: int | No
     splits = [split for split in _SPLITS if any(one.answer for one in folder.questions.get(split, ()))]
     if not splits or (splits[0] == "dev" and shots):
         raise DataError(
-            f"{folder.benchmark}: no questions with answers but those of dev, which are the exemplars; add the val or "
-            "test files, or give --shots 0"
+            "{benchmark}: no questions with answers but those of dev, which are the exemplars; add the val or test "
+            "files, or give --shots 0",
+            benchmark=folder.benchmark,
         )
     chosen, seen = [], dict[str, int]()
     for question in folder.questions[splits[0]]:

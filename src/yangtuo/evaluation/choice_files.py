@@ -80,7 +80,10 @@ class ChoiceFolder:
             what = f"split {split!r}" if split else "split besides dev"
             splits = ", ".join(able) or "none"
             raise UsageError(
-                f"no {what} with answers in this folder of {self.benchmark}; splits with answers: {splits}"
+                "no {what} with answers in this folder of {benchmark}; splits with answers: {splits}",
+                what=what,
+                benchmark=self.benchmark,
+                splits=splits,
             )
         return able[chosen]
 
@@ -116,12 +119,15 @@ def read_choice_folder(folder: Path, benchmark: str | None = None) -> ChoiceFold
         MissingDependencyError: Parquet, and pyarrow is not installed.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no folder; give the folder of C-Eval or CMMLU, with dev/ and val/ or test/ in it")
+        raise DataError(
+            "{folder}: no folder; give the folder of C-Eval or CMMLU, with dev/ and val/ or test/ in it", folder=folder
+        )
     files, others = _files_in(folder)
     if not files:
         raise DataError(
-            f"{folder}: no file of questions; C-Eval has val/law_val.csv or the like, CMMLU test/law.csv, both also as "
-            ".jsonl or .parquet"
+            "{folder}: no file of questions; C-Eval has val/law_val.csv or the like, CMMLU test/law.csv, both also as "
+            ".jsonl or .parquet",
+            folder=folder,
         )
     benchmark = benchmark or _benchmark_of(files)
     questions: dict[str, list[ChoiceQuestion]] = {}
@@ -129,7 +135,7 @@ def read_choice_folder(folder: Path, benchmark: str | None = None) -> ChoiceFold
     for file in files:
         problems += _read(file, benchmark, questions.setdefault(file.split, []))
     if problems:
-        raise DataError.of_problems(f"{folder}: questions that cannot be read", problems)
+        raise DataError.of_problems(Message("{folder}: questions that cannot be read", folder=folder), problems)
     found = {split: tuple(questions[split]) for split in dict.fromkeys(_SPLITS.values()) if split in questions}
     return ChoiceFolder(benchmark, found, tuple(_notes(folder, benchmark, files, others)))
 
@@ -179,7 +185,13 @@ def _twice(files: Iterable[_File]) -> Iterator[str]:
     for file in files:
         other = seen.setdefault((file.split, file.subject), file.path)
         if other != file.path and not (_is_part(other) and _is_part(file.path) and other.parent == file.path.parent):
-            yield f"{file.path}: {file.subject}, {file.split}, is in {other} too; keep one of them"
+            yield Message(
+                "{path}: {subject}, {split}, is in {other} too; keep one of them",
+                path=file.path,
+                subject=file.subject,
+                split=file.split,
+                other=other,
+            )
 
 
 def _is_part(path: Path) -> bool:
@@ -193,14 +205,21 @@ def _read(file: _File, benchmark: str, questions: list[ChoiceQuestion]) -> list[
     except DataError as error:
         return [str(error)]
     if not rows:
-        return [f"{file.path}: no questions in it"]
+        return [Message("{path}: no questions in it", path=file.path)]
     cells = [_cells(row) for row in rows]
     told = [row.fault or "no object with the columns of a question" for row in rows]
     if first := next((found for found in cells if found is not None), None):
         missing = [name for name in _COLUMNS if name not in first and (name, file.split) != ("answer", "test")]
         if missing:
             names = ", ".join(map(_label, missing))
-            return [f"{file.path}: no column {names}; columns there: {shown(', '.join(map(str, first)))}"]
+            return [
+                Message(
+                    "{path}: no column {names}; columns there: {first}",
+                    path=file.path,
+                    names=names,
+                    first=shown(", ".join(map(str, first))),
+                )
+            ]
     # A test set may be published without answers, but not with some of them.
     has_answers = file.split != "test" or any(found and found.get("answer") for found in cells)
     problems, group = [], subject_of(benchmark, file.subject).groups[0]
@@ -260,5 +279,7 @@ def _notes(folder: Path, benchmark: str, files: Sequence[_File], others: Sequenc
             unknown=", ".join(unknown),
         )
     if others:
-        names = ", ".join(map(str, others[:5])) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        names = ", ".join(map(str, others[:5])) + (
+            Message(" and {num_others} more", num_others=len(others) - 5) if len(others) > 5 else ""
+        )
         yield Message("{folder}: not read, since their names tell no split: {names}", folder=folder, names=names)

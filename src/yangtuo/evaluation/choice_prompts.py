@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from yangtuo.evaluation.choice_files import LETTERS, ChoiceQuestion
 from yangtuo.evaluation.choice_subjects import CEVAL, subject_of
+from yangtuo.i18n import Message
 
 _HEADS = {
     "ceval": "以下是中国关于{}考试的单项选择题，请选出其中的正确答案。\n\n",
@@ -48,7 +49,11 @@ def prompt(question: ChoiceQuestion, exemplars: Sequence[ChoiceQuestion] = ()) -
     head = _HEADS[question.benchmark].format(subject_of(question.benchmark, question.subject).chinese)
     for exemplar in exemplars:
         if exemplar.answer is None:
-            raise ValueError(f"exemplar {exemplar.number} of {exemplar.subject} has no answer")
+            raise ValueError(
+                Message(
+                    "exemplar {number} of {subject} has no answer", number=exemplar.number, subject=exemplar.subject
+                )
+            )
         head += f"{_asked(exemplar)}{exemplar.answer}\n\n"
     return head + _asked(question)
 

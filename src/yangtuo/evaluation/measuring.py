@@ -124,10 +124,12 @@ def _check_lengths(asked: Asked, tasks: Sequence[LikelihoodTask | AnswerTask]) -
             problems += [task.examples.where(i) if task.name == "own" else f"{task.name} {task.keys[i]}" for i in long]
         else:
             long_prompts = [prompt for prompt in task.prompts if len(prompt.ids) >= most]
-            problems += [f"the prompt of {prompt.where or prompt.text[:40]}" for prompt in long_prompts]
+            problems += [
+                Message("the prompt of {where}", where=prompt.where or prompt.text[:40]) for prompt in long_prompts
+            ]
     if problems:
         remedy = "leave them out" + (", or give fewer --shots" if any(task.name in _OF_SHOTS for task in tasks) else "")
-        title = f"longer than the {most:,} positions that the model has; {remedy}"
+        title = Message("longer than the {most:,} positions that the model has; {remedy}", most=most, remedy=remedy)
         raise DataError.of_problems(title, problems)
 
 

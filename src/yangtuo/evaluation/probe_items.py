@@ -18,6 +18,7 @@ from yangtuo.data.readers.shown import found, keys_of, short, shown
 from yangtuo.data.records import Value
 from yangtuo.errors import DataError
 from yangtuo.evaluation.probe_checks import RULES, Check, argument_fault
+from yangtuo.i18n import Message
 
 PROBE_SET = Path(__file__).with_name("probe_set")
 LANGUAGES = ("zh", "en")
@@ -110,7 +111,13 @@ def read_items(paths: Iterable[Path]) -> tuple[Item, ...]:
             place = f"{path}: row {value.row + 1}" + (f" (line {value.line})" if value.line else "")
             faults = list(_row_faults(value))
             if not faults and (before := places.setdefault(value.content["id"], place)) != place:
-                faults = [f"'id' is {short(value.content['id'])}, which {before} has too; give each item its own"]
+                faults = [
+                    Message(
+                        "'id' is {id}, which {before} has too; give each item its own",
+                        id=short(value.content["id"]),
+                        before=before,
+                    )
+                ]
             problems += [f"{place}: {fault}" for fault in faults]
             if not faults:
                 items.append(_item(value.content))
@@ -148,17 +155,24 @@ def _row_faults(value: Value) -> Iterator[str]:
         yield value.fault
         return
     if not isinstance(row, dict):
-        yield f"it is {found(row)}; expected an object with the keys of {_forms()}"
+        yield Message("it is {row}; expected an object with the keys of {forms}", row=found(row), forms=_forms())
         return
     if isinstance(row, Doubled):
-        yield f"the key {shown(row.key)} stands twice; keep one of them"
+        yield Message("the key {key} stands twice; keep one of them", key=shown(row.key))
     form = _form(row)
     missing = [key for key in _KEYS[form] if key not in row]
     other = [shown(key) for key in row if key not in _KEYS[form]]
     if missing:
-        yield f"no {' and no '.join(map(repr, missing))} (keys: {keys_of(row)}); expected {_forms()}"
+        yield Message(
+            "no {missing} (keys: {keys_of}); expected {forms}",
+            missing=" and no ".join(map(repr, missing)),
+            keys_of=keys_of(row),
+            forms=_forms(),
+        )
     if other:
-        yield f"{form} has no key {', '.join(map(repr, other))}; expected {_forms()}"
+        yield Message(
+            "{form} has no key {other}; expected {forms}", form=form, other=", ".join(map(repr, other)), forms=_forms()
+        )
     for key in _KEYS[form]:
         if key in row:
             yield from _value_faults(row, key)
@@ -167,18 +181,26 @@ def _row_faults(value: Value) -> Iterator[str]:
 def _value_faults(row: dict[str, Any], key: str) -> Iterator[str]:
     value = row[key]
     if key in ("id", "kind", "prompt", "text") and not _is_text(value):
-        yield f"{key!r} is {found(value)}; expected a text that is not empty"
+        yield Message("{key!r} is {value}; expected a text that is not empty", key=key, value=found(value))
     elif key == "language" and value not in LANGUAGES:
-        yield f'\'language\' is {found(value)}; expected "zh" or "en"'
+        yield Message('\'language\' is {value}; expected "zh" or "en"', value=found(value))
     elif key == "kind" and (not _KIND.fullmatch(value) or value in _MEASURES):
         yield (
-            f"'kind' is {short(value)}; expected a word of small letters, digits and _, such as facts, "
-            f"which is not {' or '.join(_MEASURES)}"
+            Message(
+                "'kind' is {value}; expected a word of small letters, digits and _, such as facts, which is not "
+                "{measures}",
+                value=short(value),
+                measures=" or ".join(_MEASURES),
+            )
         )
     elif key == "options":
         yield from _option_faults(value)
     elif key == "answer" and not _is_index(value):
-        yield f"'answer' is {found(value)}; expected the index of the right option, from 0 to {NUM_OPTIONS - 1}"
+        yield Message(
+            "'answer' is {value}; expected the index of the right option, from 0 to {num_options}",
+            value=found(value),
+            num_options=NUM_OPTIONS - 1,
+        )
     elif key == "check":
         yield from _check_faults(value)
 
@@ -204,17 +226,36 @@ def _is_index(value: Any) -> bool:
 def _option_faults(options: Any) -> Iterator[str]:
     is_list = isinstance(options, list) and len(options) == NUM_OPTIONS and all(map(_is_text, options))
     if not is_list or len(set(options)) < NUM_OPTIONS:
-        yield f"'options' is {found(options)}; expected {NUM_OPTIONS} different texts, none of them empty"
+        yield Message(
+            "'options' is {options}; expected {num_options} different texts, none of them empty",
+            options=found(options),
+            num_options=NUM_OPTIONS,
+        )
 
 
 def _check_faults(check: Any) -> Iterator[str]:
     if not isinstance(check, dict) or not isinstance(rule := check.get("rule"), str) or rule not in RULES:
-        yield f"'check' is {found(check)}; expected an object with 'rule', which is one of {', '.join(RULES)}"
+        yield Message(
+            "'check' is {check}; expected an object with 'rule', which is one of {rules}",
+            check=found(check),
+            rules=", ".join(RULES),
+        )
         return
     key = RULES[rule].argument.value[0]
     allowed = [name for name in ("rule", key) if name]
     other = [shown(name) for name in check if name not in allowed]
     if other:
-        yield f"'check' has {', '.join(map(repr, other))}; the rule {rule} has only {' and '.join(map(repr, allowed))}"
+        yield Message(
+            "'check' has {other}; the rule {rule} has only {allowed}",
+            other=", ".join(map(repr, other)),
+            rule=rule,
+            allowed=" and ".join(map(repr, allowed)),
+        )
     if fault := argument_fault(rule, check.get(key)):
-        yield f"{key!r} of the check {rule} is {found(check.get(key))}; {fault}"
+        yield Message(
+            "{key!r} of the check {rule} is {check}; {fault}",
+            key=key,
+            rule=rule,
+            check=found(check.get(key)),
+            fault=fault,
+        )

@@ -71,7 +71,7 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     except FileNotFoundError:
         return None, []
     except OSError as error:
-        raise WriteError(f"{path}: cannot be read: {output.reason(error)}") from error
+        raise WriteError("{path}: cannot be read: {reason}", path=path, reason=output.reason(error)) from error
     found = []
     for line in lines:
         try:

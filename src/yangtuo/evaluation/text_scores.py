@@ -45,7 +45,10 @@ def check_packages() -> None:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise MissingDependencyError(
-            f"scores of generated answers: {', '.join(missing)} {verb} not installed; {pip_install('eval')}"
+            "scores of generated answers: {missing} {verb} not installed; {pip_install}",
+            missing=", ".join(missing),
+            verb=verb,
+            pip_install=pip_install("eval"),
         )
 
 

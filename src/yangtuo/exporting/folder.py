@@ -194,7 +194,7 @@ def _prove(job: Job, chain: edits.WeightEdits, draft: Path) -> None:
         saved = adapter_files.read(str(draft / ADAPTER_FOLDER), is_optional=False)
         plan = merge_plan.plan(new_base, [saved], fit.Allowed())
     except (ModelError, AdapterError) as error:
-        raise ProofError(f"proof failed: {error}") from error
+        raise ProofError("proof failed: {error}", error=error) from error
     tensors = tensor_proof.prove_tensors(job.base, chain, new_base, job.dtype)
     probes = make.probes(job.tokenizer, chain.num_rows)
     logits = verify.prove_split(job.base, job.plan, new_base, plan, probes)

@@ -21,7 +21,8 @@ def check_kind(kind: str | None, output_dir: str) -> None:
     if f"MOSTLY_{name}" in LlamaFileType.__members__:
         files = (f"{output_dir.rstrip('/')}/model-{one}.gguf" for one in ("f16", name.lower()))
         raise UsageError(
-            f"--gguf {kind}: llama.cpp makes it of an f16 file; give --gguf f16, then: "
-            f"{shlex.join(['llama-quantize', *files, name])}"
+            "--gguf {kind}: llama.cpp makes it of an f16 file; give --gguf f16, then: {value}",
+            kind=kind,
+            value=shlex.join(["llama-quantize", *files, name]),
         )
-    raise UsageError(f"--gguf {kind}: no such kind; there are {', '.join(WRITTEN)}")
+    raise UsageError("--gguf {kind}: no such kind; there are {written}", kind=kind, written=", ".join(WRITTEN))

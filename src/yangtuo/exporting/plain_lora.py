@@ -64,10 +64,16 @@ def lora_of(step: Step, base: str, published: Published | None = None) -> PlainL
     }
     refused = [name for name, is_so in odd.items() if is_so]
     if refused:
-        raise AdapterError(f"{saved.folder}: --pure_lora: vLLM does not load {' or '.join(refused)}; export it merged")
+        raise AdapterError(
+            "{folder}: --pure_lora: vLLM does not load {refused}; export it merged",
+            folder=saved.folder,
+            refused=" or ".join(refused),
+        )
     modules = [key.removesuffix(".lora_A.weight") for key in saved.tensors if key.endswith(".lora_A.weight")]
     if not modules:
-        raise AdapterError(f"{saved.folder}: --pure_lora: there is no LoRA matrix in it; export it merged")
+        raise AdapterError(
+            "{folder}: --pure_lora: there is no LoRA matrix in it; export it merged", folder=saved.folder
+        )
     layers: dict[str, Any] = {name: step.model.get_submodule(name) for name in modules}
     scales = {name: float(layer.scaling["default"]) for name, layer in layers.items()}
     rank = max(len(saved.tensors[f"{name}.lora_A.weight"]) for name in modules)
@@ -118,4 +124,4 @@ def write_lora(lora: PlainLora, folder: Path, known: Mapping[str, Any]) -> None:
         values["lora_alpha"] = int(alpha) if float(alpha).is_integer() else alpha
         config.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        raise WriteError(f"{folder}: cannot be written: {output.reason(error)}") from error
+        raise WriteError("{folder}: cannot be written: {reason}", folder=folder, reason=output.reason(error)) from error

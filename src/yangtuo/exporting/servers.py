@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Message
 
 Messages = Sequence[dict[str, str]]
 
@@ -64,7 +65,7 @@ class Web:
     def __init__(self, url: str, *, timeout_s: float, api_key: str | None):
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"--url {url}: expected one like http://127.0.0.1:8000")
+            raise UsageError("--url {url}: expected one like http://127.0.0.1:8000", url=url)
         self.url = url.rstrip("/").removesuffix("/v1")
         self._timeout_s = timeout_s
         self._headers = {"Content-Type": "application/json"}
@@ -93,16 +94,22 @@ class Web:
                 return error.code, _value(error.read())
         except TimeoutError:
             raise UsageError(
-                f"--url {self.url}: no answer to {request.selector} within {self._timeout_s:g} s; "
-                "--timeout_s gives it longer"
+                "--url {url}: no answer to {selector} within {timeout_s:g} s; --timeout_s gives it longer",
+                url=self.url,
+                selector=request.selector,
+                timeout_s=self._timeout_s,
             ) from None
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, urllib.error.URLError) and isinstance(error.reason, TimeoutError):
-                raise UsageError(f"--url {self.url}: cannot be reached within {self._timeout_s:g} s") from None
+                raise UsageError(
+                    "--url {url}: cannot be reached within {timeout_s:g} s", url=self.url, timeout_s=self._timeout_s
+                ) from None
             why = error.reason if isinstance(error, urllib.error.URLError) else error
             raise UsageError(
-                f"--url {self.url}: no server answers there ({str(why)[:_SHOWN]}); start it, or give the address that "
-                "it prints when it starts"
+                "--url {url}: no server answers there ({why}); start it, or give the address that it prints when it "
+                "starts",
+                url=self.url,
+                why=str(why)[:_SHOWN],
             ) from error
 
 
@@ -145,7 +152,10 @@ def connect(web: Web, kind: str, model: str | None) -> Server:
     if model is None:
         if len(has) != 1:
             raise UsageError(
-                f"--model is missing: the server {web.url} {_told(has, listed is not None)}; {_to_give(has)}"
+                "--model is missing: the server {url} {told}; {to_give}",
+                url=web.url,
+                told=_told(has, listed is not None),
+                to_give=_to_give(has),
             )
         model = has[0]
     if kind == "ollama":
@@ -157,8 +167,12 @@ def connect(web: Web, kind: str, model: str | None) -> Server:
     reply = server.ask([{"role": "user", "content": "你好"}], 1)
     if reply.refusal:
         raise UsageError(
-            f"--url {web.url}, --model {model}: the server refuses a single question ({reply.refusal}); "
-            f"it {_told(has, listed is not None)}; {_to_give(has)}"
+            "--url {url}, --model {model}: the server refuses a single question ({refusal}); it {told}; {to_give}",
+            url=web.url,
+            model=model,
+            refusal=reply.refusal,
+            told=_told(has, listed is not None),
+            to_give=_to_give(has),
         )
     return server
 
@@ -166,7 +180,7 @@ def connect(web: Web, kind: str, model: str | None) -> Server:
 def _to_give(has: Sequence[str]) -> str:
     """What a person gives as --model."""
     if has:
-        return f"give the one that was made of --model_dir, as in --model {shlex.quote(has[0])}"
+        return Message("give the one that was made of --model_dir, as in --model {has}", has=shlex.quote(has[0]))
     return (
         "give --model NAME: with vLLM that of --served-model-name, or else the folder as it was started with, with "
         "Ollama that of `ollama create NAME`"

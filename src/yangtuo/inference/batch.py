@@ -239,7 +239,7 @@ class BatchGenerator:
         own = DynamicCache()
         for number, layer in enumerate(of_tree.layers):
             if type(layer) is not DynamicLayer:
-                raise TypeError(f"its {type(layer).__name__} keeps more than keys and values")
+                raise TypeError(Message("its {name} keeps more than keys and values", name=type(layer).__name__))
             keys, values = (kept[0][:, cells].transpose(0, 1) for kept in (layer.keys, layer.values))
             own.update(keys, values, number)
         lengths = torch.tensor([len(ids) for ids in prompts], device=device)
@@ -291,9 +291,10 @@ def _bytes_kept(model: Any) -> int:
 
 def _too_long(prompts: Sequence[Sequence[int]]) -> Callable[[int], str]:
     def told(i: int) -> str:
-        return (
-            f"a prompt of {len(prompts[i]):,} tokens does not fit into memory with its answer; fewer --max_new_tokens, "
-            "or --use_cpu"
+        return Message(
+            "a prompt of {num_prompts:,} tokens does not fit into memory with its answer; fewer --max_new_tokens, "
+            "or --use_cpu",
+            num_prompts=len(prompts[i]),
         )
 
     return told

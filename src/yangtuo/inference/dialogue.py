@@ -74,8 +74,10 @@ class Dialogue:
         while room is not None and len(prompt) > room:
             if self.num_left_out == len(self.exchanges):
                 raise DataError(
-                    f"the question makes a prompt of {len(prompt):,} tokens; beside an answer, the model has room for "
-                    f"{room:,} (--max_new_tokens is the answer's part)"
+                    "the question makes a prompt of {num_prompt:,} tokens; beside an answer, the model has room for "
+                    "{room:,} (--max_new_tokens is the answer's part)",
+                    num_prompt=len(prompt),
+                    room=room,
                 )
             self.num_left_out += 1
             prompt = prompt_of(self.turns(question))
@@ -105,17 +107,22 @@ def save_row(path: Path, row: dict[str, Any]) -> int:
         WriteError: it cannot be written.
     """
     if path.suffix not in (".json", ".jsonl"):
-        raise DataError(f"{path}: give a name that ends in .json or .jsonl")
+        raise DataError("{path}: give a name that ends in .json or .jsonl", path=path)
     if not path.absolute().parent.is_dir():
-        raise DataError(f"{path}: {os.strerror(errno.ENOENT)}; make the folder {path.parent} first")
+        raise DataError(
+            "{path}: {strerror}; make the folder {parent} first",
+            path=path,
+            strerror=os.strerror(errno.ENOENT),
+            parent=path.parent,
+        )
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         rows = json.loads(text) if text and path.suffix == ".json" else []
     except (OSError, ValueError) as error:
         told = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError(f"{path}: cannot be written, since it cannot be read: {told}") from error
+        raise DataError("{path}: cannot be written, since it cannot be read: {told}", path=path, told=told) from error
     if not isinstance(rows, list):
-        raise DataError(f"{path}: it holds no list of rows; give another name")
+        raise DataError("{path}: it holds no list of rows; give another name", path=path)
     if path.suffix == ".jsonl":
         # By line feeds alone: JSON leaves other separators (U+2028, U+0085) inside a row as they are.
         rows = [*filter(None, text.split("\n")), json.dumps(row, ensure_ascii=False)]

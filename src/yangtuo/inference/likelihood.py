@@ -12,6 +12,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.engine.layout import Layout
 from yangtuo.engine.planning import StepShape
 from yangtuo.engine.steps import Execution, Planner, Recipe
+from yangtuo.i18n import Message
 from yangtuo.inference.forward import RowReader, Rows, in_parts, places_of_rows
 
 _CHUNK_BYTES = 64 << 20  # of float32 logits that exist at once
@@ -104,9 +105,10 @@ class LikelihoodReader:
 def _too_long(examples: Examples) -> Callable[[int], str]:
     def told(i: int) -> str:
         num_tokens = int(examples.lengths()[i])
-        return (
-            f"{examples.where(i)}: a row of {num_tokens:,} tokens does not fit into memory; --use_cpu computes without "
-            "the device"
+        return Message(
+            "{where}: a row of {num_tokens:,} tokens does not fit into memory; --use_cpu computes without the device",
+            where=examples.where(i),
+            num_tokens=num_tokens,
         )
 
     return told

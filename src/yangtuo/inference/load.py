@@ -141,7 +141,9 @@ def find_tokenizer(places: Places, model: ModelArguments) -> Tokenizer:
     tokenizer = provenance.find_tokenizer(folders, model.tokenizer_name_or_path, source_of(model))
     if tokenizer is None:
         raise UsageError(
-            f"neither {places.travelling} nor {places.base} has a tokenizer; name --tokenizer_name_or_path"
+            "neither {travelling} nor {base} has a tokenizer; name --tokenizer_name_or_path",
+            travelling=places.travelling,
+            base=places.base,
         )
     return tokenizer
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from yangtuo.config.schema import ModelArguments
 from yangtuo.errors import AdapterError, UsageError, one_line
+from yangtuo.i18n import Message
 from yangtuo.model import adapter_folder
 from yangtuo.model.adapter_folder import CONFIG_FILE
 from yangtuo.model.folders import local_folder
@@ -49,7 +50,9 @@ def find_adapter(target: str | None, peft_path: str | None) -> Path | None:
         return None if peft_path is None else adapter_folder.of_run(Path(os.path.expanduser(peft_path)))
     if peft_path is not None:
         raise UsageError(
-            f"{target} and --peft_path {peft_path}: name one of them; an adapter's base is --model_name_or_path"
+            "{target} and --peft_path {peft_path}: name one of them; an adapter's base is --model_name_or_path",
+            target=target,
+            peft_path=peft_path,
         )
     folder = Path(os.path.expanduser(target))
     found = adapter_folder.of_run(folder)
@@ -58,8 +61,11 @@ def find_adapter(target: str | None, peft_path: str | None) -> Path | None:
     if folder.is_dir() and not (folder / "config.json").is_file():
         names = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
         raise UsageError(
-            f"{target}: neither {CONFIG_FILE} nor config.json in that folder (found: {names})"
-            f"{adapter_folder.meant(folder)}"
+            "{target}: neither {config_file} nor config.json in that folder (found: {names}){meant}",
+            target=target,
+            config_file=CONFIG_FILE,
+            names=names,
+            meant=adapter_folder.meant(folder),
         )
     return None
 
@@ -78,8 +84,12 @@ def places_of_adapter(adapter: Path, model: ModelArguments) -> Places:
         named = str(_read_object(adapter / CONFIG_FILE).get("base_model_name_or_path") or "")
         # A hub name is not followed: an adapter does not decide that gigabytes are fetched.
         if not named or not os.path.isdir(os.path.expanduser(named)):
-            told = f"its base {named} is not a folder here" if named else f"its {CONFIG_FILE} names no base"
-            raise AdapterError(f"{adapter}: {told}; name the base with --model_name_or_path")
+            told = (
+                Message("its base {named} is not a folder here", named=named)
+                if named
+                else Message("its {config_file} names no base", config_file=CONFIG_FILE)
+            )
+            raise AdapterError("{adapter}: {told}; name the base with --model_name_or_path", adapter=adapter, told=told)
         logger.info("base: %s, named by the adapter", named)
     return Places(model_folder(named, model), adapter)
 
@@ -102,9 +112,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{path}: cannot be read: {one_line(error, 160)}") from error
+        raise AdapterError("{path}: cannot be read: {error}", path=path, error=one_line(error, 160)) from error
     if not isinstance(value, dict):
-        raise AdapterError(f"{path}: expected an object")
+        raise AdapterError("{path}: expected an object", path=path)
     return value
 
 

@@ -258,7 +258,9 @@ def _rounded(value: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor
     rounded = value.to(dtype)
     if not is_finite(rounded) and is_finite(value):
         raise RunFailure(
-            f"{name}: values up to {float(value.abs().max()):.3g} do not fit {str(dtype).removeprefix('torch.')}; "
-            "give --dtype bfloat16 or float32"
+            "{name}: values up to {float:.3g} do not fit {dtype}; give --dtype bfloat16 or float32",
+            name=name,
+            float=float(value.abs().max()),
+            dtype=str(dtype).removeprefix("torch."),
         )
     return rounded

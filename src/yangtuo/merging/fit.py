@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError
+from yangtuo.i18n import Message
 from yangtuo.merging.edits import WeightEdits, is_finite
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.adapter_names import PREFIX
@@ -40,12 +41,20 @@ def rows_after(saved: SavedAdapter, chain: WeightEdits, allowed: Allowed) -> int
         if PREFIX + name in saved.tensors
     }
     if len(set(given.values())) > 1:
-        raise AdapterError(f"{saved.folder}: embedding and head differ in their rows: {_listed(given)}")
+        raise AdapterError(
+            "{folder}: embedding and head differ in their rows: {listed}", folder=saved.folder, listed=_listed(given)
+        )
     tokens = open_tokenizer(saved.folder).num_tokens if is_tokenizer_folder(saved.folder) else 0
     num_rows, here = next(iter(given.values()), max(chain.num_rows, tokens)), chain.num_rows
-    what = f"has {num_rows:,} rows in {next(iter(given)).split('.')[-2]}" if given else f"has {num_rows:,} tokens"
+    what = (
+        Message("has {num_rows:,} rows in {next}", num_rows=num_rows, next=next(iter(given)).split(".")[-2])
+        if given
+        else Message("has {num_rows:,} tokens", num_rows=num_rows)
+    )
     if num_rows < tokens:
-        raise AdapterError(f"{saved.folder}: {what}, its tokenizer {tokens:,} tokens")
+        raise AdapterError(
+            "{folder}: {what}, its tokenizer {tokens:,} tokens", folder=saved.folder, what=what, tokens=tokens
+        )
     if num_rows < here:
         order = (num_rows, here) == (_CHINESE_LLAMA_ROWS, _CHINESE_ALPACA_ROWS)
         hint = (
@@ -53,15 +62,25 @@ def rows_after(saved: SavedAdapter, chain: WeightEdits, allowed: Allowed) -> int
             if order
             else "it was trained on another base, or its turn is earlier"
         )
-        raise AdapterError(f"{saved.folder}: {what}, the model that it meets {here:,}; {hint}")
+        raise AdapterError(
+            "{folder}: {what}, the model that it meets {here:,}; {hint}",
+            folder=saved.folder,
+            what=what,
+            here=here,
+            hint=hint,
+        )
     is_known = (here, num_rows) == (_LLAMA_ROWS, _CHINESE_LLAMA_ROWS)
     if num_rows - here > _MOST_NEW_ROWS and not is_known and not allowed.new_vocabulary:
         hint = ""
         if num_rows == _CHINESE_ALPACA_ROWS:
             hint = "; is its base Chinese-LLaMA? Alpaca-Plus needs LLaMA-Plus before it: --peft_path LLAMA,ALPACA"
         raise AdapterError(
-            f"{saved.folder}: the adapter {what}, the base {here:,}{hint}; give the base that it was trained on "
-            "(for one that brought a vocabulary of its own to this very base, see yangtuo merge --help)"
+            "{folder}: the adapter {what}, the base {here:,}{hint}; give the base that it was trained on (for one "
+            "that brought a vocabulary of its own to this very base, see yangtuo merge --help)",
+            folder=saved.folder,
+            what=what,
+            here=here,
+            hint=hint,
         )
     if num_rows > here:
         logger.warning("vocabulary: %d -> %d rows with %s", here, num_rows, saved.folder)
@@ -81,7 +100,9 @@ def check_kind(saved: SavedAdapter) -> None:
     config = saved.config
     refused = [name for name in _REFUSED if getattr(config, name, None)]
     if refused:
-        raise AdapterError(f"{saved.folder}: an adapter with {', '.join(refused)} cannot be merged")
+        raise AdapterError(
+            "{folder}: an adapter with {refused} cannot be merged", folder=saved.folder, refused=", ".join(refused)
+        )
     broken = [key for key, value in saved.tensors.items() if not is_finite(value)]
     if broken:
-        raise AdapterError(f"{saved.folder}: not finite: {', '.join(broken[:4])}")
+        raise AdapterError("{folder}: not finite: {broken}", folder=saved.folder, broken=", ".join(broken[:4]))

@@ -100,9 +100,15 @@ def _check_not_merged_yet(adapters: Sequence[SavedAdapter], merged_before: Seque
     seen: dict[str, Path] = {}
     for saved in adapters:
         if saved.sha256 in merged_before:
-            raise AdapterError(f"{saved.folder}: {folder} has this very adapter in it already; give the base of before")
+            raise AdapterError(
+                "{folder}: {folder2} has this very adapter in it already; give the base of before",
+                folder=saved.folder,
+                folder2=folder,
+            )
         if saved.sha256 in seen:
-            raise AdapterError(f"--peft_path: {saved.folder} is the same adapter as {seen[saved.sha256]}")
+            raise AdapterError(
+                "--peft_path: {folder} is the same adapter as {seen}", folder=saved.folder, seen=seen[saved.sha256]
+            )
         seen[saved.sha256] = saved.folder
 
 
@@ -117,9 +123,12 @@ def _check_not_continued(adapters: Sequence[SavedAdapter], base: str) -> None:
         left = [str(other.folder) for other in adapters if other.sha256 not in hashes]
         words = ["--model_name_or_path", base, "--peft_path", ",".join(left), "--output_dir", "merged"]
         raise AdapterError(
-            f"--peft_path: {saved.folder} continues {double} and holds what that one learned; merge it "
-            f"{'alone' if len(left) == 1 else 'without that one'}: "
-            f"yangtuo merge {shlex.join(words)}"
+            "--peft_path: {folder} continues {double} and holds what that one learned; merge it {what}: yangtuo merge "
+            "{words}",
+            folder=saved.folder,
+            double=double,
+            what="alone" if len(left) == 1 else "without that one",
+            words=shlex.join(words),
         )
 
 
@@ -129,7 +138,10 @@ def _tokenizer(folders: Sequence[Path], num_rows: int) -> Tokenizer | None:
         logger.warning("tokenizer: neither adapter nor base has one; the merged folder has none")
     elif tokenizer.num_tokens > num_rows:
         raise UsageError(
-            f"{tokenizer.folder}: its tokenizer has {tokenizer.num_tokens:,} tokens, the merged model {num_rows:,} rows"
+            "{folder}: its tokenizer has {num_tokens:,} tokens, the merged model {num_rows:,} rows",
+            folder=tokenizer.folder,
+            num_tokens=tokenizer.num_tokens,
+            num_rows=num_rows,
         )
     elif is_tokenizer_folder(folders[-1]) and (more := open_tokenizer(folders[-1]).num_tokens) > tokenizer.num_tokens:
         logger.warning(

@@ -164,7 +164,7 @@ def reopened(draft: Path, job: Job) -> StoredWeights:
     try:
         return open_stored(draft, trust_remote_code=job.base.trust_remote_code)
     except ModelError as error:
-        raise ProofError(f"proof failed: {error}") from error
+        raise ProofError("proof failed: {error}", error=error) from error
 
 
 def probes(tokenizer: Tokenizer | None, num_rows: int) -> list[list[int]]:

@@ -17,6 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import ParamWrapper
 
 from yangtuo.errors import AdapterError, ModelError
+from yangtuo.i18n import Message
 from yangtuo.merging.edits import BiasDelta, Edit, ExpertsLowRank, Grow, LowRank, Replace, ReplaceRows, WeightEdits
 from yangtuo.merging.fit import Allowed, check_kind, rows_after
 from yangtuo.model.adapter_config import PEFT_REFUSALS, refusal
@@ -67,8 +68,9 @@ def start(base: StoredWeights) -> WeightEdits:
     config, model = base.model.config, base.model
     if getattr(base.config, "quantization_config", None):
         raise ModelError(
-            f"{base.folder}: its weights are quantised; merge onto the 16-bit model that it was made from "
-            "(an adapter of QLoRA fits that too)"
+            "{folder}: its weights are quantised; merge onto the 16-bit model that it was made from (an adapter of "
+            "QLoRA fits that too)",
+            folder=base.folder,
         )
     names = {id(module): name for name, module in model.named_modules()}
     embedding = f"{names[id(model.get_input_embeddings())]}.weight"
@@ -79,17 +81,24 @@ def start(base: StoredWeights) -> WeightEdits:
         logger.warning("base: config.json ties head and embedding, but the files hold two; both are kept, untied")
         is_tied = False
     left_out = {head} if is_tied else set()
-    problems = [f"{name} is not in the files" for name in base.missing]
-    problems += [f"{name} is in the files, not in the model" for name in base.unused]
+    problems = [Message("{name} is not in the files", name=name) for name in base.missing]
+    problems += [Message("{name} is in the files, not in the model", name=name) for name in base.unused]
     problems += [
-        f"{name} has shape {list(spec.shape)}, config.json means {list(needed[name])}"
+        Message(
+            "{name} has shape {shape}, config.json means {needed}",
+            name=name,
+            shape=list(spec.shape),
+            needed=list(needed[name]),
+        )
         for name, spec in base.specs.items()
         if name not in left_out and spec.shape != needed[name]
     ]
     if not is_tied and head not in base.specs and head not in base.missing:
-        problems.append(f"{head} is not in the files")
+        problems.append(Message("{head} is not in the files", head=head))
     if problems:
-        raise ModelError.of_problems(f"{base.folder}: weights and config.json differ", problems, shown=6)
+        raise ModelError.of_problems(
+            Message("{folder}: weights and config.json differ", folder=base.folder), problems, shown=6
+        )
     sources = {name: name for name in base.specs if name not in left_out}
     return WeightEdits(sources, {}, needed[embedding][0], embedding, head, is_tied)
 
@@ -139,7 +148,9 @@ def _edits(saved: SavedAdapter, model: PeftModel, chain: WeightEdits) -> dict[st
             path = key.removeprefix(PREFIX).rpartition(".lora_")[0]
             for name, edit in _low_rank(saved, model, path, kind):
                 if name not in chain.sources and name != chain.head:
-                    raise AdapterError(f"{saved.folder}: {key} needs {name}, which the base has not")
+                    raise AdapterError(
+                        "{folder}: {key} needs {name}, which the base has not", folder=saved.folder, key=key, name=name
+                    )
                 edits[name] = (*edits.get(name, ()), edit)
         elif kind == "trainable_tokens_delta":
             wrapper = model.get_submodule(PREFIX + module)
@@ -195,8 +206,11 @@ def _compare(
     last = max((max(rows, default=-1) for rows in _token_rows(saved)), default=-1)
     if last >= num_rows:
         raise AdapterError(
-            f"{saved.folder}: it has a row for token {last}, base and tokenizer have {num_rows:,} rows; give the "
-            "tokenizer that it was trained with"
+            "{folder}: it has a row for token {last}, base and tokenizer have {num_rows:,} rows; give the tokenizer "
+            "that it was trained with",
+            folder=saved.folder,
+            last=last,
+            num_rows=num_rows,
         )
     needed = {key: tuple(model.get_parameter(name).shape) for name, key in keys.items()}
     others = {PREFIX + name: tuple(_held(model, _wrapped(model, name)).shape) for name in chain.sources}

@@ -50,7 +50,12 @@ def prove_tensors(
     wanted, found = chain.specs(base, dtype), merged.files.specs
     if found != wanted:
         different = [name for name in (*wanted, *found) if found.get(name) != wanted.get(name)]
-        raise ProofError(f"proof failed: {different[0]}: {found.get(different[0])} instead of {wanted[different[0]]}")
+        raise ProofError(
+            "proof failed: {different}: {found} instead of {wanted}",
+            different=different[0],
+            found=found.get(different[0]),
+            wanted=wanted[different[0]],
+        )
     num_lost, worst = 0, 0.0
     groups = tqdm(chain.groups(base), "proof by tensors", unit="tensor", leave=False, disable=None, file=sys.stderr)
     for group in groups:
@@ -62,7 +67,9 @@ def prove_tensors(
             distance = _distance(value, chain.value(base, name))
             if not distance <= 1:
                 raise ProofError(
-                    f"proof failed: {name} is {distance:.3g} times as far from base + scale * B A as rounding allows"
+                    "proof failed: {name} is {distance:.3g} times as far from base + scale * B A as rounding allows",
+                    name=name,
+                    distance=distance,
                 )
             worst = max(worst, distance)
             num_lost += source.shape == value.shape and _bit_equal(value, source.to(value.dtype))
@@ -74,14 +81,14 @@ def _check_untouched(group: Group, base: StoredWeights, chain: WeightEdits, merg
         value = _read_again(merged.files.get, name)
         source = base.files.get(name) if name in base.files.specs else base.get(chain.sources[group.targets[0]])
         if not _bit_equal(value, source.to(value.dtype)):
-            raise ProofError(f"proof failed: {name} is touched by no adapter, yet differs from the base")
+            raise ProofError("proof failed: {name} is touched by no adapter, yet differs from the base", name=name)
 
 
 def _read_again(get: Callable[[str], torch.Tensor], name: str) -> torch.Tensor:
     try:
         return get(name)
     except ModelError as error:
-        raise ProofError(f"proof failed: {error}") from error
+        raise ProofError("proof failed: {error}", error=error) from error
 
 
 def _bit_equal(one: torch.Tensor, other: torch.Tensor) -> bool:

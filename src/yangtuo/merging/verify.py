@@ -106,8 +106,12 @@ def _compared(
             break
     if not difference <= limit:
         raise ProofError(
-            f"proof failed: logits of {what} and of base with adapter differ by {difference:.3g}, rounding explains "
-            f"{limit:.3g} (largest logit {largest:.3g})"
+            "proof failed: logits of {what} and of base with adapter differ by {difference:.3g}, rounding explains "
+            "{limit:.3g} (largest logit {largest:.3g})",
+            what=what,
+            difference=difference,
+            limit=limit,
+            largest=largest,
         )
     same = float((found.argmax(-1) == reference.argmax(-1)).float().mean())
     return LogitProof(len(found), apart.numel(), difference, limit, largest, same)

@@ -11,6 +11,7 @@ from typing import Any
 from peft import LoraConfig
 
 from yangtuo.errors import AdapterError, one_line
+from yangtuo.i18n import Message
 from yangtuo.model.adapter_folder import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
@@ -51,16 +52,18 @@ def read_config(folder: Path) -> LoraConfig:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AdapterError(f"{file}: broken JSON: {error}") from error
+        raise AdapterError("{file}: broken JSON: {error}", file=file, error=error) from error
     if not isinstance(raw, dict):
-        raise AdapterError(f"{file}: expected an object of JSON")
+        raise AdapterError("{file}: expected an object of JSON", file=file)
     if raw.get("peft_type") != "LORA":
-        raise AdapterError(f"{file}: peft_type is {raw.get('peft_type')!r}; only 'LORA' is supported")
+        raise AdapterError(
+            "{file}: peft_type is {peft_type!r}; only 'LORA' is supported", file=file, peft_type=raw.get("peft_type")
+        )
     if raw.get("enable_lora"):
-        raise AdapterError(f"{file}: enable_lora (merged projections of 2023) is not supported")
+        raise AdapterError("{file}: enable_lora (merged projections of 2023) is not supported", file=file)
     _check_beginning(folder, str(raw.get("init_lora_weights", True)).lower())
     if wrong := list(_wrong_kinds(raw)):
-        raise AdapterError.of_problems(f"{file}: values of the wrong kind", wrong)
+        raise AdapterError.of_problems(Message("{file}: values of the wrong kind", file=file), wrong)
     known = {spec.name for spec in fields(LoraConfig)}
     unknown = sorted(set(raw) - known - {"enable_lora", "merge_weights", "peft_version"})
     if unknown:
@@ -70,21 +73,29 @@ def read_config(folder: Path) -> LoraConfig:
             warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # said above, with names
             return LoraConfig.from_pretrained(str(folder))
     except PEFT_REFUSALS as error:
-        raise AdapterError(f"{file}: PEFT cannot use it: {one_line(error, 300)}") from error
+        raise AdapterError("{file}: PEFT cannot use it: {error}", file=file, error=one_line(error, 300)) from error
 
 
 def refusal(whose: str, model_type: str, error: Exception) -> AdapterError:
     """One line of what PEFT refused, with what to do where an option decides it."""
     text = one_line(error, 300).rstrip(".")
     does = "; give --lora_dropout 0" if "lora_dropout" in text else ""
-    return AdapterError(f"{whose} does not fit this {model_type} base: {text}{does}")
+    return AdapterError(
+        "{whose} does not fit this {model_type} base: {text}{does}",
+        whose=whose,
+        model_type=model_type,
+        text=text,
+        does=does,
+    )
 
 
 def _check_beginning(folder: Path, begin: str) -> None:
     if begin.startswith(_CHANGES_BASE):
         raise AdapterError(
-            f"{folder}: init_lora_weights {begin!r} belongs to a base that it changed at its start; convert the "
-            "adapter first (PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...))"
+            "{folder}: init_lora_weights {begin!r} belongs to a base that it changed at its start; convert the "
+            "adapter first (PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...))",
+            folder=folder,
+            begin=begin,
         )
 
 
@@ -94,12 +105,19 @@ def _wrong_kinds(raw: Mapping[str, Any]) -> Iterator[str]:
         if value is None and name not in ("r", "lora_alpha"):
             continue
         if name in raw and not _is_a(value, kinds):
-            yield f"{name} is {json.dumps(value, ensure_ascii=False)}, expected {_worded(kinds)}"
+            yield Message(
+                "{name} is {dumps}, expected {worded}",
+                name=name,
+                dumps=json.dumps(value, ensure_ascii=False),
+                worded=_worded(kinds),
+            )
         elif of_values and isinstance(value, list | dict):
             for part in value.values() if isinstance(value, dict) else value:
                 if not _is_a(part, of_values):
                     shown = json.dumps(part, ensure_ascii=False)
-                    yield f"{name} holds {shown}, expected {_worded(of_values)}"
+                    yield Message(
+                        "{name} holds {shown}, expected {worded}", name=name, shown=shown, worded=_worded(of_values)
+                    )
 
 
 def _is_a(value: Any, kinds: tuple[type, ...]) -> bool:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from yangtuo.errors import AdapterError, ProofError, one_line
+from yangtuo.i18n import Message
 from yangtuo.model.adapter_config import read_config
 from yangtuo.model.adapter_folder import check_adapter
 from yangtuo.model.adapter_names import as_used
@@ -74,30 +75,36 @@ def check_fit(saved: SavedAdapter, found: Shapes, needed: Shapes, others: Shapes
         AdapterError: all that does not fit is named.
     """
     missing, left_over = needed.keys() - found.keys(), found.keys() - needed.keys() - others.keys()
-    odd = {key: f"{key} is missing" for key in sorted(missing)}
-    odd |= {key: f"{key} belongs to nothing in this base" for key in sorted(left_over)}
+    odd = {key: Message("{key} is missing", key=key) for key in sorted(missing)}
+    odd |= {key: Message("{key} belongs to nothing in this base", key=key) for key in sorted(left_over)}
     shapes = [
-        f"{key} has shape {list(found[key])}, this base needs {list(wanted)}"
+        Message(
+            "{key} has shape {found}, this base needs {wanted}", key=key, found=list(found[key]), wanted=list(wanted)
+        )
         for key, wanted in sorted({**others, **needed}.items())
         if key in found and tuple(found[key]) != tuple(wanted)
     ]
-    title = f"{saved.folder} does not fit this base and tokenizer"
+    title = Message("{folder} does not fit this base and tokenizer", folder=saved.folder)
     if is_partial:
         kinds = {_numberless(key) for key in needed}
         fits_nothing = not needed.keys() & found.keys()
         decides = {key for key in odd if not _is_low_rank(key) or (key in left_over and _numberless(key) in kinds)}
-        reasons = [f"{odd[key]}, and decides the result" for key in odd if key in decides]
+        reasons = [Message("{odd}, and decides the result", odd=odd[key]) for key in odd if key in decides]
         problems = [*(["none of its tensors fits"] if fits_nothing else reasons), *shapes]
     else:
         problems = [*odd.values(), *shapes]
     if problems:
         raise AdapterError.of_problems(
-            f"{title}; give the base that it was trained on, with its tokenizer, and the whole adapter",
+            Message(
+                "{title}; give the base that it was trained on, with its tokenizer, and the whole adapter", title=title
+            ),
             problems,
             shown=6,
         )
     if odd:
-        told = "; ".join(list(odd.values())[:6]) + (f"; and {len(odd) - 6} more" if len(odd) > 6 else "")
+        told = "; ".join(list(odd.values())[:6]) + (
+            Message("; and {num_odd} more", num_odd=len(odd) - 6) if len(odd) > 6 else ""
+        )
         logger.warning("%s; taken nevertheless (--allow_partial_adapter): %s", title, told)
     return set(odd)
 
@@ -118,26 +125,37 @@ def check_written(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:
         ProofError: a tensor is missing, left over, not finite, or not as it was in memory; all of them are named.
     """
     found = load_file(folder / WEIGHTS_FILE)
-    problems = [f"{key} is missing" for key in sorted(expected.keys() - found.keys())]
-    problems += [f"{key} was not to be saved" for key in sorted(found.keys() - expected.keys())]
+    problems = [Message("{key} is missing", key=key) for key in sorted(expected.keys() - found.keys())]
+    problems += [Message("{key} was not to be saved", key=key) for key in sorted(found.keys() - expected.keys())]
     for key in sorted(expected.keys() & found.keys()):
         wanted = expected[key].detach().cpu()
         if found[key].shape != wanted.shape:
-            problems.append(f"{key} has shape {list(found[key].shape)}, in memory {list(wanted.shape)}")
+            problems.append(
+                Message(
+                    "{key} has shape {shape}, in memory {shape2}",
+                    key=key,
+                    shape=list(found[key].shape),
+                    shape2=list(wanted.shape),
+                )
+            )
         elif not torch.isfinite(found[key]).all():
-            problems.append(f"{key} has values that are not finite")
+            problems.append(Message("{key} has values that are not finite", key=key))
         elif not torch.equal(found[key], wanted):
-            problems.append(f"{key} has other values than in memory")
+            problems.append(Message("{key} has other values than in memory", key=key))
     num_bytes, size = sum(value.nbytes for value in expected.values()), (folder / WEIGHTS_FILE).stat().st_size
     with (folder / WEIGHTS_FILE).open("rb") as file:
         predicted = 8 + int.from_bytes(file.read(8), "little") + num_bytes
     if size != predicted:
-        problems.append(f"the file has {size:,} bytes, the tensors make {predicted:,}")
+        problems.append(
+            Message("the file has {size:,} bytes, the tensors make {predicted:,}", size=size, predicted=predicted)
+        )
     if not expected:
         problems.append("no tensor was to be saved")
     if problems:
-        shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
-        raise ProofError(f"{folder}: the adapter on disk is not the one in memory: {shown}")
+        shown = "; ".join(problems[:6]) + (
+            Message("; and {num_problems} more", num_problems=len(problems) - 6) if len(problems) > 6 else ""
+        )
+        raise ProofError("{folder}: the adapter on disk is not the one in memory: {shown}", folder=folder, shown=shown)
 
 
 def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -150,9 +168,18 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             return {str(key): value for key, value in tensors.items()}
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         file = new if new.is_file() else old
-        raise AdapterError(f"{file}: cannot be read, perhaps cut short: {one_line(error, 160)}") from error
+        raise AdapterError(
+            "{file}: cannot be read, perhaps cut short: {error}", file=file, error=one_line(error, 160)
+        ) from error
     except pickle.UnpicklingError as error:  # what torch.load raises for a file with code in it
         raise AdapterError(
-            f"{old}: refused, it is no plain file of tensors: {str(error).splitlines()[0][:160]}"
+            "{old}: refused, it is no plain file of tensors: {splitlines}",
+            old=old,
+            splitlines=str(error).splitlines()[0][:160],
         ) from error
-    raise AdapterError(f"{folder}: neither {WEIGHTS_FILE} nor {OLD_WEIGHTS_FILE} in that folder")
+    raise AdapterError(
+        "{folder}: neither {weights_file} nor {old_weights_file} in that folder",
+        folder=folder,
+        weights_file=WEIGHTS_FILE,
+        old_weights_file=OLD_WEIGHTS_FILE,
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from yangtuo.config.words import wide_signs
 from yangtuo.errors import AdapterError
+from yangtuo.i18n import Message
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,13 @@ def check_adapter(peft_path: str, *, is_optional: bool = False) -> Path:
     folder = Path(peft_path)
     if not folder.is_dir():
         hint = "; for a new LoRA, leave --peft_path out" if is_optional else wide_signs(peft_path)
-        raise AdapterError(f"--peft_path {peft_path}: no such folder{hint}")
+        raise AdapterError("--peft_path {peft_path}: no such folder{hint}", peft_path=peft_path, hint=hint)
     if not (folder / CONFIG_FILE).is_file():
         raise AdapterError(
-            f"--peft_path {peft_path}: no {CONFIG_FILE} in that folder, so it is no adapter{meant(folder)}"
+            "--peft_path {peft_path}: no {config_file} in that folder, so it is no adapter{meant}",
+            peft_path=peft_path,
+            config_file=CONFIG_FILE,
+            meant=meant(folder),
         )
     return folder
 
@@ -51,4 +55,4 @@ def meant(folder: Path) -> str:
     names = [path.parent.name for path in sorted(folder.glob(f"[!.]*/{CONFIG_FILE}"))]
     step = {name: int(found[1]) for name in names if (found := re.fullmatch(r"checkpoint-(\d+)", name))}
     names.sort(key=lambda name: (name != OF_RUN, name != _BEST, -step.get(name, -1)))
-    return f"; did you mean its sub-folder {names[0]!r}?" if names else ""
+    return Message("; did you mean its sub-folder {names!r}?", names=names[0]) if names else ""

@@ -155,10 +155,17 @@ def expected_shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
 def against_formula(adapter: Adapter, found: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What differs between the shapes of an adapter's file and the formula: keys too many or too few, other shapes."""
     expected = expected_shapes(adapter)
-    problems = [f"{key} is missing" for key in sorted(expected.keys() - found.keys())]
-    problems += [f"{key} fits no layer" for key in sorted(found.keys() - expected.keys()) if ".lora_" in key]
+    problems = [Message("{key} is missing", key=key) for key in sorted(expected.keys() - found.keys())]
     problems += [
-        f"{key} has shape {list(found[key])}, the formula gives {list(expected[key])}"
+        Message("{key} fits no layer", key=key) for key in sorted(found.keys() - expected.keys()) if ".lora_" in key
+    ]
+    problems += [
+        Message(
+            "{key} has shape {found}, the formula gives {expected}",
+            key=key,
+            found=list(found[key]),
+            expected=list(expected[key]),
+        )
         for key in sorted(expected.keys() & found.keys())
         if found[key] != expected[key]
     ]
@@ -221,8 +228,9 @@ def from_file(adapter: Adapter, tensors: Mapping[str, torch.Tensor], names: Mapp
             begun, value = (value[rank:], value[:rank]) if is_a else (-value[:, rank:], value[:, :rank])
             if not torch.allclose(begun, first, rtol=1e-3, atol=1e-5):
                 raise CheckpointError(
-                    f"{key}: the saved LoRA began with other matrices than this machine takes out of the base "
-                    "(--init_lora_weights); go on with the machine and the base that it was begun with"
+                    "{key}: the saved LoRA began with other matrices than this machine takes out of the base "
+                    "(--init_lora_weights); go on with the machine and the base that it was begun with",
+                    key=key,
                 )
         weights[name] = value.contiguous()
     return weights
@@ -261,7 +269,9 @@ def save(
     tensors = to_file(adapter, weights)
     problems = against_formula(adapter, {key: tuple(value.shape) for key, value in tensors.items()})
     if problems:
-        raise ProofError(f"proof failed: the adapter to be saved is not whole: {'; '.join(problems[:6])}")
+        raise ProofError(
+            "proof failed: the adapter to be saved is not whole: {problems}", problems=Listed(problems[:6], "; ")
+        )
     if adapter.published:
         tensors = under_both(tensors, adapter.published.of_text, adapter.published.of_whole)
     text = to_text(provenance)

@@ -137,8 +137,11 @@ def _loose(model: PeftModel, saved: SavedAdapter, places: Collection[str]) -> di
             for other, same in found.items():
                 if same is parameter and not torch.equal(saved.tensors[other], saved.tensors[key]):
                     raise AdapterError(
-                        f"{saved.folder}: {other} and {key} differ, and are one matrix in this base (tied); give the "
-                        "base that it was trained on"
+                        "{folder}: {other} and {key} differ, and are one matrix in this base (tied); give the base "
+                        "that it was trained on",
+                        folder=saved.folder,
+                        other=other,
+                        key=key,
                     )
             found[key] = parameter
     return found
@@ -188,8 +191,9 @@ def merge_in(model: PreTrainedModel, saved: SavedAdapter, lora: LoraArguments) -
     dtype = model.dtype
     if is_tied(model) and any(_is_lora_of(key, _last(embedding_names(model))) for key in saved.tensors):
         raise AdapterError(
-            f"{saved.folder}: its LoRA on a head or embedding that are one matrix cannot be merged in memory; merge it "
-            "with yangtuo merge, and give the merged folder"
+            "{folder}: its LoRA on a head or embedding that are one matrix cannot be merged in memory; merge it with "
+            "yangtuo merge, and give the merged folder",
+            folder=saved.folder,
         )
     adapter = attach_saved(model, saved, below, ())
     plain: PreTrainedModel = adapter.model.merge_and_unload(safe_merge=True)
@@ -244,8 +248,11 @@ def _check_rows(saved: SavedAdapter, num_rows: int) -> None:
     last = max((max(rows, default=-1) for rows in lists), default=-1)
     if last >= num_rows:
         raise AdapterError(
-            f"{saved.folder}: it has a row for token {last}, this base and tokenizer have {num_rows} rows; use the "
-            "tokenizer that it was trained with"
+            "{folder}: it has a row for token {last}, this base and tokenizer have {num_rows} rows; use the tokenizer "
+            "that it was trained with",
+            folder=saved.folder,
+            last=last,
+            num_rows=num_rows,
         )
 
 
@@ -260,11 +267,13 @@ def _checked(adapter: Adapter) -> Adapter:
         raise AdapterError("no weight would be trained; a run that trains nothing is not started")
     lost = adapter_state.without_a_place(adapter)
     if lost:
-        raise AdapterError(f"this PEFT would train but not save {', '.join(lost[:4])}; train other modules")
+        raise AdapterError("this PEFT would train but not save {lost}; train other modules", lost=", ".join(lost[:4]))
     if renamed := adapter_state.renamed_by_peft(adapter):
         raise AdapterError(
-            f"this PEFT would not find {', '.join(renamed[:4])} again in the adapter's file, since it renames them for "
-            f"this {adapter.model.config.model_type} base; train other modules (--trainable)"
+            "this PEFT would not find {renamed} again in the adapter's file, since it renames them for this "
+            "{model_type} base; train other modules (--trainable)",
+            renamed=", ".join(renamed[:4]),
+            model_type=adapter.model.config.model_type,
         )
     odd = adapter_state.against_formula(adapter, adapter_state.file_shapes(adapter))
     if odd:

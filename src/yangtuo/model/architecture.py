@@ -20,6 +20,7 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_utils import set_zero3_state
 
 from yangtuo.errors import ModelError, one_line
+from yangtuo.i18n import Message
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,11 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedC
 def _refused(folder: Any, what: str, error: Exception, *, trust_remote_code: bool) -> ModelError:
     if not trust_remote_code and "trust_remote_code" in str(error):
         return ModelError(
-            f"{folder}: Python code comes with this model and is not run unless --trust_remote_code is given; read the "
-            "*.py files in that folder first"
+            "{folder}: Python code comes with this model and is not run unless --trust_remote_code is given; read the "
+            "*.py files in that folder first",
+            folder=folder,
         )
-    return ModelError(f"{folder}: {what}: {one_line(error, 200)}")
+    return ModelError("{folder}: {what}: {error}", folder=folder, what=what, error=one_line(error, 200))
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
@@ -88,7 +90,10 @@ def _made(config: PreTrainedConfig, *, trust_remote_code: bool, **how: Any) -> P
             model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **how)
             model.tie_weights()  # what goes with drawing them
     except OF_MODELS as error:
-        what = f"transformers makes no language model of this config.json (model_type {config.model_type!r})"
+        what = Message(
+            "transformers makes no language model of this config.json (model_type {model_type!r})",
+            model_type=config.model_type,
+        )
         raise _refused(config.name_or_path, what, error, trust_remote_code=trust_remote_code) from error
     return model
 

@@ -52,7 +52,7 @@ def detect_hardware(use_cpu: bool) -> Hardware:
         UsageError: a GPU is here that this torch cannot use, and `use_cpu` does not say to go on without it.
     """
     if not use_cpu and (why := unusable_gpu()):
-        raise UsageError(f"{why}; or train on the CPU, which is far slower: --use_cpu")
+        raise UsageError("{why}; or train on the CPU, which is far slower: --use_cpu", why=why)
     if use_cpu or not torch.accelerator.is_available():
         able = torch.cpu.get_capabilities()
         return Hardware("cpu", bool(able.get("amx_bf16") or able.get("avx512_bf16") or able.get("sve_bf16")), False)
@@ -92,7 +92,9 @@ def choose_precision(
     name = (torch_dtype or "auto").removeprefix("torch.")
     weights = stored or torch.float32 if name == "auto" else dtypes.named(name)
     if weights is None:
-        raise UsageError(f"--torch_dtype {torch_dtype}: expected auto, float32, bfloat16 or float16")
+        raise UsageError(
+            "--torch_dtype {torch_dtype}: expected auto, float32, bfloat16 or float16", torch_dtype=torch_dtype
+        )
     asked = torch.float16 if fp16 else torch.bfloat16 if bf16 else weights
     is_free = name == "auto" and not fp16 and not bf16
     if is_free and weights is torch.bfloat16 and hardware.bfloat16 and hardware.bfloat16_rate < 1:
@@ -160,8 +162,11 @@ def check_positions(config: PreTrainedConfig, max_seq_length: int) -> None:
         original = rope.get("original_max_position_embeddings") or getattr(text, "max_position_embeddings", None)
         if kind in ("dynamic", "longrope") and original and max_seq_length > original:
             raise ModelError(
-                f"{kind} rotary scaling is not supported beyond {original} tokens, since a row would depend on its "
-                f"neighbours; give --max_seq_length {original} or less (now {max_seq_length})"
+                "{kind} rotary scaling is not supported beyond {original} tokens, since a row would depend on its "
+                "neighbours; give --max_seq_length {original} or less (now {max_seq_length})",
+                kind=kind,
+                original=original,
+                max_seq_length=max_seq_length,
             )
 
 
@@ -175,7 +180,12 @@ def check_attention(config: PreTrainedConfig, arguments: ModelArguments, hardwar
     why = _why_not(config, arguments, hardware, name) if name else ""
     if why:
         able = [each for each in ATTENTIONS if not _why_not(config, arguments, hardware, each)]
-        raise UsageError(f"--attn_implementation {name}: {why}; this model can be trained here with {', '.join(able)}")
+        raise UsageError(
+            "--attn_implementation {name}: {why}; this model can be trained here with {able}",
+            name=name,
+            why=why,
+            able=", ".join(able),
+        )
 
 
 def _why_not(config: PreTrainedConfig, arguments: ModelArguments, hardware: Hardware, name: str) -> str:
@@ -203,7 +213,9 @@ def num_bits(arguments: ModelArguments) -> int | None:
     bits = 4 if arguments.load_in_4bit else 8 if arguments.load_in_8bit else None
     if bits and importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependencyError(
-            f"--load_in_{bits}bit: bitsandbytes is not installed; {pip_install('qlora')}, or leave the option out"
+            "--load_in_{bits}bit: bitsandbytes is not installed; {pip_install}, or leave the option out",
+            bits=bits,
+            pip_install=pip_install("qlora"),
         )
     return bits
 
@@ -280,14 +292,24 @@ def load(
             files = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")]
             needed = sum(path.stat().st_size for path in files) / 2**30
             raise OutOfMemoryError(
-                f"{folder}: the device has not room for its weights, {needed:.1f} GiB as they are stored "
-                f"({one_line(error, 160)}); --load_in_4bit, a smaller model, or --use_cpu"
+                "{folder}: the device has not room for its weights, {needed:.1f} GiB as they are stored ({error}); "
+                "--load_in_4bit, a smaller model, or --use_cpu",
+                folder=folder,
+                needed=needed,
+                error=one_line(error, 160),
             ) from error
-        raise ModelError(f"{folder}: the weights cannot be loaded: {one_line(error, 300)}") from error
+        raise ModelError(
+            "{folder}: the weights cannot be loaded: {error}", folder=folder, error=one_line(error, 300)
+        ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         shown = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
-        raise ModelError(f"{folder}: {len(missing)} weights are not in the files and would be random: {shown}")
+        raise ModelError(
+            "{folder}: {num_missing} weights are not in the files and would be random: {shown}",
+            folder=folder,
+            num_missing=len(missing),
+            shown=shown,
+        )
     beside, inside = beside_and_inside(report["unexpected_keys"], model)
     if inside:
         raise not_used(folder, inside)

@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig
 
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, ModelError
+from yangtuo.i18n import Listed, Message
 from yangtuo.model import provenance
 from yangtuo.model.dtypes import ROUNDING, name_of
 from yangtuo.model.layer_values import value_of
@@ -64,7 +65,7 @@ def merged_into(folder: Path) -> list[str]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return list(map(str, config.get(MERGED_KEY) or ()))
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ModelError(f"{folder / 'config.json'}: cannot be read: {error}") from error
+        raise ModelError("{folder}: cannot be read: {error}", folder=folder / "config.json", error=error) from error
 
 
 def check(
@@ -100,13 +101,20 @@ def check(
     if not problems:
         return known
     there, here = known["base"], of_base(str(base), base, config)
-    text = (
-        f"{adapter} was trained on {there['name']} ({there['num_rows']:,} rows, fingerprint {short(there)}), this is "
-        f"{base} ({here['num_rows']:,} rows, fingerprint {short(here)}): {'; '.join(problems[:3])}"
-        + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-    )
+    text = Message(
+        "{adapter} was trained on {name} ({num_rows:,} rows, fingerprint {there}), this is {base} ({num_rows2:,} "
+        "rows, fingerprint {here}): {problems}",
+        adapter=adapter,
+        name=there["name"],
+        num_rows=there["num_rows"],
+        there=short(there),
+        base=base,
+        num_rows2=here["num_rows"],
+        here=short(here),
+        problems=Listed(problems[:3], "; "),
+    ) + (Message("; and {num_problems} more", num_problems=len(problems) - 3) if len(problems) > 3 else "")
     if not force:
-        raise AdapterError(f"{text}. Give the base that it was trained on")
+        raise AdapterError("{text}. Give the base that it was trained on", text=text)
     logger.warning("%s; taken nevertheless (--force_base)", text)
     return known
 
@@ -119,9 +127,13 @@ def check_tokenizer(known: Mapping[str, Any] | None, adapter: Path, tokenizer: T
     """
     if known is None or tokenizer.sha256() == known["tokenizer"]["sha256"]:
         return
-    text = f"{adapter} was trained with another tokenizer than the one in {tokenizer.folder}"
+    text = Message(
+        "{adapter} was trained with another tokenizer than the one in {folder}",
+        adapter=adapter,
+        folder=tokenizer.folder,
+    )
     if not force:
-        raise AdapterError(f"{text}. Give the tokenizer of its training")
+        raise AdapterError("{text}. Give the tokenizer of its training", text=text)
     logger.warning("%s; taken nevertheless (--force_base)", text)
 
 
@@ -141,27 +153,39 @@ def _of_order(known: Mapping[str, Any], base: Path, merged: Sequence[str]) -> li
     missing = [sha for sha in wanted if sha not in found]
     if missing:
         listed = ", ".join(f"{folders.get(sha, 'adapter')} (SHA-256 {sha[:8]})" for sha in missing)
-        return [f"it was trained on top of {listed}, which has to be merged first: yangtuo merge --peft_path THAT,THIS"]
+        return [
+            Message(
+                "it was trained on top of {listed}, which has to be merged first: yangtuo merge --peft_path THAT,THIS",
+                listed=listed,
+            )
+        ]
     extra = [sha for sha in found if sha not in wanted]
     if held := provenance.continued(known, extra):
         folder = held[0]["folder"]
-        return [f"{folder} is merged into it, which this adapter continues: what it learned would be in twice"]
+        return [
+            Message(
+                "{folder} is merged into it, which this adapter continues: what it learned would be in twice",
+                folder=folder,
+            )
+        ]
     if extra:
         listed = ", ".join(sha[:8] for sha in extra)
-        return [f"adapters are merged into it that were not there in training (SHA-256 {listed})"]
+        return [
+            Message("adapters are merged into it that were not there in training (SHA-256 {listed})", listed=listed)
+        ]
     return ["the same adapters are merged into it in another order"]
 
 
 def _of_tokenizer(known: Mapping[str, Any], adapter: Path) -> list[str]:
     if not is_tokenizer_folder(adapter) or open_tokenizer(adapter).sha256() == known["tokenizer"]["sha256"]:
         return []
-    return [f"the tokenizer in {adapter} is not the one that it was trained with"]
+    return [Message("the tokenizer in {adapter} is not the one that it was trained with", adapter=adapter)]
 
 
 def _of_sizes(there: Mapping[str, Any], config: PreTrainedConfig) -> list[str]:
     here = _of_config(config)
     return [
-        f"{key} is {value} there, {here[key]} here"
+        Message("{key} is {value} there, {here} here", key=key, value=value, here=here[key])
         for key, value in there["config"].items()
         if key in here and here[key] != value
     ]
@@ -174,13 +198,18 @@ def _of_values(there: Mapping[str, Any], base: Path, config: PreTrainedConfig) -
         spec = weights.specs.get(name)
         if spec is None:
             if not (tied and name.startswith("lm_head")):
-                yield f"no {name} here"
+                yield Message("no {name} here", name=name)
         elif list(spec.shape[1:]) != sample["shape"][1:] or (
             spec.shape[0] != sample["shape"][0] and len(spec.shape) < 2
         ):
-            yield f"{name} has shape {sample['shape']} there, {list(spec.shape)} here"
+            yield Message(
+                "{name} has shape {shape} there, {shape2} here",
+                name=name,
+                shape=sample["shape"],
+                shape2=list(spec.shape),
+            )
         elif not _agree(sample, _sample(weights, name, sample["shape"]), spec.dtype):
-            yield f"{name} has other values"
+            yield Message("{name} has other values", name=name)
 
 
 def _agree(sample: Mapping[str, Any], found: Sequence[float | None], dtype: torch.dtype) -> bool:

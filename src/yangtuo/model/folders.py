@@ -69,11 +69,24 @@ def check_place(name: str, *, option: str, must_hold: Sequence[str]) -> Path | N
             found = ", ".join(sorted(os.listdir(folder))[:6]) or "nothing"
             is_adapter = (folder / "adapter_config.json").is_file() and option == "model_name_or_path"
             hint = "; it is an adapter, which is given as --peft_path, beside its base" if is_adapter else ""
-            raise ModelError(f"--{option} {name}: no {' or '.join(must_hold)} in that folder (found: {found}){hint}")
+            raise ModelError(
+                "--{option} {name}: no {must_hold} in that folder (found: {found}){hint}",
+                option=option,
+                name=name,
+                must_hold=" or ".join(must_hold),
+                found=found,
+                hint=hint,
+            )
         return folder
     if name.startswith((".", "/", "~", "\\")) or name.count("/") != 1 or " " in name:
         hint = " (the script still has its placeholder)" if name.startswith("path/to") else ""
-        raise ModelError(f"--{option} {name}: no such folder{hint}{wide_signs(name)}")
+        raise ModelError(
+            "--{option} {name}: no such folder{hint}{wide_signs}",
+            option=option,
+            name=name,
+            hint=hint,
+            wide_signs=wide_signs(name),
+        )
     return None
 
 

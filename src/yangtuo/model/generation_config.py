@@ -9,6 +9,7 @@ from yangtuo.data.encoding import end_id
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import ModelError
+from yangtuo.i18n import Message
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -41,9 +42,9 @@ def read(folder: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: broken JSON: {error}") from error
+        raise ModelError("{path}: broken JSON: {error}", path=path, error=error) from error
     if not isinstance(value, dict | None):
-        raise ModelError(f"{path}: expected an object of JSON; mend it, or remove it")
+        raise ModelError("{path}: expected an object of JSON; mend it, or remove it", path=path)
     return value
 
 
@@ -67,7 +68,7 @@ def choosing(values: Mapping[str, Any], where: Path) -> tuple[dict[str, float], 
         ModelError: a value that cannot be meant.
     """
     wrong = [
-        f"{key} is {value!r}; expected {allowed}"
+        Message("{key} is {value!r}; expected {allowed}", key=key, value=value, allowed=allowed)
         for key, (fits, allowed) in _KNOWN.items()
         if (value := values.get(key)) is not None
         and not (isinstance(value, int | float) and not isinstance(value, bool) and fits(value))

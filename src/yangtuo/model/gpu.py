@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from yangtuo.i18n import Message
+
 _DRIVER = Path("/proc/driver/nvidia/version")  # there where NVIDIA's kernel module is loaded
 _WSL_DRIVER = Path("/usr/lib/wsl/lib/libcuda.so.1")  # Windows' own, in WSL 2, where there is no such module
 _OLDER = "pip install torch=={version}+cu126 --index-url https://download.pytorch.org/whl/cu126"
@@ -19,14 +21,35 @@ def unusable_gpu() -> str:
     """Why a GPU of this machine cannot be used, with the remedy; "" where there is none, or where it can."""
     if torch.cuda.is_available():
         wrong = [name for name, able in map(_able, range(torch.cuda.device_count())) if not able]
-        return f"this torch ({torch.__version__}) has no code for {', '.join(wrong)}; {_remedy()}" if wrong else ""
+        return (
+            Message(
+                "this torch ({version}) has no code for {wrong}; {remedy}",
+                version=torch.__version__,
+                wrong=", ".join(wrong),
+                remedy=_remedy(),
+            )
+            if wrong
+            else ""
+        )
     if is_hidden() or not has_driver() or torch.accelerator.is_available():
         return ""
-    machine = f"this machine has an NVIDIA GPU (driver {driver_version() or 'unknown'})"
+    machine = Message(
+        "this machine has an NVIDIA GPU (driver {driver_version})", driver_version=driver_version() or "unknown"
+    )
     if torch.version.cuda is None:
-        return f"{machine}, and torch {torch.__version__} is a build for CPUs; {_remedy()}"
-    cuda = f"torch {torch.__version__} (CUDA {torch.version.cuda})"
-    return f"{machine}, which {cuda} cannot use; update the driver, or: {_remedy()}"
+        return Message(
+            "{machine}, and torch {version} is a build for CPUs; {remedy}",
+            machine=machine,
+            version=torch.__version__,
+            remedy=_remedy(),
+        )
+    cuda = Message("torch {version} (CUDA {cuda})", version=torch.__version__, cuda=torch.version.cuda)
+    return Message(
+        "{machine}, which {cuda} cannot use; update the driver, or: {remedy}",
+        machine=machine,
+        cuda=cuda,
+        remedy=_remedy(),
+    )
 
 
 def is_hidden() -> bool:

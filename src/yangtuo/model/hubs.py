@@ -111,17 +111,31 @@ class _Request:
 
     def has_none(self, error: Exception) -> ModelError:
         """Of a hub that has answered."""
-        return self._refused(f"{self.asked} has no such model, or not for this user", error, f"elsewhere: {self.other}")
+        return self._refused(
+            Message("{asked} has no such model, or not for this user", asked=self.asked),
+            error,
+            f"elsewhere: {self.other}",
+        )
 
     def came_to_nothing(self, error: BaseException) -> ModelError:
         """Of a hub that has not, or not to the end."""
-        way_out = f"the same command goes on with what has come; elsewhere: {self.other}, or {_MIRROR}"
-        return self._refused(f"{self.asked} did not send a model of that name", error, way_out)
+        way_out = Message(
+            "the same command goes on with what has come; elsewhere: {other}, or {mirror}",
+            other=self.other,
+            mirror=_MIRROR,
+        )
+        return self._refused(Message("{asked} did not send a model of that name", asked=self.asked), error, way_out)
 
     def is_offline(self, error: Exception) -> ModelError:
         """Of a hub that was not asked."""
-        told = f"{self.asked} is not asked, since HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
-        return self._refused(told, error, f"where there is a network, unset it; elsewhere: {self.other}, or {_MIRROR}")
+        told = Message("{asked} is not asked, since HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set", asked=self.asked)
+        return self._refused(
+            told,
+            error,
+            Message(
+                "where there is a network, unset it; elsewhere: {other}, or {mirror}", other=self.other, mirror=_MIRROR
+            ),
+        )
 
     def tell_kept(self, error: Exception) -> None:
         """Say that the hub was of no help and was not needed."""
@@ -134,11 +148,24 @@ class _Request:
 
     def is_another(self, file: str, why: str) -> ModelError:
         """Of a file that is not the listed one."""
-        return ModelError(f"{self.about}: {file} of {self.asked} {why}; deleted, give the same command again")
+        return ModelError(
+            "{about}: {file} of {asked} {why}; deleted, give the same command again",
+            about=self.about,
+            file=file,
+            asked=self.asked,
+            why=why,
+        )
 
     def _refused(self, what: str, error: BaseException, way_out: str) -> ModelError:
         told = one_line(error, _MOST_TOLD)
-        return ModelError(f"{self.about}: no such folder, and {what} ({told}); {way_out}{wide_signs(self.name)}")
+        return ModelError(
+            "{about}: no such folder, and {what} ({told}); {way_out}{wide_signs}",
+            about=self.about,
+            what=what,
+            told=told,
+            way_out=way_out,
+            wide_signs=wide_signs(self.name),
+        )
 
 
 def modelscopes_endpoint() -> str:
@@ -277,7 +304,9 @@ def _from_modelscope(request: _Request) -> Path:
         from modelscope_hub import errors
     except ImportError as error:
         raise MissingDependencyError(
-            f"{request.about}: modelscope-hub, the client of ModelScope, is not installed; {pip_install('modelscope')}"
+            "{about}: modelscope-hub, the client of ModelScope, is not installed; {pip_install}",
+            about=request.about,
+            pip_install=pip_install("modelscope"),
         ) from error
     from huggingface_hub import is_offline_mode
 
@@ -340,7 +369,7 @@ def _of_modelscope(request: _Request, error: Exception) -> ModelError:
     failed = error.failed_files if isinstance(error, errors.FileDownloadError) else {}
     for path, each in failed.items():
         if isinstance(each, errors.FileIntegrityError):
-            return request.is_another(path, f"is not as it is listed ({one_line(each, _MOST_TOLD)})")
+            return request.is_another(path, Message("is not as it is listed ({each})", each=one_line(each, _MOST_TOLD)))
     if isinstance(error, errors.CacheNotFound):
         return request.is_offline(error)
     refusals = (errors.NotExistError, errors.AuthenticationError, errors.PermissionDeniedError, errors.InvalidParameter)

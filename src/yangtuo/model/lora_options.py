@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from yangtuo.config.schema import LoraArguments
 from yangtuo.config.words import did_you_mean
 from yangtuo.errors import AdapterError, UsageError
+from yangtuo.i18n import Message
 from yangtuo.model import lora_targets
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.architecture import Published, parts_without_text
@@ -45,7 +46,11 @@ def pattern(option: str, text: str | None) -> dict[str, float]:
         except ValueError:
             value = 0.0
         if not name or not value > 0 or (option == "rank_pattern" and not value.is_integer()):
-            raise UsageError(f"--{option} {part}: expected name:number, such as q_proj:16, separated by commas")
+            raise UsageError(
+                "--{option} {part}: expected name:number, such as q_proj:16, separated by commas",
+                option=option,
+                part=part,
+            )
         found[name.strip()] = value
     return found
 
@@ -72,7 +77,7 @@ def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator
     if not targets and lora.trainable != ALL_LINEAR:
         yield "--trainable is empty; name the modules that get LoRA matrices"
     for name in found.missing:
-        yield f"--trainable: the base has no module {name!r}; {_offer(name, linear)}"
+        yield Message("--trainable: the base has no module {name!r}; {offer}", name=name, offer=_offer(name, linear))
     for option, wanted, offered in (
         ("modules_to_save", names(lora.modules_to_save), {lora_targets.last(name) for name in modules if name}),
         ("rank_pattern", list(pattern("rank_pattern", lora.rank_pattern)), linear),
@@ -81,19 +86,25 @@ def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator
         for name in wanted:
             if not any(each == name or each.endswith(f".{name}") for each in (*modules, *fused)):
                 hint = _offer(name, offered, linear)
-                yield f"--{option}: the base has no module {name!r}; {hint}"
+                yield Message(
+                    "--{option}: the base has no module {name!r}; {hint}", option=option, name=name, hint=hint
+                )
     for name in sorted(set(targets) & set(names(lora.modules_to_save))):
-        yield f"{name!r} is in --trainable and in --modules_to_save; a module is trained in one way"
+        yield Message("{name!r} is in --trainable and in --modules_to_save; a module is trained in one way", name=name)
     if lora.train_new_tokens_only:
         for name in names(lora.modules_to_save):
             if name in ("embed_tokens", "lm_head"):
                 yield (
-                    f"{name!r} is in --modules_to_save, which trains all of its rows; leave --train_new_tokens_only out"
+                    Message(
+                        "{name!r} is in --modules_to_save, which trains all of its rows; leave "
+                        "--train_new_tokens_only out",
+                        name=name,
+                    )
                 )
 
 
 def _offer(name: str, offered: Collection[str], linear: Collection[str] = ()) -> str:
-    return did_you_mean(name, offered, f"it has {', '.join(sorted(linear or offered))}")
+    return did_you_mean(name, offered, Message("it has {linear}", linear=", ".join(sorted(linear or offered))))
 
 
 def _of_full_modules(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
@@ -108,7 +119,12 @@ def _of_full_modules(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> I
         )
         if others:
             whole = next((module for module in modules if module.endswith(f".{name}")), name)
-            yield f"--modules_to_save {name}: PEFT would train {', '.join(others)} too; write {whole}"
+            yield Message(
+                "--modules_to_save {name}: PEFT would train {others} too; write {whole}",
+                name=name,
+                others=", ".join(others),
+                whole=whole,
+            )
 
 
 def _of_patterns(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
@@ -116,7 +132,11 @@ def _of_patterns(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Itera
     for option in ("rank_pattern", "alpha_pattern"):
         for name in pattern(option, getattr(lora, option)):
             if lora.trainable != ALL_LINEAR and name.rsplit(".", 1)[-1] not in targets:
-                yield f"--{option} {name}: it gets no LoRA matrices, since --trainable does not name it"
+                yield Message(
+                    "--{option} {name}: it gets no LoRA matrices, since --trainable does not name it",
+                    option=option,
+                    name=name,
+                )
 
 
 def _of_numbers(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
@@ -124,24 +144,41 @@ def _of_numbers(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterat
     num_layers = len(max(lists, key=lambda each: sum(p.numel() for p in each.parameters()))) if lists else 0
     wanted = layers(lora.layers_to_transform)
     if wanted is not None and (not wanted or wanted[-1] >= num_layers):
-        yield f"--layers_to_transform {lora.layers_to_transform}: the base has the layers 0-{num_layers - 1}"
+        yield Message(
+            "--layers_to_transform {layers_to_transform}: the base has the layers 0-{num_layers}",
+            layers_to_transform=lora.layers_to_transform,
+            num_layers=num_layers - 1,
+        )
     if lora.loraplus_lr_ratio is not None and not lora.loraplus_lr_ratio > 0:
-        yield f"--loraplus_lr_ratio {lora.loraplus_lr_ratio:g}: expected a number above 0"
+        yield Message(
+            "--loraplus_lr_ratio {loraplus_lr_ratio:g}: expected a number above 0",
+            loraplus_lr_ratio=lora.loraplus_lr_ratio,
+        )
 
 
 def _of_variants(lora: LoraArguments) -> Iterator[str]:
     if not _BEGINNINGS.fullmatch(lora.init_lora_weights.lower()):
         yield (
-            f"--init_lora_weights {lora.init_lora_weights}: expected true, gaussian, orthogonal, pissa, "
-            "pissa_niter_16 or olora"
+            Message(
+                "--init_lora_weights {init_lora_weights}: expected true, gaussian, orthogonal, pissa, pissa_niter_16 "
+                "or olora",
+                init_lora_weights=lora.init_lora_weights,
+            )
         )
     if lora.use_dora and begins_from_the_base(lora):
-        yield f"--use_dora with --init_lora_weights {lora.init_lora_weights}: both decompose the weight; give one"
+        yield Message(
+            "--use_dora with --init_lora_weights {init_lora_weights}: both decompose the weight; give one",
+            init_lora_weights=lora.init_lora_weights,
+        )
     in_vocabulary = sorted({"embed_tokens", "lm_head"} & set(names(lora.trainable)))
     if in_vocabulary and begins_from_the_base(lora):
-        yield f"--init_lora_weights {lora.init_lora_weights} on {in_vocabulary[0]} is not possible; take it out"
+        yield Message(
+            "--init_lora_weights {init_lora_weights} on {in_vocabulary} is not possible; take it out",
+            init_lora_weights=lora.init_lora_weights,
+            in_vocabulary=in_vocabulary[0],
+        )
     if lora.init_lora_weights.lower() == "orthogonal" and lora.lora_rank % 2:
-        yield f"--init_lora_weights orthogonal needs an even rank; now {lora.lora_rank}"
+        yield Message("--init_lora_weights orthogonal needs an even rank; now {lora_rank}", lora_rank=lora.lora_rank)
     if lora.use_dora and any(name in ("embed_tokens",) for name in names(lora.trainable)):
         yield "--use_dora on embed_tokens cannot be merged; take it out of --trainable, or leave --use_dora out"
 
@@ -153,8 +190,13 @@ def _of_experts(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterat
     odd += ["init_lora_weights"] if lora.init_lora_weights.lower() not in ("true", "gaussian") else []
     for option in odd if parameters else ():
         yield (
-            f"--{option} {getattr(lora, option)} is not possible on {', '.join(parameters)}: PEFT has plain LoRA only "
-            "for the experts' tensors; name modules of the attention alone with --trainable, or leave the option out"
+            Message(
+                "--{option} {value} is not possible on {parameters}: PEFT has plain LoRA only for the experts' "
+                "tensors; name modules of the attention alone with --trainable, or leave the option out",
+                option=option,
+                value=getattr(lora, option),
+                parameters=", ".join(parameters),
+            )
         )
 
 
@@ -207,15 +249,24 @@ def check_contradictions(
     for name in different:
         asked, there = of_options[name], of_adapter[name]
         if name != "modules_to_save":
-            problems.append(f"--{name} {_shown(asked)}: the adapter has {_shown(there)}")
+            problems.append(
+                Message(
+                    "--{name} {asked}: the adapter has {there}", name=name, asked=_shown(asked), there=_shown(there)
+                )
+            )
         elif not _full(saved) <= set(names(lora.modules_to_save)):  # more are added
             problems.append(
-                f"--modules_to_save {_shown(asked)}: the adapter has {_shown(there)}; to leave modules out or to "
-                "freeze them, give --modules_to_save_policy"
+                Message(
+                    "--modules_to_save {asked}: the adapter has {there}; to leave modules out or to freeze them, give "
+                    "--modules_to_save_policy",
+                    asked=_shown(asked),
+                    there=_shown(there),
+                )
             )
     if problems:
         raise AdapterError.of_problems(
-            f"options contradict the adapter {saved.folder}, which decides; remove the line", problems
+            Message("options contradict the adapter {folder}, which decides; remove the line", folder=saved.folder),
+            problems,
         )
 
 

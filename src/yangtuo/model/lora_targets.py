@@ -171,7 +171,7 @@ def layers(text: str | None) -> list[int] | None:
     for part in split(text):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
-            raise UsageError(f"--layers_to_transform {part}: expected numbers and ranges, such as 0-15,31")
+            raise UsageError("--layers_to_transform {part}: expected numbers and ranges, such as 0-15,31", part=part)
         found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
     return sorted(found)
 

@@ -10,6 +10,7 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
 from yangtuo.errors import ModelError
+from yangtuo.i18n import Message
 from yangtuo.model.adapter_names import plain_name
 from yangtuo.model.stored_weights import Group, StoredWeights, open_stored
 
@@ -30,7 +31,9 @@ def check_mergeable(folder: Path, model: PeftModel, *, trust_remote_code: bool) 
     problems = [*changing, *odd, *base.missing, *_one_way(base, changed_weights(model))]
     if problems:
         raise ModelError.of_problems(
-            f"{folder}: what would be trained could not be merged into this base; train other modules",
+            Message(
+                "{folder}: what would be trained could not be merged into this base; train other modules", folder=folder
+            ),
             problems,
             shown=6,
         )
@@ -44,13 +47,19 @@ def odd_layers(model: PeftModel) -> Iterator[str]:
             continue
         base = module.get_base_layer()
         if not isinstance(module, Linear | Embedding | ParamWrapper):
-            yield f"LoRA on {name} ({type(module).__name__}) cannot be merged"
+            yield Message(
+                "LoRA on {name} ({type_module__name}) cannot be merged",
+                name=name,
+                type_module__name=type(module).__name__,
+            )
         elif isinstance(module, Linear) and module.fan_in_fan_out and module.lora_variant:
-            yield f"DoRA on {name}, which is stored transposed, cannot be merged"
+            yield Message("DoRA on {name}, which is stored transposed, cannot be merged", name=name)
         elif isinstance(module, Embedding) and module.lora_variant:
-            yield f"DoRA on the embedding {name} cannot be merged"
+            yield Message("DoRA on the embedding {name} cannot be merged", name=name)
         elif isinstance(module, Linear) and not isinstance(getattr(base, "weight", None), torch.Tensor):
-            yield f"LoRA on {name} ({type(base).__name__}) cannot be merged"
+            yield Message(
+                "LoRA on {name} ({type_base__name}) cannot be merged", name=name, type_base__name=type(base).__name__
+            )
 
 
 def changed_weights(model: nn.Module) -> Iterator[str]:
@@ -84,4 +93,9 @@ def _taken_apart(base: StoredWeights, group: Group) -> None:
     }
     for name, value in group.taken_apart(tensors, base.model).items():
         if tuple(value.shape) != base.files.specs[name].shape:
-            raise ModelError(f"{name} would have the shape {list(value.shape)}, not {base.files.specs[name].shape}")
+            raise ModelError(
+                "{name} would have the shape {shape}, not {shape2}",
+                name=name,
+                shape=list(value.shape),
+                shape2=base.files.specs[name].shape,
+            )

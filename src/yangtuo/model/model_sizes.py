@@ -147,7 +147,9 @@ def _made(config: PreTrainedConfig, *, trust_remote_code: bool) -> PreTrainedMod
             config, trust_remote_code=trust_remote_code, dtype=torch.bfloat16
         )
     except OF_MODELS as error:
-        raise ModelError(f"the model cannot be made from its config.json: {one_line(error, 160)}") from error
+        raise ModelError(
+            "the model cannot be made from its config.json: {error}", error=one_line(error, 160)
+        ) from error
     return model
 
 

@@ -19,6 +19,7 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError, one_line
+from yangtuo.i18n import Message
 from yangtuo.model import generation_config, prompt_texts
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,10 @@ class PromptFiles:
         """In one sentence, whether transformers asks from this folder as training did."""
         if self.difference:
             return f"{self.difference}; {OTHER_WAYS}."
-        return f"transformers {_version()} makes the token ids of training in all dialogues that were tried."
+        return Message(
+            "transformers {version} makes the token ids of training in all dialogues that were tried.",
+            version=_version(),
+        )
 
     def tell(self) -> None:
         """Say the same on the screen."""
@@ -90,7 +94,9 @@ class PromptFiles:
                     shutil.copyfile(config, folder / "config.json")
                 return replace(self, difference=_difference(folder, self.template, self.tokenizer))
         except OSError as error:  # no room for it, or no place
-            return replace(self, difference=f"what transformers makes of it was not tried ({error})")
+            return replace(
+                self, difference=Message("what transformers makes of it was not tried ({error})", error=error)
+            )
 
 
 def prompt_files_of(template: Template, tokenizer: Tokenizer, existing: Mapping[str, Any] | None) -> PromptFiles:
@@ -117,7 +123,7 @@ def _difference(folder: Path, template: Template, tokenizer: Tokenizer) -> str:
     try:
         prompts, _ = probe_prompts.encoded(_dialogues(), tokenizer, template)
     except DataError as error:
-        return f"what transformers makes of it was not tried ({error})"
+        return Message("what transformers makes of it was not tried ({error})", error=error)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -125,7 +131,11 @@ def _difference(folder: Path, template: Template, tokenizer: Tokenizer) -> str:
             found = [_ids(theirs, prompt) for prompt in prompts]
             texts = [_text(theirs, prompt) for prompt in prompts]
     except Exception as error:  # whatever a tokenizer's own code may raise: the run is not to end by it
-        return f"transformers {_version()} cannot ask from this folder ({one_line(error, 120)})"
+        return Message(
+            "transformers {version} cannot ask from this folder ({error})",
+            version=_version(),
+            error=one_line(error, 120),
+        )
     return _told(prompts, found, texts, tokenizer)
 
 
@@ -143,16 +153,25 @@ def _told(prompts: Sequence[Prompt], found: Sequence[list[int]], texts: Sequence
     if not other:
         return ""
     if in_one_piece == other and all(len(prompts[i].messages) > 2 for i in other):
-        return (
-            f"transformers {_version()} makes the token ids of training from single questions; in {len(other)} of "
-            f"{len(prompts)} dialogues it tokenises a past answer together with what stands around it, training apart"
+        return Message(
+            "transformers {version} makes the token ids of training from single questions; in {num_other} of "
+            "{num_prompts} dialogues it tokenises a past answer together with what stands around it, training "
+            "apart",
+            version=_version(),
+            num_other=len(other),
+            num_prompts=len(prompts),
         )
     is_same_text = all(texts[i].removeprefix(begin) == prompts[i].text.removeprefix(begin) for i in other)
     why = "the same text in other tokens" if is_same_text else "another text"
     file = " of tokenizer.model, which it converts" if (tokenizer.folder / "tokenizer.model").is_file() else ""
-    return (
-        f"transformers {_version()} makes other token ids than training from {len(other)} of {len(prompts)} dialogues "
-        f"({why}{file if is_same_text else ''})"
+    return Message(
+        "transformers {version} makes other token ids than training from {num_other} of {num_prompts} dialogues "
+        "({why}{file})",
+        version=_version(),
+        num_other=len(other),
+        num_prompts=len(prompts),
+        why=why,
+        file=file if is_same_text else "",
     )
 
 

@@ -158,7 +158,7 @@ def modelfile_of(
         DataError: a model name that a Modelfile cannot hold, or a chat template that cannot be written for Ollama.
     """
     if not model.isprintable() or model != model.strip() or not model or model.startswith('"'):
-        raise DataError(f"{model!r}: a Modelfile cannot name it; rename it to plain letters")
+        raise DataError("{model!r}: a Modelfile cannot name it; rename it to plain letters", model=model)
     frames = frames_of(template, tokenizer)
     lines = ["# The prompt is that of training. yangtuo check-deploy compares a running server with it."]
     if frames.cuts_blanks:
@@ -217,7 +217,9 @@ def prompt_text_of(template: Template, tokenizer: Tokenizer) -> str:
     """
     text = _single(template, tokenizer, _PLACE)
     if text.count(_PLACE) != 1:
-        raise DataError(f"the template's own text holds {_PLACE}, so that the place of the question cannot be shown")
+        raise DataError(
+            "the template's own text holds {place}, so that the place of the question cannot be shown", place=_PLACE
+        )
     return text
 
 

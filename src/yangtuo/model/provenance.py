@@ -49,13 +49,13 @@ def read(folder: Path) -> dict[str, Any] | None:
         AdapterError: it is broken, of a later version, or of other weights.
     """
     inside = header(folder / WEIGHTS_FILE).get("__metadata__", {}).get(METADATA_KEY)
-    known = _of_adapter(inside, f"{folder / WEIGHTS_FILE}, its metadata") if inside else None
+    known = _of_adapter(inside, Message("{folder}, its metadata", folder=folder / WEIGHTS_FILE)) if inside else None
     if not (folder / PROVENANCE_FILE).is_file():
         return known
     try:
         text = (folder / PROVENANCE_FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise AdapterError(f"{folder / PROVENANCE_FILE}: cannot be read: {error}") from error
+        raise AdapterError("{folder}: cannot be read: {error}", folder=folder / PROVENANCE_FILE, error=error) from error
     if not (folder / "adapter_config.json").is_file():  # a merged model's tells the template only
         return _parsed(text, str(folder / PROVENANCE_FILE))
     beside = _of_adapter(text, str(folder / PROVENANCE_FILE))
@@ -64,8 +64,10 @@ def read(folder: Path) -> dict[str, Any] | None:
         return None
     if known != beside:
         raise AdapterError(
-            f"{folder}: {PROVENANCE_FILE} is not of these weights, whose own copy says otherwise; copy the folder "
-            f"again, or remove {PROVENANCE_FILE} to go by the weights' copy"
+            "{folder}: {provenance_file} is not of these weights, whose own copy says otherwise; copy the folder "
+            "again, or remove {provenance_file} to go by the weights' copy",
+            folder=folder,
+            provenance_file=PROVENANCE_FILE,
         )
     return known
 
@@ -79,7 +81,9 @@ def template_of(folder: Path) -> Template | None:
     """
     values = (read(folder) or {}).get("template")
     if values and not isinstance(values, dict):
-        raise AdapterError(f"{folder / PROVENANCE_FILE}: its template is no object; name one with --template")
+        raise AdapterError(
+            "{folder}: its template is no object; name one with --template", folder=folder / PROVENANCE_FILE
+        )
     return from_values(values) if values else None
 
 
@@ -117,7 +121,7 @@ def sha256_of(folder: Path) -> str:
         if (folder / name).is_file():
             with (folder / name).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
-    raise AdapterError(f"{folder}: no weights there")
+    raise AdapterError("{folder}: no weights there", folder=folder)
 
 
 def find_tokenizer(folders: Iterable[Path], named: str | None = None, source: Source | None = None) -> Tokenizer | None:
@@ -205,9 +209,15 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
         value = json.loads(text)
         version = value["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise AdapterError(f"{where}: not written by this program: {error!r}; remove it to go without") from error
+        raise AdapterError(
+            "{where}: not written by this program: {error!r}; remove it to go without", where=where, error=error
+        ) from error
     if version != FORMAT:
-        raise AdapterError(f"{where}: written by a later version of this program (format {version}); update it")
+        raise AdapterError(
+            "{where}: written by a later version of this program (format {version}); update it",
+            where=where,
+            version=version,
+        )
     return dict(value)
 
 
@@ -222,7 +232,11 @@ def _of_adapter(text: str, where: str) -> dict[str, Any]:
             wrong += [f"{part}.{key}" for key, kind in wanted.items() if not isinstance(value.get(key), kind)]
     wrong += [part for part in ("stack", "continued") if not _is_list_of_adapters(known.get(part, []))]
     if wrong:
-        raise AdapterError(f"{where}: without {', '.join(wrong)}; copy the adapter's folder again, or remove the file")
+        raise AdapterError(
+            "{where}: without {wrong}; copy the adapter's folder again, or remove the file",
+            where=where,
+            wrong=", ".join(wrong),
+        )
     return known
 
 

@@ -69,7 +69,7 @@ class StaticTemplate:
         opening = f"{self.with_system[0]}{system}{self.with_system[1]}" if self.with_system else None
         found = opening if is_told else self.without_system
         if found is None:
-            raise DataError(f"the template {'takes no' if is_told else 'needs a'} system prompt")
+            raise DataError("the template {what} system prompt", what="takes no" if is_told else "needs a")
         return found
 
 
@@ -86,7 +86,11 @@ def end_of(tokenizer: Tokenizer, template: Template) -> str:
     """
     end = template.end or tokenizer.name_of(tokenizer.eos_id)
     if not end:
-        raise DataError(f"{tokenizer.folder}: the end token {tokenizer.eos_id} has no text that a template could name")
+        raise DataError(
+            "{folder}: the end token {eos_id} has no text that a template could name",
+            folder=tokenizer.folder,
+            eos_id=tokenizer.eos_id,
+        )
     return end
 
 
@@ -156,8 +160,9 @@ def _found(template: ChatTemplate, bos: str) -> StaticTemplate:
 
 def _not_constant(why: str) -> DataError:
     return DataError(
-        f"the tokenizer's chat template cannot be written as constant texts around what is said: {why}; "
-        "use a server that reads chat_template.jinja (vLLM, llama.cpp, transformers)"
+        "the tokenizer's chat template cannot be written as constant texts around what is said: {why}; use a server "
+        "that reads chat_template.jinja (vLLM, llama.cpp, transformers)",
+        why=why,
     )
 
 

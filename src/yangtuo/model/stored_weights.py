@@ -82,7 +82,12 @@ class Group:
         return {source: apart[source] for source in self.sources}
 
     def _one_way(self, why: str) -> ModelError:
-        return ModelError(f"{self.targets[0]} cannot be put back as {next(iter(self.sources))} has it: {why}")
+        return ModelError(
+            "{targets} cannot be put back as {next} has it: {why}",
+            targets=self.targets[0],
+            next=next(iter(self.sources)),
+            why=why,
+        )
 
 
 class StoredWeights:
@@ -163,7 +168,7 @@ class StoredWeights:
             spec = {candidate: Spec((1,), torch.float32)}
             if any(group.targets == (name,) for group in _groups(spec, self.model)):
                 return candidate
-        raise ModelError(f"{self.folder}: transformers knows no name in files for {name}")
+        raise ModelError("{folder}: transformers knows no name in files for {name}", folder=self.folder, name=name)
 
 
 def open_stored(folder: Path, *, trust_remote_code: bool = False) -> StoredWeights:
@@ -195,7 +200,9 @@ def _groups(specs: Mapping[str, Spec], model: PreTrainedModel) -> Iterator[Group
             yield Group(sources, ())
         elif rule is None:
             if len(members) > 1:
-                raise ModelError(f"{' and '.join(sources)} are one tensor in the model, {target}")
+                raise ModelError(
+                    "{sources} are one tensor in the model, {target}", sources=" and ".join(sources), target=target
+                )
             yield Group(sources, (target,))
         else:
             names = {apply_renamings(source, renamings).removeprefix(f"{prefix}."): source for source in sources}
@@ -209,8 +216,10 @@ def _put_together(group: Group, stored: Tensors, model: PreTrainedModel) -> Tens
         return group.put_together(stored, model)
     except (ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:
         raise ModelError(
-            f"{', '.join(list(group.sources)[:2])} cannot be put together as transformers has a "
-            f"{model.config.model_type} model: {one_line(error, 160)}"
+            "{sources} cannot be put together as transformers has a {model_type} model: {error}",
+            sources=", ".join(list(group.sources)[:2]),
+            model_type=model.config.model_type,
+            error=one_line(error, 160),
         ) from error
 
 

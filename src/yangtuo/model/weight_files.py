@@ -105,7 +105,9 @@ class WeightFiles:
         return self._open[1]
 
     def _unreadable(self, name: str, error: Exception) -> ModelError:
-        return ModelError(f"{self._files[name]}: {name} cannot be read: {_short(error)}")
+        return ModelError(
+            "{files}: {name} cannot be read: {error}", files=self._files[name], name=name, error=_short(error)
+        )
 
 
 def open_weights(folder: Path) -> WeightFiles:
@@ -127,21 +129,33 @@ def open_weights(folder: Path) -> WeightFiles:
             for name, spec in _specs(path).items():
                 specs[name], files[name] = spec, path
         return WeightFiles(folder, specs, files)
-    raise ModelError(f"{folder}: no weights there; expected model.safetensors or pytorch_model.bin, or their index")
+    raise ModelError(
+        "{folder}: no weights there; expected model.safetensors or pytorch_model.bin, or their index", folder=folder
+    )
 
 
 def _indexed(folder: Path, index: str) -> list[Path]:
     try:
         names = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, OSError) as error:
-        raise ModelError(f"{folder / index}: cannot be read: {_short(error)}") from error
+        raise ModelError("{folder}: cannot be read: {error}", folder=folder / index, error=_short(error)) from error
     paths = [folder / file for file in dict.fromkeys(names.values())]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        raise ModelError(f"{folder}: {index} names files that are not there: {', '.join(missing[:4])}")
+        raise ModelError(
+            "{folder}: {index} names files that are not there: {missing}",
+            folder=folder,
+            index=index,
+            missing=", ".join(missing[:4]),
+        )
     found = {name for path in paths for name in _specs(path)}
     if absent := sorted(names.keys() - found):
-        raise ModelError(f"{folder}: {index} names tensors that are in no file: {', '.join(absent[:4])}")
+        raise ModelError(
+            "{folder}: {index} names tensors that are in no file: {absent}",
+            folder=folder,
+            index=index,
+            absent=", ".join(absent[:4]),
+        )
     return paths
 
 
@@ -152,7 +166,11 @@ def _specs(path: Path) -> dict[str, Spec]:
     slices = {name: source.get_slice(name) for name in source.offset_keys()}
     unknown = {value.get_dtype() for value in slices.values()} - _DTYPES.keys()
     if unknown:
-        raise ModelError(f"{path}: tensors in {', '.join(sorted(unknown))}; a merge needs the 16-bit or float32 base")
+        raise ModelError(
+            "{path}: tensors in {unknown}; a merge needs the 16-bit or float32 base",
+            path=path,
+            unknown=", ".join(sorted(unknown)),
+        )
     return {name: Spec(tuple(value.get_shape()), _DTYPES[value.get_dtype()]) for name, value in slices.items()}
 
 
@@ -162,9 +180,13 @@ def _opened(path: Path) -> Any:
             return safe_open(path, framework="pt")
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: cannot be read, perhaps cut short: {_short(error)}") from error
+        raise ModelError(
+            "{path}: cannot be read, perhaps cut short: {error}", path=path, error=_short(error)
+        ) from error
     except pickle.UnpicklingError as error:  # what torch.load raises for a file with code in it
-        raise ModelError(f"{path}: refused, it is no plain file of tensors: {_short(error)}") from error
+        raise ModelError(
+            "{path}: refused, it is no plain file of tensors: {error}", path=path, error=_short(error)
+        ) from error
     return {str(name): value for name, value in tensors.items()}
 
 
@@ -222,7 +244,7 @@ def write_shard(
                 del data
         output.flush(path, from_cache=True)
     except OSError as error:
-        raise WriteError(f"{path}: cannot be written: {output.reason(error)}") from error
+        raise WriteError("{path}: cannot be written: {reason}", path=path, reason=output.reason(error)) from error
     return digest.hexdigest()
 
 

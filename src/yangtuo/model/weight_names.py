@@ -37,9 +37,12 @@ def not_used(folder: Path, names: Sequence[str]) -> ModelError:
     """What is said of weights that are in the files and not in the model."""
     shown = ", ".join(names[:_MOST_SHOWN]) + (", ..." if len(names) > _MOST_SHOWN else "")
     return ModelError(
-        f"{folder}: {len(names)} weights are in the files and are not used by the model that config.json describes: "
-        f"{shown}. Without them it is another model; mend config.json (num_hidden_layers, attention_bias, ...), or get "
-        "the base from its source again"
+        "{folder}: {num_names} weights are in the files and are not used by the model that config.json describes: "
+        "{shown}. Without them it is another model; mend config.json (num_hidden_layers, attention_bias, ...), or get "
+        "the base from its source again",
+        folder=folder,
+        num_names=len(names),
+        shown=shown,
     )
 
 
@@ -76,7 +79,7 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     try:
         value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'}: cannot be read: {error}") from error
+        raise ModelError("{folder}: cannot be read: {error}", folder=folder / "config.json", error=error) from error
     return value if isinstance(value, dict) else {}
 
 

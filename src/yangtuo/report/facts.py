@@ -237,13 +237,19 @@ def _check_run(folder: Path) -> None:
     if (folder / RUN_FILE).is_file() or (folder / LOG_FILE).is_file():
         return
     if not folder.exists():
-        raise UsageError(f"{folder}: no such folder; give the --output_dir of a run")
+        raise UsageError("{folder}: no such folder; give the --output_dir of a run", folder=folder)
     if not folder.is_dir():
-        raise UsageError(f"{folder}: a file; give the --output_dir of a run, such as {folder.parent}")
+        raise UsageError(
+            "{folder}: a file; give the --output_dir of a run, such as {parent}", folder=folder, parent=folder.parent
+        )
     above = folder.absolute().parent
     hint = f"; {above} is one" if (above / RUN_FILE).is_file() else ""
     raise UsageError(
-        f"{folder}: no folder of a run: neither {RUN_FILE} nor {LOG_FILE} in it; give the --output_dir of a run{hint}"
+        "{folder}: no folder of a run: neither {run_file} nor {log_file} in it; give the --output_dir of a run{hint}",
+        folder=folder,
+        run_file=RUN_FILE,
+        log_file=LOG_FILE,
+        hint=hint,
     )
 
 

@@ -40,7 +40,11 @@ def write(folders: Sequence[Path], path: Path) -> int:
         WriteError: it cannot be written.
     """
     if len(folders) > MOST_RUNS:
-        raise UsageError(f"{len(folders)} runs: at most {MOST_RUNS} can be told apart on one page; give fewer")
+        raise UsageError(
+            "{num_folders} runs: at most {most_runs} can be told apart on one page; give fewer",
+            num_folders=len(folders),
+            most_runs=MOST_RUNS,
+        )
     check_replaceable(path)
     runs = [read_run(folder) for folder in folders]
     page = page_of(runs)
@@ -74,7 +78,7 @@ def check_replaceable(path: Path) -> None:
     with path.open("rb") as file:
         is_ours = _MADE_BY.encode() in file.read(1000) or path.stat().st_size == 0
     if not is_ours:
-        raise UsageError(f"--output {path}: there is another file of that name; choose another name")
+        raise UsageError("--output {path}: there is another file of that name; choose another name", path=path)
 
 
 def page_of(runs: Sequence[RunFacts]) -> str:

@@ -84,7 +84,9 @@ def folders(settings: Settings) -> tuple[Path | None, Path | None]:
         )
     adapter = Path(settings.lora.peft_path) if settings.lora.peft_path else None
     if adapter and not (adapter / "adapter_config.json").is_file():
-        raise AdapterError(f"--peft_path {adapter}: no adapter_config.json in it; give the folder of an adapter")
+        raise AdapterError(
+            "--peft_path {adapter}: no adapter_config.json in it; give the folder of an adapter", adapter=adapter
+        )
     return base, adapter
 
 
@@ -102,7 +104,7 @@ def find_data(settings: Settings) -> tuple[list[Path], list[Path] | None]:
     option, recursive = "train_file" if data.train_file else "dataset_dir", data.include_subfolders
     found = search.find_files(place, exclude=validation or (), option=option, recursive=recursive)
     if not found:
-        raise UsageError(f"--{option} {place}: nothing is left without the validation file")
+        raise UsageError("--{option} {place}: nothing is left without the validation file", option=option, place=place)
     if validation and len(found) < len(search.find_files(place, option=option, recursive=recursive)):
         logger.warning("data: the validation file lies in the training folder and is left out of training")
     if option == "dataset_dir":
@@ -271,7 +273,9 @@ def split_and_audit(
     if wants_evaluation(settings) and aside is None and percentage is not None:
         aside, rest = splitting.split(train, percentage, seed)
         if rest is None:
-            raise UsageError(f"--validation_split_percentage {percentage} leaves no row to train on")
+            raise UsageError(
+                "--validation_split_percentage {percentage} leaves no row to train on", percentage=percentage
+            )
         train = rest
     is_left_out = settings.data.deduplicate is not Deduplicate.OFF
     audits = {"train": audit(train, encoded, end)}
@@ -287,7 +291,7 @@ def split_and_audit(
             audits["validation"]["rows_read"] = aside.num_rows()
     mix = mixing.parse(settings.data.mix, train.paths) if settings.data.mix else None
     if mix and not sum(mixing.num_rows_of_epoch(train.source_numbers, mix)):
-        raise UsageError(f"--mix {settings.data.mix}: an epoch would have no row; raise a weight")
+        raise UsageError("--mix {mix}: an epoch would have no row; raise a weight", mix=settings.data.mix)
     return Corpus(train, aside, mix, audits, dropped_rows([encoded, *([validation] if validation else [])]))
 
 

@@ -12,6 +12,7 @@ from yangtuo.config.trainer_values import TO_INSTALL, TRACKERS, tracker_names
 from yangtuo.config.unique_keys import unique
 from yangtuo.engine import trackers
 from yangtuo.errors import MissingDependencyError, UsageError
+from yangtuo.i18n import Message
 from yangtuo.installing import pip_install
 from yangtuo.logs import rank
 from yangtuo.model import base
@@ -44,10 +45,16 @@ def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> No
     if lora.loraplus_lr_ratio is not None and "optimizer" in config:
         raise UsageError("--loraplus_lr_ratio: the optimizer in the DeepSpeed file knows one rate; take it out there")
     if bits and lora.init_lora_weights.lower() == "orthogonal":
-        raise UsageError(f"--load_in_{bits}bit with --init_lora_weights orthogonal: PEFT cannot; leave one out")
+        raise UsageError(
+            "--load_in_{bits}bit with --init_lora_weights orthogonal: PEFT cannot; leave one out", bits=bits
+        )
     quantised = sorted(set(names(lora.modules_to_save)) - {"embed_tokens", "lm_head"})
     if bits and quantised:
-        raise UsageError(f"--load_in_{bits}bit with --modules_to_save {quantised[0]}: it is quantised; leave it out")
+        raise UsageError(
+            "--load_in_{bits}bit with --modules_to_save {quantised}: it is quantised; leave it out",
+            bits=bits,
+            quantised=quantised[0],
+        )
     whole = [
         *([f"--load_in_{bits}bit"] if bits else []),
         *(["an adapter that is merged in memory (--new_adapter, or one trained so)"] if merges else []),
@@ -56,13 +63,17 @@ def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> No
     if stage == 3 or fsdp(settings.trainer.fsdp):
         _check_divided(settings)
     if whole and stage == 3:
-        raise UsageError(f"{whole[0]} needs the base whole in each process, which ZeRO-3 divides; use ZeRO-2 or DDP")
+        raise UsageError(
+            "{whole} needs the base whole in each process, which ZeRO-3 divides; use ZeRO-2 or DDP", whole=whole[0]
+        )
     if bits and fsdp(settings.trainer.fsdp):
-        raise UsageError(f"--load_in_{bits}bit under --fsdp is untested and refused; use DDP or ZeRO-2")
+        raise UsageError("--load_in_{bits}bit under --fsdp is untested and refused; use DDP or ZeRO-2", bits=bits)
     if bits and len(whole) > 1:
         raise UsageError(
-            f"--load_in_{bits}bit with {whole[1]}: the base would be changed and rounded to {bits} bits once more; "
-            "merge or begin on the 16-bit base"
+            "--load_in_{bits}bit with {whole}: the base would be changed and rounded to {bits} bits once more; merge "
+            "or begin on the 16-bit base",
+            bits=bits,
+            whole=whole[1],
         )
 
 
@@ -105,7 +116,14 @@ def check_packages(settings: Settings) -> None:
         first, *others = modules.split("|")
         if all(importlib.util.find_spec(module) is None for module in (first, *others)):
             install = TO_INSTALL.get(first, first)
-            missing.append(f"{option}: the package {first} is not installed; pip install {install}")
+            missing.append(
+                Message(
+                    "{option}: the package {first} is not installed; pip install {install}",
+                    option=option,
+                    first=first,
+                    install=install,
+                )
+            )
     if missing:
         raise MissingDependencyError.of_problems("optional packages", missing)
     trackers.check(asked)
@@ -133,14 +151,14 @@ def deepspeed(given: Any) -> Any:
         return None
     if importlib.util.find_spec("deepspeed") is None:
         raise MissingDependencyError(
-            f"--deepspeed: DeepSpeed is not installed; {pip_install('deepspeed')}, or leave --deepspeed out: the "
-            "result is the same"
+            "--deepspeed: DeepSpeed is not installed; {pip_install}, or leave --deepspeed out: the result is the same",
+            pip_install=pip_install("deepspeed"),
         )
     text = given if str(given).lstrip().startswith("{") else _read_text(str(given))
     try:
         config = dict(json.loads(text, object_pairs_hook=unique))
     except (ValueError, TypeError) as error:
-        raise UsageError(f"--deepspeed {given}: broken JSON: {error}") from error
+        raise UsageError("--deepspeed {given}: broken JSON: {error}", given=given, error=error) from error
     scale = config.get("fp16", {}).get("min_loss_scale")
     if isinstance(scale, float) and not scale.is_integer():
         config["fp16"]["min_loss_scale"] = 1
@@ -156,4 +174,6 @@ def _read_text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"--deepspeed {path}: {error.strerror}; give a JSON file") from error
+        raise UsageError(
+            "--deepspeed {path}: {strerror}; give a JSON file", path=path, strerror=error.strerror
+        ) from error

@@ -160,7 +160,9 @@ class Planned:
             return sizes_of(self.config, self.settings.lora, loading, self.saved)
         except (ValueError, KeyError) as error:  # of PEFT, which an adapter of another model does not suit
             place = self.settings.lora.peft_path if self.saved else "--trainable"
-            raise AdapterError(f"{place}: it does not fit this base: {one_line(error, 200)}") from error
+            raise AdapterError(
+                "{place}: it does not fit this base: {error}", place=place, error=one_line(error, 200)
+            ) from error
 
     def run(self, sizes: ModelSizes) -> Run:
         """What else decides its memory."""

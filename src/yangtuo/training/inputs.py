@@ -106,7 +106,9 @@ def _check_verbs(settings: Settings) -> None:
     if not lora.peft_path:
         wrong = [name for name in ("new_adapter", "modules_to_save_policy") if settings.given(name)]
         if wrong:
-            raise UsageError(f"--{wrong[0]}: it says what becomes of the adapter of --peft_path, which is not given")
+            raise UsageError(
+                "--{wrong}: it says what becomes of the adapter of --peft_path, which is not given", wrong=wrong[0]
+            )
         names = ("force_base", "allow_partial_adapter")
         tell_without_effect(settings, names, "no --peft_path is given")
     elif lora.new_adapter and lora.modules_to_save_policy is not ModulesToSavePolicy.KEEP:
@@ -146,6 +148,8 @@ def _compare_tokenizers(settings: Settings, inputs: Inputs, train: Examples) -> 
     other = encode_files(settings, inputs.train_files, of_adapter, inputs.template).examples
     if not (np.array_equal(train.ends, other.ends) and np.array_equal(train.input_ids, other.input_ids)):
         raise TokenizerError(
-            f"the tokenizer {inputs.tokenizer.folder} gives other ids for this data than the adapter's own in "
-            f"{inputs.adapter.folder}; leave --tokenizer_name_or_path out to use that one"
+            "the tokenizer {folder} gives other ids for this data than the adapter's own in {inputs_adapter_folder}; "
+            "leave --tokenizer_name_or_path out to use that one",
+            folder=inputs.tokenizer.folder,
+            inputs_adapter_folder=inputs.adapter.folder,
         )

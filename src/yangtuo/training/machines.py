@@ -29,6 +29,6 @@ def machine_named(text: str) -> Machine:
     """
     found = re.fullmatch(r"(?:(\d+)x)?(\d+(?:\.\d+)?)\s*(?:GB|GiB|G)?", text.strip(), re.IGNORECASE)
     if not found or int(found[1] or 1) < 1 or float(found[2]) <= 0:
-        raise UsageError(f"--plan_for {text}: a card's memory, such as 24GB, or several, such as 8x80GB")
+        raise UsageError("--plan_for {text}: a card's memory, such as 24GB, or several, such as 8x80GB", text=text)
     own = psutil.Process().memory_info().rss
     return Machine("cuda", int(found[1] or 1), usable_bytes(float(found[2])), own, is_here=False)

@@ -59,8 +59,10 @@ def plan_steps(settings: Settings, num_rows: int, decision: Decision) -> list[st
         lines: list[str] = [Message("only evaluating: --do_eval without --do_train")]
     elif shape.num_steps(num_rows, drop_last=drop_last) == 0:
         raise UsageError(
-            f"{num_rows} rows are fewer than the {shape.rows_per_step} of one step, and --dataloader_drop_last "
-            "leaves out a short step: nothing would be trained"
+            "{num_rows} rows are fewer than the {rows_per_step} of one step, and --dataloader_drop_last leaves out a "
+            "short step: nothing would be trained",
+            num_rows=num_rows,
+            rows_per_step=shape.rows_per_step,
         )
     else:
         epochs, max_steps = settings.trainer.num_train_epochs, settings.trainer.max_steps
@@ -100,8 +102,11 @@ def _check_extension(settings: Settings, num_rows: int, made: Path | None) -> No
     total, done = num_steps(settings, per_epoch), checkpoint.step_of(made) if made else 0
     if total <= done:
         raise UsageError(
-            f"--extend: the run in {settings.trainer.output_dir} has made {done} steps, and {total} are asked for; "
-            "give a larger --max_steps or --num_train_epochs"
+            "--extend: the run in {output_dir} has made {done} steps, and {total} are asked for; give a larger "
+            "--max_steps or --num_train_epochs",
+            output_dir=settings.trainer.output_dir,
+            done=done,
+            total=total,
         )
 
 

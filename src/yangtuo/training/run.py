@@ -29,7 +29,7 @@ from yangtuo.engine.steps import Steps
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.engine.watchdog import Watchdog
 from yangtuo.errors import StoppedError, UsageError
-from yangtuo.i18n import Listed
+from yangtuo.i18n import Listed, Message
 from yangtuo.logs import notes_so_far
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
@@ -118,7 +118,10 @@ def _context(
     entries = step_log.entries
     if decision.start is Start.EXTEND and decision.checkpoint:
         made = checkpoint.step_of(decision.checkpoint)
-        entries = [*entries, {"step": made, "event": EXTENDED, "text": f"more steps than the {made} that were made"}]
+        entries = [
+            *entries,
+            {"step": made, "event": EXTENDED, "text": Message("more steps than the {made} that were made", made=made)},
+        ]
         step_log.write(entries[-1])
     return RunContext(
         step_log,
@@ -152,8 +155,13 @@ def _train(
         metrics = trainer.run(decision.checkpoint)
     if stop.agreed:
         raise StoppedError(
-            f"stopped by {signal.Signals(stop.agreed).name} after step {trainer.state.global_step} of "
-            f"{trainer.state.max_steps}, with a checkpoint; the same command goes on from there",
+            Message(
+                "stopped by {name} after step {global_step} of {max_steps}, with a checkpoint; the same command goes on "
+                "from there",
+                name=signal.Signals(stop.agreed).name,
+                global_step=trainer.state.global_step,
+                max_steps=trainer.state.max_steps,
+            ),
             stop.agreed,
         )
     if trainer.is_world_process_zero():

@@ -25,6 +25,7 @@ from yangtuo import output
 from yangtuo.config.settings import Settings, as_dict, without_secrets
 from yangtuo.engine import checkpoint
 from yangtuo.errors import RunFolderError, UsageError, differences
+from yangtuo.i18n import Message
 from yangtuo.logs import notes_so_far, world_size
 from yangtuo.model import adapter_folder
 
@@ -68,7 +69,9 @@ class Lock:
         except Timeout:
             holder = (read_run(self._folder) or {}).get("process", "another process")
             raise RunFolderError(
-                f"--output_dir {self._folder}: {holder} is training into it; wait for it, or end it first"
+                "--output_dir {folder}: {holder} is training into it; wait for it, or end it first",
+                folder=self._folder,
+                holder=holder,
             ) from None
         except PermissionError as error:
             raise _not_writable(self._folder, error) from error
@@ -93,7 +96,11 @@ def make(output_dir: Path) -> None:
 
 
 def _not_writable(output_dir: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"--output_dir {output_dir}: cannot be written: {error.strerror}; choose another folder")
+    return RunFolderError(
+        "--output_dir {output_dir}: cannot be written: {strerror}; choose another folder",
+        output_dir=output_dir,
+        strerror=error.strerror,
+    )
 
 
 class Start(StrEnum):
@@ -179,10 +186,12 @@ def start_of(
     named = checkpoint_dir if checkpoint_dir and checkpoint_dir.lower() != "true" else None
     if named and Path(named).resolve().parent != output_dir.resolve():
         raise RunFolderError(
-            f"--resume_from_checkpoint {named}: not in --output_dir {output_dir}; a run goes on in its own folder"
+            "--resume_from_checkpoint {named}: not in --output_dir {output_dir}; a run goes on in its own folder",
+            named=named,
+            output_dir=output_dir,
         )
     if output_dir.exists() and not output_dir.is_dir():
-        raise RunFolderError(f"--output_dir {output_dir}: that is a file")
+        raise RunFolderError("--output_dir {output_dir}: that is a file", output_dir=output_dir)
     if not output_dir.exists() or all(path.name in _OF_NO_RUN for path in output_dir.iterdir()):
         return Decision(Start.FRESH)
     recorded = read_run(output_dir)
@@ -190,8 +199,10 @@ def start_of(
         if overwrite:
             return _move_aside(output_dir)
         raise RunFolderError(
-            f"--output_dir {output_dir}: not empty, and no {RUN_FILE} in it tells of a run; choose another folder, or "
-            "add --overwrite_output_dir to have this one renamed"
+            "--output_dir {output_dir}: not empty, and no {run_file} in it tells of a run; choose another folder, or "
+            "add --overwrite_output_dir to have this one renamed",
+            output_dir=output_dir,
+            run_file=RUN_FILE,
         )
     there, seed = recorded.get("recipe", recorded.get("meaning", {})), recorded.get("seed")
     is_longer = extends and not differences(_without_length(there), _without_length(recipe), "there", "here")
@@ -203,8 +214,12 @@ def start_of(
             return _move_aside(output_dir)
         more = "; or --extend to go on with more steps" if set(_changed(there, recipe)) <= set(_LENGTH) else ""
         raise RunFolderError.of_problems(
-            f"--output_dir {output_dir} holds a run of another recipe; choose another folder, or add "
-            f"--overwrite_output_dir to have this one renamed{more}",
+            Message(
+                "--output_dir {output_dir} holds a run of another recipe; choose another folder, or add "
+                "--overwrite_output_dir to have this one renamed{more}",
+                output_dir=output_dir,
+                more=more,
+            ),
             different,
         )
     if recorded.get("state") == "finished" and (output_dir / ADAPTER_FOLDER).is_dir():
@@ -228,8 +243,9 @@ def _last_of(output_dir: Path) -> Path:
     found = checkpoint.latest_complete(output_dir)
     if found is None:
         raise RunFolderError(
-            f"--extend: no complete checkpoint with its optimizer in {output_dir} to go on from (--save_strategy no "
-            "and --save_only_model keep none); --peft_path with the adapter there starts a new run from it"
+            "--extend: no complete checkpoint with its optimizer in {output_dir} to go on from (--save_strategy no "
+            "and --save_only_model keep none); --peft_path with the adapter there starts a new run from it",
+            output_dir=output_dir,
         )
     return found
 
@@ -238,7 +254,8 @@ def _chosen(checkpoint_dir: str) -> Path:
     chosen = Path(checkpoint_dir)
     if not checkpoint.is_complete(chosen) or not checkpoint.can_resume(chosen):
         raise RunFolderError(
-            f"--resume_from_checkpoint {checkpoint_dir}: no complete checkpoint with its optimizer there"
+            "--resume_from_checkpoint {checkpoint_dir}: no complete checkpoint with its optimizer there",
+            checkpoint_dir=checkpoint_dir,
         )
     return chosen
 
@@ -246,7 +263,8 @@ def _chosen(checkpoint_dir: str) -> Path:
 def _move_aside(output_dir: Path) -> Decision:
     if Path.cwd().resolve().is_relative_to(output_dir.resolve()):
         raise RunFolderError(
-            f"--output_dir {output_dir}: the current folder lies in it, so it is not renamed; choose another"
+            "--output_dir {output_dir}: the current folder lies in it, so it is not renamed; choose another",
+            output_dir=output_dir,
         )
     return Decision(Start.MOVE_ASIDE)
 

@@ -19,6 +19,7 @@ from yangtuo.data.examples import Examples
 from yangtuo.data.prompt_rows import PromptRow
 from yangtuo.data.readers.shown import short
 from yangtuo.errors import DataError, UsageError
+from yangtuo.i18n import Message
 from yangtuo.training.dataset import DataInputs, read_options, tell_without_effect
 
 MOST_PROMPTS = 16
@@ -55,10 +56,13 @@ def find(settings: Settings, inputs: DataInputs, validation: Examples | None, se
 
 def _check_number(named: str, num: int) -> None:
     if not 1 <= num <= MOST_PROMPTS:
-        told = f"more than {MOST_PROMPTS}" if num else "no"
+        told = Message("more than {most_prompts}", most_prompts=MOST_PROMPTS) if num else "no"
         raise UsageError(
-            f"--sample_prompts {named}: {told} prompts; give 1 to {MOST_PROMPTS}, since each is answered at "
-            "each evaluation"
+            "--sample_prompts {named}: {told} prompts; give 1 to {most_prompts}, since each is answered at each "
+            "evaluation",
+            named=named,
+            told=told,
+            most_prompts=MOST_PROMPTS,
         )
 
 
@@ -87,6 +91,10 @@ def refuse_without_room(prompts: list[PromptRow], named: str | None, num_positio
     for prompt in prompts:
         if num_positions is not None and len(prompt.ids) >= num_positions:
             raise DataError(
-                f"--sample_prompts {named}: {short(prompt.text)} makes a prompt of {len(prompt.ids):,} tokens; the "
-                f"model has positions for {num_positions:,}, answer included; shorten it"
+                "--sample_prompts {named}: {text} makes a prompt of {num_ids:,} tokens; the model has positions for "
+                "{num_positions:,}, answer included; shorten it",
+                named=named,
+                text=short(prompt.text),
+                num_ids=len(prompt.ids),
+                num_positions=num_positions,
             )

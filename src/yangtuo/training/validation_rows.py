@@ -20,6 +20,7 @@ from yangtuo.data.records import Source
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError, UsageError
+from yangtuo.i18n import Message
 from yangtuo.training.dataset import AUDIT_FILE, check_columns, encode_files, find_data
 from yangtuo.training.run_folder import read_run
 
@@ -83,11 +84,15 @@ class ValidationRows:
         changed = [source.path for source in sources if known and source.sha256 not in known]
         if not changed and len(known) <= len({source.sha256 for source in sources}):
             return
-        what = f"{self.run}: the files of its validation rows have changed since ({', '.join(changed) or 'some gone'})"
+        what = Message(
+            "{run}: the files of its validation rows have changed since ({changed})",
+            run=self.run,
+            changed=", ".join(changed) or "some gone",
+        )
         if self.settings.data.validation_file:
             logger.warning("%s; what is measured now is not the evaluation of the run", what)
         elif known:
-            raise DataError(f"{what}: another part would be set aside; name rows with --validation_file")
+            raise DataError("{what}: another part would be set aside; name rows with --validation_file", what=what)
 
     def told(self, examples: Examples) -> list[dict[str, Any]]:
         """Files with the number of their rows, for a record."""
@@ -116,14 +121,16 @@ def rows_of(run: Path | None, given: Mapping[str, Any]) -> ValidationRows | None
             return None
         if others := sorted(given.keys() - {"data_cache_dir"}):
             raise UsageError(
-                f"--{others[0]}: with it other rows would be set aside than {run} was evaluated on, some of which it "
-                "was trained on; leave it out, or name rows with --validation_file"
+                "--{others}: with it other rows would be set aside than {run} was evaluated on, some of which it was "
+                "trained on; leave it out, or name rows with --validation_file",
+                others=others[0],
+                run=run,
             )
     try:
         return validation_rows(_settings({**values, **given}), int(record.get("seed", 0)), run)
     except DataError as error:
         raise DataError(
-            f"{run}: its validation rows are not here; name rows with --validation_file: {error}"
+            "{run}: its validation rows are not here; name rows with --validation_file: {error}", run=run, error=error
         ) from error
 
 

@@ -28,7 +28,7 @@ from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.tolerance import mean_loss_limit
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.errors import ProofError, is_out_of_memory, one_line
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.provenance import WEIGHTS_FILE
@@ -108,12 +108,19 @@ def no_gain(gain: Gain) -> Iterator[str]:
         at_end=gain.at_end,
     )
     if not rise <= allowed:  # a NaN is not smaller than anything
-        yield f"{told}: the run made the model worse; try a tenth of the --learning_rate, or more --warmup_steps"
+        yield Message(
+            "{told}: the run made the model worse; try a tenth of the --learning_rate, or more --warmup_steps",
+            told=told,
+        )
     elif rise > -gain.limit and not gain.is_continued:
         if gain.num_steps >= _FEW_STEPS:
             yield (
-                f"{told} in {gain.num_steps} steps, no more than rounding does: the run taught the model nothing; try "
-                "ten times the --learning_rate"
+                Message(
+                    "{told} in {num_steps} steps, no more than rounding does: the run taught the model nothing; try "
+                    "ten times the --learning_rate",
+                    told=told,
+                    num_steps=gain.num_steps,
+                )
             )
         else:
             logger.warning("proof: %s, which may be rounding alone; %d steps are too few to tell", told, gain.num_steps)
@@ -150,7 +157,9 @@ def _idle_modules(found: Changes, *, may_be_idle: bool, all_skipped: bool) -> It
     idle = [name for name in found.unchanged if not name.endswith(("embed_tokens", "wte", "word_embeddings"))]
     named = ", ".join(found.unchanged[:4]) + (", ..." if len(found.unchanged) > 4 else "")
     if idle and not may_be_idle:
-        yield f"{len(found.unchanged)} trained modules have not changed: {named}"
+        yield Message(
+            "{num_unchanged} trained modules have not changed: {named}", num_unchanged=len(found.unchanged), named=named
+        )
     elif found.unchanged:
         logger.warning("proof: not changed, since no token of the data came by: %s", named)
 
@@ -208,7 +217,11 @@ def prove(
     if problems:
         aside = output.set_aside(saved, saved) if trainer.args.should_save else None  # on each machine's disk
         failed = from_rank_0(lambda: aside)
-        raise ProofError(f"proof failed: {'; '.join(problems)}; do not use what was saved, it is in {failed}")
+        raise ProofError(
+            "proof failed: {problems}; do not use what was saved, it is in {failed}",
+            problems=Listed(problems, "; "),
+            failed=failed,
+        )
     _tell(num_tensors, num_bytes, found, reload, gain)
 
 
@@ -240,8 +253,15 @@ def _tell(num_tensors: int, num_bytes: int, found: Changes, reload: Reload, gain
 def _other_loss(reload: Reload) -> Iterator[str]:
     if not abs(reload.reloaded - reload.in_memory) <= reload.limit:  # a NaN is not smaller than anything
         yield (
-            f"reloaded from the disk into {reload.into}, the loss on {reload.num_rows} rows is {reload.reloaded:.6f}, "
-            f"in memory {reload.in_memory:.6f}, where rounding explains {reload.limit:.2g}"
+            Message(
+                "reloaded from the disk into {into}, the loss on {num_rows} rows is {reloaded:.6f}, in memory "
+                "{in_memory:.6f}, where rounding explains {limit:.2g}",
+                into=reload.into,
+                num_rows=reload.num_rows,
+                reloaded=reload.reloaded,
+                in_memory=reload.in_memory,
+                limit=reload.limit,
+            )
         )
 
 

@@ -65,13 +65,15 @@ def merge(base: Path, extras: Sequence[Path], pad_token: str | None = None) -> M
     paths = [base, *extras]
     for i, path in enumerate(paths):
         if path.resolve() in [other.resolve() for other in paths[:i]]:
-            raise TokenizerError(f"{path}: given twice; name each model once")
+            raise TokenizerError("{path}: given twice; name each model once", path=path)
     merged = _read(base)
     if merged.trainer_spec.model_type != _BPE:
-        raise TokenizerError(f"{base}: not a BPE model; only a BPE model, as LLaMA's is, can take other pieces in")
+        raise TokenizerError(
+            "{base}: not a BPE model; only a BPE model, as LLaMA's is, can take other pieces in", base=base
+        )
     old = _opened(merged.SerializeToString())
     if old.eos_id() < 0:
-        raise TokenizerError(f"{base}: no end token in it, so no answer could end; give a model with </s>")
+        raise TokenizerError("{base}: no end token in it, so no answer could end; give a model with </s>", base=base)
     known = {piece.piece for piece in merged.pieces}
     num_base, num_left_out = len(known), 0
     new: list[list[str]] = []
@@ -79,7 +81,7 @@ def merge(base: Path, extras: Sequence[Path], pad_token: str | None = None) -> M
         pieces = [piece for piece in _read(path).pieces if piece.piece not in known]
         new.append([piece.piece for piece in pieces if piece.type in (_NORMAL, _USER_DEFINED)])
         if not new[-1]:
-            raise TokenizerError(f"{path}: all its pieces are in the models before it already; leave it out")
+            raise TokenizerError("{path}: all its pieces are in the models before it already; leave it out", path=path)
         num_left_out += len(pieces) - len(new[-1])
         known.update(new[-1])
         for text in new[-1]:
@@ -99,13 +101,15 @@ def _read(path: Path) -> Any:
 
     if not path.is_file():
         kind = "a folder; name the tokenizer.model in it" if path.is_dir() else "no such file"
-        raise TokenizerError(f"{path}: {kind}")
+        raise TokenizerError("{path}: {kind}", path=path, kind=kind)
     try:
         # It looks closer than protobuf, which takes many a file for an empty model.
         sentencepiece.SentencePieceProcessor(model_file=str(path))
         data = path.read_bytes()
     except (RuntimeError, OSError) as error:
-        raise TokenizerError(f"{path}: not a sentencepiece model ({one_line(error, 120)})") from error
+        raise TokenizerError(
+            "{path}: not a sentencepiece model ({error})", path=path, error=one_line(error, 120)
+        ) from error
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(data)
     return model
@@ -124,17 +128,26 @@ def _append(model: Any, piece: str) -> None:
 
 def _add_pad(merged: Any, pad_token: str, base: Path, known: set[str]) -> None:
     if not pad_token or any(character.isspace() for character in pad_token):
-        raise TokenizerError(f"--pad_token {pad_token!r}: a token without blanks is needed, as [PAD]")
+        raise TokenizerError(
+            "--pad_token {pad_token!r}: a token without blanks is needed, as [PAD]", pad_token=pad_token
+        )
     if pad_token in known:
-        raise TokenizerError(f"--pad_token {pad_token}: already a piece that text may turn into; choose another")
+        raise TokenizerError(
+            "--pad_token {pad_token}: already a piece that text may turn into; choose another", pad_token=pad_token
+        )
     old = _opened(merged.SerializeToString())
     if old.pad_id() >= 0:
         raise TokenizerError(
-            f"--pad_token {pad_token}: {base} has {old.id_to_piece(old.pad_id())} for padding; leave the option out"
+            "--pad_token {pad_token}: {base} has {id_to_piece} for padding; leave the option out",
+            pad_token=pad_token,
+            base=base,
+            id_to_piece=old.id_to_piece(old.pad_id()),
         )
     _append(merged, pad_token)
     if len(merged.pieces) - 1 in _opened(merged.SerializeToString()).encode(f"a{pad_token}b"):
-        raise TokenizerError(f"--pad_token {pad_token}: a text with it would turn into padding; choose another")
+        raise TokenizerError(
+            "--pad_token {pad_token}: a text with it would turn into padding; choose another", pad_token=pad_token
+        )
 
 
 def _reachable(new: Sequence[str], known: set[str]) -> Iterator[bool]:
@@ -235,13 +248,16 @@ def train(texts: Iterable[str], training: Training) -> bytes:
         if "Vocabulary size too high" in told:
             most = told.rsplit("<=", 1)[-1].strip(" .")
             raise DataError(
-                f"--vocab_size {training.vocab_size}: the text gives {most} pieces at most; add text, or ask for fewer"
+                "--vocab_size {vocab_size}: the text gives {most} pieces at most; add text, or ask for fewer",
+                vocab_size=training.vocab_size,
+                most=most,
             ) from error
         if "smaller than required_chars" in told:
             raise UsageError(
-                f"--vocab_size {training.vocab_size}: fewer than the text's characters ("
-                f"{told.split('required_chars.')[-1].split('.')[0].strip()}); ask for more, "
-                "or lower --character_coverage"
+                "--vocab_size {vocab_size}: fewer than the text's characters ({told}); ask for more, or lower "
+                "--character_coverage",
+                vocab_size=training.vocab_size,
+                told=told.split("required_chars.")[-1].split(".")[0].strip(),
             ) from error
         raise
     return model.getvalue()
@@ -277,8 +293,13 @@ def plan_growth(new: Tokenizer, old: Tokenizer | None, num_rows: int) -> Growth:
     for i in range(num_kept):
         if old.bytes_of(i) != new.bytes_of(i):
             raise TokenizerError(
-                f"{new.folder}: its token {i} is {_shown(new, i)}, in {old.folder} {_shown(old, i)}; "
-                "only a tokenizer grown from the model's own fits"
+                "{folder}: its token {i} is {new}, in {old_folder} {old}; only a tokenizer grown from the model's own "
+                "fits",
+                folder=new.folder,
+                i=i,
+                new=_shown(new, i),
+                old_folder=old.folder,
+                old=_shown(old, i),
             )
     controls = set(new.controls.values())
     texts: dict[int, str] = {}

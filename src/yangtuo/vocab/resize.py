@@ -72,16 +72,29 @@ def plan(model: Path, tokenizer_folder: Path, *, from_pieces: bool) -> Plan:
     embedding = _only(base, _EMBEDDING, model)
     heads = [name for name in base.specs if name.endswith(_HEAD)]
     if len(heads) > 1 or any(name.endswith("lm_head.bias") for name in base.specs):
-        raise ModelError(f"{model}: several heads, or a head with a bias; only one plain lm_head can be grown")
+        raise ModelError(
+            "{model}: several heads, or a head with a bias; only one plain lm_head can be grown", model=model
+        )
     grown = [embedding, *heads]
     num_rows = base.specs[embedding].shape[0]
     for name in grown:
         if base.specs[name].shape[0] != num_rows:
-            raise ModelError(f"{model}: {name} has {base.specs[name].shape[0]:,} rows, {embedding} {num_rows:,}")
+            raise ModelError(
+                "{model}: {name} has {shape:,} rows, {embedding} {num_rows:,}",
+                model=model,
+                name=name,
+                shape=base.specs[name].shape[0],
+                embedding=embedding,
+                num_rows=num_rows,
+            )
     if num_rows >= new.num_tokens:
         raise ModelError(
-            f"{model}: it has {num_rows:,} rows, and {tokenizer_folder} needs {new.num_tokens:,}; nothing to do "
-            "(rows are never taken away)"
+            "{model}: it has {num_rows:,} rows, and {tokenizer_folder} needs {num_tokens:,}; nothing to do (rows are "
+            "never taken away)",
+            model=model,
+            num_rows=num_rows,
+            tokenizer_folder=tokenizer_folder,
+            num_tokens=new.num_tokens,
         )
     dropped: list[str] = []
     if heads and config.get("tie_word_embeddings", False):
@@ -89,8 +102,9 @@ def plan(model: Path, tokenizer_folder: Path, *, from_pieces: bool) -> Plan:
             dropped = heads  # transformers gives it the embedding's values
         else:
             raise ModelError(
-                f"{model}: config.json ties head and embedding, but the files hold two different ones; "
-                'correct "tie_word_embeddings" first'
+                "{model}: config.json ties head and embedding, but the files hold two different ones; correct "
+                '"tie_word_embeddings" first',
+                model=model,
             )
     grown = [name for name in grown if name not in dropped]
     growth = plan_growth(new, _own_tokenizer(model, num_rows) if from_pieces else None, num_rows)
@@ -110,20 +124,25 @@ def _config(model: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{model}: no config.json there; name the folder of a model") from None
+        raise ModelError("{model}: no config.json there; name the folder of a model", model=model) from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
+        raise ModelError("{path}: cannot be read: {error}", path=path, error=error) from error
     if not isinstance(config, dict):
-        raise ModelError(f"{path}: no JSON object")
+        raise ModelError("{path}: no JSON object", path=path)
     if "quantization_config" in config:
-        raise ModelError(f"{model}: quantised weights; give the 16-bit or float32 model")
+        raise ModelError("{model}: quantised weights; give the 16-bit or float32 model", model=model)
     return config
 
 
 def _only(base: WeightFiles, ending: str, model: Path) -> str:
     found = [name for name in base.specs if name.endswith(ending)]
     if len(found) != 1:
-        raise ModelError(f"{model}: {len(found)} tensors named ...{ending}; one is needed, as LLaMA's models have it")
+        raise ModelError(
+            "{model}: {num_found} tensors named ...{ending}; one is needed, as LLaMA's models have it",
+            model=model,
+            num_found=len(found),
+            ending=ending,
+        )
     return found[0]
 
 
@@ -134,8 +153,11 @@ def _own_tokenizer(model: Path, num_rows: int) -> Tokenizer | None:
     own = open_tokenizer(model)
     if own.num_tokens > num_rows:
         raise ModelError(
-            f"{model}: its tokenizer has {own.num_tokens:,} tokens, its weights {num_rows:,} rows; put its own "
-            "tokenizer there, or use --init mean"
+            "{model}: its tokenizer has {num_tokens:,} tokens, its weights {num_rows:,} rows; put its own tokenizer "
+            "there, or use --init mean",
+            model=model,
+            num_tokens=own.num_tokens,
+            num_rows=num_rows,
         )
     return own
 
@@ -165,15 +187,17 @@ def write(plan: Plan, folder: Path, *, most_shard_bytes: int = MOST_SHARD_BYTES)
         text = json.dumps(plan.config, ensure_ascii=False, indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
     except OSError as error:
-        raise WriteError(f"{folder}: cannot be written: {output.reason(error)}") from error
+        raise WriteError("{folder}: cannot be written: {reason}", folder=folder, reason=output.reason(error)) from error
     _prove(plan, open_weights(folder))
 
 
 def _prove(plan: Plan, written: WeightFiles) -> None:
     if dict(written.specs) != plan.specs:
-        raise RunFailure(f"{written.folder}: the written tensors are not those that were meant")
+        raise RunFailure("{folder}: the written tensors are not those that were meant", folder=written.folder)
     for name in plan.grown:
         new, num_kept = written.get(name), plan.growth.num_kept
         same = torch.equal(new[:num_kept], plan.base.get(name)[:num_kept])
         if not same or not torch.isfinite(new[num_kept:]).all():
-            raise RunFailure(f"{written.folder}: {name} lost old rows, or has new ones that are not finite")
+            raise RunFailure(
+                "{folder}: {name} lost old rows, or has new ones that are not finite", folder=written.folder, name=name
+            )

@@ -25,7 +25,7 @@ def texts_of(paths: Sequence[Path]) -> Iterator[str]:
     for path in paths:
         if not path.is_file():
             kind = "a folder; name the files in it" if path.is_dir() else "no such file"
-            raise DataError(f"{path}: {kind}")
+            raise DataError("{path}: {kind}", path=path, kind=kind)
     for path in paths:
         if search.kind_of(path) not in search.SUFFIXES:
             found: Iterator[str] = _lines(path)
@@ -62,5 +62,11 @@ def _text_column(path: Path) -> Iterator[str]:
         text = value.content.get("text") if isinstance(value.content, dict) else None
         if value.fault or not isinstance(text, str):
             line = "" if value.line is None else f":{value.line}"
-            raise DataError(f"{path}{line} row {value.row}: {value.fault or 'its text is missing or no text'}")
+            raise DataError(
+                "{path}{line} row {row}: {fault}",
+                path=path,
+                line=line,
+                row=value.row,
+                fault=value.fault or "its text is missing or no text",
+            )
         yield text

@@ -18,6 +18,7 @@ from yangtuo.data.readers.formats import COLUMNS
 from yangtuo.data.readers.json_rows import Doubled
 from yangtuo.data.readers.shown import keys_of
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Message
 
 _FIELDS = sorted(set().union(*COLUMNS.values()))
 _EXAMPLE = '{"客户问题": "instruction", "客服回答": "output"}'
@@ -72,15 +73,21 @@ class Renaming:
         if self.unseen:
             self.unseen -= row.keys()
         faults = [
-            f"no {column!r} (keys: {keys_of(row)}); it is the {field}"
+            Message(
+                "no {column!r} (keys: {keys_of}); it is the {field}", column=column, keys_of=keys_of(row), field=field
+            )
             for field, column in self._column_of.items()
             if field in self.needed and column not in row
         ]
         displaced = self._taken & row.keys()
         if displaced and not self._may_displace:
             faults += [
-                f"has {name!r} beside {self._column_of[name]!r}, which the file's first row has in its place; "
-                "say which is which with --columns"
+                Message(
+                    "has {name!r} beside {column_of!r}, which the file's first row has in its place; say which is "
+                    "which with --columns",
+                    name=name,
+                    column_of=self._column_of[name],
+                )
                 for name in sorted(displaced)
             ]
         self.displaced |= displaced
@@ -94,7 +101,10 @@ class Renaming:
 
     def told(self) -> str:
         """What is read as what."""
-        return ", ".join(f"{column} as {field}" if field else f"{column} not at all" for column, field in self._told())
+        return ", ".join(
+            f"{column} as {field}" if field else Message("{column} not at all", column=column)
+            for column, field in self._told()
+        )
 
     def _told(self) -> Iterator[tuple[str, str | None]]:
         yield from ((column, field) for column, field in self.fields.items() if column != field)
@@ -109,9 +119,9 @@ def parse(text: str, data_format: DataFormat = DataFormat.AUTO) -> Columns:
     try:
         given = json.loads(text, object_pairs_hook=unique)
     except ValueError as error:
-        raise UsageError(f"--columns {text}: {_no_json(text) or error}") from error
+        raise UsageError("--columns {text}: {no_json}", text=text, no_json=_no_json(text) or error) from error
     if not isinstance(given, dict) or not given:
-        raise UsageError(f"--columns {text}: expected columns and fields, as {_EXAMPLE}")
+        raise UsageError("--columns {text}: expected columns and fields, as {example}", text=text, example=_EXAMPLE)
     problems = list(_problems(given, data_format))
     if problems:
         raise UsageError.of_problems("--columns", problems)
@@ -121,26 +131,39 @@ def parse(text: str, data_format: DataFormat = DataFormat.AUTO) -> Columns:
 def _problems(given: Mapping[str, Any], data_format: DataFormat) -> Iterator[str]:
     turned = {column: _THEIR_FIELDS.get(field, field) for field, column in given.items() if isinstance(column, str)}
     if len(turned) == len(given) and not turned.keys() & set(_FIELDS) and set(turned.values()) <= set(_FIELDS):
-        yield f"the file's column comes first, then the field; did you mean '{_json(turned)}'?"
+        yield Message("the file's column comes first, then the field; did you mean '{json}'?", json=_json(turned))
         return
     if not any(given.values()):
         told = wide_signs("".join(given)) if set(given.values()) == {None} else ""
-        yield f"it names no field{told}; expected columns and fields, as {_EXAMPLE}"
+        yield Message("it names no field{told}; expected columns and fields, as {example}", told=told, example=_EXAMPLE)
     for column, field in given.items():
         if not isinstance(field, str | None):
-            yield f"{column!r} is {_json(field)}; expected a field, or null for a column that is not used"
+            yield Message(
+                "{column!r} is {json}; expected a field, or null for a column that is not used",
+                column=column,
+                json=_json(field),
+            )
         elif field is not None and field not in _FIELDS:
             meant = names.field_of(field)
-            hint = f"here it is {meant!r}" if meant else did_you_mean(field, _FIELDS, f"there are {', '.join(_FIELDS)}")
-            yield f"{column!r}: no format has a field {field!r}; {hint}"
+            hint = (
+                Message("here it is {meant!r}", meant=meant)
+                if meant
+                else did_you_mean(field, _FIELDS, Message("there are {fields}", fields=", ".join(_FIELDS)))
+            )
+            yield Message("{column!r}: no format has a field {field!r}; {hint}", column=column, field=field, hint=hint)
     fields = [field for field in given.values() if isinstance(field, str)]
     for field in dict.fromkeys(field for field in fields if fields.count(field) > 1):
         both = " and ".join(repr(column) for column, other in given.items() if other == field)
-        yield f"{both} are the field {field!r}; a field is one column"
+        yield Message("{both} are the field {field!r}; a field is one column", both=both, field=field)
     known = set(fields) & set(_FIELDS)
     if known and not _formats_with(known, data_format):
         told = f"--format {data_format} has" if data_format is not DataFormat.AUTO else "one format has"
-        yield f"not all of {', '.join(sorted(known))} are fields that {told}: {_listed(data_format)}"
+        yield Message(
+            "not all of {known} are fields that {told}: {listed}",
+            known=", ".join(sorted(known)),
+            told=told,
+            listed=_listed(data_format),
+        )
 
 
 def _format_of(fields: set[str], data_format: DataFormat) -> DataFormat | None:
@@ -166,7 +189,7 @@ def _no_json(text: str) -> str:
             json.loads(guess)
         except ValueError:
             continue
-        return f"{signs or 'JSON has double quotes'}; did you mean '{guess}'?"
+        return Message("{signs}; did you mean '{guess}'?", signs=signs or "JSON has double quotes", guess=guess)
     return ""
 
 

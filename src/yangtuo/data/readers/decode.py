@@ -53,7 +53,9 @@ class _Zstd(io.RawIOBase):
             import zstandard
         except ImportError as error:
             raise MissingDependencyError(
-                f"{path}: the package zstandard is not installed; {pip_install('data')}"
+                "{path}: the package zstandard is not installed; {pip_install}",
+                path=path,
+                pip_install=pip_install("data"),
             ) from error
         self._disk = disk
         self._unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
@@ -90,22 +92,31 @@ def encoding_of(path: Path) -> str:
         start = file.read(_START_BYTES)
     for magic, found in _NO_TEXT:
         if start.lower().startswith(magic.lower()):
-            raise DataError(f"{path}: this is {found}")
+            raise DataError("{path}: this is {found}", path=path, found=found)
     for mark, order in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
         if start.startswith(mark):
             if fault := _first_fault(path, order):
-                raise DataError(f"{path}:{fault.line}: begins as UTF-16 but is not throughout; save the file as UTF-8")
+                raise DataError(
+                    "{path}:{line}: begins as UTF-16 but is not throughout; save the file as UTF-8",
+                    path=path,
+                    line=fault.line,
+                )
             return "utf-16"
     if b"\0" in start:
-        raise DataError(f"{path}: no text, or UTF-16 without a mark (zero bytes at its start); save it as UTF-8")
+        raise DataError(
+            "{path}: no text, or UTF-16 without a mark (zero bytes at its start); save it as UTF-8", path=path
+        )
     fault = _first_fault(path, "utf-8")
     if fault is None:
         return "utf-8-sig" if start.startswith(codecs.BOM_UTF8) else "utf-8"
     if fault.others_before <= _ACCIDENTS and not fault.is_mostly_utf8 and _first_fault(path, "gb18030") is None:
         return "gb18030"
     raise DataError(
-        f"{path}:{fault.line}: byte {fault.byte:#04x} is not UTF-8, and the file is not GB18030 (GBK) throughout; "
-        "correct that line, or save the file as UTF-8"
+        "{path}:{line}: byte {byte:#04x} is not UTF-8, and the file is not GB18030 (GBK) throughout; correct that "
+        "line, or save the file as UTF-8",
+        path=path,
+        line=fault.line,
+        byte=fault.byte,
     )
 
 

@@ -72,7 +72,7 @@ def values_of(
     with _named_errors(path):
         if kind in _TABLES:
             if path.suffix.lower() in PACKED:
-                raise DataError(f"{path}: a {kind} file cannot be read while packed; unpack it")
+                raise DataError("{path}: a {kind} file cannot be read while packed; unpack it", path=path, kind=kind)
             return None, xlsx_values(path, columns) if kind == ".xlsx" else _TABLES[kind](path)
         encoding = encoding_of(path)
         reader = partial(_TEXTS[kind], columns=columns) if kind in _TEXTS else json_values
@@ -92,10 +92,14 @@ class _named_errors:  # reads as the statement that it is: with _named_errors(pa
         if isinstance(error, gzip.BadGzipFile | zlib.error | EOFError) or type(error).__name__ == "ZstdError":
             reason = "its end is missing" if isinstance(error, EOFError) else str(error)
             raise DataError(
-                f"{self._path}: cannot be unpacked: {reason}; was it copied or downloaded whole?"
+                "{path}: cannot be unpacked: {reason}; was it copied or downloaded whole?",
+                path=self._path,
+                reason=reason,
             ) from error
         if isinstance(error, OSError):
-            raise DataError(f"{self._path}: cannot be read: {error.strerror or error}") from error
+            raise DataError(
+                "{path}: cannot be read: {strerror}", path=self._path, strerror=error.strerror or error
+            ) from error
 
 
 def _text(path: Path, encoding: str, reader: Any, on_progress: Callable[[int], None] | None) -> Iterator[Value]:

@@ -28,6 +28,7 @@ from yangtuo.data.readers.shown import shown
 from yangtuo.data.readers.tool_use import BESIDE, CALLS
 from yangtuo.data.records import Turn
 from yangtuo.data.thinking import THOUGHT_KEYS
+from yangtuo.i18n import Message
 
 _OF_ANY, _THOUGHT = {"system", "tools", "chat_template_kwargs", "weight"}, THOUGHT_KEYS[0]
 COLUMNS = {
@@ -48,9 +49,9 @@ _LISTS = {  # which of its columns may be lists of turns
 def turns_of(content: Any, data_format: DataFormat) -> tuple[tuple[Turn, ...], list[str]]:
     """The turns of a row, and what is wrong with it; turns are empty where something is."""
     if not isinstance(content, dict):
-        return (), [f"expected an object, found {_found(content)}"]
+        return (), [Message("expected an object, found {content}", content=_found(content))]
     if isinstance(content, Doubled):
-        return (), [f"the key {content.key!r} stands twice; keep one of them"]
+        return (), [Message("the key {key!r} stands twice; keep one of them", key=content.key)]
     if data_format is DataFormat.ALPACA and (plain := _plain_alpaca(content)):
         return plain, []
     turns: list[Turn] = []
@@ -71,7 +72,11 @@ def _misplaced(content: dict[str, Any], data_format: DataFormat) -> Iterator[str
     has_one_answer = _THOUGHT in COLUMNS[data_format]
     for key in CALLS if has_one_answer else (*CALLS, *THOUGHT_KEYS):
         if content.get(key) not in NOTHING:
-            yield f"{key!r} is {_short(content[key])}; it belongs into a turn of 'messages' or 'conversations'"
+            yield Message(
+                "{key!r} is {content}; it belongs into a turn of 'messages' or 'conversations'",
+                key=key,
+                content=_short(content[key]),
+            )
 
 
 def unused_columns(content: dict[str, Any], data_format: DataFormat) -> set[str]:
@@ -126,16 +131,16 @@ def _alpaca(row: dict[str, Any], turns: list[Turn]) -> Iterator[str]:
 def _history_faults(history: Any) -> Iterator[str]:
     rule = "expected pairs of texts, question and answer"
     if not isinstance(history, list):
-        yield f"'history' is {_found(history)}; {rule}, in a list"
+        yield Message("'history' is {history}; {rule}, in a list", history=_found(history), rule=rule)
         return
     for number, pair in enumerate(history):
         where = f"'history[{number}]'"
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             yield f"{where} is {_found(pair)}; {rule}"
         elif not all(map(is_encodable, pair)):
-            yield f"{where} has half of a surrogate pair, which is no character; {rule}"
+            yield Message("{where} has half of a surrogate pair, which is no character; {rule}", where=where, rule=rule)
         elif not pair[0].strip():
-            yield f"{where} has an empty question; {rule}"
+            yield Message("{where} has an empty question; {rule}", where=where, rule=rule)
 
 
 def _prompt_completion(row: dict[str, Any], turns: list[Turn]) -> Iterator[str]:

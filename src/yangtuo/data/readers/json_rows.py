@@ -7,6 +7,7 @@ from typing import IO, Any
 
 from yangtuo.data.records import Value
 from yangtuo.errors import DataError
+from yangtuo.i18n import Message
 
 _BLOCK = 1 << 20  # characters
 _LONGEST_ROW = 1 << 26  # characters; a longer one is a fault, so that a broken file is not read to its end into memory
@@ -54,14 +55,14 @@ def json_values(text: IO[str], path: str) -> Iterator[Value]:
     stream = _Stream(text, path)
     first = stream.next_character()
     if not first:
-        raise DataError(f"{path}: the file is empty; expected a JSON array of rows, or one row a line")
+        raise DataError("{path}: the file is empty; expected a JSON array of rows, or one row a line", path=path)
     if first != "[":
         yield from _one_after_another(stream)
         return
     row = 0
     stream.at += 1
     if stream.next_character() == "]":
-        raise DataError(f"{path}: the array has no rows")
+        raise DataError("{path}: the array has no rows", path=path)
     while True:
         line = stream.line
         yield Value(row, line, stream.value(row))
@@ -69,7 +70,7 @@ def json_values(text: IO[str], path: str) -> Iterator[Value]:
         mark = stream.next_character()
         if mark not in (",", "]"):
             where = "the end of the file" if not mark else repr(mark)
-            raise stream.fault(row, f"expected ',' or ']' behind a row, found {where}")
+            raise stream.fault(row, Message("expected ',' or ']' behind a row, found {where}", where=where))
         stream.at += 1
         following = stream.next_character()
         if mark == "]":
@@ -93,8 +94,12 @@ def _one_after_another(stream: "_Stream") -> Iterator[Value]:
             # Where the next line begins no row, this one was spread over lines, and its rest must not be read as rows.
             if not is_lined or not stream.go_to_next_line() or stream.next_character() not in following:
                 raise
-            place = f"column {error.column}" if error.line == line else f"line {error.line}, column {error.column}"
-            yield Value(row, line, None, f"broken JSON at {place}: {error.reason}")
+            place = (
+                f"column {error.column}"
+                if error.line == line
+                else Message("line {line}, column {column}", line=error.line, column=error.column)
+            )
+            yield Value(row, line, None, Message("broken JSON at {place}: {reason}", place=place, reason=error.reason))
         else:
             is_lined = is_lined and stream.line == line
             yield Value(row, line, content)
@@ -137,7 +142,11 @@ class _Stream:
                 self._row_begins = (self.at, self.line)
                 if is_cut and not self._has_ended:
                     raise self.fault(
-                        row, f"the row that begins here is longer than {_LONGEST_ROW:,} characters"
+                        row,
+                        Message(
+                            "the row that begins here is longer than {longest_row:,} characters",
+                            longest_row=_LONGEST_ROW,
+                        ),
                     ) from error
                 place, reason = _fault_of(error)
                 self._move(place)
@@ -147,7 +156,7 @@ class _Stream:
                 what = (
                     "is nested too deeply" if isinstance(error, RecursionError) else "has a number with too many digits"
                 )
-                raise self.fault(row, f"the row that begins here {what}") from error
+                raise self.fault(row, Message("the row that begins here {what}", what=what)) from error
             if isinstance(content, int | float) and end + _UNSURE >= len(self._buffer) and self._read():
                 continue  # the number might go on
             self._move(end)
@@ -171,8 +180,17 @@ class _Stream:
         """An error at the place."""
         line_begins = self._buffer.rfind("\n", 0, self.at) + 1
         column = self.at - line_begins + 1 + (0 if line_begins else self._gone)
-        read = f" after {row} whole row(s)" if row else ""
-        error = _BrokenJson(f"{self._path}:{self.line}:{column}: broken JSON{read}: {reason}")
+        read = Message(" after {row} whole row(s)", row=row) if row else ""
+        error = _BrokenJson(
+            Message(
+                "{path}:{line}:{column}: broken JSON{read}: {reason}",
+                path=self._path,
+                line=self.line,
+                column=column,
+                read=read,
+                reason=reason,
+            )
+        )
         error.reason, error.line, error.column = reason, self.line, column
         return error
 
@@ -208,7 +226,7 @@ def _fault_of(error: json.JSONDecodeError) -> tuple[int, str]:
     ):  # Python 3.13 names it, and the place of the comma; those before it name what follows
         comma = place if text[place] == "," else place - len(text[max(0, place - 1000) : place]) + len(before) - 1
         closing = text[comma + 1 :].lstrip()[:1]
-        return comma, f"a ',' before the closing {closing!r}; remove it"
+        return comma, Message("a ',' before the closing {closing!r}; remove it", closing=closing)
     if theirs.startswith("Unterminated string"):
         return place, "Unterminated string: a text begins here and has no closing quote"
     if theirs.startswith("Invalid control character"):

@@ -25,6 +25,7 @@ from yangtuo.data.readers.shown import short as _short
 from yangtuo.data.readers.tool_use import CALLS, TOOLS, calls_in, calls_of, tools_in
 from yangtuo.data.records import Turn
 from yangtuo.data.thinking import THOUGHT_KEYS, thought_of
+from yangtuo.i18n import Message
 
 _CALL = "call"  # a turn whose text is a call
 _ROLES = {
@@ -50,9 +51,13 @@ def dialogue(row: dict[str, Any], keys: Sequence[str], turns: list[Turn]) -> Ite
     for key in keys:
         listed = row.get(key)
         if key not in row:
-            faults.append(f"no {key!r} (keys: {_keys(row)}); expected a list of turns")
+            faults.append(Message("no {key!r} (keys: {keys}); expected a list of turns", key=key, keys=_keys(row)))
         elif not isinstance(listed, list) or not listed:
-            faults.append(f"{key!r} is {_found(listed)}; expected a list of turns that is not empty")
+            faults.append(
+                Message(
+                    "{key!r} is {listed}; expected a list of turns that is not empty", key=key, listed=_found(listed)
+                )
+            )
         else:
             for number, turn in enumerate(listed):
                 place = f"{key}[{number}]"
@@ -92,7 +97,7 @@ def thought_in(said: dict[str, Any], faults: list[str]) -> dict[str, Any] | None
     for key in given:
         faults += text_faults(said, key, "a text, the thought before the answer")
     if len(set(map(str, given.values()))) > 1:
-        faults.append(f"{' and '.join(map(repr, given))} contradict each other; keep one of them")
+        faults.append(Message("{given} contradict each other; keep one of them", given=" and ".join(map(repr, given))))
     return {"reasoning_content": next(iter(given.values()))}
 
 
@@ -118,22 +123,30 @@ def _plain_turn(turn: Any) -> Turn | None:
 
 def _turn(turn: Any, where: str, turns: list[Turn], places: list[str]) -> Iterator[str]:
     if not isinstance(turn, dict):
-        yield f"{where} is {_found(turn)}; expected an object with role and content"
+        yield Message("{where} is {turn}; expected an object with role and content", where=where, turn=_found(turn))
         return
     if isinstance(turn, Doubled):
-        yield f"{where}: the key {turn.key!r} stands twice; keep one of them"
+        yield Message("{where}: the key {key!r} stands twice; keep one of them", where=where, key=turn.key)
         return
     named, text_key = ("role", "content") if "role" in turn or "content" in turn else ("from", "value")
     given = turn.get(named)
     role = _ROLES.get(given.lower()) if isinstance(given, str) else None
     if role is None:
-        found = _short(given) if named in turn else f"not there (keys: {_keys(turn)})"
-        yield f"{where}: {named!r} is {found}; expected one of {', '.join(_ROLES)}"
+        found = _short(given) if named in turn else Message("not there (keys: {keys})", keys=_keys(turn))
+        yield Message(
+            "{where}: {named!r} is {found}; expected one of {roles}",
+            where=where,
+            named=named,
+            found=found,
+            roles=", ".join(_ROLES),
+        )
     faults: list[str] = list(meaning_faults(turn))
     calls, more = _more(turn, role, text_key, faults)
     text = _text(turn, role, text_key, has_calls=bool(calls), faults=faults)
     if more and "reasoning_content" in more and thought_of(Turn("assistant", text, trained=False)):
-        faults.append(f"a thought stands beside {text_key!r} and another in it; keep one of them")
+        faults.append(
+            Message("a thought stands beside {text_key!r} and another in it; keep one of them", text_key=text_key)
+        )
     trained, weight = _loss(turn, role, faults)
     yield from (f"{where}: {fault}" for fault in faults)
     if role and not faults:
@@ -152,7 +165,12 @@ def _more(
     """The calls of a turn, and what else its message has beside role and text."""
     more: dict[str, Any] = {}
     faults += [
-        f"{key!r} is {_short(turn[key])} in a turn of the {role}; they stand in the row, or in its system turn"
+        Message(
+            "{key!r} is {turn} in a turn of the {role}; they stand in the row, or in its system turn",
+            key=key,
+            turn=_short(turn[key]),
+            role=role,
+        )
         for key in TOOLS
         if role not in (None, "system") and turn.get(key) not in NOTHING
     ]
@@ -164,7 +182,12 @@ def _more(
         faults += wrong
         return calls, more | ({"tool_calls": calls} if calls else {})
     faults += [
-        f"{key!r} is {_short(turn[key])} in a turn of the {role}; only an answer has it"
+        Message(
+            "{key!r} is {turn} in a turn of the {role}; only an answer has it",
+            key=key,
+            turn=_short(turn[key]),
+            role=role,
+        )
         for key in (*CALLS, *THOUGHT_KEYS)
         if role and turn.get(key) not in NOTHING
     ]
@@ -203,11 +226,13 @@ def _loss(turn: Mapping[str, Any], role: str | None, faults: list[str]) -> tuple
     said, weight = {key: turn[key] for key in _TRAIN if turn.get(key) is not None}, weight_of(dict(turn))
     key, train = next(iter(said.items()), ("train", is_answer))
     if len(set(map(str, said.values()))) > 1:
-        faults.append(f"{' and '.join(map(repr, said))} contradict each other; keep one of them")
+        faults.append(Message("{said} contradict each other; keep one of them", said=" and ".join(map(repr, said))))
     elif not isinstance(train, bool) and train not in (0, 1):
-        faults.append(f"{key!r} is {_short(train)}; expected true or false")
+        faults.append(Message("{key!r} is {train}; expected true or false", key=key, train=_short(train)))
     elif train and role and not is_answer:
-        faults.append(f"{key!r} is true for a turn of the {role}; only answers can be trained")
+        faults.append(
+            Message("{key!r} is true for a turn of the {role}; only answers can be trained", key=key, role=role)
+        )
     faults += weight_faults(weight)
     return bool(train), weight
 
@@ -240,12 +265,21 @@ def _order_faults(turns: Sequence[Turn], places: Sequence[str]) -> Iterator[str]
     for turn, place in zip(turns[begin:], places[begin:], strict=True):
         if turn.role not in _NEXT[before]:
             yield (
-                f"{place} is a turn of the {turn.role}, expected the {' or the '.join(_NEXT[before])}: at most one "
-                "system turn at the start, then user and assistant in turn, with turns of tools behind their calls"
+                Message(
+                    "{place} is a turn of the {role}, expected the {next}: at most one system turn at the start, then "
+                    "user and assistant in turn, with turns of tools behind their calls",
+                    place=place,
+                    role=turn.role,
+                    next=" or the ".join(_NEXT[before]),
+                )
             )
             return
         before = turn.role
     if before is None:
         yield "no turn of the user and the assistant"
     elif before != "assistant":
-        yield f"{places[-1]}, the last turn, is the {before}'s, and nothing answers it; remove it or add the answer"
+        yield Message(
+            "{places}, the last turn, is the {before}'s, and nothing answers it; remove it or add the answer",
+            places=places[-1],
+            before=before,
+        )

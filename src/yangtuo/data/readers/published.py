@@ -17,6 +17,7 @@ from yangtuo.config.choices import DataFormat
 from yangtuo.data.readers import names
 from yangtuo.data.readers.json_rows import Doubled
 from yangtuo.data.readers.shown import found, keys_of, short
+from yangtuo.i18n import Message
 
 Made = tuple[Any, list[str]]  # a row of a known format, and what is wrong with the row that it was made of
 
@@ -37,7 +38,12 @@ def layout_of(row: Mapping[str, Any]) -> tuple[DataFormat, Callable[[Any], Made]
     for key in _DIALOGUES:
         first = row[key][0] if isinstance(row.get(key), list) and row[key] else None
         if isinstance(first, dict) and not first.keys() & {"role", "from"} and (said := names.said(first)):
-            told = f"{key} as a dialogue, {said[0]} as the user and {said[1]} as the assistant"
+            told = Message(
+                "{key} as a dialogue, {said} as the user and {said2} as the assistant",
+                key=key,
+                said=said[0],
+                said2=said[1],
+            )
             return DataFormat.MESSAGES, partial(_made, key=key, read=_pairs), told
     chat = row.get("chat")
     if isinstance(chat, dict) and isinstance(first := next(iter(chat.values()), None), dict) and "MOSS" in first:
@@ -57,7 +63,13 @@ def _made(row: Any, key: str, read: Callable[[Any, list[str]], list[dict[str, An
     if not isinstance(row, dict) or isinstance(row, Doubled):
         return row, []
     if key not in row:
-        return row, [f"no {key!r} (keys: {keys_of(row)}); expected a dialogue, as in the file's first row"]
+        return row, [
+            Message(
+                "no {key!r} (keys: {keys_of}); expected a dialogue, as in the file's first row",
+                key=key,
+                keys_of=keys_of(row),
+            )
+        ]
     faults: list[str] = []
     messages = read(row[key], faults)
     made = {name: value for name, value in row.items() if name not in (key, "messages", "num_turns")}
@@ -69,40 +81,67 @@ def _made(row: Any, key: str, read: Callable[[Any, list[str]], list[dict[str, An
 
 def _pairs(listed: Any, faults: list[str]) -> list[dict[str, Any]]:
     if not isinstance(listed, list) or not listed:
-        faults.append(f"the dialogue is {found(listed)}; expected a list that is not empty")
+        faults.append(Message("the dialogue is {listed}; expected a list that is not empty", listed=found(listed)))
         return []
     messages: list[dict[str, Any]] = []
     for number, item in enumerate(listed):
         said = names.said(item) if isinstance(item, dict) and not isinstance(item, Doubled) else None
         if said is None:
-            faults.append(f"item {number} of the dialogue is {found(item)}; expected a question and its answer")
+            faults.append(
+                Message(
+                    "item {number} of the dialogue is {item}; expected a question and its answer",
+                    number=number,
+                    item=found(item),
+                )
+            )
             continue
         system = item.get("system")
         if isinstance(system, str) and system and not messages:
             messages.append({"role": "system", "content": system})
         elif system:
-            faults.append(f"item {number} of the dialogue: 'system' is {short(system)}; expected it in the first alone")
+            faults.append(
+                Message(
+                    "item {number} of the dialogue: 'system' is {system}; expected it in the first alone",
+                    number=number,
+                    system=short(system),
+                )
+            )
         for key, role in zip(said, ("user", "assistant"), strict=True):
             if not isinstance(item[key], str) or not (item[key].strip() or role == "assistant"):
                 rule = "a text" if role == "assistant" else "a text that is not empty"
-                faults.append(f"item {number} of the dialogue: {key!r} is {found(item[key])}; expected {rule}")
+                faults.append(
+                    Message(
+                        "item {number} of the dialogue: {key!r} is {item}; expected {rule}",
+                        number=number,
+                        key=key,
+                        item=found(item[key]),
+                        rule=rule,
+                    )
+                )
             messages.append({"role": role, "content": item[key]})
     return messages
 
 
 def _moss_003(chat: Any, faults: list[str]) -> list[dict[str, Any]]:
     if not isinstance(chat, dict) or not chat:
-        faults.append(f"'chat' is {found(chat)}; expected turn_1, turn_2, ...")
+        faults.append(Message("'chat' is {chat}; expected turn_1, turn_2, ...", chat=found(chat)))
         return []
     messages: list[dict[str, Any]] = []
     for name, turn in chat.items():
         if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("Human", "MOSS")):
-            faults.append(f"{name} is {found(turn)}; expected the texts Human and MOSS")
+            faults.append(Message("{name} is {turn}; expected the texts Human and MOSS", name=name, turn=found(turn)))
             continue
         said = {key: _without(str(turn.get(key) or ""), *marks) for key, marks in _MOSS_PARTS.items()}
         for key in ("Inner Thoughts", "Commands", "Tool Responses"):
             if said[key] not in ("", "None"):
-                faults.append(f"{name}: {key!r} is {short(said[key])}: plugins of MOSS cannot be trained; remove it")
+                faults.append(
+                    Message(
+                        "{name}: {key!r} is {said}: plugins of MOSS cannot be trained; remove it",
+                        name=name,
+                        key=key,
+                        said=short(said[key]),
+                    )
+                )
         messages += [{"role": "user", "content": said["Human"]}, {"role": "assistant", "content": said["MOSS"]}]
     return messages
 
@@ -113,7 +152,9 @@ def _without(text: str, begin: str, end: str) -> str:
 
 def _moss_002(text: Any, faults: list[str]) -> list[dict[str, Any]]:
     if not isinstance(text, str) or _MOSS_002.sub("", text).strip():
-        faults.append(f"'plain_text' is {found(text)}; expected [Human]: ... <eoh> [MOSS]: ... <eoa>")
+        faults.append(
+            Message("'plain_text' is {text}; expected [Human]: ... <eoh> [MOSS]: ... <eoa>", text=found(text))
+        )
         return []
     roles = {"Human": "user", "MOSS": "assistant"}
     return [{"role": roles[who], "content": said.strip()} for who, said in _MOSS_002.findall(text)]
@@ -134,6 +175,10 @@ def _belle(row: Any) -> Made:
     who, said = parts[::2], [text.strip() for text in parts[1::2]]
     if who != ["Human", "Assistant"] * (len(who) // 2) or row.get("input") or row.get("history"):
         told = ", ".join(who)
-        return row, [f"'instruction' is a dialogue of {told}; expected Human and Assistant in turn, and no input"]
+        return row, [
+            Message(
+                "'instruction' is a dialogue of {told}; expected Human and Assistant in turn, and no input", told=told
+            )
+        ]
     history = [list(pair) for pair in zip(said[:-2:2], said[1:-2:2], strict=True)]
     return {**row, "instruction": said[-2], "history": history, "output": output.strip()}, []

@@ -83,11 +83,13 @@ class Reader:
             except DataError as error:
                 problems.append(str(error))
             except OSError as error:  # the file went away while it was read
-                problems.append(f"{path}: cannot be read: {error.strerror or error}")
+                problems.append(
+                    Message("{path}: cannot be read: {strerror}", path=path, strerror=error.strerror or error)
+                )
         if self.read_options.bad_rows is BadRows.ERROR:
             problems += [str(one) for one in self.dropped]
             unlisted = self.num_dropped - self._num_listed
-            problems += [f"and {unlisted:,} more bad rows"] if unlisted else []
+            problems += [Message("and {unlisted:,} more bad rows", unlisted=unlisted)] if unlisted else []
         if problems:
             raise DataError.of_problems("data", problems, shown=50)
 
@@ -122,7 +124,7 @@ class Reader:
                 unused |= formats.unused_columns(content, data_format)
             yield Record(source, value.row, turns, tools, kwargs)
         if num_rows == 0:
-            raise DataError(f"{path}: no rows in it")
+            raise DataError("{path}: no rows in it", path=path)
         found = layout or Layout(asked.data_format)
         unused |= _displaced(path, found)
         num_bad, digest = self.num_dropped - bad_before, files.sha256_of(path)
@@ -162,7 +164,7 @@ class Reader:
         )
         if isinstance(found, str):
             line = "" if first.line is None else f":{first.line}"
-            raise DataError(f"{path}{line}: {found}")
+            raise DataError("{path}{line}: {found}", path=path, line=line, found=found)
         return found
 
     def _drop(self, source: str, value: Value, *reasons: str) -> None:
@@ -182,7 +184,7 @@ def _displaced(path: Path, layout: Layout) -> set[str]:
         return set()
     if layout.is_asked and layout.renaming.unseen:
         unseen = ", ".join(map(repr, sorted(layout.renaming.unseen)))
-        raise DataError(f"{path}: --columns: no row has a column {unseen}")
+        raise DataError("{path}: --columns: no row has a column {unseen}", path=path, unseen=unseen)
     return layout.renaming.displaced
 
 
@@ -196,8 +198,12 @@ def _empty_answers(turns: Sequence[Turn]) -> list[str]:
         if turn.trained and not turn.text.strip() and not _has_calls(turn):
             answers = sum(each.role == "assistant" for each in turns)
             before = sum(each.role == "assistant" for each in turns[:number])
-            which = f"answer {before + 1} of {answers}" if answers > 1 else "the answer"
-            faults.append(f"{which} is empty; write it, or leave the row out (--bad_rows drop)")
+            which = (
+                Message("answer {before} of {answers}", before=before + 1, answers=answers)
+                if answers > 1
+                else "the answer"
+            )
+            faults.append(Message("{which} is empty; write it, or leave the row out (--bad_rows drop)", which=which))
     return faults
 
 

@@ -11,6 +11,7 @@ from yangtuo.config.choices import DataFormat
 from yangtuo.data.readers import names, published
 from yangtuo.data.readers.columns import Columns, Renaming
 from yangtuo.data.readers.shown import keys_of, shown
+from yangtuo.i18n import Message
 
 _TELLING = {  # a format is told by these keys
     DataFormat.MESSAGES: {"messages"},
@@ -57,7 +58,7 @@ def layout_of(
         return Layout(DataFormat.ALPACA)  # the row itself is the fault
     without = ""
     if columns:
-        without = f"none of the columns of --columns is in it (it has {keys_of(first)})"
+        without = Message("none of the columns of --columns is in it (it has {keys_of})", keys_of=keys_of(first))
     if data_format is not DataFormat.AUTO:
         return Layout(data_format, told=without)
     found = _recognized(first, has_cells=has_cells)
@@ -71,7 +72,7 @@ def detect(first: dict[str, Any]) -> tuple[DataFormat | None, str]:
     found = [name for name, keys in _TELLING.items() if keys <= first.keys()]
     if len(found) == 1:
         return found[0], ""
-    return None, f"its keys fit {' and '.join(found)}; name one with --format" if found else ""
+    return None, Message("its keys fit {found}; name one with --format", found=" and ".join(found)) if found else ""
 
 
 def _asked(first: Any, data_format: DataFormat, columns: Columns) -> Layout | str:
@@ -82,15 +83,22 @@ def _asked(first: Any, data_format: DataFormat, columns: Columns) -> Layout | st
         renamed, _ = Renaming(columns.fields, frozenset(), may_displace=True)(first)
         found = layout_of(renamed)
         if isinstance(found, str) or found.as_known:
-            return f"--columns leaves open what a row is: {found if isinstance(found, str) else found.told}"
+            return Message(
+                "--columns leaves open what a row is: {found}", found=found if isinstance(found, str) else found.told
+            )
         fits = found.data_format
     needed = frozenset(_TELLING[fits])
     if any(columns.fields[column] in needed for column in missing):
         has = keys_of(dict.fromkeys(there))
-        return f"--columns: no column {', '.join(map(repr, missing))}; there are {has}"
+        return Message(
+            "--columns: no column {missing}; there are {has}", missing=", ".join(map(repr, missing)), has=has
+        )
     if columns.by_place and names.are_names(_cells(first, columns)):
         told = ", ".join(_cells(first, columns))
-        return f"--columns goes by places, and the first line has names ({told}); give these names in place of numbers"
+        return Message(
+            "--columns goes by places, and the first line has names ({told}); give these names in place of numbers",
+            told=told,
+        )
     renaming = Renaming(columns.fields, needed, may_displace=True)
     return Layout(fits, renaming, renaming.told(), renaming, is_asked=True)
 
@@ -139,20 +147,26 @@ def _is_open(first: dict[str, Any], partly: DataFormat) -> bool:
 def _unknown(first: dict[str, Any], *, has_cells: bool) -> str:
     lists = [key for key, value in first.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if lists:
-        return (
-            f"no row, but an object with a list of objects under {lists[0]!r} (keys: {keys_of(first)}); "
-            "if these are the rows, write that list alone into the file"
+        return Message(
+            "no row, but an object with a list of objects under {lists!r} (keys: {keys_of}); if these are the "
+            "rows, write that list alone into the file",
+            lists=lists[0],
+            keys_of=keys_of(first),
         )
     if names.is_text_alone(first):
-        return (
-            f"plain text (keys: {keys_of(first)}), which is for pre-training; here answers to questions are trained: "
-            "make a question and an answer of each text"
+        return Message(
+            "plain text (keys: {keys_of}), which is for pre-training; here answers to questions are trained: make "
+            "a question and an answer of each text",
+            keys_of=keys_of(first),
         )
     known = "; ".join(f"{', '.join(sorted(keys))} ({name})" for name, keys in _TELLING.items())
     head = ', or, where its first line is a row, --columns \'{"0": "instruction", "1": "output"}\'' if has_cells else ""
-    return (
-        f"unknown format (keys: {keys_of(first)}); expected one of: {known}; "
-        f"or say which column is what: {names.proposal(first)}{head}"
+    return Message(
+        "unknown format (keys: {keys_of}); expected one of: {known}; or say which column is what: {proposal}{head}",
+        keys_of=keys_of(first),
+        known=known,
+        proposal=names.proposal(first),
+        head=head,
     )
 
 
@@ -164,14 +178,16 @@ def _other_job(first: dict[str, Any]) -> str:
             way = names.option({"chosen": "messages", "rejected": None})
         elif isinstance(first["chosen"], str) and question:
             way = names.option({question: "instruction", "chosen": "output", "rejected": None})
-        return (
-            "pairs of a better and a worse answer ('chosen', 'rejected'), which are for DPO; this program does not do "
-            f"that. To train on the better ones: {way}"
+        return Message(
+            "pairs of a better and a worse answer ('chosen', 'rejected'), which are for DPO; this program does "
+            "not do that. To train on the better ones: {way}",
+            way=way,
         )
     for key in ("kto_tag", "label"):
         if isinstance(first.get(key), bool) and (key == "kto_tag" or "completion" in first):
-            return (
-                f"answers that {shown(key)!r} calls good or bad, which are for KTO; this program does not do that. "
-                "Keep the rows with good ones in a file without that key"
+            return Message(
+                "answers that {key!r} calls good or bad, which are for KTO; this program does not do that. Keep "
+                "the rows with good ones in a file without that key",
+                key=shown(key),
             )
     return ""

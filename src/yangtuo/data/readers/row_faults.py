@@ -8,6 +8,7 @@ from yangtuo.data.readers.shown import found as _found
 from yangtuo.data.readers.shown import keys_of as _keys
 from yangtuo.data.readers.shown import short as _short
 from yangtuo.data.readers.shown import shown as _shown
+from yangtuo.i18n import Message
 
 _HEAVIEST = 1_000_000
 _DEEPEST = 100  # levels of lists and objects; templates render them by recursion
@@ -27,28 +28,35 @@ def meaning_faults(given: dict[str, Any]) -> Iterator[str]:
     """Keys that mean something which cannot be followed."""
     for key in _MEANING:
         if given.get(key) not in NOTHING:
-            yield f"{key!r} is {_short(given[key])}: {_MEANING[key]}; remove the row, or the key where it means nothing"
+            yield Message(
+                "{key!r} is {given}: {meaning}; remove the row, or the key where it means nothing",
+                key=key,
+                given=_short(given[key]),
+                meaning=_MEANING[key],
+            )
 
 
 def text_faults(row: dict[str, Any], key: str, rule: str, *, may_be_empty: bool = True) -> Iterator[str]:
     """A key that has to hold a text."""
     if key not in row:
-        yield f"no {key!r} (keys: {_keys(row)}); expected {rule}"
+        yield Message("no {key!r} (keys: {keys}); expected {rule}", key=key, keys=_keys(row), rule=rule)
     elif not isinstance(row[key], str):
-        yield f"{key!r} is {_found(row[key])}; expected {rule}"
+        yield Message("{key!r} is {row}; expected {rule}", key=key, row=_found(row[key]), rule=rule)
     elif not is_encodable(row[key]):
-        yield f"{key!r} has half of a surrogate pair, which is no character; expected {rule}"
+        yield Message(
+            "{key!r} has half of a surrogate pair, which is no character; expected {rule}", key=key, rule=rule
+        )
     elif not may_be_empty and not row[key].strip():
-        yield f"{key!r} is empty; expected {rule}"
+        yield Message("{key!r} is empty; expected {rule}", key=key, rule=rule)
 
 
 def optional_faults(row: dict[str, Any], key: str) -> Iterator[str]:
     """A key that may hold a text."""
     value = row.get(key)
     if not isinstance(value, str | None):
-        yield f"{key!r} is {_found(value)}; expected a text, null or no {key}"
+        yield Message("{key!r} is {value}; expected a text, null or no {key}", key=key, value=_found(value))
     elif value and not is_encodable(value):
-        yield f"{key!r} has half of a surrogate pair, which is no character; expected a text"
+        yield Message("{key!r} has half of a surrogate pair, which is no character; expected a text", key=key)
 
 
 def weight_of(row: dict[str, Any]) -> Any:
@@ -61,7 +69,11 @@ def weight_faults(weight: Any) -> list[str]:
     """A weight that is none."""
     if isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight <= _HEAVIEST:
         return []
-    return [f"'weight' is {_short(weight)}; expected a number from 0 to {_HEAVIEST:,}"]
+    return [
+        Message(
+            "'weight' is {weight}; expected a number from 0 to {heaviest:,}", weight=_short(weight), heaviest=_HEAVIEST
+        )
+    ]
 
 
 def nested_fault(value: Any) -> str:
@@ -69,11 +81,11 @@ def nested_fault(value: Any) -> str:
     level, depth = [value], 0
     while level:
         if depth > _DEEPEST:
-            return f"is nested too deeply; at most {_DEEPEST} levels can be rendered"
+            return Message("is nested too deeply; at most {deepest} levels can be rendered", deepest=_DEEPEST)
         inner: list[Any] = []
         for one in level:
             if isinstance(one, Doubled):
-                return f"has the key {_shown(one.key)} twice; keep one of them"
+                return Message("has the key {key} twice; keep one of them", key=_shown(one.key))
             if isinstance(one, str) and not is_encodable(one):
                 return "has half of a surrogate pair, which is no character"
             if isinstance(one, dict):

@@ -37,10 +37,20 @@ def find_files(
         elif os.path.isfile(place):
             found.append(place)
         elif os.path.exists(place):
-            raise DataError(f"--{option} {place}: neither a folder nor a plain file; write the data into a file")
+            raise DataError(
+                "--{option} {place}: neither a folder nor a plain file; write the data into a file",
+                option=option,
+                place=place,
+            )
         else:
             told = "no such folder or file; give a folder with data files, or files"
-            raise DataError(f"--{option} {place}: {told}{wide_signs(str(place))}")
+            raise DataError(
+                "--{option} {place}: {told}{wide_signs}",
+                option=option,
+                place=place,
+                told=told,
+                wide_signs=wide_signs(str(place)),
+            )
     return list(dict.fromkeys(path for path in found if path.resolve() not in unwanted))
 
 
@@ -49,7 +59,9 @@ def _places(places: str, option: str) -> list[Path]:
     if os.path.exists(places):  # also where its name has a comma in it
         names = [Path(places)]
     if not names:
-        raise DataError(f"--{option} {places}: names no file; give a folder with data files, or files")
+        raise DataError(
+            "--{option} {places}: names no file; give a folder with data files, or files", option=option, places=places
+        )
     return names
 
 
@@ -108,8 +120,15 @@ def _files_in(folder: Path, unwanted: set[Path], option: str, *, recursive: bool
         has_folders = not recursive and any(map(os.path.isdir, inside))
         below = "; files in sub-folders are read with --include_subfolders" if has_folders else ""
         raise DataError(
-            f"--{option} {folder}: no data file in it{besides} (found: {others}); "
-            f"expected {', '.join(SUFFIXES)}, also with {' or '.join(PACKED)}{below}"
+            "--{option} {folder}: no data file in it{besides} (found: {others}); expected {suffixes}, also with "
+            "{packed}{below}",
+            option=option,
+            folder=folder,
+            besides=besides,
+            others=others,
+            suffixes=", ".join(SUFFIXES),
+            packed=" or ".join(PACKED),
+            below=below,
         )
     return sorted(files)
 
@@ -123,7 +142,12 @@ def _inside(folder: Path, option: str, *, recursive: bool) -> list[Path]:
         try:
             there = sorted(place.iterdir())
         except OSError as error:
-            raise DataError(f"--{option} {place}: the folder cannot be read: {error.strerror}") from error
+            raise DataError(
+                "--{option} {place}: the folder cannot be read: {strerror}",
+                option=option,
+                place=place,
+                strerror=error.strerror,
+            ) from error
         seen.add(os.path.realpath(place))
         is_dict = os.path.isfile(place / "dataset_dict.json")
         for path in there:
@@ -174,7 +198,7 @@ def _holds_data(folder: Path, inside: Sequence[Path]) -> bool:
 def _listed(folder: Path, paths: Sequence[Path]) -> str:
     names = [str(path.relative_to(folder)) for path in paths[:_MOST_TOLD]]
     more = len(paths) - len(names)
-    return ", ".join(names) + (f" and {more} more" if more else "")
+    return ", ".join(names) + (Message(" and {more} more", more=more) if more else "")
 
 
 def kind_of(path: Path) -> str:

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from yangtuo.i18n import Message
+
 _MOST_KEYS = 8
 _LONGEST = 60
 
@@ -12,7 +14,11 @@ def found(value: Any) -> str:
     kinds = {list: "a list", str: "a text", bool: "a boolean", int: "a number", float: "a number"}
     if value is None:
         return "null"
-    kind = "an object" if isinstance(value, dict) else kinds.get(type(value), f"of type {type(value).__name__}")
+    kind = (
+        "an object"
+        if isinstance(value, dict)
+        else kinds.get(type(value), Message("of type {name}", name=type(value).__name__))
+    )
     return f"{kind}, {short(value)}"
 
 
@@ -29,7 +35,7 @@ def keys_of(content: dict[str, Any]) -> str:
     """The first keys of a row, and how many more there are."""
     first = ", ".join(shown(key) for key in list(content)[:_MOST_KEYS])
     more = len(content) - _MOST_KEYS
-    return f"{first} and {more:,} more" if more > 0 else first or "none"
+    return Message("{first} and {more:,} more", first=first, more=more) if more > 0 else first or "none"
 
 
 def shown(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import IO, Any
 from yangtuo.data.readers.columns import Columns
 from yangtuo.data.records import Value
 from yangtuo.errors import DataError, MissingDependencyError, one_line
+from yangtuo.i18n import Message
 from yangtuo.installing import pip_install
 
 _LONGEST_CELL = 1 << 26  # characters
@@ -17,7 +18,10 @@ _BATCH_ROWS = 1024
 _SEPARATORS = ("\t", ";", "|", ",")
 _BROKEN_CSV = {  # Python's words -> ours
     "unexpected end of data": "a text in quotes begins in it and never ends",
-    "field larger than": f"a text in it is longer than {_LONGEST_CELL:,} characters; is a closing quote missing?",
+    "field larger than": Message(
+        "a text in it is longer than {longest_cell:,} characters; is a closing quote missing?",
+        longest_cell=_LONGEST_CELL,
+    ),
     "',' expected after": 'text behind a closing quote; inside a text in quotes, write " as ""',
 }
 
@@ -43,7 +47,9 @@ def csv_values(text: IO[str], path: str, columns: Columns | None = None, separat
             cells = next(reader, None)
         except csv.Error as error:
             reason = next((ours for theirs, ours in _BROKEN_CSV.items() if str(error).startswith(theirs)), str(error))
-            raise DataError(f"{path}:{line}: broken CSV: the row that begins here: {reason}") from error
+            raise DataError(
+                "{path}:{line}: broken CSV: the row that begins here: {reason}", path=path, line=line, reason=reason
+            ) from error
         if cells is None:
             break
         if not cells:  # an empty line
@@ -52,24 +58,41 @@ def csv_values(text: IO[str], path: str, columns: Columns | None = None, separat
             others = [mark for mark in _SEPARATORS if mark != separator and mark in cells[0]]
             if len(cells) == 1 and others:
                 raise DataError(
-                    f"{path}:{line}: columns are separated by {others[0]!r}; save the table with {separator!r} there"
+                    "{path}:{line}: columns are separated by {others!r}; save the table with {separator!r} there",
+                    path=path,
+                    line=line,
+                    others=others[0],
+                    separator=separator,
                 )
             names, is_head = _names(cells, f"{path}:{line}", columns)
             apart = _not_texts(names, columns)
             if is_head:
                 continue
         of_head = "columns of the header" if is_head else "cells of the first line"
-        fault = "" if len(cells) == len(names) else f"{len(cells)} value(s) for the {len(names)} {of_head}"
+        fault = (
+            ""
+            if len(cells) == len(names)
+            else Message(
+                "{num_cells} value(s) for the {num_names} {of_head}",
+                num_cells=len(cells),
+                num_names=len(names),
+                of_head=of_head,
+            )
+        )
         yield Value(row, line, _content(names, cells, apart), fault)
         row += 1
     if names is None:
-        raise DataError(f"{path}: the file is empty; expected a line with the names of the columns")
+        raise DataError("{path}: the file is empty; expected a line with the names of the columns", path=path)
 
 
 def _lines(text: IO[str], path: str) -> Iterator[str]:
     while line := text.readline(_LONGEST_CELL):
         if len(line) == _LONGEST_CELL:
-            raise DataError(f"{path}: a line longer than {_LONGEST_CELL:,} characters; is it a CSV file?")
+            raise DataError(
+                "{path}: a line longer than {longest_cell:,} characters; is it a CSV file?",
+                path=path,
+                longest_cell=_LONGEST_CELL,
+            )
         yield line
 
 
@@ -90,7 +113,9 @@ def _not_texts(names: list[str], columns: Columns | None) -> dict[str, str]:
 def _checked(names: list[str], place: str) -> list[str]:
     for number, name in enumerate(names):
         if name in names[:number]:
-            raise DataError(f"{place}: two columns are named {name!r}; give each column its own name")
+            raise DataError(
+                "{place}: two columns are named {name!r}; give each column its own name", place=place, name=name
+            )
     return names
 
 
@@ -161,7 +186,9 @@ def _arrow_rows(path: Path, kind: str, batches: Callable[[IO[bytes]], Iterator[A
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         after = f" after {row} row(s)" if row else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: broken {kind}{after}: {reason}") from error
+        raise DataError(
+            "{path}: broken {kind}{after}: {reason}", path=path, kind=kind, after=after, reason=reason
+        ) from error
 
 
 def xlsx_values(path: Path, columns: Columns | None = None) -> Iterator[Value]:
@@ -178,10 +205,16 @@ def xlsx_values(path: Path, columns: Columns | None = None) -> Iterator[Value]:
         with path.open("rb") as file, python_calamine.load_workbook(file) as book:
             sheets = {name: book.get_sheet_by_name(name).to_python() for name in book.sheet_names}
     except (python_calamine.CalamineError, IndexError, ValueError) as error:
-        raise DataError(f"{path}: no Excel file, or a broken one: {one_line(error, 120)}") from error
+        raise DataError(
+            "{path}: no Excel file, or a broken one: {error}", path=path, error=one_line(error, 120)
+        ) from error
     filled = {name: lines for name, lines in sheets.items() if any(map(any, lines))}
     if len(filled) > 1:
-        raise DataError(f"{path}: several sheets have rows ({', '.join(filled)}); save each as a file of its own")
+        raise DataError(
+            "{path}: several sheets have rows ({filled}); save each as a file of its own",
+            path=path,
+            filled=", ".join(filled),
+        )
     names: list[str] | None = None
     row = 0
     for line, given in enumerate(next(iter(filled.values()), []), start=1):
@@ -194,11 +227,11 @@ def xlsx_values(path: Path, columns: Columns | None = None) -> Iterator[Value]:
             if is_head:
                 continue
         beyond = len(cells) - _num_empty_at_end(cells) > len(names)
-        fault = f"more cells than the {len(names)} columns of the header" if beyond else ""
+        fault = Message("more cells than the {num_names} columns of the header", num_names=len(names)) if beyond else ""
         yield Value(row, line, _content(names, cells, apart), fault)
         row += 1
     if names is None:
-        raise DataError(f"{path}: no sheet has a row; expected a line with the names of the columns")
+        raise DataError("{path}: no sheet has a row; expected a line with the names of the columns", path=path)
 
 
 def _cell(value: Any) -> str:
@@ -214,7 +247,12 @@ def _num_empty_at_end(cells: list[str]) -> int:
 def _needs(package: str, path: Path) -> None:
     if importlib.util.find_spec(package) is None:
         name = package.replace("_", "-")
-        raise MissingDependencyError(f"{path}: the package {name} is not installed; {pip_install('data')}")
+        raise MissingDependencyError(
+            "{path}: the package {name} is not installed; {pip_install}",
+            path=path,
+            name=name,
+            pip_install=pip_install("data"),
+        )
 
 
 def _check_ends(path: Path) -> None:
@@ -223,8 +261,8 @@ def _check_ends(path: Path) -> None:
         file.seek(-min(4, len(start)), 2)
         end = file.read()
     if not start:
-        raise DataError(f"{path}: the file is empty; expected Parquet")
+        raise DataError("{path}: the file is empty; expected Parquet", path=path)
     if start != b"PAR1":
-        raise DataError(f"{path}: no Parquet file, although its name says so")
+        raise DataError("{path}: no Parquet file, although its name says so", path=path)
     if end != b"PAR1":
-        raise DataError(f"{path}: broken Parquet: its end is missing; was it copied or downloaded whole?")
+        raise DataError("{path}: broken Parquet: its end is missing; was it copied or downloaded whole?", path=path)

@@ -14,6 +14,7 @@ from yangtuo.data.readers.row_faults import NOTHING, nested_fault
 from yangtuo.data.readers.shown import found, short, shown
 from yangtuo.data.records import Turn
 from yangtuo.errors import one_line
+from yangtuo.i18n import Message
 
 TOOLS, KWARGS = ("tools", "functions"), "chat_template_kwargs"
 BESIDE = frozenset((*TOOLS, KWARGS))  # keys of a row that belong to no turn
@@ -39,7 +40,13 @@ def beside(
     if not wrong and not (kwargs in NOTHING or isinstance(kwargs, dict)):
         wrong = f"is {found(row[KWARGS])}"
     if wrong:
-        faults.append(f'{KWARGS!r} {wrong}; expected an object, such as {{"enable_thinking": false}}')
+        faults.append(
+            Message(
+                '{kwargs!r} {wrong}; expected an object, such as {{"enable_thinking": false}}',
+                kwargs=KWARGS,
+                wrong=wrong,
+            )
+        )
     return turns, given or tuple(own or ()), kwargs if isinstance(kwargs, dict) and kwargs else None, faults
 
 
@@ -49,7 +56,7 @@ def tools_in(row: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
     if not said:
         return (), []
     if len(said) > 1:
-        return (), [f"{' and '.join(map(repr, said))} are both there; keep one of them"]
+        return (), [Message("{said} are both there; keep one of them", said=" and ".join(map(repr, said)))]
     key, value = next(iter(said.items()))
     listed, wrong = _parsed(value)
     if wrong:
@@ -69,7 +76,7 @@ def calls_in(turn: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """The calls that stand beside the text of a turn, and what is wrong with them."""
     said = {key: turn[key] for key in CALLS if turn.get(key) not in NOTHING}
     if len(said) > 1:
-        return [], [f"{' and '.join(map(repr, said))} are both there; keep one of them"]
+        return [], [Message("{said} are both there; keep one of them", said=" and ".join(map(repr, said)))]
     return next((calls_of(value, repr(key)) for key, value in said.items()), ([], []))
 
 
@@ -82,13 +89,29 @@ def calls_of(value: Any, where: str) -> tuple[list[dict[str, Any]], list[str]]:
     for number, call in enumerate(listed if isinstance(listed, list) else [listed]):
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not _is_name(function.get("name")):
-            return [], [f"{where}, call {number + 1}, is {found(call)}; {_CALL}"]
+            return [], [
+                Message(
+                    "{where}, call {number}, is {call}; {call2}",
+                    where=where,
+                    number=number + 1,
+                    call=found(call),
+                    call2=_CALL,
+                )
+            ]
         arguments, wrong = _parsed(function.get("arguments"))
         arguments = {} if arguments in NOTHING else arguments
         if wrong:
             return [], [f"{where}, call {number + 1}: 'arguments' {wrong}; {_CALL}"]
         if not isinstance(arguments, dict):
-            return [], [f"{where}, call {number + 1}: 'arguments' is {found(function['arguments'])}; {_CALL}"]
+            return [], [
+                Message(
+                    "{where}, call {number}: 'arguments' is {arguments}; {call}",
+                    where=where,
+                    number=number + 1,
+                    arguments=found(function["arguments"]),
+                    call=_CALL,
+                )
+            ]
         own_id = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
         made.append({**own_id, "type": "function", "function": {"name": function["name"], "arguments": arguments}})
     return made, []
@@ -103,11 +126,11 @@ def _parsed(value: Any) -> tuple[Any, str]:
     try:
         parsed = json.loads(value, object_pairs_hook=unique)
     except json.JSONDecodeError:
-        return None, f"is no JSON, {short(value)}"
+        return None, Message("is no JSON, {value}", value=short(value))
     except RecursionError:
         return None, "is nested too deeply"
     except ValueError as error:  # a key that stands twice
-        return None, f"is JSON in which {shown(one_line(error))}"
+        return None, Message("is JSON in which {error}", error=shown(one_line(error)))
     return parsed, nested_fault(parsed)
 
 

@@ -84,7 +84,7 @@ def write(folder: Path, out: Path, kind: str, chat_template: str | None, *, opti
         RunFailure: writing failed, or the proof; then the file is called `OUT.failed-proof`.
     """
     if kind not in KINDS:
-        raise UsageError(f"{kind!r} is no kind of GGUF; choose from {', '.join(KINDS)}")
+        raise UsageError("{kind!r} is no kind of GGUF; choose from {kinds}", kind=kind, kinds=", ".join(KINDS))
     check_absent(out, option)
     weights = open_stored(folder)
     config = weights.config
@@ -137,7 +137,7 @@ def _write(
         writer.close()
         output.flush(draft, from_cache=True)  # the proof reads the disk
     except OSError as error:
-        raise WriteError(f"{draft}: cannot be written: {output.reason(error)}") from error
+        raise WriteError("{draft}: cannot be written: {reason}", draft=draft, reason=output.reason(error)) from error
     finally:
         for file in writer.fout or ():
             file.close()
@@ -150,14 +150,19 @@ def _encoded(tensor: Tensor, value: torch.Tensor) -> Any:
         ModelError: a value is not finite, or does not fit.
     """
     if not is_finite(value):
-        raise ModelError(f"{tensor.source}: not all values are finite; the model is broken, nothing was written")
+        raise ModelError(
+            "{source}: not all values are finite; the model is broken, nothing was written", source=tensor.source
+        )
     if tensor.type == GGMLQuantizationType.F32:
         return value.float().numpy()
     is_half = tensor.type == GGMLQuantizationType.F16
     if not is_finite((value if is_half else value / _Q8_MOST).half()):
         raise ModelError(
-            f"{tensor.source}: values up to {float(value.abs().max()):.3g} do not fit {tensor.type.name}, whose "
-            f"largest is {_LARGEST * (1 if is_half else _Q8_MOST):.3g}; write it as f32"
+            "{source}: values up to {float:.3g} do not fit {name}, whose largest is {largest:.3g}; write it as f32",
+            source=tensor.source,
+            float=float(value.abs().max()),
+            name=tensor.type.name,
+            largest=_LARGEST * (1 if is_half else _Q8_MOST),
         )
     if is_half:
         return value.half().numpy()

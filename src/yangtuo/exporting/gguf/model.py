@@ -29,6 +29,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from yangtuo.errors import ModelError
 from yangtuo.exporting.gguf.vocabulary import Value
+from yangtuo.i18n import Listed, Message
 from yangtuo.merging.edits import WeightEdits
 from yangtuo.model.stored_weights import StoredWeights
 
@@ -98,22 +99,30 @@ def architecture(folder: Path, config: PreTrainedConfig) -> MODEL_ARCH:
     """
     if config.model_type not in ARCHITECTURES:
         raise ModelError(
-            f"{folder}: model_type {config.model_type!r} cannot be written as GGUF here; supported: "
-            f"{', '.join(ARCHITECTURES)}; for others use llama.cpp's convert_hf_to_gguf.py"
+            "{folder}: model_type {model_type!r} cannot be written as GGUF here; supported: {architectures}; for "
+            "others use llama.cpp's convert_hf_to_gguf.py",
+            folder=folder,
+            model_type=config.model_type,
+            architectures=", ".join(ARCHITECTURES),
         )
     rope = config.rope_parameters
     kind = rope.get("rope_type", "default")
     reasons = {
         "quantised weights (merge into the 16-bit model first)": bool(getattr(config, "quantization_config", None)),
-        f"activation {config.hidden_act!r} (only silu)": config.hidden_act != "silu",
-        f"rotary scaling {kind!r} (only default, linear, llama3)": kind not in ("default", "linear", "llama3"),
+        Message("activation {hidden_act!r} (only silu)", hidden_act=config.hidden_act): config.hidden_act != "silu",
+        Message("rotary scaling {kind!r} (only default, linear, llama3)", kind=kind): kind
+        not in ("default", "linear", "llama3"),
         "rotary embedding of a part of each head": rope.get("partial_rotary_factor", 1) != 1,
         "biases in Qwen3's attention": config.model_type == "qwen3" and config.attention_bias,
         "heads that do not add up to the hidden size": config.model_type == "qwen2"
         and _head_width(config) * config.num_attention_heads != config.hidden_size,
     }
     if wrong := [reason for reason, holds in reasons.items() if holds]:
-        raise ModelError(f"{folder}: cannot be written as GGUF: {'; '.join(wrong)}; serve the folder itself")
+        raise ModelError(
+            "{folder}: cannot be written as GGUF: {wrong}; serve the folder itself",
+            folder=folder,
+            wrong=Listed(wrong, "; "),
+        )
     return ARCHITECTURES[config.model_type]
 
 
@@ -198,7 +207,12 @@ def tensors(
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise ModelError(f"{folder}: GGUF has no name for {source} in a {config.model_type} model")
+            raise ModelError(
+                "{folder}: GGUF has no name for {source} in a {model_type} model",
+                folder=folder,
+                source=source,
+                model_type=config.model_type,
+            )
         shape = weights.specs[source].shape
         found.append(Tensor(name, source, shape, _type(shape, kind), heads.get(source.split(".")[-2], 0)))
     if config.rope_parameters.get("rope_type") == "llama3":

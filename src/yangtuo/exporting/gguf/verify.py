@@ -40,20 +40,33 @@ def prove(path: Path, fields: Mapping[str, Value], tensors: Sequence[Tensor], we
     _compare_fields(reader, fields)
     found = {tensor.name: tensor for tensor in reader.tensors}
     if differing := sorted(found.keys() ^ {tensor.name for tensor in tensors}):
-        raise ProofError(f"proof failed: {path.name} has other tensors than the model: {', '.join(differing[:4])}")
+        raise ProofError(
+            "proof failed: {name} has other tensors than the model: {differing}",
+            name=path.name,
+            differing=", ".join(differing[:4]),
+        )
     end = max(
         tensor.data_offset + -(-tensor.n_bytes // reader.alignment) * reader.alignment for tensor in found.values()
     )
     if path.stat().st_size != end:
-        raise ProofError(f"proof failed: {path.name} has {path.stat().st_size:,} bytes, its tensors end at {end:,}")
+        raise ProofError(
+            "proof failed: {name} has {st_size:,} bytes, its tensors end at {end:,}",
+            name=path.name,
+            st_size=path.stat().st_size,
+            end=end,
+        )
     worst = 0.0
     for tensor in tqdm(tensors, "proving", unit="tensor", leave=False, disable=None, file=sys.stderr):
         read = found[tensor.name]
         shape = tuple(int(n) for n in reversed(read.shape.tolist()))
         if (shape, read.tensor_type) != (tensor.shape, tensor.type):
             raise ProofError(
-                f"proof failed: {tensor.name} is {read.tensor_type.name} {list(shape)}, "
-                f"expected {tensor.type.name} {list(tensor.shape)}"
+                "proof failed: {name} is {read_tensor_type_name} {shape}, expected {tensor_type_name} {shape2}",
+                name=tensor.name,
+                read_tensor_type_name=read.tensor_type.name,
+                shape=list(shape),
+                tensor_type_name=tensor.type.name,
+                shape2=list(tensor.shape),
             )
         worst = max(worst, _largest_error(tensor, _mapped(path, tensor, read.data_offset), tensor.read(weights)))
     return worst
@@ -63,7 +76,9 @@ def _opened(path: Path) -> Any:
     try:
         return GGUFReader(path)
     except (OSError, ValueError, KeyError, IndexError, OverflowError) as error:  # whatever a broken header leads to
-        raise ProofError(f"proof failed: {path.name} cannot be read: {one_line(error, 160)}") from error
+        raise ProofError(
+            "proof failed: {name} cannot be read: {error}", name=path.name, error=one_line(error, 160)
+        ) from error
 
 
 def _mapped(path: Path, tensor: Tensor, offset: int) -> Any:
@@ -75,10 +90,10 @@ def _mapped(path: Path, tensor: Tensor, offset: int) -> Any:
 def _compare_fields(reader: Any, fields: Mapping[str, Value]) -> None:
     found = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     if differing := sorted(found.keys() ^ fields.keys()):
-        raise ProofError(f"proof failed: keys that differ: {', '.join(differing[:4])}")
+        raise ProofError("proof failed: keys that differ: {differing}", differing=", ".join(differing[:4]))
     for name, value in fields.items():
         if not _is_same(found[name].contents(), value):
-            raise ProofError(f"proof failed: {name} is not what was written")
+            raise ProofError("proof failed: {name} is not what was written", name=name)
 
 
 def _is_same(read: object, value: Value) -> bool:
@@ -110,7 +125,7 @@ def _rounded_values(tensor: Tensor, read: torch.Tensor, wanted: torch.Tensor) ->
         (torch.float32, torch.int32) if tensor.type == GGMLQuantizationType.F32 else (torch.float16, torch.int16)
     )
     if not torch.equal(read.view(bits), wanted.to(dtype).view(bits)):
-        raise ProofError(f"proof failed: {tensor.name} has values that are not the folder's")
+        raise ProofError("proof failed: {name} has values that are not the folder's", name=tensor.name)
     return read.view(dtype).float()
 
 
@@ -124,5 +139,5 @@ def _q8_values(name: str, read: torch.Tensor, wanted: torch.Tensor) -> torch.Ten
     distance = (counts * step - values).abs()
     # Where a block is too small for float16, its step is 0 and so is every value, whatever is counted.
     if not is_right or bool(((distance > step * (0.5 + _Q8_SLACK)) & (scale != 0)).any()):
-        raise ProofError(f"proof failed: {name} has values that are not the folder's")
+        raise ProofError("proof failed: {name} has values that are not the folder's", name=name)
     return (counts * scale.float()).reshape(wanted.shape)

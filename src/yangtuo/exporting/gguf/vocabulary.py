@@ -16,6 +16,7 @@ from gguf import Keys, TokenType
 
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import TokenizerError
+from yangtuo.i18n import Listed, Message
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,11 @@ def fields(tokenizer: Tokenizer, num_rows: int) -> dict[str, Value]:
     """
     if tokenizer.num_tokens > num_rows:
         raise TokenizerError(
-            f"{tokenizer.folder}: {tokenizer.num_tokens:,} tokens, but the model has {num_rows:,} rows; "
-            "take the tokenizer that the model was trained with"
+            "{folder}: {num_tokens:,} tokens, but the model has {num_rows:,} rows; take the tokenizer that the model "
+            "was trained with",
+            folder=tokenizer.folder,
+            num_tokens=tokenizer.num_tokens,
+            num_rows=num_rows,
         )
     is_sentencepiece = (tokenizer.folder / "tokenizer.model").is_file()
     tokens, found = (_of_sentencepiece if is_sentencepiece else _of_byte_level)(tokenizer)
@@ -101,8 +105,12 @@ def _check_unique(tokenizer: Tokenizer, tokens: Mapping[int, _Token]) -> None:
     for i, token in tokens.items():
         if not token.text or first.setdefault(token.text, i) != i:
             raise TokenizerError(
-                f"{tokenizer.folder}: tokens {first.get(token.text, i)} and {i} are both {token.text!r}; llama.cpp "
-                "finds a token by its text and cannot load such a vocabulary"
+                "{folder}: tokens {first} and {i} are both {text!r}; llama.cpp finds a token by its text and cannot "
+                "load such a vocabulary",
+                folder=tokenizer.folder,
+                first=first.get(token.text, i),
+                i=i,
+                text=token.text,
             )
 
 
@@ -141,14 +149,18 @@ def _of_sentencepiece(tokenizer: Tokenizer) -> tuple[dict[int, _Token], dict[str
     num_bytes = sum(piece.type == kinds.BYTE for piece in model.pieces)
     reasons = {
         "it is no BPE model": trained.model_type != sentencepiece_model_pb2.TrainerSpec.BPE,
-        f"it has {num_bytes} of the 256 byte pieces": num_bytes != _NUM_BYTES,
+        Message("it has {num_bytes} of the 256 byte pieces", num_bytes=num_bytes): num_bytes != _NUM_BYTES,
         "it changes characters before it encodes (normalizer_spec)": bool(normal.precompiled_charsmap),
         "it removes blanks (remove_extra_whitespaces)": normal.remove_extra_whitespaces,
         "it leaves blanks as they are (escape_whitespaces)": not normal.escape_whitespaces,
         "it puts the blank behind words": trained.treat_whitespace_as_suffix,
     }
     if wrong := [reason for reason, holds in reasons.items() if holds]:
-        raise TokenizerError(f"{path}: llama.cpp would encode otherwise: {'; '.join(wrong)}; serve the folder itself")
+        raise TokenizerError(
+            "{path}: llama.cpp would encode otherwise: {wrong}; serve the folder itself",
+            path=path,
+            wrong=Listed(wrong, "; "),
+        )
     tokens = {
         i: _Token(
             piece.piece,
@@ -186,20 +198,23 @@ def _of_byte_level(tokenizer: Tokenizer) -> tuple[dict[int, _Token], dict[str, V
     merges = [one if isinstance(one, str) else " ".join(one) for one in model.get("merges", ())]
     normalizer = whole.get("normalizer")
     reasons = {
-        f"its model is {model.get('type')}": model.get("type") != "BPE",
+        Message("its model is {type_}", type_=model.get("type")): model.get("type") != "BPE",
         "it has no merges": not merges,
         "its pieces carry marks of where words go on or end": bool(
             model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
         ),
         # llama.cpp leaves out Qwen's NFC: a letter and its accent typed apart, or a compatibility ideograph, differ.
-        f"its normalizer is {_short(normalizer)}": normalizer not in (None, {"type": "NFC"}),
-        f"its pre-tokenizer is {_short(whole.get('pre_tokenizer'))}": name is None,
+        Message("its normalizer is {normalizer}", normalizer=_short(normalizer)): normalizer
+        not in (None, {"type": "NFC"}),
+        Message("its pre-tokenizer is {pre_tokenizer}", pre_tokenizer=_short(whole.get("pre_tokenizer"))): name is None,
     }
     if wrong := [reason for reason, holds in reasons.items() if holds]:
         hint = "known are the byte-level ones of " + ", ".join(_PRE_TOKENIZERS)
         if model.get("byte_fallback"):
             hint = "put the tokenizer.model that it was made from beside it"
-        raise TokenizerError(f"{path}: llama.cpp would encode otherwise: {'; '.join(wrong)}; {hint}")
+        raise TokenizerError(
+            "{path}: llama.cpp would encode otherwise: {wrong}; {hint}", path=path, wrong=Listed(wrong, "; "), hint=hint
+        )
     tokens = {i: _Token(text, TokenType.NORMAL) for text, i in model["vocab"].items()}
     for one in whole.get("added_tokens", ()):
         text = str(one["content"])
