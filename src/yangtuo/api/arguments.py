@@ -21,7 +21,7 @@ Option: TypeAlias = str | int | float | bool | os.PathLike[str] | Sequence[str] 
 """A value of an option: as on the command line, or a path, a list, or a mapping for JSON. None: as if not given."""
 
 _ORIGIN = "Python"  # what run.json says of where an option came from
-_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+_WORDS = {bool: Message("True or False"), int: Message("a whole number"), float: Message("a number"), str: "text"}
 _T = TypeVar("_T", bound="DataclassInstance")
 
 
@@ -95,7 +95,7 @@ def options_of(
             try:
                 values[name] = _converted(hints[name], value)
             except TypeError as error:
-                problems.append(f"{name}={value!r}: expected {error}")
+                problems.append(Message("{name}={value!r}: expected {error}", name=name, value=value, error=error))
     needed = (name for name, field in own.items() if field.default is MISSING and field.default_factory is MISSING)
     problems += [Message("{name} is missing", name=name) for name in needed if name not in values and not problems]
     if problems:

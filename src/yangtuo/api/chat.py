@@ -186,13 +186,13 @@ def check_sampling(options: Any) -> None:
         UsageError: the first of them.
     """
     limits: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "max_new_tokens": (lambda value: value >= 1, "at least 1"),
+        "max_new_tokens": (lambda value: value >= 1, Message("at least 1")),
         "temperature": (
             lambda value: value == 0 or value >= _LEAST_TEMPERATURE,
             Message("0, or from {least_temperature} up", least_temperature=_LEAST_TEMPERATURE),
         ),
-        "top_p": (lambda value: 0 < value <= 1, "above 0, at most 1"),
-        "repetition_penalty": (lambda value: value > 0, "above 0; 1 for none"),
+        "top_p": (lambda value: 0 < value <= 1, Message("above 0, at most 1")),
+        "repetition_penalty": (lambda value: value > 0, Message("above 0; 1 for none")),
     }
     for name, (fits, allowed) in limits.items():
         if (value := getattr(options, name)) is not None and not fits(value):

@@ -10,6 +10,7 @@ from yangtuo.api.process import as_library
 from yangtuo.config.settings import Settings
 from yangtuo.data.audit import audit, summary
 from yangtuo.data.examples import Examples
+from yangtuo.i18n import Message
 from yangtuo.training.dataset import check_columns, encode_files, folders, open_data, tell_without_effect
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def examples_of(settings: Settings) -> Examples:
         DataError: the data cannot be used.
     """
     unused = ("mix", "deduplicate", "validation_split_percentage")
-    tell_without_effect(settings, unused, "every kept row is written, once")
+    tell_without_effect(settings, unused, Message("every kept row is written, once"))
     opened = open_data(settings, *folders(settings))
     stored = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
     check_columns(settings, stored.sources)

@@ -89,7 +89,9 @@ def find(asked: MergeOptions, target: str | None, *, needs_adapter: bool) -> tup
         raise AdapterError("{target}: no such folder; give that of a run or of an adapter", target=target)
     if needs_adapter and not adapters:
         told = (
-            Message("{target}: no adapter, and no run that has one", target=target) if target else "no adapter is named"
+            Message("{target}: no adapter, and no run that has one", target=target)
+            if target
+            else Message("no adapter is named")
         )
         raise UsageError("{told}; name the folder of a run or of an adapter, or --peft_path", told=told)
     if not asked.model_name_or_path and not adapters:

@@ -110,7 +110,7 @@ def rows_of(settings: Settings, num_rows: int, row: int | None) -> Preview:
     if num_rows < 1:
         raise UsageError("--num_rows {num_rows}: at least 1", num_rows=num_rows)
     unused = ("mix", "deduplicate", "validation_split_percentage")
-    tell_without_effect(settings, unused, "rows are shown as they are encoded, of all that are kept")
+    tell_without_effect(settings, unused, Message("rows are shown as they are encoded, of all that are kept"))
     opened = open_data(settings, *folders(settings))
     stored = encode_files(settings, opened.train_files, opened.tokenizer, opened.template)
     check_columns(settings, stored.sources)
@@ -121,7 +121,7 @@ def rows_of(settings: Settings, num_rows: int, row: int | None) -> Preview:
     if row is not None:
         found = np.flatnonzero(examples.rows == row)
         if not len(found):
-            why = next((one.reason for one in stored.dropped if one.row == row), "there is no such row")
+            why = next((one.reason for one in stored.dropped if one.row == row), Message("there is no such row"))
             raise UsageError("--row {row}: {why}", row=row, why=why)
         same_file = examples.source_numbers[found] == examples.source_numbers[found[0]]
         chosen = [(Message("row"), int(i)) for i in found[same_file]]

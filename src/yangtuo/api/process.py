@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from yangtuo import logs, output
 from yangtuo.errors import OutOfMemoryError, WriteError, is_out_of_memory, one_line
+from yangtuo.i18n import Message
 from yangtuo.model import hubs
 
 
@@ -75,6 +76,6 @@ def as_library(*, computes: bool = True) -> Iterator[None]:
                 raise
             raise WriteError(
                 "{filename}: cannot be written: {reason}",
-                filename=error.filename or "a file",
+                filename=error.filename or Message("a file"),
                 reason=output.reason(error),
             ) from error

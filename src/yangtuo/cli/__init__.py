@@ -100,7 +100,7 @@ def _outcome(words: list[str]) -> int:
         _let_others_speak_first(error)
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("stopped by Ctrl-C; a run goes on from its last checkpoint with the same command", 130)
+        return _fail(Message("stopped by Ctrl-C; a run goes on from its last checkpoint with the same command"), 130)
     except BrokenPipeError as error:
         return _of_output(error)
     except RuntimeError as error:
@@ -115,7 +115,7 @@ def _outcome(words: list[str]) -> int:
         return _fail(
             Message(
                 "{filename}: cannot be written: {reason}",
-                filename=error.filename or "a file",
+                filename=error.filename or Message("a file"),
                 reason=output.reason(error),
             ),
             1,
@@ -176,7 +176,7 @@ def _run(verb: str, argv: list[str]) -> None:
         raise UsageError(
             "unknown verb {verb!r}; {did_you_mean}",
             verb=verb,
-            did_you_mean=did_you_mean(verb, known, "yangtuo --help lists them"),
+            did_you_mean=did_you_mean(verb, known, Message("yangtuo --help lists them")),
         )
     module, name = module_of(verb), f"yangtuo {verb}"
     asked: tuple[Any, ...]

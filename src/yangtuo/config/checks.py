@@ -38,7 +38,7 @@ def _ranges(settings: Settings) -> Iterator[str]:
     if not 0 <= lora.lora_dropout < 1:
         yield Message("--lora_dropout {lora_dropout}: from 0 to below 1", lora_dropout=lora.lora_dropout)
     if not 0 < lora.lora_alpha < math.inf:
-        yield f"--lora_alpha {lora.lora_alpha:g}: above 0"
+        yield Message("--lora_alpha {lora_alpha:g}: above 0", lora_alpha=lora.lora_alpha)
     for name in ("save_minutes", "watchdog_minutes"):
         if not getattr(settings.run, name) >= 0:
             yield Message("--{name} {value:g}: at least 0", name=name, value=getattr(settings.run, name))
@@ -50,12 +50,14 @@ def _early_stopping(settings: Settings) -> Iterator[str]:
         yield Message("--early_stopping_threshold {threshold:g}: at least 0", threshold=threshold)
     if patience is None:
         if settings.given("early_stopping_threshold"):
-            yield "--early_stopping_threshold: only with --early_stopping_patience"
+            yield Message("--early_stopping_threshold: only with --early_stopping_patience")
         return
     if patience < 1:
         yield Message("--early_stopping_patience {patience}: at least 1", patience=patience)
     if settings.trainer.eval_strategy == "no":
-        yield "--early_stopping_patience needs evaluations: give --eval_strategy steps (and --eval_steps) or epoch"
+        yield Message(
+            "--early_stopping_patience needs evaluations: give --eval_strategy steps (and --eval_steps) or epoch"
+        )
 
 
 def _problems(settings: Settings) -> Iterator[str]:
@@ -63,9 +65,9 @@ def _problems(settings: Settings) -> Iterator[str]:
     yield from _ranges(settings)
     yield from _early_stopping(settings)
     if data.dataset_dir and data.train_file:
-        yield "--dataset_dir and --train_file: give one of them"
+        yield Message("--dataset_dir and --train_file: give one of them")
     if settings.training.get("do_train") is False and not settings.trainer.do_eval:
-        yield "--do_train False without --do_eval: nothing to do"
+        yield Message("--do_train False without --do_eval: nothing to do")
     if not (settings.run.micro_batch_tokens == "auto" or settings.run.micro_batch_tokens.isdecimal()):
         yield Message(
             "--micro_batch_tokens {micro_batch_tokens}: auto, or a number of tokens",

@@ -274,6 +274,6 @@ def _look_alikes(given: Mapping[str, Any]) -> Iterator[str]:
                 "--{name} {given}: {wide_signs}; did you mean {meant!r}?",
                 name=name,
                 given=given[name],
-                wide_signs=wide_signs(given[name])[2:] or "not all ASCII",
+                wide_signs=wide_signs(given[name])[2:] or Message("not all ASCII"),
                 meant=meant,
             )

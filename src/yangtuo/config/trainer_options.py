@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from yangtuo.config.schema import Decides
+from yangtuo.i18n import Message
 
 
 class ArgHandling(StrEnum):
@@ -114,40 +115,55 @@ TRAINING_ARGUMENTS: dict[str, ArgRule] = {
     **_fixed("local_rank", "torchrun tells it through the environment"),
     **_refused(
         "average_tokens_across_devices",
-        "the loss of a step is one mean over all ranks; --loss_reduction device_batch gives the 2023 script's",
+        Message("the loss of a step is one mean over all ranks; --loss_reduction device_batch gives the 2023 script's"),
     ),
-    **_refused("bf16_full_eval fp16_full_eval", "it would round the float32 weights that are trained; leave it out"),
+    **_refused(
+        "bf16_full_eval fp16_full_eval", Message("it would round the float32 weights that are trained; leave it out")
+    ),
     **_refused(
         "auto_find_batch_size",
-        "it would change which rows form a step; lower --per_device_train_batch_size and raise "
-        "--gradient_accumulation_steps by the same factor",
+        Message(
+            "it would change which rows form a step; lower --per_device_train_batch_size and raise "
+            "--gradient_accumulation_steps by the same factor"
+        ),
     ),
-    **_ours("torch_compile", "each decoder layer as one graph, tried before the first step", Decides.NOTHING),
+    **_ours("torch_compile", Message("each decoder layer as one graph, tried before the first step"), Decides.NOTHING),
     **_refused(
-        "torch_compile_backend torch_compile_mode", "layers are compiled by Inductor, in its default mode; leave it out"
+        "torch_compile_backend torch_compile_mode",
+        Message("layers are compiled by Inductor, in its default mode; leave it out"),
     ),
-    **_refused("use_liger_kernel liger_kernel_config", "it replaces code of the model that the loss here builds on"),
     **_refused(
-        "optim_target_modules", "such optimizers (GaLore and kin) train full weights, here LoRA matrices are trained"
+        "use_liger_kernel liger_kernel_config", Message("it replaces code of the model that the loss here builds on")
     ),
-    **_refused("torch_empty_cache_steps", "it would only slow the run: memory of a step is used again by the next"),
+    **_refused(
+        "optim_target_modules",
+        Message("such optimizers (GaLore and kin) train full weights, here LoRA matrices are trained"),
+    ),
+    **_refused(
+        "torch_empty_cache_steps", Message("it would only slow the run: memory of a step is used again by the next")
+    ),
     **_refused(
         "eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics batch_eval_metrics",
-        "evaluation sums the loss over tokens and gathers no predictions; leave it out",
+        Message("evaluation sums the loss over tokens and gathers no predictions; leave it out"),
     ),
-    **_refused("ignore_data_skip", "a resumed run would train on other rows than the one it continues"),
-    **_refused("restore_callback_states_from_checkpoint", "no call-back here keeps a state between runs"),
+    **_refused("ignore_data_skip", Message("a resumed run would train on other rows than the one it continues")),
+    **_refused("restore_callback_states_from_checkpoint", Message("no call-back here keeps a state between runs")),
     **_refused("enable_jit_checkpoint", "use --save_steps"),
     **_refused(
         "accelerator_config parallelism_config",
-        "rows are dealt to ranks by this program, not by accelerate; leave it out",
+        Message("rows are dealt to ranks by this program, not by accelerate; leave it out"),
     ),
     **_refused(
-        "dataloader_pin_memory dataloader_in_order", "steps are laid out in order, straight from memory; leave it out"
+        "dataloader_pin_memory dataloader_in_order",
+        Message("steps are laid out in order, straight from memory; leave it out"),
     ),
-    **_refused("dataloader_persistent_workers", "loader processes start anew with each epoch's order; leave it out"),
-    **_refused("remove_unused_columns label_names length_column_name", "rows have no columns here; leave it out"),
-    **_refused("do_predict", "there is no test set; use --do_eval with --validation_file"),
+    **_refused(
+        "dataloader_persistent_workers", Message("loader processes start anew with each epoch's order; leave it out")
+    ),
+    **_refused(
+        "remove_unused_columns label_names length_column_name", Message("rows have no columns here; leave it out")
+    ),
+    **_refused("do_predict", Message("there is no test set; use --do_eval with --validation_file")),
 }
 
 _GROUPS = {

@@ -120,19 +120,19 @@ def _bounds(values: Values) -> Iterator[str]:
                 else Message("from {least} to below {end}", least=least, end=end)
             )
     if values["max_steps"] == 0:
-        yield "--max_steps 0: at least 1, or -1 for --num_train_epochs"
+        yield Message("--max_steps 0: at least 1, or -1 for --num_train_epochs")
     elif values["max_steps"] < 0 and not 0 < values["num_train_epochs"] < math.inf:
         yield Message(
             "--num_train_epochs {num_train_epochs}: above 0, or give --max_steps",
             num_train_epochs=values["num_train_epochs"],
         )
     if values["dataloader_prefetch_factor"] is not None and values["dataloader_num_workers"] == 0:
-        yield "--dataloader_prefetch_factor: it needs --dataloader_num_workers 1 or more"
+        yield Message("--dataloader_prefetch_factor: it needs --dataloader_num_workers 1 or more")
 
 
 def _steps(values: Values) -> Iterator[str]:
     if values["eval_strategy"] == "steps" and not values["eval_steps"] and values["logging_steps"] <= 0:
-        yield "--eval_strategy steps: give --eval_steps"
+        yield Message("--eval_strategy steps: give --eval_steps")
     for kind in ("save", "eval"):
         steps = values[f"{kind}_steps"]
         if values[f"{kind}_strategy"] != "steps" or steps is None:
@@ -150,10 +150,10 @@ def _best(values: Values) -> Iterator[str]:
     metric = values["metric_for_best_model"]
     if metric is not None and metric.removeprefix("eval_") not in METRICS:
         known = [*METRICS, *(f"eval_{name}" for name in METRICS)]
-        hint = did_you_mean(metric, known, "evaluation here measures loss and perplexity; give one of them")
+        hint = did_you_mean(metric, known, Message("evaluation here measures loss and perplexity; give one of them"))
         yield f"--metric_for_best_model {metric}: {hint}"
     if values["greater_is_better"]:
-        yield "--greater_is_better True: a lower loss or perplexity is the better one; leave it out"
+        yield Message("--greater_is_better True: a lower loss or perplexity is the better one; leave it out")
     evaluations, saves = values["eval_strategy"], values["save_strategy"]
     wanting = {
         "--load_best_model_at_end": values["load_best_model_at_end"],
@@ -204,7 +204,11 @@ def _schedule(values: Values) -> Iterator[str]:
             example=_example("min_lr", 1e-5),
         )
     if kind == "warmup_stable_decay" and "num_decay_steps" not in given:
-        yield f"--lr_scheduler_type {kind}: give num_decay_steps: {_example('num_decay_steps', 100)}"
+        yield Message(
+            "--lr_scheduler_type {kind}: give num_decay_steps: {example}",
+            kind=kind,
+            example=_example("num_decay_steps", 100),
+        )
 
 
 def _example(name: str, value: float) -> str:
@@ -246,7 +250,7 @@ def _trackers(report_to: str) -> Iterator[str]:
 
 
 def _unknown(option: str, given: Collection[str], known: Collection[str], taker: str) -> Iterator[str]:
-    otherwise = f"{taker} takes {', '.join(known) or 'none'}"
+    otherwise = Message("{taker} takes {known}", taker=taker, known=", ".join(known) or "none")
     for name in given:
         if name not in known:
             yield f"--{option}: {name}: {did_you_mean(name, known, otherwise)}"

@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 
 _DASHES = "‐‑‒–—―−"
 _WIDE = (  # signs of Chinese input methods, what they are, and what is typed in their place
-    ("“”", "a full-width quote", '"'),
-    ("‘’", "a full-width quote", "'"),
-    ("，", "a full-width comma", ","),
-    ("、", "a Chinese comma", ","),
-    ("：", "a full-width colon", ":"),
-    ("；", "a full-width semicolon", ";"),
-    ("－﹣", "a full-width hyphen", "-"),
-    (_DASHES, "a dash", "-"),
-    ("\u3000", "a full-width space", " "),
+    ("“”", Message("a full-width quote"), '"'),
+    ("‘’", Message("a full-width quote"), "'"),
+    ("，", Message("a full-width comma"), ","),
+    ("、", Message("a Chinese comma"), ","),
+    ("：", Message("a full-width colon"), ":"),
+    ("；", Message("a full-width semicolon"), ";"),
+    ("－﹣", Message("a full-width hyphen"), "-"),
+    (_DASHES, Message("a dash"), "-"),
+    ("\u3000", Message("a full-width space"), " "),
 )
 _QUOTES = "“”‘’"
 _AS_ASCII = str.maketrans({sign: ascii_ for signs, _, ascii_ in _WIDE for sign in signs})
@@ -110,11 +110,15 @@ def in_wide_quotes(given: Mapping[str, Any]) -> Iterator[str]:
 def not_text(given: Mapping[str, Any]) -> Iterator[str]:
     """What is said of options, each with its value, that are no text in the encoding of this machine."""
     encoding = sys.getfilesystemencoding().upper()
-    advice = "rename what has this name" if encoding == "UTF-8" else "set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+    advice = (
+        Message("rename what has this name") if encoding == "UTF-8" else Message("set LC_ALL=C.UTF-8, or PYTHONUTF8=1")
+    )
     for name, value in given.items():
         for word in value if isinstance(value, list) else [value]:
             if isinstance(word, str) and not is_text(word):
-                yield f"{name} {word!r}: not {encoding}; {advice}"
+                yield Message(
+                    "{name} {word!r}: not {encoding}; {advice}", name=name, word=word, encoding=encoding, advice=advice
+                )
 
 
 def _swapped(word: str, i: int) -> str:
@@ -156,7 +160,7 @@ class Parser(argparse.ArgumentParser):
             "{prog}: {message_}{value}",
             prog=self.prog,
             message_=message,
-            value=f"{signs}; did you mean {meant!r}?" if meant else help_,
+            value=Message("{signs}; did you mean {meant!r}?", signs=signs, meant=meant) if meant else help_,
         )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -30,6 +30,7 @@ from yangtuo.data.thinking import (
     without_closed_block,
 )
 from yangtuo.data.traces import Traced
+from yangtuo.i18n import Message
 
 _MARK = "\ufdd0\ufdd1"  # noncharacters of Unicode, which stand so in no text whose control tokens are hidden
 
@@ -202,12 +203,16 @@ class AsServed:
         """
         head, mark, tail = marked.partition(_MARK)
         if not mark:
-            raise TemplateFault("the tokenizer's chat template has no place for a text or thought beside a tool call")
+            raise TemplateFault(
+                Message("the tokenizer's chat template has no place for a text or thought beside a tool call")
+            )
         thought = thought_of(turn)
         if thought and without_closed_block(prompt) != prompt:
             raise _NoThoughtAsked(
-                "the answer has a thought, and the prompt says that there is none; leave the thought out, or ask for "
-                "it with chat_template_kwargs"
+                Message(
+                    "the answer has a thought, and the prompt says that there is none; leave the thought out, or ask for "
+                    "it with chat_template_kwargs"
+                )
             )
         before = without_closed_block(head)
         opened = opened_by(prompt)
@@ -219,7 +224,9 @@ class AsServed:
                 return continued(full, opened, has_thought=bool(thought)) + tail
         elif head.startswith(prompt):
             return (before[len(prompt) :] if thought else head[len(prompt) :]) + full + tail
-        raise TemplateFault("the tokenizer's chat template renders a dialogue unlike the prompts of its answers")
+        raise TemplateFault(
+            Message("the tokenizer's chat template renders a dialogue unlike the prompts of its answers")
+        )
 
     def _divided(self, said: str, turn: Turn) -> tuple[str, str]:
         """What is said, and the control token that ends it."""
@@ -238,7 +245,7 @@ class AsServed:
         said = {"role": "assistant", "content": _MARK}
         _, mark, at_end = self._render([asked, said]).partition(_MARK)
         if not mark:
-            raise TemplateFault("the tokenizer's chat template leaves out an answer")
+            raise TemplateFault(Message("the tokenizer's chat template leaves out an answer"))
         try:
             within = self._render([asked, said, asked]).partition(_MARK)[2]
         except TemplateFault:  # one question alone
@@ -266,7 +273,7 @@ class AsServed:
             text = self._render([{"role": one, "content": said} for one, said in turns])
             found = self._control.match(text.partition(_MARK)[2].lstrip())
             if found is None and not self._eos:
-                raise TemplateFault("the tokenizer's chat template puts no control token behind an answer")
+                raise TemplateFault(Message("the tokenizer's chat template puts no control token behind an answer"))
             self._next_tokens[role] = found.group() if found else self._eos
         return self._next_tokens[role]
 

@@ -16,8 +16,9 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Exchange, Piece, Rendered, TemplateFault
 from yangtuo.data.thinking import SWITCHES, empty_block, has_block, opened_by, thought_key_of
 from yangtuo.errors import TokenizerError
+from yangtuo.i18n import Message
 
-_REWRITES = "the tokenizer's chat template changes the text of this row's turns"
+_REWRITES = Message("the tokenizer's chat template changes the text of this row's turns")
 _MARK = "\ue000{}\ue001"  # private-use characters, in no chat template
 
 
@@ -134,7 +135,7 @@ class ChatTemplate:
         turns = self._with_default(turns)
         frames = self._plain_frames(turns)
         if frames is None:
-            raise TemplateFault("the tokenizer's chat template has no constant frames for it")
+            raise TemplateFault(Message("the tokenizer's chat template has no constant frames for it"))
         return self._filled(frames, turns)
 
     def _with_default(self, turns: Sequence[Turn]) -> Sequence[Turn]:

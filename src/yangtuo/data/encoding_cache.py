@@ -31,6 +31,7 @@ from yangtuo.data.readers.reader import Dropped, ReadOptions
 from yangtuo.data.records import Source
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError, WriteError
+from yangtuo.i18n import Message
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ def _apart(make: Any, paths: Sequence[Path]) -> EncodedFiles:
         raise WriteError(
             "{tempdir}: the encoded rows cannot be written: {reason}; make room, or name another place with "
             "--data_cache_dir or TMPDIR",
-            tempdir=tempfile.tempdir or "a temporary folder",
+            tempdir=tempfile.tempdir or Message("a temporary folder"),
             reason=output.reason(error),
         ) from error
 

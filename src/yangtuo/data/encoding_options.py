@@ -9,11 +9,11 @@ from yangtuo.data.templates import Template
 from yangtuo.errors import DataError
 from yangtuo.i18n import Message
 
-TOO_LONG = "longer than max_seq_length"
-NO_ROOM = "the prompt's frame alone fills max_seq_length"
-NO_ANSWER_LEFT = "no answer token left after the cut"
-NO_CALL_CUT = "longer than max_seq_length, and calls of tools are not shortened"
-NO_TURN_LEFT = "no trained answer left without the oldest turns"
+TOO_LONG = Message("longer than max_seq_length")
+NO_ROOM = Message("the prompt's frame alone fills max_seq_length")
+NO_ANSWER_LEFT = Message("no answer token left after the cut")
+NO_CALL_CUT = Message("longer than max_seq_length, and calls of tools are not shortened")
+NO_TURN_LEFT = Message("no trained answer left without the oldest turns")
 _OF_LENGTH = (TOO_LONG, NO_ROOM, NO_ANSWER_LEFT, NO_CALL_CUT, NO_TURN_LEFT)
 
 
@@ -72,8 +72,8 @@ def check_rendered(dropped: Iterable[Dropped], reasons: Mapping[str, int]) -> No
     bad = {reason: count for reason, count in reasons.items() if not reason.startswith(_OF_LENGTH)}
     if bad:
         listed = [str(one) for one in dropped if one.reason in bad]
-        counted = [f"{count:,} rows: {reason}" for reason, count in bad.items()]
-        title = "rows that the template cannot render; --bad_rows drop leaves them out"
+        counted = [Message("{count:,} rows: {reason}", count=count, reason=reason) for reason, count in bad.items()]
+        title = Message("rows that the template cannot render; --bad_rows drop leaves them out")
         raise DataError.of_problems(title, listed or counted)
 
 

@@ -41,15 +41,19 @@ def parse(text: str, paths: Sequence[str]) -> tuple[float, ...]:
             )
         elif len(found) != 1:
             names = ", ".join(Path(path).name for path in paths)
-            why = "no training file has this name" if not found else "several training files have this name; give paths"
-            problems.append(f"{name!r}: {why} (files: {names})")
+            why = (
+                Message("no training file has this name")
+                if not found
+                else Message("several training files have this name; give paths")
+            )
+            problems.append(Message("{name!r}: {why} (files: {names})", name=name, why=why, names=names))
         elif found[0] in named:
             problems.append(Message("{name!r}: named twice", name=name))
         else:
             named.add(found[0])
             weights[found[0]] = weight
     if not problems and not any(weights):
-        problems.append("every file has weight 0")
+        problems.append(Message("every file has weight 0"))
     if problems:
         raise UsageError.of_problems(f"--mix {text}", problems)
     return tuple(weights)

@@ -23,6 +23,7 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template, TemplateFault
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
+from yangtuo.i18n import Message
 
 _MARK = "yangtuo"  # a question whose place in the template's text is looked for
 _SUFFIXES = (".txt", ".json", ".jsonl", ".ndjson")
@@ -77,7 +78,7 @@ def check_file(path: Path, *, option: str) -> None:
         DataError: it is none, by its place or its name.
     """
     if not path.is_file():
-        told = "a folder" if path.is_dir() else "no such file"
+        told = Message("a folder") if path.is_dir() else Message("no such file")
         raise DataError(
             "--{option} {path}: {told}; give a .txt with a prompt a line, a .json or .jsonl with rows",
             option=option,

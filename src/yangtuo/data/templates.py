@@ -274,14 +274,14 @@ CHATML = FrameTemplate(
 TEMPLATES = {template.name: template for template in (ALPACA_ZH, ALPACA_ZH_2, LLAMA3, CHATML)}
 
 _FIELDS = {
-    "name": "a text",
-    "opening": "a text with {system} in it",
-    "opening_without_system": "a text",
-    "after_user": "a text",
-    "between": "a text",
-    "end": "a control token, or leave it out for the tokenizer's end token",
-    "default_system": "a text, or leave it out",
-    "control_tokens": "a list of texts",
+    "name": Message("a text"),
+    "opening": Message("a text with {{system}} in it"),
+    "opening_without_system": Message("a text"),
+    "after_user": Message("a text"),
+    "between": Message("a text"),
+    "end": Message("a control token, or leave it out for the tokenizer's end token"),
+    "default_system": Message("a text, or leave it out"),
+    "control_tokens": Message("a list of texts"),
 }
 _NEEDED = ("opening", "after_user", "between")
 
@@ -333,6 +333,8 @@ def _contradictions(content: dict[str, Any]) -> Iterator[str]:
     if opening.count("{system}") != 1:
         yield Message("'opening' has {count} times {{system}}; expected it once", count=opening.count("{system}"))
     elif not opening.startswith("{system}") and "opening_without_system" not in content:
-        yield "no 'opening_without_system'; expected a text, since 'opening' begins with a frame of the system prompt"
+        yield Message(
+            "no 'opening_without_system'; expected a text, since 'opening' begins with a frame of the system prompt"
+        )
     if end and end not in content.get("control_tokens", ()):
         yield Message("'end' is {end!r}, which 'control_tokens' does not list", end=end)

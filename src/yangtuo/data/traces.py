@@ -14,9 +14,9 @@ from yangtuo.data.thinking import parts_of, thought_beside
 from yangtuo.i18n import Message
 
 _AROUND = "\ufdd2"  # a noncharacter of Unicode, which no text may hold
-_ANSWER = "the tokenizer's chat template changes the text of this row's turns"
-_TURN = "the tokenizer's chat template leaves out or changes a turn of this row"
-_CALL = "the tokenizer's chat template leaves out or changes a tool call of this row"
+_ANSWER = Message("the tokenizer's chat template changes the text of this row's turns")
+_TURN = Message("the tokenizer's chat template leaves out or changes a turn of this row")
+_CALL = Message("the tokenizer's chat template leaves out or changes a tool call of this row")
 
 
 class Traced:

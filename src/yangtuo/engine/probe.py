@@ -163,7 +163,7 @@ class _Trial:
                 Message("does not compute the loss of two short rows: {error}", error=one_line(error, 160))
             ) from error
         if distance(counted, found) > self.compared.limit:
-            raise self._untrainable("counts positions otherwise than from 0")
+            raise self._untrainable(Message("counts positions otherwise than from 0"))
         return found
 
     def _untrainable(self, why: str) -> ModelError:
@@ -217,7 +217,7 @@ class _Trial:
         layers = with_norm(self._base)
         is_twice = are_computed_twice(self._base)
         if shares and is_twice and not has_one_graph(self._base, self.compared.device, self.compared.dtype):
-            self.refused[COMPILED] = (
+            self.refused[COMPILED] = Message(
                 "with gradient checkpointing they need a kernel for rows of all lengths, which NVIDIA GPUs have from "
                 "Ampere on, in 16 bits, for attention without windows, soft-capping and dropout"
             )

@@ -198,7 +198,9 @@ def check_alike(found: Mapping[str, Any]) -> None:
     ]
     if problems:
         error = UsageError.of_problems(
-            "processes have read different inputs; copy the same files to every machine, and start the same command",
+            Message(
+                "processes have read different inputs; copy the same files to every machine, and start the same command"
+            ),
             problems,
         )
         error.is_second_hand = torch.distributed.get_rank() > 0

@@ -21,6 +21,7 @@ from yangtuo.engine.processes import largest
 from yangtuo.engine.steps import Planner, Step, Steps
 from yangtuo.engine.watchdog import Watchdog
 from yangtuo.errors import NonFiniteLossError, OutOfMemoryError, is_out_of_memory
+from yangtuo.i18n import Message
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class StepRunner:
             return
         examples = self._planner.examples
         rows = [row for layout, is_bad in zip(step.layouts, bad.tolist(), strict=True) if is_bad for row in layout.rows]
-        named = ", ".join(examples.where(row) for row in rows[:8]) if rows else "of another rank"
+        named = ", ".join(examples.where(row) for row in rows[:8]) if rows else Message("of another rank")
         error = NonFiniteLossError(
             "step {step}: the loss is not finite; rows {named}. No weight was changed by this step; the last "
             "checkpoint is good. Try a lower --learning_rate, or --bf16 instead of --fp16",

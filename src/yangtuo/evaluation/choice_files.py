@@ -24,7 +24,7 @@ DEV = "dev"  # the split of the exemplars
 _SPLITS = {"dev": "dev", "val": "val", "validation": "val", "test": "test"}
 _KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _COLUMNS = ("question", *LETTERS.lower(), "answer")
-_RULES = dict.fromkeys(_COLUMNS[:-1], "a text is needed") | {"answer": "A, B, C or D is allowed"}
+_RULES = dict.fromkeys(_COLUMNS[:-1], Message("a text is needed")) | {"answer": Message("A, B, C or D is allowed")}
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _read(file: _File, benchmark: str, questions: list[ChoiceQuestion]) -> list[
     if not rows:
         return [Message("{path}: no questions in it", path=file.path)]
     cells = [_cells(row) for row in rows]
-    told = [row.fault or "no object with the columns of a question" for row in rows]
+    told = [row.fault or Message("no object with the columns of a question") for row in rows]
     if first := next((found for found in cells if found is not None), None):
         missing = [name for name in _COLUMNS if name not in first and (name, file.split) != ("answer", "test")]
         if missing:
@@ -262,7 +262,12 @@ def _faults(cells: Mapping[str, str], *, has_answers: bool) -> Iterator[str]:
         else:
             is_wrong = not cells.get(name)
         if is_wrong:
-            yield f"column {_label(name)}: {shown(cells.get(name, '')) or 'nothing'}; {_RULES[name]}"
+            yield Message(
+                "column {label}: {cells}; {rules}",
+                label=_label(name),
+                cells=shown(cells.get(name, "")) or "nothing",
+                rules=_RULES[name],
+            )
 
 
 def _label(name: str) -> str:

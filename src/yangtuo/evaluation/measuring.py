@@ -128,7 +128,9 @@ def _check_lengths(asked: Asked, tasks: Sequence[LikelihoodTask | AnswerTask]) -
                 Message("the prompt of {where}", where=prompt.where or prompt.text[:40]) for prompt in long_prompts
             ]
     if problems:
-        remedy = "leave them out" + (", or give fewer --shots" if any(task.name in _OF_SHOTS for task in tasks) else "")
+        remedy = Message("leave them out") + (
+            Message(", or give fewer --shots") if any(task.name in _OF_SHOTS for task in tasks) else ""
+        )
         title = Message("longer than the {most:,} positions that the model has; {remedy}", most=most, remedy=remedy)
         raise DataError.of_problems(title, problems)
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from yangtuo.i18n import Message
+
 LEAST_HAN = 0.5  # share of Chinese characters among the letters of a Chinese answer; a word of English has several
 MOST_HAN = 0.05  # and of an English one, which may quote a Chinese word
 LEAST_LATIN = 0.9  # share of Latin letters in an English answer
@@ -43,9 +45,9 @@ _FENCE = re.compile(r"```\w*[ \t]*\n(.*?)\n?```", re.DOTALL)
 class Argument(Enum):
     """What a rule is given besides its name: the key of it in a file, and what is allowed there."""
 
-    TEXTS = ("values", "a list of texts, none of them empty")
-    NUMBER = ("value", "a finite number")
-    COUNT = ("value", "a whole number from 1")
+    TEXTS = ("values", Message("a list of texts, none of them empty"))
+    NUMBER = ("value", Message("a finite number"))
+    COUNT = ("value", Message("a whole number from 1"))
     LANGUAGE = ("value", '"zh" or "en"')
     CASE = ("value", '"upper" or "lower"')
     NOTHING = ("", "nothing")
@@ -106,7 +108,7 @@ def argument_fault(check_rule: str, value: object) -> str:
             is_right = value in ("upper", "lower")
         case Argument.NOTHING:
             is_right = value is None
-    return "" if is_right else f"expected {argument.value[1]}"
+    return "" if is_right else Message("expected {value}", value=argument.value[1])
 
 
 def han_share(text: str) -> float:

@@ -25,9 +25,9 @@ LANGUAGES = ("zh", "en")
 PASSAGE = "passage"
 NUM_OPTIONS = 4
 _KEYS = {
-    "a passage": ("id", "language", "kind", "text"),
-    "a question with options": ("id", "language", "kind", "prompt", "options", "answer"),
-    "an instruction with a check": ("id", "language", "kind", "prompt", "check"),
+    Message("a passage"): ("id", "language", "kind", "text"),
+    Message("a question with options"): ("id", "language", "kind", "prompt", "options", "answer"),
+    Message("an instruction with a check"): ("id", "language", "kind", "prompt", "check"),
 }
 _KIND = re.compile(r"[a-z][a-z0-9_]*")
 _MEASURES = ("accuracy", "loss")  # names of measures, which a kind must not take
@@ -207,12 +207,16 @@ def _value_faults(row: dict[str, Any], key: str) -> Iterator[str]:
 
 def _form(row: dict[str, Any]) -> str:
     if row.get("kind") == PASSAGE:
-        return "a passage"
-    return "a question with options" if "options" in row or "answer" in row else "an instruction with a check"
+        return Message("a passage")
+    return (
+        Message("a question with options")
+        if "options" in row or "answer" in row
+        else Message("an instruction with a check")
+    )
 
 
 def _forms() -> str:
-    return "; or ".join(f"{', '.join(keys)} for {form}" for form, keys in _KEYS.items())
+    return "; or ".join(Message("{keys} for {form}", keys=", ".join(keys), form=form) for form, keys in _KEYS.items())
 
 
 def _is_text(value: Any) -> bool:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from yangtuo import output
 from yangtuo.errors import AdapterError, WriteError
+from yangtuo.i18n import Message
 from yangtuo.merging.edits import BiasDelta, LowRank, WeightEdits
 from yangtuo.merging.plan import Plan, Step
 from yangtuo.model.adapter_names import under_both
@@ -58,9 +59,9 @@ def lora_of(step: Step, base: str, published: Published | None = None) -> PlainL
     saved = step.saved
     odd = {
         "DoRA": saved.config.use_dora,
-        "LoRA on the embedding": any("lora_embedding_" in key for key in saved.tensors),
-        "LoRA on the experts' tensors": bool(saved.config.target_parameters),
-        "a bias of LoRA": any(key.endswith("lora_B.bias") for key in saved.tensors),
+        Message("LoRA on the embedding"): any("lora_embedding_" in key for key in saved.tensors),
+        Message("LoRA on the experts' tensors"): bool(saved.config.target_parameters),
+        Message("a bias of LoRA"): any(key.endswith("lora_B.bias") for key in saved.tensors),
     }
     refused = [name for name, is_so in odd.items() if is_so]
     if refused:

@@ -181,7 +181,7 @@ def _to_give(has: Sequence[str]) -> str:
     """What a person gives as --model."""
     if has:
         return Message("give the one that was made of --model_dir, as in --model {has}", has=shlex.quote(has[0]))
-    return (
+    return Message(
         "give --model NAME: with vLLM that of --served-model-name, or else the folder as it was started with, with "
         "Ollama that of `ollama create NAME`"
     )
@@ -189,8 +189,12 @@ def _to_give(has: Sequence[str]) -> str:
 
 def _told(has: Sequence[str], is_listed: bool) -> str:
     if not is_listed:
-        return "does not list what it has"
-    return f"has {', '.join(has[:20])}{', ...' if len(has) > 20 else ''}" if has else "lists no model"
+        return Message("does not list what it has")
+    return (
+        Message("has {has}{what}", has=", ".join(has[:20]), what=", ..." if len(has) > 20 else "")
+        if has
+        else Message("lists no model")
+    )
 
 
 class OpenAi:

@@ -58,9 +58,9 @@ def rows_after(saved: SavedAdapter, chain: WeightEdits, allowed: Allowed) -> int
     if num_rows < here:
         order = (num_rows, here) == (_CHINESE_LLAMA_ROWS, _CHINESE_ALPACA_ROWS)
         hint = (
-            "the order looks wrong: LLaMA-Plus (49,953) comes first, Alpaca-Plus (49,954) after it"
+            Message("the order looks wrong: LLaMA-Plus (49,953) comes first, Alpaca-Plus (49,954) after it")
             if order
-            else "it was trained on another base, or its turn is earlier"
+            else Message("it was trained on another base, or its turn is earlier")
         )
         raise AdapterError(
             "{folder}: {what}, the model that it meets {here:,}; {hint}",
@@ -73,7 +73,9 @@ def rows_after(saved: SavedAdapter, chain: WeightEdits, allowed: Allowed) -> int
     if num_rows - here > _MOST_NEW_ROWS and not is_known and not allowed.new_vocabulary:
         hint = ""
         if num_rows == _CHINESE_ALPACA_ROWS:
-            hint = "; is its base Chinese-LLaMA? Alpaca-Plus needs LLaMA-Plus before it: --peft_path LLAMA,ALPACA"
+            hint = Message(
+                "; is its base Chinese-LLaMA? Alpaca-Plus needs LLaMA-Plus before it: --peft_path LLAMA,ALPACA"
+            )
         raise AdapterError(
             "{folder}: the adapter {what}, the base {here:,}{hint}; give the base that it was trained on (for one "
             "that brought a vocabulary of its own to this very base, see yangtuo merge --help)",

@@ -11,6 +11,7 @@ import torch
 
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, UsageError
+from yangtuo.i18n import Message
 from yangtuo.merging import fit
 from yangtuo.merging import plan as merge_plan
 from yangtuo.merging.options import DTYPE_NAMES, MergeOptions
@@ -127,7 +128,7 @@ def _check_not_continued(adapters: Sequence[SavedAdapter], base: str) -> None:
             "{words}",
             folder=saved.folder,
             double=double,
-            what="alone" if len(left) == 1 else "without that one",
+            what="alone" if len(left) == 1 else Message("without that one"),
             words=shlex.join(words),
         )
 

@@ -34,8 +34,8 @@ _KINDS: dict[str, tuple[tuple[type, ...], tuple[type, ...] | None]] = {
     **dict.fromkeys(("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying"), ((bool,), None)),
 }
 _WORDS = {
-    **{int: "a whole number", float: "a number", str: "text"},
-    **{bool: "true or false", list: "a list", dict: "an object"},
+    **{int: Message("a whole number"), float: Message("a number"), str: "text"},
+    **{bool: Message("true or false"), list: Message("a list"), dict: Message("an object")},
 }
 # What PEFT raises for a configuration that does not fit a base, or that it has not got a package for.
 PEFT_REFUSALS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError)

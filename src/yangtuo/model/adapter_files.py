@@ -90,7 +90,7 @@ def check_fit(saved: SavedAdapter, found: Shapes, needed: Shapes, others: Shapes
         fits_nothing = not needed.keys() & found.keys()
         decides = {key for key in odd if not _is_low_rank(key) or (key in left_over and _numberless(key) in kinds)}
         reasons = [Message("{odd}, and decides the result", odd=odd[key]) for key in odd if key in decides]
-        problems = [*(["none of its tensors fits"] if fits_nothing else reasons), *shapes]
+        problems = [*([Message("none of its tensors fits")] if fits_nothing else reasons), *shapes]
     else:
         problems = [*odd.values(), *shapes]
     if problems:
@@ -150,7 +150,7 @@ def check_written(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:
             Message("the file has {size:,} bytes, the tensors make {predicted:,}", size=size, predicted=predicted)
         )
     if not expected:
-        problems.append("no tensor was to be saved")
+        problems.append(Message("no tensor was to be saved"))
     if problems:
         shown = "; ".join(problems[:6]) + (
             Message("; and {num_problems} more", num_problems=len(problems) - 6) if len(problems) > 6 else ""

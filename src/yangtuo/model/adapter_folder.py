@@ -29,7 +29,7 @@ def check_adapter(peft_path: str, *, is_optional: bool = False) -> Path:
     """
     folder = Path(peft_path)
     if not folder.is_dir():
-        hint = "; for a new LoRA, leave --peft_path out" if is_optional else wide_signs(peft_path)
+        hint = Message("; for a new LoRA, leave --peft_path out") if is_optional else wide_signs(peft_path)
         raise AdapterError("--peft_path {peft_path}: no such folder{hint}", peft_path=peft_path, hint=hint)
     if not (folder / CONFIG_FILE).is_file():
         raise AdapterError(

@@ -43,7 +43,7 @@ def attach_new(
     `new_tokens` are rows of embedding and head that are trained too, all others of theirs being frozen.
     """
     config = new_config(model, lora, new_tokens, published)
-    peft_model = _with_lora(model, config, "this LoRA")
+    peft_model = _with_lora(model, config, Message("this LoRA"))
     if config.target_parameters:
         _set_dropout(peft_model, lora.lora_dropout)
     adapter = _checked(Adapter(peft_model, published=published))
@@ -277,5 +277,7 @@ def _checked(adapter: Adapter) -> Adapter:
         )
     odd = adapter_state.against_formula(adapter, adapter_state.file_shapes(adapter))
     if odd:
-        raise AdapterError.of_problems("this adapter could not be saved whole; train other modules", odd, shown=6)
+        raise AdapterError.of_problems(
+            Message("this adapter could not be saved whole; train other modules"), odd, shown=6
+        )
     return adapter

@@ -37,7 +37,9 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedC
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise _refused(folder, "config.json cannot be used", error, trust_remote_code=trust_remote_code) from error
+        raise _refused(
+            folder, Message("config.json cannot be used"), error, trust_remote_code=trust_remote_code
+        ) from error
 
 
 def _refused(folder: Any, what: str, error: Exception, *, trust_remote_code: bool) -> ModelError:

@@ -191,7 +191,7 @@ def check_attention(config: PreTrainedConfig, arguments: ModelArguments, hardwar
 def _why_not(config: PreTrainedConfig, arguments: ModelArguments, hardware: Hardware, name: str) -> str:
     """Why an attention code cannot be used, "" where it can."""
     if name == "flex_attention" and hardware.device == "cpu":
-        return "torch has no gradient of it on a CPU"
+        return Message("torch has no gradient of it on a CPU")
     trust = arguments.trust_remote_code
     try:
         with torch.device("meta"):

@@ -173,7 +173,7 @@ def _of_order(known: Mapping[str, Any], base: Path, merged: Sequence[str]) -> li
         return [
             Message("adapters are merged into it that were not there in training (SHA-256 {listed})", listed=listed)
         ]
-    return ["the same adapters are merged into it in another order"]
+    return [Message("the same adapters are merged into it in another order")]
 
 
 def _of_tokenizer(known: Mapping[str, Any], adapter: Path) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from yangtuo.config.words import wide_signs
 from yangtuo.errors import ModelError
+from yangtuo.i18n import Message
 from yangtuo.model.hubs import Source, fetch
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def check_place(name: str, *, option: str, must_hold: Sequence[str]) -> Path | N
         if not any((folder / file).is_file() for file in must_hold):
             found = ", ".join(sorted(os.listdir(folder))[:6]) or "nothing"
             is_adapter = (folder / "adapter_config.json").is_file() and option == "model_name_or_path"
-            hint = "; it is an adapter, which is given as --peft_path, beside its base" if is_adapter else ""
+            hint = Message("; it is an adapter, which is given as --peft_path, beside its base") if is_adapter else ""
             raise ModelError(
                 "--{option} {name}: no {must_hold} in that folder (found: {found}){hint}",
                 option=option,
@@ -79,7 +80,7 @@ def check_place(name: str, *, option: str, must_hold: Sequence[str]) -> Path | N
             )
         return folder
     if name.startswith((".", "/", "~", "\\")) or name.count("/") != 1 or " " in name:
-        hint = " (the script still has its placeholder)" if name.startswith("path/to") else ""
+        hint = Message(" (the script still has its placeholder)") if name.startswith("path/to") else ""
         raise ModelError(
             "--{option} {name}: no such folder{hint}{wide_signs}",
             option=option,

@@ -19,10 +19,10 @@ _DECIDING = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate")
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 # What this program's own answers know, with what each may be; the penalty is for greedy answers too.
 _KNOWN: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "temperature": (lambda value: value >= 0, "a number from 0 up"),
-    "top_p": (lambda value: 0 < value <= 1, "a number above 0, at most 1"),
-    "top_k": (lambda value: value >= 0 and int(value) == value, "a whole number from 0 up"),
-    "repetition_penalty": (lambda value: value > 0, "a number above 0"),
+    "temperature": (lambda value: value >= 0, Message("a number from 0 up")),
+    "top_p": (lambda value: 0 < value <= 1, Message("a number above 0, at most 1")),
+    "top_k": (lambda value: value >= 0 and int(value) == value, Message("a whole number from 0 up")),
+    "repetition_penalty": (lambda value: value > 0, Message("a number above 0")),
 }
 # What would change an answer and is not known here, with the values that change nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {

@@ -31,7 +31,7 @@ from yangtuo.model.hub_bar import Bar
 
 logger = logging.getLogger(__name__)
 
-_MIRROR = "the mirror HF_ENDPOINT=https://hf-mirror.com with HF_HUB_DISABLE_XET=1"
+_MIRROR = Message("the mirror HF_ENDPOINT=https://hf-mirror.com with HF_HUB_DISABLE_XET=1")
 _OTHER = "--hub modelscope (USE_MODELSCOPE_HUB=1)"
 _MODELSCOPE = "https://modelscope.cn"
 _MOST_TOLD = 200  # characters of what a client says
@@ -114,7 +114,7 @@ class _Request:
         return self._refused(
             Message("{asked} has no such model, or not for this user", asked=self.asked),
             error,
-            f"elsewhere: {self.other}",
+            Message("elsewhere: {other}", other=self.other),
         )
 
     def came_to_nothing(self, error: BaseException) -> ModelError:
@@ -285,7 +285,9 @@ def _check_blobs(kept_as: Path, known: Collection[str], request: _Request) -> No
             wrong.append(next((path.name for path in links if Path(os.readlink(path)).name == name), name))
             blob.unlink(missing_ok=True)  # another process may have found the same
     if wrong:
-        raise request.is_another(", ".join(sorted(wrong)), "came with other bytes than are listed, by the hash")
+        raise request.is_another(
+            ", ".join(sorted(wrong)), Message("came with other bytes than are listed, by the hash")
+        )
 
 
 def _hash_as(blob: Path) -> str | None:
@@ -317,7 +319,7 @@ def _from_modelscope(request: _Request) -> Path:
         if not is_offline_mode():
             _note_whole(folder, request)
         elif _notes_of(folder) and not _kept_of_modelscope(request):
-            raise request.is_offline(FileNotFoundError("not all of its files are here"))
+            raise request.is_offline(FileNotFoundError(Message("not all of its files are here")))
         return folder
     except (errors.HubError, OSError, RuntimeError) as error:  # the last of a user without a home folder
         _raise_of_disk(error)

@@ -66,7 +66,7 @@ def check_options(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> None
     of_names = [*_of_names(lora, modules), *_of_patterns(lora, modules), *_of_full_modules(lora, modules)]
     problems = [*of_names, *_of_numbers(lora, modules), *_of_variants(lora), *_of_experts(lora, modules)]
     if problems:
-        raise AdapterError.of_problems("LoRA options", problems)
+        raise AdapterError.of_problems(Message("LoRA options"), problems)
 
 
 def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:
@@ -75,7 +75,7 @@ def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator
     linear |= set(fused.values())
     targets = [] if lora.trainable == ALL_LINEAR else names(lora.trainable)
     if not targets and lora.trainable != ALL_LINEAR:
-        yield "--trainable is empty; name the modules that get LoRA matrices"
+        yield Message("--trainable is empty; name the modules that get LoRA matrices")
     for name in found.missing:
         yield Message("--trainable: the base has no module {name!r}; {offer}", name=name, offer=_offer(name, linear))
     for option, wanted, offered in (
@@ -180,7 +180,9 @@ def _of_variants(lora: LoraArguments) -> Iterator[str]:
     if lora.init_lora_weights.lower() == "orthogonal" and lora.lora_rank % 2:
         yield Message("--init_lora_weights orthogonal needs an even rank; now {lora_rank}", lora_rank=lora.lora_rank)
     if lora.use_dora and any(name in ("embed_tokens",) for name in names(lora.trainable)):
-        yield "--use_dora on embed_tokens cannot be merged; take it out of --trainable, or leave --use_dora out"
+        yield Message(
+            "--use_dora on embed_tokens cannot be merged; take it out of --trainable, or leave --use_dora out"
+        )
 
 
 def _of_experts(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:

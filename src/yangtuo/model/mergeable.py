@@ -25,7 +25,7 @@ def check_mergeable(folder: Path, model: PeftModel, *, trust_remote_code: bool) 
     if getattr(base.config, "quantization_config", None):
         return  # merged into the 16-bit model that it was made from
     rescales = getattr(base.config, "rescale_every", 0)  # RWKV
-    changing = ["its weights change while it computes (rescale_every in config.json)"] if rescales else []
+    changing = [Message("its weights change while it computes (rescale_every in config.json)")] if rescales else []
     # What is trained on 4 or 8 bits is merged into the base as it is on the disk.
     odd = () if getattr(model.get_base_model(), "is_quantized", False) else odd_layers(model)
     problems = [*changing, *odd, *base.missing, *_one_way(base, changed_weights(model))]

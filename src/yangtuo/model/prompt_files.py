@@ -25,7 +25,7 @@ from yangtuo.model import generation_config, prompt_texts
 logger = logging.getLogger(__name__)
 
 CHAT_TEMPLATE, CARD = "chat_template.jinja", "README.md"
-OTHER_WAYS = "`yangtuo chat` asks as training did"
+OTHER_WAYS = Message("`yangtuo chat` asks as training did")
 # Of past answers, whose beginning decides whether it melts into one token with what stands before it.
 _PAST_ANSWERS = ("I am an assistant.", "42", "Sure! Here is a list:", "```python\nprint(1)\n```", "“长城”在北方。")
 
@@ -162,8 +162,8 @@ def _told(prompts: Sequence[Prompt], found: Sequence[list[int]], texts: Sequence
             num_prompts=len(prompts),
         )
     is_same_text = all(texts[i].removeprefix(begin) == prompts[i].text.removeprefix(begin) for i in other)
-    why = "the same text in other tokens" if is_same_text else "another text"
-    file = " of tokenizer.model, which it converts" if (tokenizer.folder / "tokenizer.model").is_file() else ""
+    why = Message("the same text in other tokens") if is_same_text else Message("another text")
+    file = Message(" of tokenizer.model, which it converts") if (tokenizer.folder / "tokenizer.model").is_file() else ""
     return Message(
         "transformers {version} makes other token ids than training from {num_other} of {num_prompts} dialogues "
         "({why}{file})",

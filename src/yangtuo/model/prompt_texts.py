@@ -17,6 +17,7 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Template
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
+from yangtuo.i18n import Message
 from yangtuo.model.static_template import StaticTemplate, bos_of, end_of, frames_of, without_bos
 
 _PLACE = "{instruction}"
@@ -181,12 +182,12 @@ def _go_template(frames: StaticTemplate) -> str:
     texts = {key: _go_literal(getattr(frames, key)) for key in named}
     texts["told"] = "true" if frames.tells_empty_system else 'ne $system ""'
     if frames.with_system is None:
-        texts["with_system"] = _go_failure("the template of this model takes no system prompt")
+        texts["with_system"] = _go_failure(Message("the template of this model takes no system prompt"))
     else:
         before, after = map(_go_literal, frames.with_system)
         texts["with_system"] = f"{{{{ {before} }}}}{{{{ $system }}}}{{{{ {after} }}}}"
     if frames.without_system is None:
-        texts["without_system"] = _go_failure("the template of this model needs a system prompt")
+        texts["without_system"] = _go_failure(Message("the template of this model needs a system prompt"))
     else:
         texts["without_system"] = f"{{{{ {_go_literal(frames.without_system)} }}}}"
     return re.sub(r'\{\{-? "" \}\}', "", _GO.format_map(texts))

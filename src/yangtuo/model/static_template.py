@@ -12,6 +12,7 @@ from yangtuo.data.records import Turn
 from yangtuo.data.templates import Exchange, FrameTemplate, Template, TemplateFault
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError
+from yangtuo.i18n import Message
 
 _MARKS = ("问", "答", "q", "a", "问题", "回答")  # a template with constant frames does not look at them
 _PROBES = (
@@ -126,7 +127,7 @@ def _found(template: ChatTemplate, bos: str) -> StaticTemplate:
     """Frames that reproduce a chat template, see the module."""
     plain, told = _rendered(template, None), _rendered(template, "令")
     if plain is None and told is None:
-        raise _not_constant("it refuses every dialogue of three turns")
+        raise _not_constant(Message("it refuses every dialogue of three turns"))
     rendered = plain or told
     assert rendered
     with_system = without_system = None
@@ -134,10 +135,10 @@ def _found(template: ChatTemplate, bos: str) -> StaticTemplate:
     if told:
         opening = told[0].before
         if len(opening) != 3:
-            raise _not_constant("it does not put the system prompt before the first question")
+            raise _not_constant(Message("it does not put the system prompt before the first question"))
         with_system = without_bos(opening[0].text, bos, template.control_tokens), opening[2].text
     elif _takes(template, (Turn("system", "令", trained=False), *_turns(_MARKS[:1]))):
-        raise _not_constant("it puts the system prompt elsewhere in a longer dialogue")
+        raise _not_constant(Message("it puts the system prompt elsewhere in a longer dialogue"))
     if plain and not default:
         without_system = without_bos(plain[0].before[0].text, bos, template.control_tokens)
     frames = StaticTemplate(
@@ -154,7 +155,7 @@ def _found(template: ChatTemplate, bos: str) -> StaticTemplate:
     )
     for dialogue in _probes(frames):
         if frames.prompt(dialogue) != _prompt(template, bos, dialogue):
-            raise _not_constant("the text around a turn depends on the turn")
+            raise _not_constant(Message("the text around a turn depends on the turn"))
     return frames
 
 

@@ -28,6 +28,7 @@ from transformers.core_model_loading import (
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from yangtuo.errors import ModelError, one_line
+from yangtuo.i18n import Message
 from yangtuo.model.architecture import beside_and_inside, empty_model, read_config
 from yangtuo.model.weight_files import Spec, WeightFiles, open_weights
 
@@ -78,7 +79,7 @@ class Group:
         prefix = f"{model.base_model_prefix}."
         apart = {self.names.get(name.removeprefix(prefix), name): value for name, value in found.items()}
         if apart.keys() != self.sources.keys():
-            raise self._one_way("other names come out")
+            raise self._one_way(Message("other names come out"))
         return {source: apart[source] for source in self.sources}
 
     def _one_way(self, why: str) -> ModelError:
@@ -192,7 +193,9 @@ def _groups(specs: Mapping[str, Spec], model: PreTrainedModel) -> Iterator[Group
         target, pattern = rename_source_key(source, renamings, converters, prefix, state)
         if target not in state and source in state:
             target, pattern = rename_source_key(source, [], [], prefix, state)
-        found.setdefault(target if target in state else f"beside {source}", []).append((source, pattern))
+        found.setdefault(target if target in state else Message("beside {source}", source=source), []).append(
+            (source, pattern)
+        )
     place = {source: i for i, source in enumerate(specs)}
     for target, members in sorted(found.items(), key=lambda each: place[each[1][0][0]]):
         sources, rule = {source: pattern or "" for source, pattern in members}, rule_of.get(members[0][1] or "")

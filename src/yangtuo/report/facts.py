@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yangtuo.errors import UsageError
+from yangtuo.i18n import Message
 from yangtuo.report.audit import Audit, audit_of
 from yangtuo.report.evaluation import FILE as EVALUATION_FILE
 from yangtuo.report.evaluation import Evaluation, read_evaluation
@@ -243,7 +244,7 @@ def _check_run(folder: Path) -> None:
             "{folder}: a file; give the --output_dir of a run, such as {parent}", folder=folder, parent=folder.parent
         )
     above = folder.absolute().parent
-    hint = f"; {above} is one" if (above / RUN_FILE).is_file() else ""
+    hint = Message("; {above} is one", above=above) if (above / RUN_FILE).is_file() else ""
     raise UsageError(
         "{folder}: no folder of a run: neither {run_file} nor {log_file} in it; give the --output_dir of a run{hint}",
         folder=folder,

@@ -57,7 +57,7 @@ def check_engines(settings: Settings, hardware: Hardware, *, merges: bool) -> No
         )
     whole = [
         *([f"--load_in_{bits}bit"] if bits else []),
-        *(["an adapter that is merged in memory (--new_adapter, or one trained so)"] if merges else []),
+        *([Message("an adapter that is merged in memory (--new_adapter, or one trained so)")] if merges else []),
         *([f"--init_lora_weights {lora.init_lora_weights}"] if begins_from_the_base(lora) else []),
     ]
     if stage == 3 or fsdp(settings.trainer.fsdp):
@@ -125,7 +125,7 @@ def check_packages(settings: Settings) -> None:
                 )
             )
     if missing:
-        raise MissingDependencyError.of_problems("optional packages", missing)
+        raise MissingDependencyError.of_problems(Message("optional packages"), missing)
     trackers.check(asked)
 
 

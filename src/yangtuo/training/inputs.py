@@ -15,6 +15,7 @@ from yangtuo.data.encoding_cache import EncodedFiles
 from yangtuo.data.examples import Examples
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import DataError, ModelError, TokenizerError, UsageError
+from yangtuo.i18n import Message
 from yangtuo.model import adapter_files, architecture, base, fingerprint, lora_options, lora_targets, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
@@ -110,7 +111,7 @@ def _check_verbs(settings: Settings) -> None:
                 "--{wrong}: it says what becomes of the adapter of --peft_path, which is not given", wrong=wrong[0]
             )
         names = ("force_base", "allow_partial_adapter")
-        tell_without_effect(settings, names, "no --peft_path is given")
+        tell_without_effect(settings, names, Message("no --peft_path is given"))
     elif lora.new_adapter and lora.modules_to_save_policy is not ModulesToSavePolicy.KEEP:
         raise UsageError(
             "--new_adapter merges all of the adapter of --peft_path into the base; leave --modules_to_save_policy out"
@@ -128,7 +129,7 @@ def encode_inputs(settings: Settings, inputs: Inputs) -> tuple[EncodedFiles, Enc
         raise UsageError("evaluation needs --validation_file or --validation_split_percentage; or drop --do_eval")
     if not wants_eval:
         unused = ("validation_file", "validation_split_percentage", "eval_steps")
-        tell_without_effect(settings, unused, "neither --do_eval nor --eval_strategy is given")
+        tell_without_effect(settings, unused, Message("neither --do_eval nor --eval_strategy is given"))
     if settings.given("per_device_eval_batch_size") and settings.run.loss_reduction == "token":
         logger.warning("--per_device_eval_batch_size has no effect: the mean is over all tokens, memory sets the batch")
     train, validation = encode_data(settings, inputs if wants_eval else replace(inputs, validation_files=None))

@@ -80,7 +80,7 @@ def preflight(settings: Settings, place: str) -> Preflight:
     """
     if not wants_evaluation(settings):
         unused = ("validation_split_percentage",)
-        tell_without_effect(settings, unused, "neither --do_eval nor --eval_strategy is given")
+        tell_without_effect(settings, unused, Message("neither --do_eval nor --eval_strategy is given"))
     base, adapter = folders(settings)
     opened = open_data(settings, base, adapter)
     if base:

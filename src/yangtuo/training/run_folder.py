@@ -67,7 +67,7 @@ class Lock:
         try:
             self._lock.acquire()
         except Timeout:
-            holder = (read_run(self._folder) or {}).get("process", "another process")
+            holder = (read_run(self._folder) or {}).get("process", Message("another process"))
             raise RunFolderError(
                 "--output_dir {folder}: {holder} is training into it; wait for it, or end it first",
                 folder=self._folder,
@@ -155,8 +155,8 @@ def decide(settings: Settings, output_dir: Path, recipe: Mapping[str, Any], lock
         extends=settings.run.extend,
     )
     why = {
-        Start.FRESH: "no checkpoint there to go on from",
-        Start.FINISHED: "the run there has as many steps as are asked for",
+        Start.FRESH: Message("no checkpoint there to go on from"),
+        Start.FINISHED: Message("the run there has as many steps as are asked for"),
     }.get(decision.start)
     if settings.run.extend and why:
         logger.warning("--extend has no effect: --output_dir %s: %s", output_dir, why)
@@ -212,7 +212,7 @@ def start_of(
     if different:
         if overwrite and not extends:
             return _move_aside(output_dir)
-        more = "; or --extend to go on with more steps" if set(_changed(there, recipe)) <= set(_LENGTH) else ""
+        more = Message("; or --extend to go on with more steps") if set(_changed(there, recipe)) <= set(_LENGTH) else ""
         raise RunFolderError.of_problems(
             Message(
                 "--output_dir {output_dir} holds a run of another recipe; choose another folder, or add "

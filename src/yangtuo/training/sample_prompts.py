@@ -42,7 +42,7 @@ def find(settings: Settings, inputs: DataInputs, validation: Examples | None, se
     """
     named = settings.run.sample_prompts
     if named is None:
-        tell_without_effect(settings, ["sample_tokens"], "no --sample_prompts is given")
+        tell_without_effect(settings, ["sample_tokens"], Message("no --sample_prompts is given"))
         return []
     if match := _VALIDATION.fullmatch(named):
         num = int(match[1] or _USUAL)

@@ -87,7 +87,7 @@ class ValidationRows:
         what = Message(
             "{run}: the files of its validation rows have changed since ({changed})",
             run=self.run,
-            changed=", ".join(changed) or "some gone",
+            changed=", ".join(changed) or Message("some gone"),
         )
         if self.settings.data.validation_file:
             logger.warning("%s; what is measured now is not the evaluation of the run", what)

@@ -37,7 +37,7 @@ from yangtuo.model.sharding import is_sharded
 logger = logging.getLogger(__name__)
 
 PROOF_FILE = "proof.json"
-FRESH = "a fresh base"  # what the adapter is loaded into
+FRESH = Message("a fresh base")  # what the adapter is loaded into
 _USED = 0.8  # part of the free memory that a second base may take
 _FEW_STEPS = 20  # of fewer, nothing need be seen yet
 _WANDERING = 0.1  # relative, absolute below 1 nat: how far the loss of an adapter that had converged may rise again
@@ -146,13 +146,15 @@ def _idle_modules(found: Changes, *, may_be_idle: bool, all_skipped: bool) -> It
     """
     if not found.num_changed and all_skipped:
         yield (
-            "no trained weight has changed: every step was skipped, since its gradients overflowed float16; give "
-            "--bf16 where the GPU has it, else --torch_dtype float32 without --fp16, or more steps (each halves the "
-            "loss scale)"
+            Message(
+                "no trained weight has changed: every step was skipped, since its gradients overflowed float16; give "
+                "--bf16 where the GPU has it, else --torch_dtype float32 without --fp16, or more steps (each halves the "
+                "loss scale)"
+            )
         )
         return
     if not found.num_changed:
-        yield "no trained weight has changed; was the learning rate 0 in every step (see log.jsonl)?"
+        yield Message("no trained weight has changed; was the learning rate 0 in every step (see log.jsonl)?")
         return
     idle = [name for name in found.unchanged if not name.endswith(("embed_tokens", "wte", "word_embeddings"))]
     named = ", ".join(found.unchanged[:4]) + (", ..." if len(found.unchanged) > 4 else "")
@@ -283,7 +285,7 @@ def _reload(
     trainer.set_weights(None)
     without = trainer.loss_of(rows)
     trainer.set_weights(saved)
-    return Reload("the base in memory", len(rows), in_memory, trainer.loss_of(rows), without, limit)
+    return Reload(Message("the base in memory"), len(rows), in_memory, trainer.loss_of(rows), without, limit)
 
 
 def _fresh(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from yangtuo.data.tokenizer import Tokenizer
 from yangtuo.errors import DataError, TokenizerError, UsageError, one_line
+from yangtuo.i18n import Message
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +101,7 @@ def _read(path: Path) -> Any:
     from sentencepiece import sentencepiece_model_pb2
 
     if not path.is_file():
-        kind = "a folder; name the tokenizer.model in it" if path.is_dir() else "no such file"
+        kind = Message("a folder; name the tokenizer.model in it") if path.is_dir() else Message("no such file")
         raise TokenizerError("{path}: {kind}", path=path, kind=kind)
     try:
         # It looks closer than protobuf, which takes many a file for an empty model.

@@ -8,6 +8,7 @@ from yangtuo.data.readers import files, recognition, search
 from yangtuo.data.readers.decode import encoding_of, opened
 from yangtuo.data.readers.reader import Reader, ReadOptions
 from yangtuo.errors import DataError
+from yangtuo.i18n import Message
 
 _READING = ReadOptions(allow_empty_answers=True)
 _MOST_CHARACTERS = 1000  # sentencepiece leaves out, without a word, what has more than 4,192 bytes
@@ -24,7 +25,7 @@ def texts_of(paths: Sequence[Path]) -> Iterator[str]:
     """
     for path in paths:
         if not path.is_file():
-            kind = "a folder; name the files in it" if path.is_dir() else "no such file"
+            kind = Message("a folder; name the files in it") if path.is_dir() else Message("no such file")
             raise DataError("{path}: {kind}", path=path, kind=kind)
     for path in paths:
         if search.kind_of(path) not in search.SUFFIXES:
@@ -67,6 +68,6 @@ def _text_column(path: Path) -> Iterator[str]:
                 path=path,
                 line=line,
                 row=value.row,
-                fault=value.fault or "its text is missing or no text",
+                fault=value.fault or Message("its text is missing or no text"),
             )
         yield text

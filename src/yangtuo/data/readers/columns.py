@@ -157,7 +157,11 @@ def _problems(given: Mapping[str, Any], data_format: DataFormat) -> Iterator[str
         yield Message("{both} are the field {field!r}; a field is one column", both=both, field=field)
     known = set(fields) & set(_FIELDS)
     if known and not _formats_with(known, data_format):
-        told = f"--format {data_format} has" if data_format is not DataFormat.AUTO else "one format has"
+        told = (
+            Message("--format {data_format} has", data_format=data_format)
+            if data_format is not DataFormat.AUTO
+            else Message("one format has")
+        )
         yield Message(
             "not all of {known} are fields that {told}: {listed}",
             known=", ".join(sorted(known)),
@@ -189,7 +193,9 @@ def _no_json(text: str) -> str:
             json.loads(guess)
         except ValueError:
             continue
-        return Message("{signs}; did you mean '{guess}'?", signs=signs or "JSON has double quotes", guess=guess)
+        return Message(
+            "{signs}; did you mean '{guess}'?", signs=signs or Message("JSON has double quotes"), guess=guess
+        )
     return ""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from yangtuo.errors import DataError, MissingDependencyError
+from yangtuo.i18n import Message
 from yangtuo.installing import pip_install
 
 PACKED = (".gz", ".zst")
@@ -18,15 +19,15 @@ _ZSTD_WINDOW_BYTES = 1 << 31  # what `zstd --long=31` needs
 _ACCIDENTS = 8  # characters of GBK text that may by chance look like UTF-8 before one does not
 _START_BYTES = 256
 _NO_TEXT = (
-    (b"PK\x03\x04", "a ZIP archive or an Excel file; unpack it, or save the table as .csv"),
-    (b"\x1f\x8b", "packed with gzip; add .gz to its name"),
-    (b"\x28\xb5\x2f\xfd", "packed with zstd; add .zst to its name"),
-    (b"PAR1\x15", "a Parquet file; let its name end with .parquet"),
-    (b"version https://git-lfs", "a Git LFS pointer and not the data; run `git lfs pull` to get the data"),
-    (b"<!doctype html", "a web page and not the data; download the file itself"),
-    (b"<html", "a web page and not the data; download the file itself"),
-    (codecs.BOM_UTF32_LE, "UTF-32 text; save it as UTF-8"),
-    (codecs.BOM_UTF32_BE, "UTF-32 text; save it as UTF-8"),
+    (b"PK\x03\x04", Message("a ZIP archive or an Excel file; unpack it, or save the table as .csv")),
+    (b"\x1f\x8b", Message("packed with gzip; add .gz to its name")),
+    (b"\x28\xb5\x2f\xfd", Message("packed with zstd; add .zst to its name")),
+    (b"PAR1\x15", Message("a Parquet file; let its name end with .parquet")),
+    (b"version https://git-lfs", Message("a Git LFS pointer and not the data; run `git lfs pull` to get the data")),
+    (b"<!doctype html", Message("a web page and not the data; download the file itself")),
+    (b"<html", Message("a web page and not the data; download the file itself")),
+    (codecs.BOM_UTF32_LE, Message("UTF-32 text; save it as UTF-8")),
+    (codecs.BOM_UTF32_BE, Message("UTF-32 text; save it as UTF-8")),
 )
 
 

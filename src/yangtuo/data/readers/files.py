@@ -24,6 +24,7 @@ from yangtuo.data.readers.search import kind_of
 from yangtuo.data.readers.tables import arrow_values, csv_values, parquet_values, tsv_values, xlsx_values
 from yangtuo.data.records import Value
 from yangtuo.errors import DataError
+from yangtuo.i18n import Message
 
 _TABLES: dict[str, Callable[[Path], Iterator[Value]]] = {
     ".parquet": parquet_values,
@@ -90,7 +91,7 @@ class _named_errors:  # reads as the statement that it is: with _named_errors(pa
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, gzip.BadGzipFile | zlib.error | EOFError) or type(error).__name__ == "ZstdError":
-            reason = "its end is missing" if isinstance(error, EOFError) else str(error)
+            reason = Message("its end is missing") if isinstance(error, EOFError) else str(error)
             raise DataError(
                 "{path}: cannot be unpacked: {reason}; was it copied or downloaded whole?",
                 path=self._path,

@@ -63,7 +63,7 @@ def turns_of(content: Any, data_format: DataFormat) -> tuple[tuple[Turn, ...], l
     if weight != 1.0:
         turns = [one._replace(trained=one.trained and weight > 0, weight=one.weight * weight) for one in turns]
     if not any(turn.trained for turn in turns):
-        return (), ['no answer of it is trained ("train": false, or weight 0); remove the row']
+        return (), [Message('no answer of it is trained ("train": false, or weight 0); remove the row')]
     return tuple(turns), []
 
 
@@ -109,8 +109,8 @@ def _plain_alpaca(row: dict[str, Any]) -> tuple[Turn, ...] | None:
 
 def _alpaca(row: dict[str, Any], turns: list[Turn]) -> Iterator[str]:
     faults = [
-        *text_faults(row, "instruction", "a text that is not empty", may_be_empty=False),
-        *text_faults(row, "output", "a text"),
+        *text_faults(row, "instruction", Message("a text that is not empty"), may_be_empty=False),
+        *text_faults(row, "output", Message("a text")),
         *optional_faults(row, "input"),
         *optional_faults(row, "system"),
     ]
@@ -129,7 +129,7 @@ def _alpaca(row: dict[str, Any], turns: list[Turn]) -> Iterator[str]:
 
 
 def _history_faults(history: Any) -> Iterator[str]:
-    rule = "expected pairs of texts, question and answer"
+    rule = Message("expected pairs of texts, question and answer")
     if not isinstance(history, list):
         yield Message("'history' is {history}; {rule}, in a list", history=_found(history), rule=rule)
         return
@@ -148,8 +148,8 @@ def _prompt_completion(row: dict[str, Any], turns: list[Turn]) -> Iterator[str]:
         yield from dialogue(row, ("prompt", "completion"), turns)
         return
     faults = [
-        *text_faults(row, "prompt", "a text that is not empty", may_be_empty=False),
-        *text_faults(row, "completion", "a text"),
+        *text_faults(row, "prompt", Message("a text that is not empty"), may_be_empty=False),
+        *text_faults(row, "completion", Message("a text")),
         *optional_faults(row, "system"),
     ]
     thought = thought_in(row, faults)

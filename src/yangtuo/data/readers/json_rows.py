@@ -69,16 +69,16 @@ def json_values(text: IO[str], path: str) -> Iterator[Value]:
         row += 1
         mark = stream.next_character()
         if mark not in (",", "]"):
-            where = "the end of the file" if not mark else repr(mark)
+            where = Message("the end of the file") if not mark else repr(mark)
             raise stream.fault(row, Message("expected ',' or ']' behind a row, found {where}", where=where))
         stream.at += 1
         following = stream.next_character()
         if mark == "]":
             if following:
-                raise stream.fault(row, "text behind the closing ']'")
+                raise stream.fault(row, Message("text behind the closing ']'"))
             return
         if following == "]":
-            raise stream.fault(row, "a ',' before the closing ']'; remove it")
+            raise stream.fault(row, Message("a ',' before the closing ']'; remove it"))
 
 
 def _one_after_another(stream: "_Stream") -> Iterator[Value]:
@@ -95,7 +95,7 @@ def _one_after_another(stream: "_Stream") -> Iterator[Value]:
             if not is_lined or not stream.go_to_next_line() or stream.next_character() not in following:
                 raise
             place = (
-                f"column {error.column}"
+                Message("column {column}", column=error.column)
                 if error.line == line
                 else Message("line {line}, column {column}", line=error.line, column=error.column)
             )
@@ -104,7 +104,9 @@ def _one_after_another(stream: "_Stream") -> Iterator[Value]:
             is_lined = is_lined and stream.line == line
             yield Value(row, line, content)
             if stream.next_character() == ",":
-                raise stream.fault(row + 1, "a ',' between rows that stand in no array; put [ ] around all rows")
+                raise stream.fault(
+                    row + 1, Message("a ',' between rows that stand in no array; put [ ] around all rows")
+                )
         row += 1
 
 
@@ -154,7 +156,9 @@ class _Stream:
             except (RecursionError, ValueError) as error:
                 self._row_begins = (self.at, self.line)
                 what = (
-                    "is nested too deeply" if isinstance(error, RecursionError) else "has a number with too many digits"
+                    Message("is nested too deeply")
+                    if isinstance(error, RecursionError)
+                    else Message("has a number with too many digits")
                 )
                 raise self.fault(row, Message("the row that begins here {what}", what=what)) from error
             if isinstance(content, int | float) and end + _UNSURE >= len(self._buffer) and self._read():
@@ -217,7 +221,13 @@ def _fault_of(error: json.JSONDecodeError) -> tuple[int, str]:
     """Place and reason, in words that tell what was found."""
     text, place, theirs = error.doc, error.pos, error.msg
     ahead = text[place : place + _UNSURE].split("\n")[0].rstrip()
-    found = repr(ahead) if ahead else "the end of the file" if not text[place:].strip() else "the end of the line"
+    found = (
+        repr(ahead)
+        if ahead
+        else Message("the end of the file")
+        if not text[place:].strip()
+        else Message("the end of the line")
+    )
     before = text[max(0, place - 1000) : place].rstrip()
     if theirs.startswith("Illegal trailing comma") or (
         theirs.startswith(("Expecting property name", "Expecting value"))
@@ -228,11 +238,11 @@ def _fault_of(error: json.JSONDecodeError) -> tuple[int, str]:
         closing = text[comma + 1 :].lstrip()[:1]
         return comma, Message("a ',' before the closing {closing!r}; remove it", closing=closing)
     if theirs.startswith("Unterminated string"):
-        return place, "Unterminated string: a text begins here and has no closing quote"
+        return place, Message("Unterminated string: a text begins here and has no closing quote")
     if theirs.startswith("Invalid control character"):
-        return place, "Invalid control character: inside a text write a line break as \\n and a tab as \\t"
+        return place, Message("Invalid control character: inside a text write a line break as \\n and a tab as \\t")
     if theirs.startswith("Invalid \\u"):
-        return place, "Invalid \\u in a text: four hexadecimal digits must follow"
+        return place, Message("Invalid \\u in a text: four hexadecimal digits must follow")
     if theirs.startswith("Invalid \\"):
-        return place, "Invalid \\ in a text: write one backslash as \\\\"
-    return place, f"{theirs}, found {found}"
+        return place, Message("Invalid \\ in a text: write one backslash as \\\\")
+    return place, Message("{theirs}, found {found}", theirs=theirs, found=found)

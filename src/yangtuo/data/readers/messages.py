@@ -95,7 +95,7 @@ def thought_in(said: dict[str, Any], faults: list[str]) -> dict[str, Any] | None
     if not given:
         return None
     for key in given:
-        faults += text_faults(said, key, "a text, the thought before the answer")
+        faults += text_faults(said, key, Message("a text, the thought before the answer"))
     if len(set(map(str, given.values()))) > 1:
         faults.append(Message("{given} contradict each other; keep one of them", given=" and ".join(map(repr, given))))
     return {"reasoning_content": next(iter(given.values()))}
@@ -212,7 +212,7 @@ def _text(turn: dict[str, Any], role: str | None, key: str, *, has_calls: bool, 
             faults.append(f"{key!r} {wrong}")
             return ""
         turn = {**turn, key: json.dumps(value, ensure_ascii=False)}
-    faults += text_faults(turn, key, "a text", may_be_empty=role != "user")
+    faults += text_faults(turn, key, Message("a text"), may_be_empty=role != "user")
     return str(turn.get(key) or "")
 
 
@@ -239,9 +239,9 @@ def _loss(turn: Mapping[str, Any], role: str | None, faults: list[str]) -> tuple
 
 def _joining_faults(before: Turn, call: Turn) -> Iterator[str]:
     if thought_of(call) and (before.text.strip() or before.more):
-        yield "its thought stands behind what the turn before says; put it there, since both are one answer"
+        yield Message("its thought stands behind what the turn before says; put it there, since both are one answer")
     if (before.trained, before.weight) != (call.trained, call.weight):
-        yield "it and the turn before are one answer, and 'train' or 'weight' differ; give both the same"
+        yield Message("it and the turn before are one answer, and 'train' or 'weight' differ; give both the same")
 
 
 def _joined(before: Turn, call: Turn) -> Turn:
@@ -276,7 +276,7 @@ def _order_faults(turns: Sequence[Turn], places: Sequence[str]) -> Iterator[str]
             return
         before = turn.role
     if before is None:
-        yield "no turn of the user and the assistant"
+        yield Message("no turn of the user and the assistant")
     elif before != "assistant":
         yield Message(
             "{places}, the last turn, is the {before}'s, and nothing answers it; remove it or add the answer",

@@ -47,14 +47,14 @@ def layout_of(row: Mapping[str, Any]) -> tuple[DataFormat, Callable[[Any], Made]
             return DataFormat.MESSAGES, partial(_made, key=key, read=_pairs), told
     chat = row.get("chat")
     if isinstance(chat, dict) and isinstance(first := next(iter(chat.values()), None), dict) and "MOSS" in first:
-        told = "chat as a dialogue, in MOSS's marks, meta_instruction as system"
+        told = Message("chat as a dialogue, in MOSS's marks, meta_instruction as system")
         return DataFormat.MESSAGES, partial(_made, key="chat", read=_moss_003), told
     if isinstance(text := row.get("plain_text"), str) and "[Human]:" in text and "[MOSS]:" in text:
-        told = "plain_text as a dialogue, in MOSS's marks, prefix as system"
+        told = Message("plain_text as a dialogue, in MOSS's marks, prefix as system")
         return DataFormat.MESSAGES, partial(_made, key="plain_text", read=_moss_002), told
     instruction = row.get("instruction")
     if isinstance(instruction, str) and "output" in row and _is_belle(instruction):
-        return DataFormat.ALPACA, _belle, "instruction as a dialogue, in BELLE's Human: and Assistant:"
+        return DataFormat.ALPACA, _belle, Message("instruction as a dialogue, in BELLE's Human: and Assistant:")
     return None
 
 
@@ -108,7 +108,7 @@ def _pairs(listed: Any, faults: list[str]) -> list[dict[str, Any]]:
             )
         for key, role in zip(said, ("user", "assistant"), strict=True):
             if not isinstance(item[key], str) or not (item[key].strip() or role == "assistant"):
-                rule = "a text" if role == "assistant" else "a text that is not empty"
+                rule = Message("a text") if role == "assistant" else Message("a text that is not empty")
                 faults.append(
                     Message(
                         "item {number} of the dialogue: {key!r} is {item}; expected {rule}",

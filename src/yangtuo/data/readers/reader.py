@@ -143,7 +143,9 @@ class Reader:
             faults = [layout.renaming.named(fault) for fault in faults]
         elif self.read_options.train_turns is TrainTurns.LAST and turns:
             if not turns[-1].trained:
-                told = "its last answer is not trained, and no other is with --train_turns last; remove the row"
+                told = Message(
+                    "its last answer is not trained, and no other is with --train_turns last; remove the row"
+                )
                 return (), [told], content
             turns = _last_trained(turns)
         return turns, faults, content
@@ -201,7 +203,7 @@ def _empty_answers(turns: Sequence[Turn]) -> list[str]:
             which = (
                 Message("answer {before} of {answers}", before=before + 1, answers=answers)
                 if answers > 1
-                else "the answer"
+                else Message("the answer")
             )
             faults.append(Message("{which} is empty; write it, or leave the row out (--bad_rows drop)", which=which))
     return faults

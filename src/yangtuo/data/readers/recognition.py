@@ -160,7 +160,11 @@ def _unknown(first: dict[str, Any], *, has_cells: bool) -> str:
             keys_of=keys_of(first),
         )
     known = "; ".join(f"{', '.join(sorted(keys))} ({name})" for name, keys in _TELLING.items())
-    head = ', or, where its first line is a row, --columns \'{"0": "instruction", "1": "output"}\'' if has_cells else ""
+    head = (
+        Message(', or, where its first line is a row, --columns \'{{"0": "instruction", "1": "output"}}\'')
+        if has_cells
+        else ""
+    )
     return Message(
         "unknown format (keys: {keys_of}); expected one of: {known}; or say which column is what: {proposal}{head}",
         keys_of=keys_of(first),
@@ -173,7 +177,7 @@ def _unknown(first: dict[str, Any], *, has_cells: bool) -> str:
 def _other_job(first: dict[str, Any]) -> str:
     """What is said of rows that are for another kind of training."""
     if first.get("chosen") and first.get("rejected"):
-        question, way = names.guess(first)[0], "write them into a file of their own"
+        question, way = names.guess(first)[0], Message("write them into a file of their own")
         if isinstance(first["chosen"], list):
             way = names.option({"chosen": "messages", "rejected": None})
         elif isinstance(first["chosen"], str) and question:

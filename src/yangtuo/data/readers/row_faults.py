@@ -12,9 +12,11 @@ from yangtuo.i18n import Message
 
 _HEAVIEST = 1_000_000
 _DEEPEST = 100  # levels of lists and objects; templates render them by recursion
-_MEDIA = "pictures, sound and films cannot be trained on"
-_PREFERENCE = "pairs of a better and a worse answer are for DPO, which this program does not do; keep the better answer"
-_MASK = 'which tokens carry a loss is said by "train": true or false'
+_MEDIA = Message("pictures, sound and films cannot be trained on")
+_PREFERENCE = Message(
+    "pairs of a better and a worse answer are for DPO, which this program does not do; keep the better answer"
+)
+_MASK = Message('which tokens carry a loss is said by "train": true or false')
 # Keys that change what a row or a turn means; where they hold something, it is a fault. Others are told as not used.
 _MEANING = {
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio", "image_url"), _MEDIA),
@@ -87,7 +89,7 @@ def nested_fault(value: Any) -> str:
             if isinstance(one, Doubled):
                 return Message("has the key {key} twice; keep one of them", key=_shown(one.key))
             if isinstance(one, str) and not is_encodable(one):
-                return "has half of a surrogate pair, which is no character"
+                return Message("has half of a surrogate pair, which is no character")
             if isinstance(one, dict):
                 inner += [*one, *one.values()]
             elif isinstance(one, list):

@@ -43,7 +43,7 @@ def find_files(
                 place=place,
             )
         else:
-            told = "no such folder or file; give a folder with data files, or files"
+            told = Message("no such folder or file; give a folder with data files, or files")
             raise DataError(
                 "--{option} {place}: {told}{wide_signs}",
                 option=option,
@@ -116,9 +116,9 @@ def _files_in(folder: Path, unwanted: set[Path], option: str, *, recursive: bool
         files = [path for path in files if path not in aside]
     if not any(path.resolve() not in unwanted for path in files):
         others = ", ".join(path.name for path in inside[:5]) or "nothing"
-        besides = " besides the validation file" if files else ""
+        besides = Message(" besides the validation file") if files else ""
         has_folders = not recursive and any(map(os.path.isdir, inside))
-        below = "; files in sub-folders are read with --include_subfolders" if has_folders else ""
+        below = Message("; files in sub-folders are read with --include_subfolders") if has_folders else ""
         raise DataError(
             "--{option} {folder}: no data file in it{besides} (found: {others}); expected {suffixes}, also with "
             "{packed}{below}",

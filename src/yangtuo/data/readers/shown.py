@@ -11,11 +11,17 @@ _LONGEST = 60
 
 def found(value: Any) -> str:
     """What a value is, and the value."""
-    kinds = {list: "a list", str: "a text", bool: "a boolean", int: "a number", float: "a number"}
+    kinds = {
+        list: Message("a list"),
+        str: Message("a text"),
+        bool: Message("a boolean"),
+        int: Message("a number"),
+        float: Message("a number"),
+    }
     if value is None:
         return "null"
     kind = (
-        "an object"
+        Message("an object")
         if isinstance(value, dict)
         else kinds.get(type(value), Message("of type {name}", name=type(value).__name__))
     )

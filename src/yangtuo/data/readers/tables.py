@@ -17,12 +17,12 @@ _LONGEST_CELL = 1 << 26  # characters
 _BATCH_ROWS = 1024
 _SEPARATORS = ("\t", ";", "|", ",")
 _BROKEN_CSV = {  # Python's words -> ours
-    "unexpected end of data": "a text in quotes begins in it and never ends",
+    "unexpected end of data": Message("a text in quotes begins in it and never ends"),
     "field larger than": Message(
         "a text in it is longer than {longest_cell:,} characters; is a closing quote missing?",
         longest_cell=_LONGEST_CELL,
     ),
-    "',' expected after": 'text behind a closing quote; inside a text in quotes, write " as ""',
+    "',' expected after": Message('text behind a closing quote; inside a text in quotes, write " as ""'),
 }
 
 
@@ -68,7 +68,7 @@ def csv_values(text: IO[str], path: str, columns: Columns | None = None, separat
             apart = _not_texts(names, columns)
             if is_head:
                 continue
-        of_head = "columns of the header" if is_head else "cells of the first line"
+        of_head = Message("columns of the header") if is_head else Message("cells of the first line")
         fault = (
             ""
             if len(cells) == len(names)
@@ -184,7 +184,7 @@ def _arrow_rows(path: Path, kind: str, batches: Callable[[IO[bytes]], Iterator[A
                     yield Value(row, None, content)
                     row += 1
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        after = f" after {row} row(s)" if row else ""
+        after = Message(" after {row} row(s)", row=row) if row else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             "{path}: broken {kind}{after}: {reason}", path=path, kind=kind, after=after, reason=reason

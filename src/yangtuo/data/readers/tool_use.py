@@ -19,8 +19,10 @@ from yangtuo.i18n import Message
 TOOLS, KWARGS = ("tools", "functions"), "chat_template_kwargs"
 BESIDE = frozenset((*TOOLS, KWARGS))  # keys of a row that belong to no turn
 CALLS = ("tool_calls", "function_call")
-_TOOL = 'expected a list of objects like {"type": "function", "function": {"name": ..., "parameters": ...}}'
-_CALL = 'expected {"name": ..., "arguments": {...}}, or a list of such'
+_TOOL = Message(
+    'expected a list of objects like {{"type": "function", "function": {{"name": ..., "parameters": ...}}}}'
+)
+_CALL = Message('expected {{"name": ..., "arguments": {{...}}}}, or a list of such')
 
 
 def beside(
@@ -35,7 +37,7 @@ def beside(
     if own:
         turns = (turns[0]._replace(more=None), *turns[1:])
         if given:
-            faults.append("tools stand in the row and in its system turn; keep one of them")
+            faults.append(Message("tools stand in the row and in its system turn; keep one of them"))
     kwargs, wrong = _parsed(row.get(KWARGS))
     if not wrong and not (kwargs in NOTHING or isinstance(kwargs, dict)):
         wrong = f"is {found(row[KWARGS])}"
@@ -101,7 +103,15 @@ def calls_of(value: Any, where: str) -> tuple[list[dict[str, Any]], list[str]]:
         arguments, wrong = _parsed(function.get("arguments"))
         arguments = {} if arguments in NOTHING else arguments
         if wrong:
-            return [], [f"{where}, call {number + 1}: 'arguments' {wrong}; {_CALL}"]
+            return [], [
+                Message(
+                    "{where}, call {number}: 'arguments' {wrong}; {call}",
+                    where=where,
+                    number=number + 1,
+                    wrong=wrong,
+                    call=_CALL,
+                )
+            ]
         if not isinstance(arguments, dict):
             return [], [
                 Message(
@@ -128,7 +138,7 @@ def _parsed(value: Any) -> tuple[Any, str]:
     except json.JSONDecodeError:
         return None, Message("is no JSON, {value}", value=short(value))
     except RecursionError:
-        return None, "is nested too deeply"
+        return None, Message("is nested too deeply")
     except ValueError as error:  # a key that stands twice
         return None, Message("is JSON in which {error}", error=shown(one_line(error)))
     return parsed, nested_fault(parsed)

@@ -108,13 +108,15 @@ def architecture(folder: Path, config: PreTrainedConfig) -> MODEL_ARCH:
     rope = config.rope_parameters
     kind = rope.get("rope_type", "default")
     reasons = {
-        "quantised weights (merge into the 16-bit model first)": bool(getattr(config, "quantization_config", None)),
+        Message("quantised weights (merge into the 16-bit model first)"): bool(
+            getattr(config, "quantization_config", None)
+        ),
         Message("activation {hidden_act!r} (only silu)", hidden_act=config.hidden_act): config.hidden_act != "silu",
         Message("rotary scaling {kind!r} (only default, linear, llama3)", kind=kind): kind
         not in ("default", "linear", "llama3"),
-        "rotary embedding of a part of each head": rope.get("partial_rotary_factor", 1) != 1,
-        "biases in Qwen3's attention": config.model_type == "qwen3" and config.attention_bias,
-        "heads that do not add up to the hidden size": config.model_type == "qwen2"
+        Message("rotary embedding of a part of each head"): rope.get("partial_rotary_factor", 1) != 1,
+        Message("biases in Qwen3's attention"): config.model_type == "qwen3" and config.attention_bias,
+        Message("heads that do not add up to the hidden size"): config.model_type == "qwen2"
         and _head_width(config) * config.num_attention_heads != config.hidden_size,
     }
     if wrong := [reason for reason, holds in reasons.items() if holds]:

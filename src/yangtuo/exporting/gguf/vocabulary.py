@@ -148,12 +148,12 @@ def _of_sentencepiece(tokenizer: Tokenizer) -> tuple[dict[int, _Token], dict[str
     kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
     num_bytes = sum(piece.type == kinds.BYTE for piece in model.pieces)
     reasons = {
-        "it is no BPE model": trained.model_type != sentencepiece_model_pb2.TrainerSpec.BPE,
+        Message("it is no BPE model"): trained.model_type != sentencepiece_model_pb2.TrainerSpec.BPE,
         Message("it has {num_bytes} of the 256 byte pieces", num_bytes=num_bytes): num_bytes != _NUM_BYTES,
-        "it changes characters before it encodes (normalizer_spec)": bool(normal.precompiled_charsmap),
-        "it removes blanks (remove_extra_whitespaces)": normal.remove_extra_whitespaces,
-        "it leaves blanks as they are (escape_whitespaces)": not normal.escape_whitespaces,
-        "it puts the blank behind words": trained.treat_whitespace_as_suffix,
+        Message("it changes characters before it encodes (normalizer_spec)"): bool(normal.precompiled_charsmap),
+        Message("it removes blanks (remove_extra_whitespaces)"): normal.remove_extra_whitespaces,
+        Message("it leaves blanks as they are (escape_whitespaces)"): not normal.escape_whitespaces,
+        Message("it puts the blank behind words"): trained.treat_whitespace_as_suffix,
     }
     if wrong := [reason for reason, holds in reasons.items() if holds]:
         raise TokenizerError(
@@ -199,8 +199,8 @@ def _of_byte_level(tokenizer: Tokenizer) -> tuple[dict[int, _Token], dict[str, V
     normalizer = whole.get("normalizer")
     reasons = {
         Message("its model is {type_}", type_=model.get("type")): model.get("type") != "BPE",
-        "it has no merges": not merges,
-        "its pieces carry marks of where words go on or end": bool(
+        Message("it has no merges"): not merges,
+        Message("its pieces carry marks of where words go on or end"): bool(
             model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
         ),
         # llama.cpp leaves out Qwen's NFC: a letter and its accent typed apart, or a compatibility ideograph, differ.
@@ -209,9 +209,9 @@ def _of_byte_level(tokenizer: Tokenizer) -> tuple[dict[int, _Token], dict[str, V
         Message("its pre-tokenizer is {pre_tokenizer}", pre_tokenizer=_short(whole.get("pre_tokenizer"))): name is None,
     }
     if wrong := [reason for reason, holds in reasons.items() if holds]:
-        hint = "known are the byte-level ones of " + ", ".join(_PRE_TOKENIZERS)
+        hint = Message("known are the byte-level ones of ") + ", ".join(_PRE_TOKENIZERS)
         if model.get("byte_fallback"):
-            hint = "put the tokenizer.model that it was made from beside it"
+            hint = Message("put the tokenizer.model that it was made from beside it")
         raise TokenizerError(
             "{path}: llama.cpp would encode otherwise: {wrong}; {hint}", path=path, wrong=Listed(wrong, "; "), hint=hint
         )
