@@ -4,8 +4,8 @@
     python scripts/catalogue.py            add new messages, mark those that are gone, compile; says what has no Chinese
     python scripts/catalogue.py --check    change nothing; exit code 1 where the catalogue is not of today's messages
 
-Messages are: what stands in `tr("...")`, `Message("...")` or `gettext_noop("...")`; the first argument of
-`logger.info`, `.warning` and `.error`; every sentence of help. Translate in
+Messages are: what stands in `tr("...")`, `Message("...")` or `gettext_noop("...")`; the text of an error, as in
+`UsageError("...")`; the first argument of `logger.info`, `.warning` and `.error`; every sentence of help. Translate in
 src/yangtuo/locale/zh/LC_MESSAGES/yangtuo.po, then run it again.
 """
 
@@ -22,7 +22,7 @@ from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
-from yangtuo import cli
+from yangtuo import cli, errors
 from yangtuo.config.options import OPTIONS
 from yangtuo.config.parser import build_parser
 from yangtuo.config.words import Parser
@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "yangtuo"
 PO = SOURCE / "locale" / "zh" / "LC_MESSAGES" / "yangtuo.po"
 _MARKS = ("tr", "Message", "gettext_noop")
+_ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
 _NO_DATE = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _LOGGED = ("info", "warning", "error")
 _PLACES = re.compile(r"%[.\d]*[sdfg]|{[^}]*}")  # a message of places alone has nothing to translate
@@ -54,7 +55,7 @@ def _in_code(tree: ast.AST) -> Iterator[str]:
         first, function = node.args[0], node.func
         if not (isinstance(first, ast.Constant) and isinstance(first.value, str)):
             continue
-        is_marked = isinstance(function, ast.Name) and function.id in _MARKS
+        is_marked = isinstance(function, ast.Name) and (function.id in _MARKS or function.id in _ERRORS)
         is_logged = (
             isinstance(function, ast.Attribute)
             and function.attr in _LOGGED

@@ -44,6 +44,12 @@ class YangtuoError(Exception):
     def __init__(self, text: str, /, **values: Any):
         super().__init__(Message(text, **values) if values else text)
 
+    @property
+    def text(self) -> str:
+        """The English text, which `tr` says in another language where it is a `Message`."""
+        text: str = self.args[0]
+        return text
+
 
 class UserError(YangtuoError):
     """Something that the user gave cannot be used."""

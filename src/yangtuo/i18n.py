@@ -2,15 +2,16 @@
 
 What `tr` is given is a whole sentence with named places, filled in by `str.format` afterwards, so that Chinese may put
 them in another order; a log line is translated where it is shown, and its places are those of `%`. A sentence that
-goes to a file as well as to the screen is a `Message`: English text that knows its template; an error has one. Files, JSON keys and
-`run.json`'s notes stay English. `scripts/catalogue.py` collects the messages; the catalogue lies in `locale/`.
+goes to a file as well as to the screen is a `Message`: English text that knows its template; so is the text of an
+error. Files, JSON keys and `run.json`'s notes stay English. `scripts/catalogue.py` collects the messages; the
+catalogue lies in `locale/`.
 """
 
 import gettext
 import locale
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -70,6 +71,15 @@ class Message(str):
         made._template, made._values = template, values
         return made
 
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """What stands at its places, by their names."""
+        return self._values
+
+    def with_values(self, **values: Any) -> Self:
+        """The same sentence, other values at some of its places."""
+        return type(self)(self._template, **{**self._values, **values})
+
     def shown(self) -> str:
         """In the chosen language."""
         return tr(self._template).format(**{name: _translated(value) for name, value in self._values.items()})
@@ -98,6 +108,12 @@ class Listed(Message):
         is_chinese = type(_chosen) is not gettext.NullTranslations
         between = _BETWEEN.get(self._template, self._template) if is_chinese else self._template
         return between.join(map(_translated, self._values.values()))
+
+
+def shortened(parts: Sequence[str], most: int, between: str = "; ") -> Listed:
+    """The first so many of the parts, and how many more there are."""
+    more = [Message("and {num} more", num=len(parts) - most)] if len(parts) > most else []
+    return Listed([*parts[:most], *more], between)
 
 
 def columns_of(text: str) -> int:

@@ -86,11 +86,7 @@ def options_of(
     told = Message("there are {known}", known=", ".join(known))
     for name, value in options.items():
         if name not in own:
-            problems.append(
-                Message(
-                    "unknown option {name!r}; {did_you_mean}", name=name, did_you_mean=did_you_mean(name, known, told)
-                )
-            )
+            problems.append(Message("unknown option {name!r}; {hint}", name=name, hint=did_you_mean(name, known, told)))
         elif value is not None:
             try:
                 values[name] = _converted(hints[name], value)

@@ -117,7 +117,7 @@ def _plan_memory(settings: Settings, found: Preflight, plan_for: str | None) -> 
     except UsageError as error:  # a GPU that cannot be used, for one: the rows are worth their report all the same
         if plan_for:
             raise
-        found.add(str(error))
+        found.add(error.text)
     found.report["memory"] = forecast and forecast.as_json()
     if forecast and not forecast.memory.fits:
         found.add(forecast.why_not())

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked, words = i18n.taken_from(list(sys.argv[1:] if argv is None else argv))
     i18n.use(i18n.of_machine() if asked in (None, "auto") else asked)
     if wrong := _wrong_numbers():
-        sys.stderr.write(f"error: {wrong}\n")  # which process this is, nobody knows
+        sys.stderr.write(f"{tr('error{where}: {message}').format(where='', message=wrong)}\n")  # of which process?
         return UsageError.exit_code
     code = _outcome(words) if asked in (None, "auto", *i18n.LANGUAGES) else _unknown_language(asked)
     try:
@@ -98,7 +98,7 @@ def _outcome(words: list[str]) -> int:
         if isinstance(error, StoppedError) and logs.rank() != 0:
             return error.exit_code  # rank 0 tells that all have stopped
         _let_others_speak_first(error)
-        return _fail(str(error), error.exit_code)
+        return _fail(error.text, error.exit_code)
     except KeyboardInterrupt:
         return _fail(Message("stopped by Ctrl-C; a run goes on from its last checkpoint with the same command"), 130)
     except BrokenPipeError as error:
@@ -106,7 +106,7 @@ def _outcome(words: list[str]) -> int:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise  # a bug of ours
-        return _fail(str(memory_is_full(error)), 1)
+        return _fail(memory_is_full(error).text, 1)
     except OSError as error:
         if error.errno not in output.OF_DISKS:
             raise  # a bug of ours
@@ -133,7 +133,7 @@ def _wrong_numbers() -> str:
 
 
 def _unknown_language(asked: str) -> int:
-    return _fail(tr("--lang {asked}: give auto, zh or en").format(asked=asked or '""'), UsageError.exit_code)
+    return _fail(Message("--lang {asked}: give auto, zh or en", asked=asked or '""'), UsageError.exit_code)
 
 
 def _answer(words: list[str]) -> int:
@@ -166,7 +166,7 @@ def _let_others_speak_first(error: YangtuoError) -> None:
 def _fail(message: str, code: int) -> int:
     where = f" [rank {logs.rank()} on {socket.gethostname()}]" if logs.world_size() > 1 else ""
     with logs.lasting():
-        sys.stderr.write(f"error{where}: {message}\n")
+        sys.stderr.write(f"{tr('error{where}: {message}').format(where=where, message=tr(message))}\n")
     return code
 
 
@@ -174,9 +174,9 @@ def _run(verb: str, argv: list[str]) -> None:
     if verb not in VERBS:
         known = (*VERBS, "--help", "--version")
         raise UsageError(
-            "unknown verb {verb!r}; {did_you_mean}",
+            "unknown verb {verb!r}; {hint}",
             verb=verb,
-            did_you_mean=did_you_mean(verb, known, Message("yangtuo --help lists them")),
+            hint=did_you_mean(verb, known, Message("yangtuo --help lists them")),
         )
     module, name = module_of(verb), f"yangtuo {verb}"
     asked: tuple[Any, ...]

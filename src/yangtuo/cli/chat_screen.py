@@ -76,7 +76,7 @@ class Screen:
             except KeyboardInterrupt:
                 self._console.print()
             except YangtuoError as error:
-                self._console.print(Text(tr("error: {error}").format(error=error), "red"))
+                self._console.print(Text(tr("error{where}: {message}").format(where="", message=tr(error.text)), "red"))
 
     # ---- what is typed
 

@@ -107,12 +107,12 @@ def run(options: argparse.Namespace) -> None:
         raise UsageError("nothing was compared: the server tells nothing of its prompts, and no answers were asked for")
     if differing:
         raise RunFailure(
-            "the server differs from training in {num_differing} of {num_rows} prompts ({rows} are asked otherwise, "
-            "{rows2} are answered otherwise)",
+            "the server differs from training in {num_differing} of {num_rows} prompts ({asked} are asked otherwise, "
+            "{answered} are answered otherwise)",
             num_differing=len(differing),
             num_rows=len(rows),
-            rows=sum(row.prompt is Match.DIFFERS for row in rows),
-            rows2=sum(row.answer is Match.DIFFERS for row in rows),
+            asked=sum(row.prompt is Match.DIFFERS for row in rows),
+            answered=sum(row.answer is Match.DIFFERS for row in rows),
         )
 
 

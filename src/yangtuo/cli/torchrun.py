@@ -14,14 +14,20 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from yangtuo import logs
+from yangtuo import i18n, logs
+from yangtuo.i18n import Listed, Message, tr
 
 _STOPPED = (129, 130, 143)  # by SIGHUP, SIGINT or SIGTERM; that process has said so
+_OF_MEMORY = Message(
+    "if nobody did that by hand, the system was out of memory (dmesg tells). The same command goes on from the last "
+    "checkpoint"
+)
 
 
 def main() -> int:
     """Run torchrun with this process's arguments."""
     logs.prepare()
+    i18n.use(i18n.of_machine())
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Else restarted processes find the addresses of the dead ones (pytorch issue 135712).
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
@@ -38,22 +44,20 @@ def main() -> int:
         (rank, failure), host = error.get_first_failure(), socket.gethostname()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            logs.say(f"error: the process of rank {rank} on {host} was ended by {name}{_why(name)}")
+            told = Message(
+                "error: the process of rank {rank} on {host} was ended by {name}", rank=rank, host=host, name=name
+            )
+            logs.say(tr(Listed([told, _OF_MEMORY], "; ") if name == "SIGKILL" else told))
         elif failure.exitcode not in (1, 2, *_STOPPED):
-            logs.say(f"error: the process of rank {rank} on {host} ended with code {failure.exitcode}")
+            code = failure.exitcode
+            told = Message(
+                "error: the process of rank {rank} on {host} ended with code {code}", rank=rank, host=host, code=code
+            )
+            logs.say(tr(told))
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode  # as a shell tells a signal
     except SignalException as error:
         return 128 + error.sigval
     return 0
-
-
-def _why(name: str) -> str:
-    if name != "SIGKILL":
-        return ""
-    return (
-        "; if nobody did that by hand, the system was out of memory (dmesg tells). The same command goes on from the "
-        "last checkpoint"
-    )
 
 
 if __name__ == "__main__":

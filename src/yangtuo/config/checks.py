@@ -80,12 +80,10 @@ def _problems(settings: Settings) -> Iterator[str]:
     yield from filter(None, [json_object("chat_template_kwargs", data.chat_template_kwargs)[1]])
     yield from _attention(settings.model.attn_implementation)
     if settings.run.sample_prompts and settings.trainer.eval_strategy == "no" and not settings.trainer.do_eval:
-        yield (
-            Message(
-                "--sample_prompts {sample_prompts}: prompts are answered at each evaluation; give --eval_strategy "
-                "steps and --eval_steps, and --validation_file or --validation_split_percentage",
-                sample_prompts=settings.run.sample_prompts,
-            )
+        yield Message(
+            "--sample_prompts {sample_prompts}: prompts are answered at each evaluation; give --eval_strategy "
+            "steps and --eval_steps, and --validation_file or --validation_split_percentage",
+            sample_prompts=settings.run.sample_prompts,
         )
     strategy = settings.training.get("train_sampling_strategy")
     if strategy and settings.given("data_order") and (strategy == "sequential") != (data.data_order == "sequential"):

@@ -55,7 +55,7 @@ def flags_of(values: Mapping[Any, Any], written: Mapping[Any, Any], parser: Pars
     known = parser.known_options()
     takes_list = {a.dest for a in parser._actions if a.nargs == "+"}
     flags: list[str] = []
-    problems = []
+    problems: list[str] = []
     for name, value in values.items():
         if value is None:
             continue
@@ -75,9 +75,7 @@ def flags_of(values: Mapping[Any, Any], written: Mapping[Any, Any], parser: Pars
         elif isinstance(value, list) and name in takes_list:
             flags += [f"--{name}", *map(str, value)]
         elif isinstance(value, list):
-            problems.append(
-                Message("{name} takes one value, found a list of {num_value}", name=name, num_value=len(value))
-            )
+            problems.append(Message("{name} takes one value, found a list of {num}", name=name, num=len(value)))
         else:
             flags.append(f"--{name}={json.dumps(value) if isinstance(value, Mapping) else written.get(name, value)}")
     return flags, problems

@@ -228,7 +228,7 @@ def _convert(name: str, value: str) -> Any:
 
 
 def _refused(given: Mapping[str, Any]) -> list[str]:
-    problems = []
+    problems: list[str] = []
     for name, value in given.items():
         rule = OPTIONS.get(name)
         if rule and rule.handling is ArgHandling.REFUSED and value != training_default(name):
@@ -237,7 +237,8 @@ def _refused(given: Mapping[str, Any]) -> list[str]:
             )
     strategy = given.get("train_sampling_strategy", "random")
     if strategy not in ("random", "sequential"):
-        problems.append(f"--train_sampling_strategy {strategy}: {GONE['group_by_length']}")
+        told = Message("--train_sampling_strategy {value}: {reason}", value=strategy, reason=GONE["group_by_length"])
+        problems.append(told)
     optim = str(given.get("optim", ""))
     if "lomo" in optim or "galore" in optim or "apollo" in optim:
         problems.append(
@@ -271,9 +272,9 @@ def _look_alikes(given: Mapping[str, Any]) -> Iterator[str]:
         meant = value_meant(str(given.get(name, "")))
         if meant:
             yield Message(
-                "--{name} {given}: {wide_signs}; did you mean {meant!r}?",
+                "--{name} {given}: {signs}; did you mean {meant!r}?",
                 name=name,
                 given=given[name],
-                wide_signs=wide_signs(given[name])[2:] or Message("not all ASCII"),
+                signs=wide_signs(given[name])[2:] or Message("not all ASCII"),
                 meant=meant,
             )

@@ -114,11 +114,12 @@ def _bounds(values: Values) -> Iterator[str]:
     for name, (least, end) in _BOUNDS.items():
         value = values[name]
         if value is not None and not least <= value < end:
-            yield f"--{name} {value}: " + (
-                Message("at least {least}", least=least)
-                if end == math.inf
-                else Message("from {least} to below {end}", least=least, end=end)
-            )
+            if end == math.inf:
+                yield Message("--{name} {value}: at least {least}", name=name, value=value, least=least)
+            else:
+                yield Message(
+                    "--{name} {value}: from {least} to below {end}", name=name, value=value, least=least, end=end
+                )
     if values["max_steps"] == 0:
         yield Message("--max_steps 0: at least 1, or -1 for --num_train_epochs")
     elif values["max_steps"] < 0 and not 0 < values["num_train_epochs"] < math.inf:
@@ -174,13 +175,11 @@ def _best_is_saved(values: Values) -> Iterator[str]:
     evaluations, saves = values["eval_strategy"], values["save_strategy"]
     each, step = values["save_steps"], values["eval_steps"] or values["logging_steps"]
     if evaluations != saves:
-        yield (
-            Message(
-                "--load_best_model_at_end: what is evaluated has to be saved; --eval_strategy {evaluations} and "
-                "--save_strategy {saves} have to be the same",
-                evaluations=evaluations,
-                saves=saves,
-            )
+        yield Message(
+            "--load_best_model_at_end: what is evaluated has to be saved; --eval_strategy {evaluations} and "
+            "--save_strategy {saves} have to be the same",
+            evaluations=evaluations,
+            saves=saves,
         )
     elif evaluations == "steps" and each >= 1 and step >= 1 and each % step:
         yield Message(

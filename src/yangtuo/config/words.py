@@ -99,10 +99,10 @@ def in_wide_quotes(given: Mapping[str, Any]) -> Iterator[str]:
             is_quoted = word[0] in _QUOTES or word[-1] in _QUOTES
             if is_quoted and not any(map(os.path.exists, word.split(","))):
                 yield Message(
-                    "{name} {word}: {wide_signs}, or leave the quotes out: {word2}",
+                    "{name} {word}: {signs}, or leave the quotes out: {word2}",
                     name=name,
                     word=word,
-                    wide_signs=wide_signs(word)[2:],
+                    signs=wide_signs(word)[2:],
                     word2=word.strip(_QUOTES),
                 )
 
@@ -211,12 +211,10 @@ class Parser(argparse.ArgumentParser):
                 )
                 yield Message("unknown option {name!r}; {hint}", name=name, hint=hint)
             elif not before.startswith("-") or "=" in before:  # else it is the value of that one
-                yield (
-                    Message(
-                        "{word!r} belongs to no option; in a shell script, a comment or a space behind a line's "
-                        "closing backslash cuts the command there",
-                        word=word,
-                    )
+                yield Message(
+                    "{word!r} belongs to no option; in a shell script, a comment or a space behind a line's "
+                    "closing backslash cuts the command there",
+                    word=word,
                 )
 
     def known_options(self) -> list[str]:

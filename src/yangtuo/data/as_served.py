@@ -210,8 +210,8 @@ class AsServed:
         if thought and without_closed_block(prompt) != prompt:
             raise _NoThoughtAsked(
                 Message(
-                    "the answer has a thought, and the prompt says that there is none; leave the thought out, or ask for "
-                    "it with chat_template_kwargs"
+                    "the answer has a thought, and the prompt says that there is none; leave the thought out, or ask "
+                    "for it with chat_template_kwargs"
                 )
             )
         before = without_closed_block(head)

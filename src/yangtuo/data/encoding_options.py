@@ -7,7 +7,7 @@ from yangtuo.config.choices import History, Truncation
 from yangtuo.data.readers.reader import Dropped
 from yangtuo.data.templates import Template
 from yangtuo.errors import DataError
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 
 TOO_LONG = Message("longer than max_seq_length")
 NO_ROOM = Message("the prompt's frame alone fills max_seq_length")
@@ -45,7 +45,7 @@ def check_kept(
     """
     if options.truncation is Truncation.ERROR:
         too_long = [
-            str(one._replace(reason=one.reason.split(": ")[1])) for one in dropped if one.reason.startswith(TOO_LONG)
+            one._replace(reason=one.reason.split(": ")[1]).told for one in dropped if one.reason.startswith(TOO_LONG)
         ]
         if too_long:
             raise DataError.of_problems(
@@ -53,14 +53,13 @@ def check_kept(
                 too_long,
             )
     if not num_kept:
-        told = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
-        advice = "; raise --max_seq_length" if any(reason in _OF_LENGTH for reason in reasons) else ""
-        raise DataError(
-            "none of the {num_read} rows can be trained on ({told}){advice}",
-            num_read=num_read,
-            told=told,
-            advice=advice,
+        told = Listed(
+            (Message("{reason}: {count}", reason=reason, count=count) for reason, count in reasons.items()), "; "
         )
+        text = Message("none of the {num_read} rows can be trained on ({told})", num_read=num_read, told=told)
+        if any(reason in _OF_LENGTH for reason in reasons):
+            raise DataError("{text}; raise --max_seq_length", text=text)
+        raise DataError(text)
 
 
 def check_rendered(dropped: Iterable[Dropped], reasons: Mapping[str, int]) -> None:
@@ -71,7 +70,7 @@ def check_rendered(dropped: Iterable[Dropped], reasons: Mapping[str, int]) -> No
     """
     bad = {reason: count for reason, count in reasons.items() if not reason.startswith(_OF_LENGTH)}
     if bad:
-        listed = [str(one) for one in dropped if one.reason in bad]
+        listed = [one.told for one in dropped if one.reason in bad]
         counted = [Message("{count:,} rows: {reason}", count=count, reason=reason) for reason, count in bad.items()]
         title = Message("rows that the template cannot render; --bad_rows drop leaves them out")
         raise DataError.of_problems(title, listed or counted)

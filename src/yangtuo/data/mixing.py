@@ -34,9 +34,9 @@ def parse(text: str, paths: Sequence[str]) -> tuple[float, ...]:
         if not name or not (math.isfinite(weight) and weight >= 0):
             problems.append(
                 Message(
-                    "{part!r}: expected a file, a colon and a number from 0 up{wide_signs}",
+                    "{part!r}: expected a file, a colon and a number from 0 up{signs}",
                     part=part,
-                    wide_signs=wide_signs(part),
+                    signs=wide_signs(part),
                 )
             )
         elif len(found) != 1:

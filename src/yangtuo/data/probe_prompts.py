@@ -74,7 +74,8 @@ def encoded(
     Raises:
         DataError: none can be.
     """
-    prompts, left_out = [], []
+    prompts: list[Prompt] = []
+    left_out: list[str] = []
     for turns in dialogues:
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]
         try:

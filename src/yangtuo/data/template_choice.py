@@ -55,10 +55,10 @@ def choose_template(
     else:
         names = ", ".join((*TEMPLATES, "tokenizer", "auto"))
         raise UsageError(
-            "--template {named}: no such file, and no such template; there are {names}{wide_signs}",
+            "--template {named}: no such file, and no such template; there are {names}{signs}",
             named=named,
             names=names,
-            wide_signs=wide_signs(named),
+            signs=wide_signs(named),
         )
     if isinstance(template, str):
         if tokenizer.chat_template is None:

@@ -302,7 +302,7 @@ def read_template(path: Path) -> FrameTemplate:
         raise DataError(
             "--template {path}: expected keys and texts; the keys are {fields}", path=path, fields=", ".join(_FIELDS)
         )
-    problems = [
+    problems: list[str] = [
         Message("unknown key {key!r}; the keys are {fields}", key=key, fields=", ".join(_FIELDS))
         for key in content
         if key not in _FIELDS

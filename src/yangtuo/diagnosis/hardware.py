@@ -238,7 +238,7 @@ def look() -> tuple[Device, list[Finding]]:
     try:
         hardware = detect_hardware(use_cpu=False)
     except UsageError as error:
-        unusable, hardware = str(error), detect_hardware(use_cpu=True)
+        unusable, hardware = error.text, detect_hardware(use_cpu=True)
     if hardware.device == "cpu" and hardware.bfloat16:
         hardware = replace(hardware, bfloat16_rate=flops.bfloat16_rate())
     found = _gpus(unusable) if hardware.device in ("cpu", "cuda") else Gpus()

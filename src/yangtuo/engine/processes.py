@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch.distributed.rendezvous import rendezvous
 
 from yangtuo.errors import PeerLostError, UsageError, YangtuoError, differences, is_out_of_memory, one_line
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 from yangtuo.logs import rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _waiting_is_told() -> Iterator[None]:
     of_launcher = "TORCHELASTIC_RUN_ID" in os.environ
     others, size = world_size() - 1, world_size()
     place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-    text = Message(
+    text: str = Message(
         "rank {rank}: waiting for {others} of {size} processes at {place}",
         rank=rank(),
         others=others,
@@ -96,9 +96,8 @@ def _waiting_is_told() -> Iterator[None]:
         place=place,
     )
     if not of_launcher:
-        text += Message(
-            ", since WORLD_SIZE={size} is in the environment; started alone, unset WORLD_SIZE and RANK", size=size
-        )
+        alone = Message("WORLD_SIZE={size} is in the environment; started alone, unset WORLD_SIZE and RANK", size=size)
+        text = Listed([text, alone], "; ")
     # Of ranks but 0 only errors are shown, and this one may be the only process there is.
     timer = threading.Timer(
         _LONG_S if of_launcher else 0.0, logger.log, (logging.WARNING if rank() == 0 else logging.ERROR, text)

@@ -89,7 +89,7 @@ def check(names: Sequence[str]) -> None:
     Raises:
         UsageError: all that send what they are told to a server, and know no key for it.
     """
-    problems = []
+    problems: list[str] = []
     for name in _meant(names):
         knows_key = _KNOW_KEYS.get(name)
         try:
@@ -97,9 +97,9 @@ def check(names: Sequence[str]) -> None:
                 problems.append(
                     Message(
                         "--report_to {name}: it sends to a server, and nobody is logged in there; {name} login, or "
-                        "{name2}_MODE=offline to keep everything on this machine",
+                        "{variable}_MODE=offline to keep everything on this machine",
                         name=name,
-                        name2=name.upper(),
+                        variable=name.upper(),
                     )
                 )
         except Exception as error:  # of any package

@@ -17,7 +17,7 @@ from yangtuo.data.readers.shown import shown
 from yangtuo.data.records import Value
 from yangtuo.errors import DataError, UsageError
 from yangtuo.evaluation.choice_subjects import CEVAL, CMMLU, subject_of, tables
-from yangtuo.i18n import Message
+from yangtuo.i18n import Message, shortened
 
 LETTERS = "ABCD"
 DEV = "dev"  # the split of the exemplars
@@ -203,7 +203,7 @@ def _read(file: _File, benchmark: str, questions: list[ChoiceQuestion]) -> list[
     try:
         rows = list(values_of(file.path)[1])
     except DataError as error:
-        return [str(error)]
+        return [error.text]
     if not rows:
         return [Message("{path}: no questions in it", path=file.path)]
     cells = [_cells(row) for row in rows]
@@ -222,11 +222,15 @@ def _read(file: _File, benchmark: str, questions: list[ChoiceQuestion]) -> list[
             ]
     # A test set may be published without answers, but not with some of them.
     has_answers = file.split != "test" or any(found and found.get("answer") for found in cells)
-    problems, group = [], subject_of(benchmark, file.subject).groups[0]
+    problems: list[str] = []
+    group = subject_of(benchmark, file.subject).groups[0]
     for number, (row, found) in enumerate(zip(rows, cells, strict=True), start=1):
         faults = [told[number - 1]] if found is None else list(_faults(found, has_answers=has_answers))
         line = "" if row.line is None else f":{row.line}"
-        problems += [f"{file.path}{line} row {number}: {fault}" for fault in faults]
+        place = f"{file.path}{line}"
+        problems += [
+            Message("{place} row {number}: {fault}", place=place, number=number, fault=fault) for fault in faults
+        ]
         if found is not None and not faults:
             a, b, c, d = (found[letter] for letter in LETTERS.lower())
             answer = _letter(found.get("answer", "")) if has_answers else None
@@ -284,7 +288,5 @@ def _notes(folder: Path, benchmark: str, files: Sequence[_File], others: Sequenc
             unknown=", ".join(unknown),
         )
     if others:
-        names = ", ".join(map(str, others[:5])) + (
-            Message(" and {num_others} more", num_others=len(others) - 5) if len(others) > 5 else ""
-        )
+        names = shortened(list(map(str, others)), 5, ", ")
         yield Message("{folder}: not read, since their names tell no split: {names}", folder=folder, names=names)

@@ -117,7 +117,7 @@ def measure(
 def _check_lengths(asked: Asked, tasks: Sequence[LikelihoodTask | AnswerTask]) -> None:
     if (most := asked.num_positions) is None:
         return
-    problems = []
+    problems: list[str] = []
     for task in tasks:
         if isinstance(task, LikelihoodTask):
             long = np.flatnonzero(task.examples.lengths() > most).tolist()
@@ -128,9 +128,8 @@ def _check_lengths(asked: Asked, tasks: Sequence[LikelihoodTask | AnswerTask]) -
                 Message("the prompt of {where}", where=prompt.where or prompt.text[:40]) for prompt in long_prompts
             ]
     if problems:
-        remedy = Message("leave them out") + (
-            Message(", or give fewer --shots") if any(task.name in _OF_SHOTS for task in tasks) else ""
-        )
+        has_shots = any(task.name in _OF_SHOTS for task in tasks)
+        remedy = Message("leave them out, or give fewer --shots") if has_shots else Message("leave them out")
         title = Message("longer than the {most:,} positions that the model has; {remedy}", most=most, remedy=remedy)
         raise DataError.of_problems(title, problems)
 

@@ -18,13 +18,13 @@ from yangtuo.data.readers.shown import found, keys_of, short, shown
 from yangtuo.data.records import Value
 from yangtuo.errors import DataError
 from yangtuo.evaluation.probe_checks import RULES, Check, argument_fault
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 
 PROBE_SET = Path(__file__).with_name("probe_set")
 LANGUAGES = ("zh", "en")
 PASSAGE = "passage"
 NUM_OPTIONS = 4
-_KEYS = {
+_KEYS: dict[str, tuple[str, ...]] = {
     Message("a passage"): ("id", "language", "kind", "text"),
     Message("a question with options"): ("id", "language", "kind", "prompt", "options", "answer"),
     Message("an instruction with a check"): ("id", "language", "kind", "prompt", "check"),
@@ -164,9 +164,9 @@ def _row_faults(value: Value) -> Iterator[str]:
     other = [shown(key) for key in row if key not in _KEYS[form]]
     if missing:
         yield Message(
-            "no {missing} (keys: {keys_of}); expected {forms}",
+            "no {missing} (keys: {keys}); expected {forms}",
             missing=" and no ".join(map(repr, missing)),
-            keys_of=keys_of(row),
+            keys=keys_of(row),
             forms=_forms(),
         )
     if other:
@@ -185,13 +185,10 @@ def _value_faults(row: dict[str, Any], key: str) -> Iterator[str]:
     elif key == "language" and value not in LANGUAGES:
         yield Message('\'language\' is {value}; expected "zh" or "en"', value=found(value))
     elif key == "kind" and (not _KIND.fullmatch(value) or value in _MEASURES):
-        yield (
-            Message(
-                "'kind' is {value}; expected a word of small letters, digits and _, such as facts, which is not "
-                "{measures}",
-                value=short(value),
-                measures=" or ".join(_MEASURES),
-            )
+        yield Message(
+            "'kind' is {value}; expected a word of small letters, digits and _, such as facts, which is not {measures}",
+            value=short(value),
+            measures=" or ".join(_MEASURES),
         )
     elif key == "options":
         yield from _option_faults(value)
@@ -216,7 +213,8 @@ def _form(row: dict[str, Any]) -> str:
 
 
 def _forms() -> str:
-    return "; or ".join(Message("{keys} for {form}", keys=", ".join(keys), form=form) for form, keys in _KEYS.items())
+    forms = [Message("{keys} for {form}", keys=", ".join(keys), form=form) for form, keys in _KEYS.items()]
+    return Listed(forms, "; ")
 
 
 def _is_text(value: Any) -> bool:

@@ -175,13 +175,11 @@ def notes(
     yield from left_out
     prompts = [row.prompt for row in rows]
     if num := prompts.count(Match.ONE_PIECE):
-        yield (
-            Message(
-                "{num} dialogues: the server tokenises a past answer together with what stands around it, "
-                "training apart; no server that takes text can do otherwise, and single questions are not "
-                "touched",
-                num=num,
-            )
+        yield Message(
+            "{num} dialogues: the server tokenises a past answer together with what stands around it, "
+            "training apart; no server that takes text can do otherwise, and single questions are not "
+            "touched",
+            num=num,
         )
     if prompts.count(Match.SAME_NUMBER) and server.kind == "openai":
         yield Message("the server tells how many tokens a prompt has, not which")
@@ -191,16 +189,14 @@ def notes(
         try:
             is_ours = f'TEMPLATE """{given}"""' in modelfile_of(template, tokenizer, "m")
         except DataError as error:
-            yield str(error)
+            yield error.text
         else:
             if not is_ours:
                 yield Message(
                     "the model on the server has another TEMPLATE than the Modelfile of this folder; create it again"
                 )
     if Match.DIFFERS not in prompts and any(row.answer is Match.DIFFERS for row in rows):
-        yield (
-            Message(
-                "the prompts are right and answers differ: other weights, a quantisation, another dtype, or "
-                "near ties that rounding decides"
-            )
+        yield Message(
+            "the prompts are right and answers differ: other weights, a quantisation, another dtype, or "
+            "near ties that rounding decides"
         )

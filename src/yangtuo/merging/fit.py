@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from yangtuo.data.tokenizer import is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 from yangtuo.merging.edits import WeightEdits, is_finite
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.adapter_names import PREFIX
@@ -71,19 +71,18 @@ def rows_after(saved: SavedAdapter, chain: WeightEdits, allowed: Allowed) -> int
         )
     is_known = (here, num_rows) == (_LLAMA_ROWS, _CHINESE_LLAMA_ROWS)
     if num_rows - here > _MOST_NEW_ROWS and not is_known and not allowed.new_vocabulary:
-        hint = ""
+        told = [Message("{folder}: the adapter {what}, the base {here:,}", folder=saved.folder, what=what, here=here)]
         if num_rows == _CHINESE_ALPACA_ROWS:
-            hint = Message(
-                "; is its base Chinese-LLaMA? Alpaca-Plus needs LLaMA-Plus before it: --peft_path LLAMA,ALPACA"
+            told.append(
+                Message("is its base Chinese-LLaMA? Alpaca-Plus needs LLaMA-Plus before it: --peft_path LLAMA,ALPACA")
             )
-        raise AdapterError(
-            "{folder}: the adapter {what}, the base {here:,}{hint}; give the base that it was trained on (for one "
-            "that brought a vocabulary of its own to this very base, see yangtuo merge --help)",
-            folder=saved.folder,
-            what=what,
-            here=here,
-            hint=hint,
+        told.append(
+            Message(
+                "give the base that it was trained on (for one that brought a vocabulary of its own to this very base, "
+                "see yangtuo merge --help)"
+            )
         )
+        raise AdapterError(Listed(told, "; "))
     if num_rows > here:
         logger.warning("vocabulary: %d -> %d rows with %s", here, num_rows, saved.folder)
     return num_rows

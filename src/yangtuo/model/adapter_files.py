@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from yangtuo.errors import AdapterError, ProofError, one_line
-from yangtuo.i18n import Message
+from yangtuo.i18n import Message, shortened
 from yangtuo.model.adapter_config import read_config
 from yangtuo.model.adapter_folder import check_adapter
 from yangtuo.model.adapter_names import as_used
@@ -102,9 +102,7 @@ def check_fit(saved: SavedAdapter, found: Shapes, needed: Shapes, others: Shapes
             shown=6,
         )
     if odd:
-        told = "; ".join(list(odd.values())[:6]) + (
-            Message("; and {num_odd} more", num_odd=len(odd) - 6) if len(odd) > 6 else ""
-        )
+        told = shortened(list(odd.values()), 6)
         logger.warning("%s; taken nevertheless (--allow_partial_adapter): %s", title, told)
     return set(odd)
 
@@ -132,10 +130,10 @@ def check_written(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:
         if found[key].shape != wanted.shape:
             problems.append(
                 Message(
-                    "{key} has shape {shape}, in memory {shape2}",
+                    "{key} has shape {shape}, in memory {wanted}",
                     key=key,
                     shape=list(found[key].shape),
-                    shape2=list(wanted.shape),
+                    wanted=list(wanted.shape),
                 )
             )
         elif not torch.isfinite(found[key]).all():
@@ -152,10 +150,8 @@ def check_written(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:
     if not expected:
         problems.append(Message("no tensor was to be saved"))
     if problems:
-        shown = "; ".join(problems[:6]) + (
-            Message("; and {num_problems} more", num_problems=len(problems) - 6) if len(problems) > 6 else ""
-        )
-        raise ProofError("{folder}: the adapter on disk is not the one in memory: {shown}", folder=folder, shown=shown)
+        told = shortened(problems, 6)
+        raise ProofError("{folder}: the adapter on disk is not the one in memory: {told}", folder=folder, told=told)
 
 
 def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -173,9 +169,9 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         ) from error
     except pickle.UnpicklingError as error:  # what torch.load raises for a file with code in it
         raise AdapterError(
-            "{old}: refused, it is no plain file of tensors: {splitlines}",
+            "{old}: refused, it is no plain file of tensors: {error}",
             old=old,
-            splitlines=str(error).splitlines()[0][:160],
+            error=str(error).splitlines()[0][:160],
         ) from error
     raise AdapterError(
         "{folder}: neither {weights_file} nor {old_weights_file} in that folder",

@@ -155,7 +155,7 @@ def expected_shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
 def against_formula(adapter: Adapter, found: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What differs between the shapes of an adapter's file and the formula: keys too many or too few, other shapes."""
     expected = expected_shapes(adapter)
-    problems = [Message("{key} is missing", key=key) for key in sorted(expected.keys() - found.keys())]
+    problems: list[str] = [Message("{key} is missing", key=key) for key in sorted(expected.keys() - found.keys())]
     problems += [
         Message("{key} fits no layer", key=key) for key in sorted(found.keys() - expected.keys()) if ".lora_" in key
     ]

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig
 
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, ModelError
-from yangtuo.i18n import Listed, Message
+from yangtuo.i18n import Message, shortened
 from yangtuo.model import provenance
 from yangtuo.model.dtypes import ROUNDING, name_of
 from yangtuo.model.layer_values import value_of
@@ -102,17 +102,17 @@ def check(
         return known
     there, here = known["base"], of_base(str(base), base, config)
     text = Message(
-        "{adapter} was trained on {name} ({num_rows:,} rows, fingerprint {there}), this is {base} ({num_rows2:,} "
+        "{adapter} was trained on {name} ({num_rows:,} rows, fingerprint {there}), this is {base} ({num_rows_here:,} "
         "rows, fingerprint {here}): {problems}",
         adapter=adapter,
         name=there["name"],
         num_rows=there["num_rows"],
         there=short(there),
         base=base,
-        num_rows2=here["num_rows"],
+        num_rows_here=here["num_rows"],
         here=short(here),
-        problems=Listed(problems[:3], "; "),
-    ) + (Message("; and {num_problems} more", num_problems=len(problems) - 3) if len(problems) > 3 else "")
+        problems=shortened(problems, 3),
+    )
     if not force:
         raise AdapterError("{text}. Give the base that it was trained on", text=text)
     logger.warning("%s; taken nevertheless (--force_base)", text)

@@ -82,11 +82,11 @@ def check_place(name: str, *, option: str, must_hold: Sequence[str]) -> Path | N
     if name.startswith((".", "/", "~", "\\")) or name.count("/") != 1 or " " in name:
         hint = Message(" (the script still has its placeholder)") if name.startswith("path/to") else ""
         raise ModelError(
-            "--{option} {name}: no such folder{hint}{wide_signs}",
+            "--{option} {name}: no such folder{hint}{signs}",
             option=option,
             name=name,
             hint=hint,
-            wide_signs=wide_signs(name),
+            signs=wide_signs(name),
         )
     return None
 

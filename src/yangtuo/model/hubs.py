@@ -159,12 +159,12 @@ class _Request:
     def _refused(self, what: str, error: BaseException, way_out: str) -> ModelError:
         told = one_line(error, _MOST_TOLD)
         return ModelError(
-            "{about}: no such folder, and {what} ({told}); {way_out}{wide_signs}",
+            "{about}: no such folder, and {what} ({told}); {way_out}{signs}",
             about=self.about,
             what=what,
             told=told,
             way_out=way_out,
-            wide_signs=wide_signs(self.name),
+            signs=wide_signs(self.name),
         )
 
 

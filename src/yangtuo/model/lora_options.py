@@ -94,12 +94,9 @@ def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator
     if lora.train_new_tokens_only:
         for name in names(lora.modules_to_save):
             if name in ("embed_tokens", "lm_head"):
-                yield (
-                    Message(
-                        "{name!r} is in --modules_to_save, which trains all of its rows; leave "
-                        "--train_new_tokens_only out",
-                        name=name,
-                    )
+                yield Message(
+                    "{name!r} is in --modules_to_save, which trains all of its rows; leave --train_new_tokens_only out",
+                    name=name,
                 )
 
 
@@ -158,12 +155,10 @@ def _of_numbers(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterat
 
 def _of_variants(lora: LoraArguments) -> Iterator[str]:
     if not _BEGINNINGS.fullmatch(lora.init_lora_weights.lower()):
-        yield (
-            Message(
-                "--init_lora_weights {init_lora_weights}: expected true, gaussian, orthogonal, pissa, pissa_niter_16 "
-                "or olora",
-                init_lora_weights=lora.init_lora_weights,
-            )
+        yield Message(
+            "--init_lora_weights {init_lora_weights}: expected true, gaussian, orthogonal, pissa, pissa_niter_16 "
+            "or olora",
+            init_lora_weights=lora.init_lora_weights,
         )
     if lora.use_dora and begins_from_the_base(lora):
         yield Message(
@@ -191,14 +186,12 @@ def _of_experts(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterat
     odd = [option for option in ("use_dora",) if getattr(lora, option)]
     odd += ["init_lora_weights"] if lora.init_lora_weights.lower() not in ("true", "gaussian") else []
     for option in odd if parameters else ():
-        yield (
-            Message(
-                "--{option} {value} is not possible on {parameters}: PEFT has plain LoRA only for the experts' "
-                "tensors; name modules of the attention alone with --trainable, or leave the option out",
-                option=option,
-                value=getattr(lora, option),
-                parameters=", ".join(parameters),
-            )
+        yield Message(
+            "--{option} {value} is not possible on {parameters}: PEFT has plain LoRA only for the experts' "
+            "tensors; name modules of the attention alone with --trainable, or leave the option out",
+            option=option,
+            value=getattr(lora, option),
+            parameters=", ".join(parameters),
         )
 
 

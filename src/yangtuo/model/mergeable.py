@@ -84,7 +84,7 @@ def _one_way(base: StoredWeights, names: Iterator[str]) -> Iterator[str]:
         try:
             _taken_apart(base, group)
         except ModelError as error:
-            yield str(error)
+            yield error.text
 
 
 def _taken_apart(base: StoredWeights, group: Group) -> None:

@@ -211,12 +211,10 @@ def _is_repeated(plan: Plan) -> bool:
 
 def _notes(best: float, plan: Plan) -> Iterator[str]:
     if plan.in_full:
-        yield (
-            Message(
-                "{in_full}: trained in full at LoRA's rate; full training has its best at a tenth of it, "
-                "{best} here ({post})",
-                in_full=",".join(plan.in_full),
-                best=rate(best / LORA_TO_FULL),
-                post=POST,
-            )
+        yield Message(
+            "{in_full}: trained in full at LoRA's rate; full training has its best at a tenth of it, "
+            "{best} here ({post})",
+            in_full=",".join(plan.in_full),
+            best=rate(best / LORA_TO_FULL),
+            post=POST,
         )

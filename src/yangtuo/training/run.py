@@ -156,8 +156,8 @@ def _train(
     if stop.agreed:
         raise StoppedError(
             Message(
-                "stopped by {name} after step {global_step} of {max_steps}, with a checkpoint; the same command goes on "
-                "from there",
+                "stopped by {name} after step {global_step} of {max_steps}, with a checkpoint; the same command goes "
+                "on from there",
                 name=signal.Signals(stop.agreed).name,
                 global_step=trainer.state.global_step,
                 max_steps=trainer.state.max_steps,

@@ -114,13 +114,11 @@ def no_gain(gain: Gain) -> Iterator[str]:
         )
     elif rise > -gain.limit and not gain.is_continued:
         if gain.num_steps >= _FEW_STEPS:
-            yield (
-                Message(
-                    "{told} in {num_steps} steps, no more than rounding does: the run taught the model nothing; try "
-                    "ten times the --learning_rate",
-                    told=told,
-                    num_steps=gain.num_steps,
-                )
+            yield Message(
+                "{told} in {num_steps} steps, no more than rounding does: the run taught the model nothing; try "
+                "ten times the --learning_rate",
+                told=told,
+                num_steps=gain.num_steps,
             )
         else:
             logger.warning("proof: %s, which may be rounding alone; %d steps are too few to tell", told, gain.num_steps)
@@ -145,12 +143,10 @@ def _idle_modules(found: Changes, *, may_be_idle: bool, all_skipped: bool) -> It
         all_skipped: no step was made, since the gradients of each overflowed float16.
     """
     if not found.num_changed and all_skipped:
-        yield (
-            Message(
-                "no trained weight has changed: every step was skipped, since its gradients overflowed float16; give "
-                "--bf16 where the GPU has it, else --torch_dtype float32 without --fp16, or more steps (each halves the "
-                "loss scale)"
-            )
+        yield Message(
+            "no trained weight has changed: every step was skipped, since its gradients overflowed float16; give "
+            "--bf16 where the GPU has it, else --torch_dtype float32 without --fp16, or more steps (each halves the "
+            "loss scale)"
         )
         return
     if not found.num_changed:
@@ -254,16 +250,14 @@ def _tell(num_tensors: int, num_bytes: int, found: Changes, reload: Reload, gain
 
 def _other_loss(reload: Reload) -> Iterator[str]:
     if not abs(reload.reloaded - reload.in_memory) <= reload.limit:  # a NaN is not smaller than anything
-        yield (
-            Message(
-                "reloaded from the disk into {into}, the loss on {num_rows} rows is {reloaded:.6f}, in memory "
-                "{in_memory:.6f}, where rounding explains {limit:.2g}",
-                into=reload.into,
-                num_rows=reload.num_rows,
-                reloaded=reload.reloaded,
-                in_memory=reload.in_memory,
-                limit=reload.limit,
-            )
+        yield Message(
+            "reloaded from the disk into {into}, the loss on {num_rows} rows is {reloaded:.6f}, in memory "
+            "{in_memory:.6f}, where rounding explains {limit:.2g}",
+            into=reload.into,
+            num_rows=reload.num_rows,
+            reloaded=reload.reloaded,
+            in_memory=reload.in_memory,
+            limit=reload.limit,
         )
 
 

@@ -18,7 +18,7 @@ from yangtuo.data.readers.formats import COLUMNS
 from yangtuo.data.readers.json_rows import Doubled
 from yangtuo.data.readers.shown import keys_of
 from yangtuo.errors import UsageError
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 
 _FIELDS = sorted(set().union(*COLUMNS.values()))
 _EXAMPLE = '{"客户问题": "instruction", "客服回答": "output"}'
@@ -72,10 +72,8 @@ class Renaming:
             return row, []
         if self.unseen:
             self.unseen -= row.keys()
-        faults = [
-            Message(
-                "no {column!r} (keys: {keys_of}); it is the {field}", column=column, keys_of=keys_of(row), field=field
-            )
+        faults: list[str] = [
+            Message("no {column!r} (keys: {keys}); it is the {field}", column=column, keys=keys_of(row), field=field)
             for field, column in self._column_of.items()
             if field in self.needed and column not in row
         ]
@@ -83,10 +81,10 @@ class Renaming:
         if displaced and not self._may_displace:
             faults += [
                 Message(
-                    "has {name!r} beside {column_of!r}, which the file's first row has in its place; say which is "
+                    "has {name!r} beside {column!r}, which the file's first row has in its place; say which is "
                     "which with --columns",
                     name=name,
-                    column_of=self._column_of[name],
+                    column=self._column_of[name],
                 )
                 for name in sorted(displaced)
             ]
@@ -97,12 +95,16 @@ class Renaming:
 
     def named(self, fault: str) -> str:
         """A fault of a row in the names of the file."""
+        if isinstance(fault, Message) and (field := fault.values.get("key")) in self._column_of:
+            return fault.with_values(key=self._column_of[field])
         return re.sub(r"^'(\w+)", lambda match: f"'{self._column_of.get(match[1], match[1])}", fault)
 
     def told(self) -> str:
         """What is read as what."""
-        return ", ".join(
-            f"{column} as {field}" if field else Message("{column} not at all", column=column)
+        return Listed(
+            Message("{column} as {field}", column=column, field=field)
+            if field
+            else Message("{column} not at all", column=column)
             for column, field in self._told()
         )
 
@@ -119,7 +121,7 @@ def parse(text: str, data_format: DataFormat = DataFormat.AUTO) -> Columns:
     try:
         given = json.loads(text, object_pairs_hook=unique)
     except ValueError as error:
-        raise UsageError("--columns {text}: {no_json}", text=text, no_json=_no_json(text) or error) from error
+        raise UsageError("--columns {text}: {reason}", text=text, reason=_no_json(text) or error) from error
     if not isinstance(given, dict) or not given:
         raise UsageError("--columns {text}: expected columns and fields, as {example}", text=text, example=_EXAMPLE)
     problems = list(_problems(given, data_format))

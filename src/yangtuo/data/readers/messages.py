@@ -264,14 +264,12 @@ def _order_faults(turns: Sequence[Turn], places: Sequence[str]) -> Iterator[str]
     before = None
     for turn, place in zip(turns[begin:], places[begin:], strict=True):
         if turn.role not in _NEXT[before]:
-            yield (
-                Message(
-                    "{place} is a turn of the {role}, expected the {next}: at most one system turn at the start, then "
-                    "user and assistant in turn, with turns of tools behind their calls",
-                    place=place,
-                    role=turn.role,
-                    next=" or the ".join(_NEXT[before]),
-                )
+            yield Message(
+                "{place} is a turn of the {role}, expected the {next}: at most one system turn at the start, then "
+                "user and assistant in turn, with turns of tools behind their calls",
+                place=place,
+                role=turn.role,
+                next=" or the ".join(_NEXT[before]),
             )
             return
         before = turn.role

@@ -65,9 +65,9 @@ def _made(row: Any, key: str, read: Callable[[Any, list[str]], list[dict[str, An
     if key not in row:
         return row, [
             Message(
-                "no {key!r} (keys: {keys_of}); expected a dialogue, as in the file's first row",
+                "no {key!r} (keys: {keys}); expected a dialogue, as in the file's first row",
                 key=key,
-                keys_of=keys_of(row),
+                keys=keys_of(row),
             )
         ]
     faults: list[str] = []

@@ -29,9 +29,14 @@ class Dropped(NamedTuple):
     line: int | None
     reason: str
 
+    @property
+    def told(self) -> str:
+        """All of it in a line."""
+        place = self.source if self.line is None else f"{self.source}:{self.line}"
+        return Message("{place} row {row}: {reason}", place=place, row=self.row, reason=self.reason)
+
     def __str__(self) -> str:
-        line = "" if self.line is None else f":{self.line}"
-        return f"{self.source}{line} row {self.row}: {self.reason}"
+        return self.told
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,13 @@ class Reader:
                 yield from self._file(path)
                 self._bytes_before += path.stat().st_size
             except DataError as error:
-                problems.append(str(error))
+                problems.append(error.text)
             except OSError as error:  # the file went away while it was read
                 problems.append(
                     Message("{path}: cannot be read: {strerror}", path=path, strerror=error.strerror or error)
                 )
         if self.read_options.bad_rows is BadRows.ERROR:
-            problems += [str(one) for one in self.dropped]
+            problems += [one.told for one in self.dropped]
             unlisted = self.num_dropped - self._num_listed
             problems += [Message("and {unlisted:,} more bad rows", unlisted=unlisted)] if unlisted else []
         if problems:
@@ -195,7 +200,7 @@ def _has_calls(turn: Turn) -> bool:
 
 
 def _empty_answers(turns: Sequence[Turn]) -> list[str]:
-    faults = []
+    faults: list[str] = []
     for number, turn in enumerate(turns):
         if turn.trained and not turn.text.strip() and not _has_calls(turn):
             answers = sum(each.role == "assistant" for each in turns)

@@ -58,7 +58,7 @@ def layout_of(
         return Layout(DataFormat.ALPACA)  # the row itself is the fault
     without = ""
     if columns:
-        without = Message("none of the columns of --columns is in it (it has {keys_of})", keys_of=keys_of(first))
+        without = Message("none of the columns of --columns is in it (it has {keys})", keys=keys_of(first))
     if data_format is not DataFormat.AUTO:
         return Layout(data_format, told=without)
     found = _recognized(first, has_cells=has_cells)
@@ -148,16 +148,16 @@ def _unknown(first: dict[str, Any], *, has_cells: bool) -> str:
     lists = [key for key, value in first.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if lists:
         return Message(
-            "no row, but an object with a list of objects under {lists!r} (keys: {keys_of}); if these are the "
+            "no row, but an object with a list of objects under {lists!r} (keys: {keys}); if these are the "
             "rows, write that list alone into the file",
             lists=lists[0],
-            keys_of=keys_of(first),
+            keys=keys_of(first),
         )
     if names.is_text_alone(first):
         return Message(
-            "plain text (keys: {keys_of}), which is for pre-training; here answers to questions are trained: make "
+            "plain text (keys: {keys}), which is for pre-training; here answers to questions are trained: make "
             "a question and an answer of each text",
-            keys_of=keys_of(first),
+            keys=keys_of(first),
         )
     known = "; ".join(f"{', '.join(sorted(keys))} ({name})" for name, keys in _TELLING.items())
     head = (
@@ -166,8 +166,8 @@ def _unknown(first: dict[str, Any], *, has_cells: bool) -> str:
         else ""
     )
     return Message(
-        "unknown format (keys: {keys_of}); expected one of: {known}; or say which column is what: {proposal}{head}",
-        keys_of=keys_of(first),
+        "unknown format (keys: {keys}); expected one of: {known}; or say which column is what: {proposal}{head}",
+        keys=keys_of(first),
         known=known,
         proposal=names.proposal(first),
         head=head,
@@ -177,7 +177,8 @@ def _unknown(first: dict[str, Any], *, has_cells: bool) -> str:
 def _other_job(first: dict[str, Any]) -> str:
     """What is said of rows that are for another kind of training."""
     if first.get("chosen") and first.get("rejected"):
-        question, way = names.guess(first)[0], Message("write them into a file of their own")
+        question = names.guess(first)[0]
+        way: str = Message("write them into a file of their own")
         if isinstance(first["chosen"], list):
             way = names.option({"chosen": "messages", "rejected": None})
         elif isinstance(first["chosen"], str) and question:

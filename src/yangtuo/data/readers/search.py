@@ -8,7 +8,7 @@ from pathlib import Path
 from yangtuo.config.words import wide_signs
 from yangtuo.data.readers.decode import PACKED
 from yangtuo.errors import DataError
-from yangtuo.i18n import Message
+from yangtuo.i18n import Message, shortened
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", ".tsv", ".xlsx")
 _HELD_OUT = {"test", "dev", "valid", "val", "validation", "eval", "evaluation"}
@@ -45,11 +45,11 @@ def find_files(
         else:
             told = Message("no such folder or file; give a folder with data files, or files")
             raise DataError(
-                "--{option} {place}: {told}{wide_signs}",
+                "--{option} {place}: {told}{signs}",
                 option=option,
                 place=place,
                 told=told,
-                wide_signs=wide_signs(str(place)),
+                signs=wide_signs(str(place)),
             )
     return list(dict.fromkeys(path for path in found if path.resolve() not in unwanted))
 
@@ -75,13 +75,11 @@ def left_out(places: str, *, exclude: Sequence[Path] = (), recursive: bool = Fal
         files = [path for path in inside if _is_data(path)]
         aside = [path for path in _held_out(place, files) if path.resolve() not in excluded]
         if aside:
-            yield (
-                Message(
-                    "{place}: not trained on, as their names say: {aside}; evaluate on them with "
-                    "--validation_file, or name all files with --train_file",
-                    place=place,
-                    aside=_listed(place, aside),
-                )
+            yield Message(
+                "{place}: not trained on, as their names say: {aside}; evaluate on them with "
+                "--validation_file, or name all files with --train_file",
+                place=place,
+                aside=_listed(place, aside),
             )
         others = [path for path in inside if not _is_data(path) and _looks_like_data(path)]
         broken = [path for path in others if not path.exists()]
@@ -196,9 +194,7 @@ def _holds_data(folder: Path, inside: Sequence[Path]) -> bool:
 
 
 def _listed(folder: Path, paths: Sequence[Path]) -> str:
-    names = [str(path.relative_to(folder)) for path in paths[:_MOST_TOLD]]
-    more = len(paths) - len(names)
-    return ", ".join(names) + (Message(" and {more} more", more=more) if more else "")
+    return shortened([str(path.relative_to(folder)) for path in paths], _MOST_TOLD, ", ")
 
 
 def kind_of(path: Path) -> str:

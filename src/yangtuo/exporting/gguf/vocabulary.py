@@ -209,7 +209,7 @@ def _of_byte_level(tokenizer: Tokenizer) -> tuple[dict[int, _Token], dict[str, V
         Message("its pre-tokenizer is {pre_tokenizer}", pre_tokenizer=_short(whole.get("pre_tokenizer"))): name is None,
     }
     if wrong := [reason for reason, holds in reasons.items() if holds]:
-        hint = Message("known are the byte-level ones of ") + ", ".join(_PRE_TOKENIZERS)
+        hint = Message("known are the byte-level ones of {known}", known=", ".join(_PRE_TOKENIZERS))
         if model.get("byte_fallback"):
             hint = Message("put the tokenizer.model that it was made from beside it")
         raise TokenizerError(
