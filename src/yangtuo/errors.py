@@ -145,7 +145,7 @@ def one_line(error: object, most: int | None = None) -> str:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], of_old: str, of_new: str) -> list[str]:
     """What differs between two mappings of JSON values, each with both; of lists of pairs, the pairs that differ."""
     return [
-        f"{name}: {_short(a)} {of_old}, {_short(b)} {of_new}"
+        Message("{name}: {a} {of_old}, {b} {of_new}", name=name, a=_short(a), of_old=of_old, b=_short(b), of_new=of_new)
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
         for a, b in [_apart(old.get(name), new.get(name))]

@@ -23,6 +23,7 @@ _BETWEEN = {
     ", ": "，",
     "; ": "；",
     " and ": "和",
+    " or ": "或",
     " ": "",
 }  # what stands between sentences or parts of a list, in Chinese
 _OF_LOCALE = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set decides, as gettext has it
@@ -97,7 +98,7 @@ class Listed(Message):
     """Messages, or texts, one after the other."""
 
     def __new__(cls, parts: Iterable[str], between: str = ", ") -> Self:
-        """With `between` in between, which is Chinese in Chinese where it is ", ", "; ", " and " or " "."""
+        """With `between` in between, which is Chinese in Chinese where it is ", ", "; ", " and ", " or " or " "."""
         values = {f"part{number}": part for number, part in enumerate(parts)}
         made = super().__new__(cls, between.join(f"{{{name}}}" for name in values), **values)
         made._template = between

@@ -331,11 +331,9 @@ def check_absent(out: Path, option: str) -> None:
 
 
 def _make(draft: Path, option: str, *, is_folder: bool) -> None:
-    kind = "folder" if is_folder else "file"
     taken = Message(
-        "{draft} exists: another command is writing there, or one was killed; if none runs, remove that {kind}",
+        "{draft} exists: another command is writing there, or one was killed; if none runs, remove it",
         draft=draft,
-        kind=kind,
     )
     if draft.exists():
         raise RunFolderError(taken)

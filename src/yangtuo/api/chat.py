@@ -192,11 +192,11 @@ def check_sampling(options: Any) -> None:
             Message("0, or from {least_temperature} up", least_temperature=_LEAST_TEMPERATURE),
         ),
         "top_p": (lambda value: 0 < value <= 1, Message("above 0, at most 1")),
-        "repetition_penalty": (lambda value: value > 0, Message("above 0; 1 for none")),
+        "repetition_penalty": (lambda value: value > 0, Message("above 0; 1 for no penalty")),
     }
     for name, (fits, allowed) in limits.items():
         if (value := getattr(options, name)) is not None and not fits(value):
-            raise UsageError("--{name} {value}: expected {allowed}", name=name, value=value, allowed=allowed)
+            raise UsageError("--{name} {value}: allowed: {allowed}", name=name, value=value, allowed=allowed)
 
 
 @dataclass(frozen=True)
@@ -246,8 +246,8 @@ def _base_to_compare(options: ChatOptions) -> Path | None:
     assert options.model_name_or_path is not None
     if not options.compare:
         raise UsageError(
-            "{target} is no adapter, so --model_name_or_path {model_name_or_path} is one model too many; with "
-            "--compare it is the base of a merged model",
+            "{target} is a model, not an adapter; --model_name_or_path {model_name_or_path} beside it is for "
+            "--compare alone, as the base of a merged model",
             target=options.target,
             model_name_or_path=options.model_name_or_path,
         )

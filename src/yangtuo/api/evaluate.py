@@ -71,7 +71,9 @@ def evaluate(
     for name in ("targets", "rows", "gate"):
         if name in others:
             raise UsageError(
-                "yangtuo.evaluate: {name} is no keyword; name models first, rows by their own options", name=name
+                "yangtuo.evaluate: {name} is not a keyword; give models as positional arguments, and rows by "
+                "options such as validation_file",
+                name=name,
             )
     chosen = options_of(
         EvaluateOptions,
@@ -248,7 +250,7 @@ def _benchmarks(options: EvaluateOptions) -> list[Any]:
         found.append(benchmark_of(read, by, options.shots, options.choices_per_subject))
     names = [one.name for one in found]
     if len(set(names)) < len(names):
-        raise UsageError("--choices: two folders of {names}; give one of each", names=names[0])
+        raise UsageError("--choices: two folders hold {names}; give one folder for each benchmark", names=names[0])
     return found
 
 

@@ -83,7 +83,9 @@ def _check_base(places: Places, options: EvaluateOptions) -> None:
         raise UsageError("--compare: a model without an adapter beside it; give its base as --model_name_or_path")
     if _same(model_folder(named, options.model)) == _same(places.base):
         raise UsageError(
-            "--compare: {named} would be compared with itself; name the tuned model, and its base so", named=named
+            "--compare: {named} would be compared with itself; name the tuned model, and its base as "
+            "--model_name_or_path",
+            named=named,
         )
 
 

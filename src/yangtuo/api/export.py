@@ -92,9 +92,7 @@ def _check_adapter_options(asked: ExportOptions) -> None:
     if asked.pure_lora and not asked.peft_path:
         raise UsageError("--pure_lora: it divides an adapter; give a run, an adapter or --peft_path")
     if asked.dtype != "auto" and not asked.peft_path:
-        raise UsageError(
-            "--dtype {dtype}: weights are rounded when adapters are merged; none is given", dtype=asked.dtype
-        )
+        raise UsageError("--dtype {dtype}: it is for merging an adapter, and no adapter is given", dtype=asked.dtype)
 
 
 def run(asked: ExportOptions, folder: Path) -> ExportResult:

@@ -87,7 +87,7 @@ def _opened(options: argparse.Namespace) -> list["ChatSession"]:
             raise
         told = str(error).splitlines()[0]
         raise OutOfMemoryError(
-            "the model does not fit into memory ({told}); --use_cpu computes without it", told=told
+            "the model does not fit into the device's memory ({told}); --use_cpu computes on the processor", told=told
         ) from error
 
 

@@ -19,8 +19,7 @@ from yangtuo.i18n import Listed, Message, tr
 
 _STOPPED = (129, 130, 143)  # by SIGHUP, SIGINT or SIGTERM; that process has said so
 _OF_MEMORY = Message(
-    "if nobody did that by hand, the system was out of memory (dmesg tells). The same command goes on from the last "
-    "checkpoint"
+    "if nobody killed it, the machine ran out of memory (see dmesg). The same command goes on from the last checkpoint"
 )
 
 

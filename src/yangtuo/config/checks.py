@@ -113,4 +113,4 @@ def _attention(named: str | None) -> Iterator[str]:
         hint = did_you_mean(
             named, ATTENTIONS, Message("expected one of {attentions}", attentions=", ".join(ATTENTIONS))
         )
-        yield f"--attn_implementation {named}: {hint}"
+        yield Message("--{option} {value}: {hint}", option="attn_implementation", value=named, hint=hint)

@@ -7,7 +7,8 @@ They are not taken, since values are not always spelled alike; the error says wh
 
 from yangtuo.i18n import Message
 
-LLAMA_FACTORY, TRL, MS_SWIFT = "LLaMA-Factory's", "TRL's", "ms-swift's"
+LLAMA_FACTORY, TRL, MS_SWIFT = "LLaMA-Factory", "TRL", "ms-swift"
+OTHER = Message("other tools")
 
 # Their name -> the tool, and what does the same here.
 OTHER_NAMES: dict[str, tuple[str, str]] = {
@@ -39,10 +40,10 @@ OTHER_NAMES: dict[str, tuple[str, str]] = {
     "truncation_strategy": (MS_SWIFT, "--truncation"),
     "val_dataset": (MS_SWIFT, "--validation_file"),
     # Nobody's in particular, and typed by everybody.
-    "batch_size": ("another tool's", "--per_device_train_batch_size"),
-    "epochs": ("another tool's", "--num_train_epochs"),
-    "lr": ("another tool's", "--learning_rate"),
-    "rank": ("another tool's", "--lora_rank"),
+    "batch_size": (OTHER, "--per_device_train_batch_size"),
+    "epochs": (OTHER, "--num_train_epochs"),
+    "lr": (OTHER, "--learning_rate"),
+    "rank": (OTHER, "--lora_rank"),
 }
 
 
@@ -50,7 +51,7 @@ def elsewhere(name: str, known: list[str]) -> str | None:
     """What is said of an option that other tools have; None of others, and where a verb has no such option."""
     tool, ours = OTHER_NAMES.get(name.lstrip("-").replace("-", "_"), ("", ""))
     return (
-        Message("that is {tool} name; here it is {ours}", tool=tool, ours=ours)
+        Message("that is the name in {tool}; here it is {ours}", tool=tool, ours=ours)
         if ours and ours.split()[0] in known
         else None
     )

@@ -23,7 +23,7 @@ from yangtuo.config.settings import Settings
 from yangtuo.config.trainer_options import ArgHandling
 from yangtuo.config.words import Parser, in_wide_quotes, not_text, tell_doubled, value_meant, wide_signs
 from yangtuo.errors import UsageError
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +275,6 @@ def _look_alikes(given: Mapping[str, Any]) -> Iterator[str]:
                 "--{name} {given}: {signs}; did you mean {meant!r}?",
                 name=name,
                 given=given[name],
-                signs=wide_signs(given[name])[2:] or Message("not all ASCII"),
+                signs=Listed(wide_signs(given[name]) or [Message("not all ASCII")], "; "),
                 meant=meant,
             )

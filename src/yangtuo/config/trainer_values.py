@@ -152,7 +152,7 @@ def _best(values: Values) -> Iterator[str]:
     if metric is not None and metric.removeprefix("eval_") not in METRICS:
         known = [*METRICS, *(f"eval_{name}" for name in METRICS)]
         hint = did_you_mean(metric, known, Message("evaluation here measures loss and perplexity; give one of them"))
-        yield f"--metric_for_best_model {metric}: {hint}"
+        yield Message("--{option} {value}: {hint}", option="metric_for_best_model", value=metric, hint=hint)
     if values["greater_is_better"]:
         yield Message("--greater_is_better True: a lower loss or perplexity is the better one; leave it out")
     evaluations, saves = values["eval_strategy"], values["save_strategy"]
@@ -245,14 +245,15 @@ def _trackers(report_to: str) -> Iterator[str]:
     for name in tracker_names(report_to):
         if name not in known:
             hint = did_you_mean(name, known, Message("expected some of {known}", known=", ".join(known)))
-            yield f"--report_to {name}: {hint}"
+            yield Message("--{option} {value}: {hint}", option="report_to", value=name, hint=hint)
 
 
 def _unknown(option: str, given: Collection[str], known: Collection[str], taker: str) -> Iterator[str]:
-    otherwise = Message("{taker} takes {known}", taker=taker, known=", ".join(known) or "none")
+    otherwise = Message("{taker} takes {known}", taker=taker, known=", ".join(known) or Message("none"))
     for name in given:
         if name not in known:
-            yield f"--{option}: {name}: {did_you_mean(name, known, otherwise)}"
+            hint = did_you_mean(name, known, otherwise)
+            yield Message("--{option}: {name}: {hint}", option=option, name=name, hint=hint)
 
 
 def _is_number(text: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -18,12 +18,11 @@ class UniqueKeys(yaml.SafeLoader):
         seen: dict[Any, str] = {}
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                problems.append(
-                    f"line {key.start_mark.line + 1}: {_twice(key.value, seen[key.value], _written(value))}"
-                )
+                told = _twice(key.value, seen[key.value], _written(value))
+                problems.append(Message("line {line}: {told}", line=key.start_mark.line + 1, told=told))
             seen[key.value] = _written(value)
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError(Listed(problems, "; "))
         return super().construct_mapping(node, deep)
 
 
@@ -40,7 +39,7 @@ def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
             problems.append(_twice(key, *(json.dumps(one, ensure_ascii=False) for one in (found[key], value))))
         found[key] = value
     if problems:
-        raise ValueError("; ".join(problems))
+        raise ValueError(Listed(problems, "; "))
     return found
 
 

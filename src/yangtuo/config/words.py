@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from yangtuo.config.help import verb_help
 from yangtuo.config.other_tools import OTHER_NAMES, elsewhere
 from yangtuo.errors import UsageError
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 from yangtuo.output import is_text
 
 logger = logging.getLogger(__name__)
@@ -67,16 +67,21 @@ def nearest(word: str, known: Collection[str]) -> list[str]:
 def did_you_mean(word: str, known: Collection[str], otherwise: str) -> str:
     """`did you mean ...?` where there is something near, else what is said in its place."""
     near = nearest(word, known)
-    return Message("did you mean {near}?", near=" or ".join(map(repr, near))) if near else otherwise
+    return Message("did you mean {near}?", near=Listed(map(repr, near), " or ")) if near else otherwise
 
 
-def wide_signs(value: str) -> str:
-    """What is said of a value in which nothing was found, of its signs that are not those of ASCII; "" without any."""
-    return "".join(
-        Message("; {there!r} is {name}, type {ascii!r}", there="".join(there), name=name, ascii=ascii_)
+def wide_signs(value: str) -> list[str]:
+    """What is said of a value's signs that are not those of ASCII, a text for each kind."""
+    return [
+        Message("{there!r} is {name}, type {ascii!r}", there="".join(there), name=name, ascii=ascii_)
         for signs, name, ascii_ in _WIDE
         if (there := [sign for sign in signs if sign in value])
-    )
+    ]
+
+
+def with_signs(text: str, value: str) -> str:
+    """A message on a value in which nothing was found, and what is said of its signs."""
+    return Listed([text, *wide_signs(value)], "; ")
 
 
 def signs_in_ascii(value: str) -> str:
@@ -99,11 +104,11 @@ def in_wide_quotes(given: Mapping[str, Any]) -> Iterator[str]:
             is_quoted = word[0] in _QUOTES or word[-1] in _QUOTES
             if is_quoted and not any(map(os.path.exists, word.split(","))):
                 yield Message(
-                    "{name} {word}: {signs}, or leave the quotes out: {word2}",
+                    "{name} {word}: {signs}, or leave the quotes out: {without}",
                     name=name,
                     word=word,
-                    signs=wide_signs(word)[2:],
-                    word2=word.strip(_QUOTES),
+                    signs=Listed(wide_signs(word), "; "),
+                    without=word.strip(_QUOTES),
                 )
 
 
@@ -111,7 +116,9 @@ def not_text(given: Mapping[str, Any]) -> Iterator[str]:
     """What is said of options, each with its value, that are no text in the encoding of this machine."""
     encoding = sys.getfilesystemencoding().upper()
     advice = (
-        Message("rename what has this name") if encoding == "UTF-8" else Message("set LC_ALL=C.UTF-8, or PYTHONUTF8=1")
+        Message("rename the file or folder of this name")
+        if encoding == "UTF-8"
+        else Message("set LC_ALL=C.UTF-8, or PYTHONUTF8=1")
     )
     for name, value in given.items():
         for word in value if isinstance(value, list) else [value]:
@@ -154,14 +161,12 @@ class Parser(argparse.ArgumentParser):
         """Raise it, with what was probably meant."""
         quoted = re.search(r": '([^']+)'", message)
         meant = value_meant(quoted[1]) if quoted else None
-        help_ = Message("; {prog} --help lists the options", prog=self.prog) if self.is_short else ""
-        signs = wide_signs(quoted[1]) if quoted and meant else ""
-        raise UsageError(
-            "{prog}: {message_}{value}",
-            prog=self.prog,
-            message_=message,
-            value=Message("{signs}; did you mean {meant!r}?", signs=signs, meant=meant) if meant else help_,
-        )
+        told = [message]
+        if quoted and meant:
+            told += [*wide_signs(quoted[1]), Message("did you mean {meant!r}?", meant=meant)]
+        elif self.is_short:
+            told.append(Message("{prog} --help lists the options", prog=self.prog))
+        raise UsageError("{prog}: {told}", prog=self.prog, told=Listed(told, "; "))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """See argparse; words that look like an option and are none are refused first.

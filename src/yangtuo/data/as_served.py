@@ -225,7 +225,10 @@ class AsServed:
         elif head.startswith(prompt):
             return (before[len(prompt) :] if thought else head[len(prompt) :]) + full + tail
         raise TemplateFault(
-            Message("the tokenizer's chat template renders a dialogue unlike the prompts of its answers")
+            Message(
+                "the tokenizer's chat template renders the whole dialogue differently from the prompts of its single "
+                "answers"
+            )
         )
 
     def _divided(self, said: str, turn: Turn) -> tuple[str, str]:

@@ -135,7 +135,9 @@ class ChatTemplate:
         turns = self._with_default(turns)
         frames = self._plain_frames(turns)
         if frames is None:
-            raise TemplateFault(Message("the tokenizer's chat template has no constant frames for it"))
+            raise TemplateFault(
+                Message("the tokenizer's chat template does not put the same text around every dialogue of these roles")
+            )
         return self._filled(frames, turns)
 
     def _with_default(self, turns: Sequence[Turn]) -> Sequence[Turn]:

@@ -10,7 +10,7 @@ from yangtuo.errors import DataError
 from yangtuo.i18n import Listed, Message
 
 TOO_LONG = Message("longer than max_seq_length")
-NO_ROOM = Message("the prompt's frame alone fills max_seq_length")
+NO_ROOM = Message("the template's text around the prompt alone fills max_seq_length")
 NO_ANSWER_LEFT = Message("no answer token left after the cut")
 NO_CALL_CUT = Message("longer than max_seq_length, and calls of tools are not shortened")
 NO_TURN_LEFT = Message("no trained answer left without the oldest turns")

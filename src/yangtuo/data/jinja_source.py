@@ -71,10 +71,12 @@ def render_function(source: str, names: Mapping[str, Any]) -> Render:
             told = one_line(error, _MOST_TOLD)
             if f"'{DATE}' is undefined" in told:
                 told = Message(
-                    'it writes today\'s date; name one: --chat_template_kwargs \'{{"{date}": "2026-01-31"}}\'',
+                    'it writes today\'s date; give a fixed one: --chat_template_kwargs \'{{"{date}": "2026-01-31"}}\'',
                     date=DATE,
                 )
-            raise TemplateFault(Message("the tokenizer's chat template refuses it: {told}", told=told)) from error
+            raise TemplateFault(
+                Message("the tokenizer's chat template cannot render this row: {told}", told=told)
+            ) from error
 
     return render
 

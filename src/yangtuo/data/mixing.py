@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from yangtuo.config.words import wide_signs
+from yangtuo.config.words import with_signs
 from yangtuo.errors import UsageError
 from yangtuo.i18n import Message
 
@@ -33,11 +33,7 @@ def parse(text: str, paths: Sequence[str]) -> tuple[float, ...]:
             weight = math.nan
         if not name or not (math.isfinite(weight) and weight >= 0):
             problems.append(
-                Message(
-                    "{part!r}: expected a file, a colon and a number from 0 up{signs}",
-                    part=part,
-                    signs=wide_signs(part),
-                )
+                with_signs(Message("{part!r}: expected a file, a colon and a number from 0 up", part=part), part)
             )
         elif len(found) != 1:
             names = ", ".join(Path(path).name for path in paths)

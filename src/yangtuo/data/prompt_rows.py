@@ -87,7 +87,7 @@ def check_file(path: Path, *, option: str) -> None:
         )
     if path.suffix.lower() not in _SUFFIXES:
         raise DataError(
-            "--{option} {path}: known by its name are {suffixes}; rename it",
+            "--{option} {path}: its name has to end in one of {suffixes}; rename it",
             option=option,
             path=path,
             suffixes=", ".join(_SUFFIXES),
@@ -119,7 +119,7 @@ def of_file(
         try:
             ids = encoder.prompt(turns[: last + 1], tools)
         except TemplateFault as fault:
-            problems.append(f"{where}: {fault}")
+            problems.append(Message("{where}: {fault}", where=where, fault=fault))
             continue
         yield PromptRow(turns[last].text, tuple(ids), reference, where)
     if problems:
@@ -156,7 +156,7 @@ def _rows(path: Path, read: ReadOptions, problems: list[str], option: str) -> It
             turns, faults = formats.turns_of(content, layout.data_format if layout else DataFormat.ALPACA)
         if not faults:
             turns, tools, _, faults = beside(content, turns)
-        problems += [f"{where}: {fault}" for fault in faults]
+        problems += [Message("{where}: {fault}", where=where, fault=fault) for fault in faults]
         if not faults:
             yield where, turns, tools
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from yangtuo.config.words import wide_signs
+from yangtuo.config.words import with_signs
 from yangtuo.data.chat_template import ChatTemplate
 from yangtuo.data.templates import (
     ALPACA_ZH,
@@ -54,12 +54,10 @@ def choose_template(
         template, why = read_template(Path(named)), Message("the file {named}", named=named)
     else:
         names = ", ".join((*TEMPLATES, "tokenizer", "auto"))
-        raise UsageError(
-            "--template {named}: no such file, and no such template; there are {names}{signs}",
-            named=named,
-            names=names,
-            signs=wide_signs(named),
+        text = Message(
+            "--template {named}: no such file, and no such template; there are {names}", named=named, names=names
         )
+        raise UsageError(with_signs(text, named))
     if isinstance(template, str):
         if tokenizer.chat_template is None:
             raise UsageError(

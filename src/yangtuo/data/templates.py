@@ -333,8 +333,6 @@ def _contradictions(content: dict[str, Any]) -> Iterator[str]:
     if opening.count("{system}") != 1:
         yield Message("'opening' has {count} times {{system}}; expected it once", count=opening.count("{system}"))
     elif not opening.startswith("{system}") and "opening_without_system" not in content:
-        yield Message(
-            "no 'opening_without_system'; expected a text, since 'opening' begins with a frame of the system prompt"
-        )
+        yield Message("no 'opening_without_system'; expected a text, since 'opening' has text before the system prompt")
     if end and end not in content.get("control_tokens", ()):
         yield Message("'end' is {end!r}, which 'control_tokens' does not list", end=end)

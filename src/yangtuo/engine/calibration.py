@@ -26,6 +26,7 @@ from yangtuo.engine.memory import MOST_CELLS, free_bytes
 from yangtuo.engine.processes import largest
 from yangtuo.engine.steps import Execution, Planner
 from yangtuo.errors import OutOfMemoryError, is_out_of_memory
+from yangtuo.i18n import Message
 from yangtuo.model.sharding import reshard
 
 logger = logging.getLogger(__name__)
@@ -130,15 +131,16 @@ def calibrate(measured: Measured, planner: Planner, execution: Execution) -> Exe
         fits = _cells_of_all(measured, planner, execution)
     if fits < longest:
         free = free_bytes(device) / 2**30
-        remedy = "" if measured.checkpoints else "--gradient_checkpointing, or "
-        raise OutOfMemoryError(
+        told = Message(
             "a row of {longest} tokens needs more memory than the {free:.1f} GiB that are free (about {fits} tokens "
-            "would fit); give {remedy}a smaller --max_seq_length",
+            "would fit)",
             longest=longest,
             free=free,
             fits=fits,
-            remedy=remedy,
         )
+        if measured.checkpoints:
+            raise OutOfMemoryError("{told}; give a smaller --max_seq_length", told=told)
+        raise OutOfMemoryError("{told}; give --gradient_checkpointing, or a smaller --max_seq_length", told=told)
     chosen = min(fits, MOST_CELLS["cuda"])
     logger.info("engine: micro-batches of at most %s tokens, by a measurement of the memory", f"{chosen:,}")
     return replace(execution, max_cells=chosen, is_auto=False)

@@ -64,7 +64,7 @@ def connect(device: str, *, backend: str | None, timeout_seconds: int, deepspeed
             torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count())
         timeout = timedelta(seconds=timeout_seconds)
         usual = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "npu": "hccl", "xpu": "xccl"}
-        with peers_lost_are_named("the meeting of all processes"), _waiting_is_told():
+        with peers_lost_are_named(Message("the meeting of all processes")), _waiting_is_told():
             store, number, size = next(rendezvous("env://", timeout=timeout))
             torch.distributed.init_process_group(
                 backend or usual.get(device),
@@ -89,7 +89,7 @@ def _waiting_is_told() -> Iterator[None]:
     others, size = world_size() - 1, world_size()
     place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
     text: str = Message(
-        "rank {rank}: waiting for {others} of {size} processes at {place}",
+        "rank {rank}: waiting for the other processes ({others} of {size}) at {place}",
         rank=rank(),
         others=others,
         size=size,
@@ -192,7 +192,7 @@ def check_alike(found: Mapping[str, Any]) -> None:
         Message("rank {other} on {host}: {difference}", other=other, host=host, difference=difference)
         for other, (host, values) in enumerate(told)
         for difference in differences(
-            first, values, Message("on rank 0 ({first_host})", first_host=first_host), "there"
+            first, values, Message("on rank 0 ({first_host})", first_host=first_host), Message("there")
         )
     ]
     if problems:

@@ -77,13 +77,16 @@ class ChoiceFolder:
         able = {name: found for name, found in self.questions.items() if all(one.answer for one in found)}
         chosen = split or max((name for name in able if name != DEV), key=lambda name: len(able[name]), default=None)
         if chosen not in able:
-            what = f"split {split!r}" if split else "split besides dev"
-            splits = ", ".join(able) or "none"
+            told: dict[str, Any] = {"benchmark": self.benchmark, "splits": ", ".join(able) or Message("none")}
+            if split is None:
+                raise UsageError(
+                    "no split besides dev has answers in this folder of {benchmark}; splits with answers: {splits}",
+                    **told,
+                )
             raise UsageError(
-                "no {what} with answers in this folder of {benchmark}; splits with answers: {splits}",
-                what=what,
-                benchmark=self.benchmark,
-                splits=splits,
+                "split {split!r} has no answers in this folder of {benchmark}; splits with answers: {splits}",
+                split=split,
+                **told,
             )
         return able[chosen]
 

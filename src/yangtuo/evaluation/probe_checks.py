@@ -48,9 +48,9 @@ class Argument(Enum):
     TEXTS = ("values", Message("a list of texts, none of them empty"))
     NUMBER = ("value", Message("a finite number"))
     COUNT = ("value", Message("a whole number from 1"))
-    LANGUAGE = ("value", '"zh" or "en"')
-    CASE = ("value", '"upper" or "lower"')
-    NOTHING = ("", "nothing")
+    LANGUAGE = ("value", Message('"zh" or "en"'))
+    CASE = ("value", Message('"upper" or "lower"'))
+    NOTHING = ("", Message("nothing"))
 
 
 @dataclass(frozen=True)

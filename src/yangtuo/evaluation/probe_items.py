@@ -118,7 +118,7 @@ def read_items(paths: Iterable[Path]) -> tuple[Item, ...]:
                         before=before,
                     )
                 ]
-            problems += [f"{place}: {fault}" for fault in faults]
+            problems += [Message("{where}: {fault}", where=place, fault=fault) for fault in faults]
             if not faults:
                 items.append(_item(value.content))
     if problems:
@@ -164,8 +164,8 @@ def _row_faults(value: Value) -> Iterator[str]:
     other = [shown(key) for key in row if key not in _KEYS[form]]
     if missing:
         yield Message(
-            "no {missing} (keys: {keys}); expected {forms}",
-            missing=" and no ".join(map(repr, missing)),
+            "missing: {missing} (keys: {keys}); expected {forms}",
+            missing=", ".join(map(repr, missing)),
             keys=keys_of(row),
             forms=_forms(),
         )
@@ -188,7 +188,7 @@ def _value_faults(row: dict[str, Any], key: str) -> Iterator[str]:
         yield Message(
             "'kind' is {value}; expected a word of small letters, digits and _, such as facts, which is not {measures}",
             value=short(value),
-            measures=" or ".join(_MEASURES),
+            measures=Listed(_MEASURES, " or "),
         )
     elif key == "options":
         yield from _option_faults(value)

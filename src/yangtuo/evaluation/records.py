@@ -13,6 +13,7 @@ from typing import Any
 
 from yangtuo import output
 from yangtuo.errors import WriteError, differences
+from yangtuo.i18n import Listed, Message
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,9 @@ class Records:
         header = json.loads(json.dumps({"model": model}))
         there, entries = _read(path)
         if there is not None and there != header:
-            told = "; ".join(differences(there.get("model") or {}, header["model"], "there", "here"))
+            told = Listed(
+                differences(there.get("model") or {}, header["model"], Message("there"), Message("here")), "; "
+            )
             aside = output.free_name(path.with_name(f"{path.stem}.former{path.suffix}"))
             with output.named(path):
                 path.rename(aside)

@@ -43,11 +43,9 @@ def check_packages() -> None:
     """
     missing = [name for module, name in _PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
-        verb = "is" if len(missing) == 1 else "are"
         raise MissingDependencyError(
-            "scores of generated answers: {missing} {verb} not installed; {pip_install}",
+            "scores of generated answers: not installed: {missing}; {pip_install}",
             missing=", ".join(missing),
-            verb=verb,
             pip_install=pip_install("eval"),
         )
 

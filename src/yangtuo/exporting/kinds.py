@@ -21,8 +21,8 @@ def check_kind(kind: str | None, output_dir: str) -> None:
     if f"MOSTLY_{name}" in LlamaFileType.__members__:
         files = (f"{output_dir.rstrip('/')}/model-{one}.gguf" for one in ("f16", name.lower()))
         raise UsageError(
-            "--gguf {kind}: llama.cpp makes it of an f16 file; give --gguf f16, then: {value}",
+            "--gguf {kind}: llama.cpp makes it of an f16 file; give --gguf f16, then: {command}",
             kind=kind,
-            value=shlex.join(["llama-quantize", *files, name]),
+            command=shlex.join(["llama-quantize", *files, name]),
         )
     raise UsageError("--gguf {kind}: no such kind; there are {written}", kind=kind, written=", ".join(WRITTEN))

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from yangtuo import output
 from yangtuo.errors import AdapterError, WriteError
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 from yangtuo.merging.edits import BiasDelta, LowRank, WeightEdits
 from yangtuo.merging.plan import Plan, Step
 from yangtuo.model.adapter_names import under_both
@@ -68,7 +68,7 @@ def lora_of(step: Step, base: str, published: Published | None = None) -> PlainL
         raise AdapterError(
             "{folder}: --pure_lora: vLLM does not load {refused}; export it merged",
             folder=saved.folder,
-            refused=" or ".join(refused),
+            refused=Listed(refused, " or "),
         )
     modules = [key.removesuffix(".lora_A.weight") for key in saved.tensors if key.endswith(".lora_A.weight")]
     if not modules:

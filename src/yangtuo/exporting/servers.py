@@ -189,11 +189,11 @@ def _to_give(has: Sequence[str]) -> str:
 
 def _told(has: Sequence[str], is_listed: bool) -> str:
     if not is_listed:
-        return Message("does not list what it has")
+        return Message("does not list its models")
     return (
-        Message("has {has}{what}", has=", ".join(has[:20]), what=", ..." if len(has) > 20 else "")
+        Message("has the models {has}{what}", has=", ".join(has[:20]), what=", ..." if len(has) > 20 else "")
         if has
-        else Message("lists no model")
+        else Message("has no model")
     )
 
 

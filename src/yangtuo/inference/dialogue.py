@@ -120,7 +120,7 @@ def save_row(path: Path, row: dict[str, Any]) -> int:
         rows = json.loads(text) if text and path.suffix == ".json" else []
     except (OSError, ValueError) as error:
         told = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError("{path}: cannot be written, since it cannot be read: {told}", path=path, told=told) from error
+        raise DataError("{path}: cannot be added to, since it cannot be read: {told}", path=path, told=told) from error
     if not isinstance(rows, list):
         raise DataError("{path}: it holds no list of rows; give another name", path=path)
     if path.suffix == ".jsonl":

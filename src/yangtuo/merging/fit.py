@@ -78,8 +78,8 @@ def rows_after(saved: SavedAdapter, chain: WeightEdits, allowed: Allowed) -> int
             )
         told.append(
             Message(
-                "give the base that it was trained on (for one that brought a vocabulary of its own to this very base, "
-                "see yangtuo merge --help)"
+                "give the base that it was trained on (if that is this very base, and the adapter's tokenizer is "
+                "larger, see yangtuo merge --help)"
             )
         )
         raise AdapterError(Listed(told, "; "))

@@ -11,7 +11,6 @@ import torch
 
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import AdapterError, UsageError
-from yangtuo.i18n import Message
 from yangtuo.merging import fit
 from yangtuo.merging import plan as merge_plan
 from yangtuo.merging.options import DTYPE_NAMES, MergeOptions
@@ -102,7 +101,7 @@ def _check_not_merged_yet(adapters: Sequence[SavedAdapter], merged_before: Seque
     for saved in adapters:
         if saved.sha256 in merged_before:
             raise AdapterError(
-                "{folder}: {folder2} has this very adapter in it already; give the base of before",
+                "{folder}: {folder2} has this very adapter in it already; give the base as it was before that merge",
                 folder=saved.folder,
                 folder2=folder,
             )
@@ -124,11 +123,10 @@ def _check_not_continued(adapters: Sequence[SavedAdapter], base: str) -> None:
         left = [str(other.folder) for other in adapters if other.sha256 not in hashes]
         words = ["--model_name_or_path", base, "--peft_path", ",".join(left), "--output_dir", "merged"]
         raise AdapterError(
-            "--peft_path: {folder} continues {double} and holds what that one learned; merge it {what}: yangtuo merge "
-            "{words}",
+            "--peft_path: {folder} continues {double} and holds what that one learned; merge without {double}: yangtuo "
+            "merge {words}",
             folder=saved.folder,
             double=double,
-            what="alone" if len(left) == 1 else Message("without that one"),
             words=shlex.join(words),
         )
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from yangtuo.errors import ProofError
+from yangtuo.i18n import Message
 from yangtuo.merging.edits import Grow, WeightEdits
 from yangtuo.merging.plan import Plan
 from yangtuo.merging.tensor_proof import SUMMING, blocks
@@ -91,7 +92,7 @@ def prove_logits(
     def shaken(seed: int) -> torch.Tensor:
         return _logits(model, _perturbed(base, merged, plan.chain, seed), ids, "proof by logits 3/3")
 
-    return _compared(reference, found, shaken, "the merged model", _chooses(base.model))
+    return _compared(reference, found, shaken, Message("the merged model"), _chooses(base.model))
 
 
 def _compared(
@@ -158,7 +159,7 @@ def prove_split(
         value = functools.partial(perturbed, generator=torch.Generator().manual_seed(seed))
         return _logits(new_plan.last.model, value, ids, "proof by logits 3/3")
 
-    return _compared(reference, found, shaken, "base with plain LoRA", _chooses(base.model))
+    return _compared(reference, found, shaken, Message("base with plain LoRA"), _chooses(base.model))
 
 
 def _equal_lengths(probes: Sequence[Sequence[int]]) -> torch.Tensor:

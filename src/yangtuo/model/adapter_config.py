@@ -11,7 +11,7 @@ from typing import Any
 from peft import LoraConfig
 
 from yangtuo.errors import AdapterError, one_line
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 from yangtuo.model.adapter_folder import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], tuple[type, ...] | None]] = {
     **dict.fromkeys(("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying"), ((bool,), None)),
 }
 _WORDS = {
-    **{int: Message("a whole number"), float: Message("a number"), str: "text"},
+    **{int: Message("a whole number"), float: Message("a number"), str: Message("text")},
     **{bool: Message("true or false"), list: Message("a list"), dict: Message("an object")},
 }
 # What PEFT raises for a configuration that does not fit a base, or that it has not got a package for.
@@ -125,4 +125,4 @@ def _is_a(value: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def _worded(kinds: tuple[type, ...]) -> str:
-    return " or ".join(_WORDS[kind] for kind in kinds if not (kind is int and float in kinds))
+    return Listed([_WORDS[kind] for kind in kinds if not (kind is int and float in kinds)], " or ")

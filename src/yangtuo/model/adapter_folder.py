@@ -7,7 +7,7 @@ import logging
 import re
 from pathlib import Path
 
-from yangtuo.config.words import wide_signs
+from yangtuo.config.words import with_signs
 from yangtuo.errors import AdapterError
 from yangtuo.i18n import Message
 
@@ -29,8 +29,10 @@ def check_adapter(peft_path: str, *, is_optional: bool = False) -> Path:
     """
     folder = Path(peft_path)
     if not folder.is_dir():
-        hint = Message("; for a new LoRA, leave --peft_path out") if is_optional else wide_signs(peft_path)
-        raise AdapterError("--peft_path {peft_path}: no such folder{hint}", peft_path=peft_path, hint=hint)
+        told = Message("--peft_path {peft_path}: no such folder", peft_path=peft_path)
+        if is_optional:
+            raise AdapterError("{told}; for a new LoRA, leave --peft_path out", told=told)
+        raise AdapterError(with_signs(told, peft_path))
     if not (folder / CONFIG_FILE).is_file():
         raise AdapterError(
             "--peft_path {peft_path}: no {config_file} in that folder, so it is no adapter{meant}",

@@ -264,7 +264,7 @@ def _checked(adapter: Adapter) -> Adapter:
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
     if adapter.num_trainable() == 0:
-        raise AdapterError("no weight would be trained; a run that trains nothing is not started")
+        raise AdapterError("no weight would be trained; name modules with --trainable or --modules_to_save")
     lost = adapter_state.without_a_place(adapter)
     if lost:
         raise AdapterError("this PEFT would train but not save {lost}; train other modules", lost=", ".join(lost[:4]))

@@ -5,9 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from yangtuo.config.words import wide_signs
+from yangtuo.config.words import with_signs
 from yangtuo.errors import ModelError
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 from yangtuo.model.hubs import Source, fetch
 
 logger = logging.getLogger(__name__)
@@ -67,27 +67,24 @@ def check_place(name: str, *, option: str, must_hold: Sequence[str]) -> Path | N
     folder = Path(os.path.expanduser(name))  # as it is, where there is no home
     if folder.is_dir():
         if not any((folder / file).is_file() for file in must_hold):
-            found = ", ".join(sorted(os.listdir(folder))[:6]) or "nothing"
+            found = ", ".join(sorted(os.listdir(folder))[:6]) or Message("nothing")
             is_adapter = (folder / "adapter_config.json").is_file() and option == "model_name_or_path"
-            hint = Message("; it is an adapter, which is given as --peft_path, beside its base") if is_adapter else ""
-            raise ModelError(
-                "--{option} {name}: no {must_hold} in that folder (found: {found}){hint}",
+            told = Message(
+                "--{option} {name}: no {must_hold} in that folder (found: {found})",
                 option=option,
                 name=name,
-                must_hold=" or ".join(must_hold),
+                must_hold=Listed(must_hold, " or "),
                 found=found,
-                hint=hint,
             )
+            if is_adapter:
+                raise ModelError("{told}; it is an adapter, which is given as --peft_path, beside its base", told=told)
+            raise ModelError(told)
         return folder
     if name.startswith((".", "/", "~", "\\")) or name.count("/") != 1 or " " in name:
-        hint = Message(" (the script still has its placeholder)") if name.startswith("path/to") else ""
-        raise ModelError(
-            "--{option} {name}: no such folder{hint}{signs}",
-            option=option,
-            name=name,
-            hint=hint,
-            signs=wide_signs(name),
-        )
+        told = Message("--{option} {name}: no such folder", option=option, name=name)
+        if name.startswith("path/to"):
+            raise ModelError("{told}; the script still has its placeholder", told=told)
+        raise ModelError(with_signs(told, name))
     return None
 
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from yangtuo import output
 from yangtuo.config.choices import Hub
 from yangtuo.config.schema import ModelArguments
-from yangtuo.config.words import wide_signs
+from yangtuo.config.words import with_signs
 from yangtuo.errors import MissingDependencyError, ModelError, one_line
 from yangtuo.i18n import Message
 from yangtuo.installing import pip_install
@@ -124,7 +124,7 @@ class _Request:
             other=self.other,
             mirror=_MIRROR,
         )
-        return self._refused(Message("{asked} did not send a model of that name", asked=self.asked), error, way_out)
+        return self._refused(Message("the model could not be fetched from {asked}", asked=self.asked), error, way_out)
 
     def is_offline(self, error: Exception) -> ModelError:
         """Of a hub that was not asked."""
@@ -158,14 +158,14 @@ class _Request:
 
     def _refused(self, what: str, error: BaseException, way_out: str) -> ModelError:
         told = one_line(error, _MOST_TOLD)
-        return ModelError(
-            "{about}: no such folder, and {what} ({told}); {way_out}{signs}",
+        text = Message(
+            "{about}: no such folder, and {what} ({told}); {way_out}",
             about=self.about,
             what=what,
             told=told,
             way_out=way_out,
-            signs=wide_signs(self.name),
         )
+        return ModelError(with_signs(text, self.name))
 
 
 def modelscopes_endpoint() -> str:
@@ -285,9 +285,7 @@ def _check_blobs(kept_as: Path, known: Collection[str], request: _Request) -> No
             wrong.append(next((path.name for path in links if Path(os.readlink(path)).name == name), name))
             blob.unlink(missing_ok=True)  # another process may have found the same
     if wrong:
-        raise request.is_another(
-            ", ".join(sorted(wrong)), Message("came with other bytes than are listed, by the hash")
-        )
+        raise request.is_another(", ".join(sorted(wrong)), Message("does not have the hash that is listed"))
 
 
 def _hash_as(blob: Path) -> str | None:

@@ -66,7 +66,7 @@ def check_options(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> None
     of_names = [*_of_names(lora, modules), *_of_patterns(lora, modules), *_of_full_modules(lora, modules)]
     problems = [*of_names, *_of_numbers(lora, modules), *_of_variants(lora), *_of_experts(lora, modules)]
     if problems:
-        raise AdapterError.of_problems(Message("LoRA options"), problems)
+        raise AdapterError.of_problems(Message("LoRA options that cannot be used"), problems)
 
 
 def _of_names(lora: LoraArguments, modules: Mapping[str, nn.Module]) -> Iterator[str]:

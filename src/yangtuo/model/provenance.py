@@ -210,7 +210,7 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
         version = value["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(
-            "{where}: not written by this program: {error!r}; remove it to go without", where=where, error=error
+            "{where}: not written by this program: {error!r}; copy the adapter's folder again", where=where, error=error
         ) from error
     if version != FORMAT:
         raise AdapterError(
@@ -233,7 +233,7 @@ def _of_adapter(text: str, where: str) -> dict[str, Any]:
     wrong += [part for part in ("stack", "continued") if not _is_list_of_adapters(known.get(part, []))]
     if wrong:
         raise AdapterError(
-            "{where}: without {wrong}; copy the adapter's folder again, or remove the file",
+            "{where}: missing or of the wrong kind: {wrong}; copy the adapter's folder again",
             where=where,
             wrong=", ".join(wrong),
         )

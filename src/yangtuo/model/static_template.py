@@ -70,7 +70,9 @@ class StaticTemplate:
         opening = f"{self.with_system[0]}{system}{self.with_system[1]}" if self.with_system else None
         found = opening if is_told else self.without_system
         if found is None:
-            raise DataError("the template {what} system prompt", what="takes no" if is_told else "needs a")
+            if is_told:
+                raise DataError("the template takes no system prompt")
+            raise DataError("the template needs a system prompt")
         return found
 
 

@@ -291,7 +291,7 @@ def split_and_audit(
             audits["validation"]["rows_read"] = aside.num_rows()
     mix = mixing.parse(settings.data.mix, train.paths) if settings.data.mix else None
     if mix and not sum(mixing.num_rows_of_epoch(train.source_numbers, mix)):
-        raise UsageError("--mix {mix}: an epoch would have no row; raise a weight", mix=settings.data.mix)
+        raise UsageError("--mix {mix}: an epoch would have no row; raise one of the numbers", mix=settings.data.mix)
     return Corpus(train, aside, mix, audits, dropped_rows([encoded, *([validation] if validation else [])]))
 
 

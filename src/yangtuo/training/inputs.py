@@ -107,9 +107,7 @@ def _check_verbs(settings: Settings) -> None:
     if not lora.peft_path:
         wrong = [name for name in ("new_adapter", "modules_to_save_policy") if settings.given(name)]
         if wrong:
-            raise UsageError(
-                "--{wrong}: it says what becomes of the adapter of --peft_path, which is not given", wrong=wrong[0]
-            )
+            raise UsageError("--{wrong} needs --peft_path, which is not given", wrong=wrong[0])
         names = ("force_base", "allow_partial_adapter")
         tell_without_effect(settings, names, Message("no --peft_path is given"))
     elif lora.new_adapter and lora.modules_to_save_policy is not ModulesToSavePolicy.KEEP:

@@ -206,7 +206,7 @@ def start_of(
         )
     there, seed = recorded.get("recipe", recorded.get("meaning", {})), recorded.get("seed")
     is_longer = extends and not differences(_without_length(there), _without_length(recipe), "there", "here")
-    different = differences(there, recipe, "there", "here")
+    different = differences(there, recipe, Message("there"), Message("here"))
     if different and is_longer:
         return Decision(Start.EXTEND, _chosen(named) if named else _last_of(output_dir), seed)
     if different:

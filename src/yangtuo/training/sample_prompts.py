@@ -56,13 +56,12 @@ def find(settings: Settings, inputs: DataInputs, validation: Examples | None, se
 
 def _check_number(named: str, num: int) -> None:
     if not 1 <= num <= MOST_PROMPTS:
-        told = Message("more than {most_prompts}", most_prompts=MOST_PROMPTS) if num else "no"
+        too_many = Message("more than {most} prompts", most=MOST_PROMPTS)
         raise UsageError(
-            "--sample_prompts {named}: {told} prompts; give 1 to {most_prompts}, since each is answered at each "
-            "evaluation",
+            "--sample_prompts {named}: {told}; give 1 to {most}, since each is answered at each evaluation",
             named=named,
-            told=told,
-            most_prompts=MOST_PROMPTS,
+            told=too_many if num else Message("no prompts in it"),
+            most=MOST_PROMPTS,
         )
 
 

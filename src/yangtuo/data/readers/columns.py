@@ -12,7 +12,7 @@ from typing import Any
 
 from yangtuo.config.choices import DataFormat
 from yangtuo.config.unique_keys import unique
-from yangtuo.config.words import did_you_mean, signs_in_ascii, wide_signs
+from yangtuo.config.words import did_you_mean, signs_in_ascii, wide_signs, with_signs
 from yangtuo.data.readers import names
 from yangtuo.data.readers.formats import COLUMNS
 from yangtuo.data.readers.json_rows import Doubled
@@ -81,8 +81,8 @@ class Renaming:
         if displaced and not self._may_displace:
             faults += [
                 Message(
-                    "has {name!r} beside {column!r}, which the file's first row has in its place; say which is "
-                    "which with --columns",
+                    "has both {name!r} and {column!r}, of which the file's first row has {column!r} alone; say which "
+                    "is which with --columns",
                     name=name,
                     column=self._column_of[name],
                 )
@@ -104,7 +104,7 @@ class Renaming:
         return Listed(
             Message("{column} as {field}", column=column, field=field)
             if field
-            else Message("{column} not at all", column=column)
+            else Message("{column} not used", column=column)
             for column, field in self._told()
         )
 
@@ -136,8 +136,8 @@ def _problems(given: Mapping[str, Any], data_format: DataFormat) -> Iterator[str
         yield Message("the file's column comes first, then the field; did you mean '{json}'?", json=_json(turned))
         return
     if not any(given.values()):
-        told = wide_signs("".join(given)) if set(given.values()) == {None} else ""
-        yield Message("it names no field{told}; expected columns and fields, as {example}", told=told, example=_EXAMPLE)
+        told = Message("no column is given a field; expected columns and fields, as {example}", example=_EXAMPLE)
+        yield with_signs(told, "".join(given) if set(given.values()) == {None} else "")
     for column, field in given.items():
         if not isinstance(field, str | None):
             yield Message(
@@ -155,21 +155,20 @@ def _problems(given: Mapping[str, Any], data_format: DataFormat) -> Iterator[str
             yield Message("{column!r}: no format has a field {field!r}; {hint}", column=column, field=field, hint=hint)
     fields = [field for field in given.values() if isinstance(field, str)]
     for field in dict.fromkeys(field for field in fields if fields.count(field) > 1):
-        both = " and ".join(repr(column) for column, other in given.items() if other == field)
+        both = Listed((repr(column) for column, other in given.items() if other == field), " and ")
         yield Message("{both} are the field {field!r}; a field is one column", both=both, field=field)
     known = set(fields) & set(_FIELDS)
     if known and not _formats_with(known, data_format):
-        told = (
-            Message("--format {data_format} has", data_format=data_format)
-            if data_format is not DataFormat.AUTO
-            else Message("one format has")
-        )
-        yield Message(
-            "not all of {known} are fields that {told}: {listed}",
-            known=", ".join(sorted(known)),
-            told=told,
-            listed=_listed(data_format),
-        )
+        fields_, listed = ", ".join(sorted(known)), _listed(data_format)
+        if data_format is DataFormat.AUTO:
+            yield Message("no format has all of the fields {fields}: {listed}", fields=fields_, listed=listed)
+        else:
+            yield Message(
+                "--format {data_format} has not all of the fields {fields}: {listed}",
+                data_format=data_format,
+                fields=fields_,
+                listed=listed,
+            )
 
 
 def _format_of(fields: set[str], data_format: DataFormat) -> DataFormat | None:
@@ -189,14 +188,16 @@ def _listed(data_format: DataFormat) -> str:
 
 def _no_json(text: str) -> str:
     """What is said of a text that would be JSON in other signs; "" where it would not."""
-    meant, signs = signs_in_ascii(text), wide_signs(text).removeprefix("; ")
+    meant, signs = signs_in_ascii(text), wide_signs(text)
     for guess in {meant, meant.replace("'", '"')} - {text}:
         try:
             json.loads(guess)
         except ValueError:
             continue
         return Message(
-            "{signs}; did you mean '{guess}'?", signs=signs or Message("JSON has double quotes"), guess=guess
+            "{signs}; did you mean '{guess}'?",
+            signs=Listed(signs or [Message("JSON has double quotes")], "; "),
+            guess=guess,
         )
     return ""
 

@@ -136,7 +136,7 @@ def _history_faults(history: Any) -> Iterator[str]:
     for number, pair in enumerate(history):
         where = f"'history[{number}]'"
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            yield f"{where} is {_found(pair)}; {rule}"
+            yield Message("{where} is {pair}; {rule}", where=where, pair=_found(pair), rule=rule)
         elif not all(map(is_encodable, pair)):
             yield Message("{where} has half of a surrogate pair, which is no character; {rule}", where=where, rule=rule)
         elif not pair[0].strip():

@@ -25,7 +25,7 @@ from yangtuo.data.readers.shown import short as _short
 from yangtuo.data.readers.tool_use import CALLS, TOOLS, calls_in, calls_of, tools_in
 from yangtuo.data.records import Turn
 from yangtuo.data.thinking import THOUGHT_KEYS, thought_of
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 
 _CALL = "call"  # a turn whose text is a call
 _ROLES = {
@@ -97,7 +97,9 @@ def thought_in(said: dict[str, Any], faults: list[str]) -> dict[str, Any] | None
     for key in given:
         faults += text_faults(said, key, Message("a text, the thought before the answer"))
     if len(set(map(str, given.values()))) > 1:
-        faults.append(Message("{given} contradict each other; keep one of them", given=" and ".join(map(repr, given))))
+        faults.append(
+            Message("{given} contradict each other; keep one of them", given=Listed(map(repr, given), " and "))
+        )
     return {"reasoning_content": next(iter(given.values()))}
 
 
@@ -145,14 +147,15 @@ def _turn(turn: Any, where: str, turns: list[Turn], places: list[str]) -> Iterat
     text = _text(turn, role, text_key, has_calls=bool(calls), faults=faults)
     if more and "reasoning_content" in more and thought_of(Turn("assistant", text, trained=False)):
         faults.append(
-            Message("a thought stands beside {text_key!r} and another in it; keep one of them", text_key=text_key)
+            Message("there is a thought beside {text_key!r} and another inside it; keep one of them", text_key=text_key)
         )
     trained, weight = _loss(turn, role, faults)
-    yield from (f"{where}: {fault}" for fault in faults)
+    yield from (Message("{where}: {fault}", where=where, fault=fault) for fault in faults)
     if role and not faults:
         made = Turn("assistant" if role == _CALL else role, text, trained and weight > 0, float(weight), more or None)
         if role == _CALL and turns and turns[-1].role == "assistant":
-            yield from (f"{where}: {fault}" for fault in _joining_faults(turns[-1], made))
+            wrong = _joining_faults(turns[-1], made)
+            yield from (Message("{where}: {fault}", where=where, fault=fault) for fault in wrong)
             turns[-1] = _joined(turns[-1], made)  # what was said before the call, or a call beside it
         else:
             turns.append(made)
@@ -166,7 +169,7 @@ def _more(
     more: dict[str, Any] = {}
     faults += [
         Message(
-            "{key!r} is {turn} in a turn of the {role}; they stand in the row, or in its system turn",
+            "{key!r} is {turn} in a turn of the {role}; tools belong at the top of the row, or in its system turn",
             key=key,
             turn=_short(turn[key]),
             role=role,
@@ -226,7 +229,8 @@ def _loss(turn: Mapping[str, Any], role: str | None, faults: list[str]) -> tuple
     said, weight = {key: turn[key] for key in _TRAIN if turn.get(key) is not None}, weight_of(dict(turn))
     key, train = next(iter(said.items()), ("train", is_answer))
     if len(set(map(str, said.values()))) > 1:
-        faults.append(Message("{said} contradict each other; keep one of them", said=" and ".join(map(repr, said))))
+        both = Listed(map(repr, said), " and ")
+        faults.append(Message("{both} contradict each other; keep one of them", both=both))
     elif not isinstance(train, bool) and train not in (0, 1):
         faults.append(Message("{key!r} is {train}; expected true or false", key=key, train=_short(train)))
     elif train and role and not is_answer:
@@ -239,7 +243,9 @@ def _loss(turn: Mapping[str, Any], role: str | None, faults: list[str]) -> tuple
 
 def _joining_faults(before: Turn, call: Turn) -> Iterator[str]:
     if thought_of(call) and (before.text.strip() or before.more):
-        yield Message("its thought stands behind what the turn before says; put it there, since both are one answer")
+        yield Message(
+            "its thought comes after the text of the turn before; move it to that turn, since both are one answer"
+        )
     if (before.trained, before.weight) != (call.trained, call.weight):
         yield Message("it and the turn before are one answer, and 'train' or 'weight' differ; give both the same")
 
@@ -265,11 +271,11 @@ def _order_faults(turns: Sequence[Turn], places: Sequence[str]) -> Iterator[str]
     for turn, place in zip(turns[begin:], places[begin:], strict=True):
         if turn.role not in _NEXT[before]:
             yield Message(
-                "{place} is a turn of the {role}, expected the {next}: at most one system turn at the start, then "
+                "{place} is a turn of the {role}; expected {next}: at most one system turn at the start, then "
                 "user and assistant in turn, with turns of tools behind their calls",
                 place=place,
                 role=turn.role,
-                next=" or the ".join(_NEXT[before]),
+                next=Listed(_NEXT[before], " or "),
             )
             return
         before = turn.role

@@ -58,7 +58,7 @@ def layout_of(
         return Layout(DataFormat.ALPACA)  # the row itself is the fault
     without = ""
     if columns:
-        without = Message("none of the columns of --columns is in it (it has {keys})", keys=keys_of(first))
+        without = Message("it has none of the columns that --columns names (it has {keys})", keys=keys_of(first))
     if data_format is not DataFormat.AUTO:
         return Layout(data_format, told=without)
     found = _recognized(first, has_cells=has_cells)

@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from yangtuo.config.words import wide_signs
+from yangtuo.config.words import with_signs
 from yangtuo.data.readers.decode import PACKED
 from yangtuo.errors import DataError
-from yangtuo.i18n import Message, shortened
+from yangtuo.i18n import Listed, Message, shortened
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", ".tsv", ".xlsx")
 _HELD_OUT = {"test", "dev", "valid", "val", "validation", "eval", "evaluation"}
@@ -21,7 +21,7 @@ _MOST_TOLD = 8
 def find_files(
     places: str, *, exclude: Sequence[Path] = (), option: str = "dataset_dir", recursive: bool = False
 ) -> list[Path]:
-    """The data files of a folder in sorted order, or the files given (wide_signs by commas), without `exclude`.
+    """The data files of a folder in sorted order, or the files given (separated by commas), without `exclude`.
 
     `option` is the option that the places came from, for messages. Of folders are left out: names that begin with a
     dot, and with `--dataset_dir` what is named test or the like beside something named train; see `left_out`.
@@ -43,14 +43,12 @@ def find_files(
                 place=place,
             )
         else:
-            told = Message("no such folder or file; give a folder with data files, or files")
-            raise DataError(
-                "--{option} {place}: {told}{signs}",
+            told = Message(
+                "--{option} {place}: no such folder or file; give a folder with data files, or files",
                 option=option,
                 place=place,
-                told=told,
-                signs=wide_signs(str(place)),
             )
+            raise DataError(with_signs(told, str(place)))
     return list(dict.fromkeys(path for path in found if path.resolve() not in unwanted))
 
 
@@ -113,21 +111,19 @@ def _files_in(folder: Path, unwanted: set[Path], option: str, *, recursive: bool
         aside = _held_out(folder, files)
         files = [path for path in files if path not in aside]
     if not any(path.resolve() not in unwanted for path in files):
-        others = ", ".join(path.name for path in inside[:5]) or "nothing"
-        besides = Message(" besides the validation file") if files else ""
-        has_folders = not recursive and any(map(os.path.isdir, inside))
-        below = Message("; files in sub-folders are read with --include_subfolders") if has_folders else ""
-        raise DataError(
-            "--{option} {folder}: no data file in it{besides} (found: {others}); expected {suffixes}, also with "
-            "{packed}{below}",
+        none = Message("no data file besides the validation file") if files else Message("no data file")
+        told = Message(
+            "--{option} {folder}: {none} (found: {others}); expected {suffixes}, also with {packed}",
             option=option,
             folder=folder,
-            besides=besides,
-            others=others,
+            none=none,
+            others=", ".join(path.name for path in inside[:5]) or Message("nothing"),
             suffixes=", ".join(SUFFIXES),
-            packed=" or ".join(PACKED),
-            below=below,
+            packed=Listed(PACKED, " or "),
         )
+        if not recursive and any(map(os.path.isdir, inside)):
+            raise DataError("{told}; files in sub-folders are read with --include_subfolders", told=told)
+        raise DataError(told)
     return sorted(files)
 
 

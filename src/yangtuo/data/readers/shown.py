@@ -25,7 +25,7 @@ def found(value: Any) -> str:
         if isinstance(value, dict)
         else kinds.get(type(value), Message("of type {name}", name=type(value).__name__))
     )
-    return f"{kind}, {short(value)}"
+    return Message("{kind}, {value}", kind=kind, value=short(value))
 
 
 def short(value: Any) -> str:

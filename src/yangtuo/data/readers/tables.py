@@ -58,7 +58,8 @@ def csv_values(text: IO[str], path: str, columns: Columns | None = None, separat
             others = [mark for mark in _SEPARATORS if mark != separator and mark in cells[0]]
             if len(cells) == 1 and others:
                 raise DataError(
-                    "{path}:{line}: columns are separated by {others!r}; save the table with {separator!r} there",
+                    "{path}:{line}: columns are separated by {others!r}; save the table with {separator!r} "
+                    "between its columns",
                     path=path,
                     line=line,
                     others=others[0],

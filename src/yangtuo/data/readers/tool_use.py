@@ -14,7 +14,7 @@ from yangtuo.data.readers.row_faults import NOTHING, nested_fault
 from yangtuo.data.readers.shown import found, short, shown
 from yangtuo.data.records import Turn
 from yangtuo.errors import one_line
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 
 TOOLS, KWARGS = ("tools", "functions"), "chat_template_kwargs"
 BESIDE = frozenset((*TOOLS, KWARGS))  # keys of a row that belong to no turn
@@ -40,7 +40,7 @@ def beside(
             faults.append(Message("tools stand in the row and in its system turn; keep one of them"))
     kwargs, wrong = _parsed(row.get(KWARGS))
     if not wrong and not (kwargs in NOTHING or isinstance(kwargs, dict)):
-        wrong = f"is {found(row[KWARGS])}"
+        wrong = Message("is {value}", value=found(row[KWARGS]))
     if wrong:
         faults.append(
             Message(
@@ -58,18 +58,19 @@ def tools_in(row: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
     if not said:
         return (), []
     if len(said) > 1:
-        return (), [Message("{said} are both there; keep one of them", said=" and ".join(map(repr, said)))]
+        return (), [Message("{said} are both there; keep one of them", said=Listed(map(repr, said), " and "))]
     key, value = next(iter(said.items()))
     listed, wrong = _parsed(value)
     if wrong:
-        return (), [f"{key!r} {wrong}; {_TOOL}"]
+        return (), [Message("{where} {wrong}; {rule}", where=repr(key), wrong=wrong, rule=_TOOL)]
     if listed in NOTHING:  # "[]", say
         return (), []
     made = []
     for number, tool in enumerate(listed if isinstance(listed, list) else [listed]):
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not _is_name(function.get("name")):
-            return (), [f"'{key}[{number}]' is {found(tool)}; {_TOOL}"]
+            wrong = Message("is {value}", value=found(tool))
+            return (), [Message("{where} {wrong}; {rule}", where=f"'{key}[{number}]'", wrong=wrong, rule=_TOOL)]
         made.append(tool if "function" in tool else {"type": "function", "function": tool})
     return tuple(made), []
 
@@ -78,7 +79,7 @@ def calls_in(turn: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """The calls that stand beside the text of a turn, and what is wrong with them."""
     said = {key: turn[key] for key in CALLS if turn.get(key) not in NOTHING}
     if len(said) > 1:
-        return [], [Message("{said} are both there; keep one of them", said=" and ".join(map(repr, said)))]
+        return [], [Message("{said} are both there; keep one of them", said=Listed(map(repr, said), " and "))]
     return next((calls_of(value, repr(key)) for key, value in said.items()), ([], []))
 
 
@@ -86,18 +87,18 @@ def calls_of(value: Any, where: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Calls in OpenAI's form, their arguments as an object; and what is wrong with them."""
     listed, wrong = _parsed(value)
     if wrong:
-        return [], [f"{where} {wrong}; {_CALL}"]
+        return [], [Message("{where} {wrong}; {rule}", where=where, wrong=wrong, rule=_CALL)]
     made = []
     for number, call in enumerate(listed if isinstance(listed, list) else [listed]):
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not _is_name(function.get("name")):
             return [], [
                 Message(
-                    "{where}, call {number}, is {call}; {call2}",
+                    "{where}, call {number}, is {call}; {rule}",
                     where=where,
                     number=number + 1,
                     call=found(call),
-                    call2=_CALL,
+                    rule=_CALL,
                 )
             ]
         arguments, wrong = _parsed(function.get("arguments"))
@@ -105,21 +106,21 @@ def calls_of(value: Any, where: str) -> tuple[list[dict[str, Any]], list[str]]:
         if wrong:
             return [], [
                 Message(
-                    "{where}, call {number}: 'arguments' {wrong}; {call}",
+                    "{where}, call {number}: 'arguments' {wrong}; {rule}",
                     where=where,
                     number=number + 1,
                     wrong=wrong,
-                    call=_CALL,
+                    rule=_CALL,
                 )
             ]
         if not isinstance(arguments, dict):
             return [], [
                 Message(
-                    "{where}, call {number}: 'arguments' is {arguments}; {call}",
+                    "{where}, call {number}: 'arguments' is {arguments}; {rule}",
                     where=where,
                     number=number + 1,
                     arguments=found(function["arguments"]),
-                    call=_CALL,
+                    rule=_CALL,
                 )
             ]
         own_id = {"id": call["id"]} if isinstance(call.get("id"), str) else {}

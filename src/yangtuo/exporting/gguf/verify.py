@@ -61,12 +61,12 @@ def prove(path: Path, fields: Mapping[str, Value], tensors: Sequence[Tensor], we
         shape = tuple(int(n) for n in reversed(read.shape.tolist()))
         if (shape, read.tensor_type) != (tensor.shape, tensor.type):
             raise ProofError(
-                "proof failed: {name} is {read_tensor_type_name} {shape}, expected {tensor_type_name} {shape2}",
+                "proof failed: {name} is {kind} {shape}, expected {wanted_kind} {wanted_shape}",
                 name=tensor.name,
-                read_tensor_type_name=read.tensor_type.name,
+                kind=read.tensor_type.name,
                 shape=list(shape),
-                tensor_type_name=tensor.type.name,
-                shape2=list(tensor.shape),
+                wanted_kind=tensor.type.name,
+                wanted_shape=list(tensor.shape),
             )
         worst = max(worst, _largest_error(tensor, _mapped(path, tensor, read.data_offset), tensor.read(weights)))
     return worst
