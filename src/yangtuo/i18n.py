@@ -10,6 +10,7 @@ catalogue lies in `locale/`.
 import gettext
 import locale
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -26,6 +27,9 @@ _BETWEEN = {
     " or ": "或",
     " ": "",
 }  # what stands between sentences or parts of a list, in Chinese
+# A message of places alone, such as "{title}: {problem}", is not in the catalogue.
+_BETWEEN_PLACES = {": ": "：", ", ": "，", "; ": "；"}
+_PLACE, _MARK = re.compile(r"\{[^{}]*\}"), re.compile("([:,;] )(?![^{]*\\})")
 _OF_LOCALE = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set decides, as gettext has it
 
 _chosen: gettext.NullTranslations = gettext.NullTranslations()
@@ -83,7 +87,10 @@ class Message(str):
 
     def shown(self) -> str:
         """In the chosen language."""
-        return tr(self._template).format(**{name: _translated(value) for name, value in self._values.items()})
+        template = tr(self._template)
+        if template == self._template and _speaks_chinese() and not any(map(str.isalnum, _PLACE.sub("", template))):
+            template = "".join(_BETWEEN_PLACES.get(part, part) for part in _MARK.split(template))
+        return template.format(**{name: _translated(value) for name, value in self._values.items()})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _made_again, (type(self), self._template, self._values)
@@ -106,8 +113,7 @@ class Listed(Message):
 
     def shown(self) -> str:
         """In the chosen language."""
-        is_chinese = type(_chosen) is not gettext.NullTranslations
-        between = _BETWEEN.get(self._template, self._template) if is_chinese else self._template
+        between = _BETWEEN.get(self._template, self._template) if _speaks_chinese() else self._template
         return between.join(map(_translated, self._values.values()))
 
 
@@ -115,6 +121,10 @@ def shortened(parts: Sequence[str], most: int, between: str = "; ") -> Listed:
     """The first so many of the parts, and how many more there are."""
     more = [Message("and {num} more", num=len(parts) - most)] if len(parts) > most else []
     return Listed([*parts[:most], *more], between)
+
+
+def _speaks_chinese() -> bool:
+    return type(_chosen) is not gettext.NullTranslations
 
 
 def columns_of(text: str) -> int:

@@ -159,7 +159,7 @@ def test_rows_that_the_template_cannot_render_are_bad_rows(verb, tmp_path, sente
     assert said in err
     sentences(err, "rows.json row 40")
     out, _ = verb("check", "--out", ".", **chosen, bad_rows="drop")
-    assert "1 rows dropped: the tokenizer's chat template refuses it: no" in out
+    assert "1 rows dropped: the tokenizer's chat template cannot render this row: no" in out
     assert len((tmp_path / "dropped_rows.jsonl").read_text().splitlines()) == 1
 
 

@@ -30,7 +30,10 @@ def fails(inputs, tmp_path, capfd):
 
 def test_max_seq_length_shorter_than_every_prompt(fails):
     said = fails(max_seq_length=20)
-    assert "none of the 24 rows can be trained on (the prompt's frame alone fills max_seq_length: 24)" in said
+    assert (
+        "none of the 24 rows can be trained on (the template's text around the prompt alone fills max_seq_length: 24)"
+        in said
+    )
 
 
 def test_empty_folder(fails, tmp_path):

@@ -407,7 +407,7 @@ def test_generate_answers_a_file(folder, capfd, tmp_path):
         ({"--file": "nowhere.txt"}, "no such file"),
         ({"--out": "answers.txt"}, ".jsonl"),
         ({"--max_new_tokens": "0"}, "--max_new_tokens"),
-        ({"--file": "valid.csv"}, "known by its name"),
+        ({"--file": "valid.csv"}, "its name has to end in one of"),
     ],
 )
 def test_generate_refuses(folder, capfd, tmp_path, monkeypatch, changes, told):

@@ -105,7 +105,9 @@ def test_keep_answer_keeps_the_frame_and_the_begin_of_the_answer(tokenizer, rows
         if ids[-1] == tokenizer.eos_id:
             assert answer.startswith(tokenizer.decode(ids[supervised].tolist()))
     assert not examples.num_with(RowOutcome.RIGHT_CUT)
-    assert dropped == [] or set(count_reasons(dropped)) == {"the prompt's frame alone fills max_seq_length"}
+    assert dropped == [] or set(count_reasons(dropped)) == {
+        "the template's text around the prompt alone fills max_seq_length"
+    }
 
 
 WORDS = st.lists(st.sampled_from(["长城很长。", "春天来了！", "为什么？", "好", "\n"]), min_size=1, max_size=4).map(

@@ -1,5 +1,6 @@
 """Chinese and English: which is spoken, and a catalogue that has every message with the same places in it."""
 
+import ast
 import copy
 import importlib.util
 import json
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yangtuo import i18n, logs
+from yangtuo import errors, i18n, logs
 from yangtuo.cli import main
 
 CATALOGUE = Path(__file__).parents[2] / "scripts" / "catalogue.py"
@@ -180,3 +181,72 @@ def test_a_log_line_is_translated_where_it_is_shown_and_kept_in_english(capsys):
     assert "--top_p" in (said := capsys.readouterr().err)
     assert "has no effect" not in said
     assert any("--top_p has no effect" in note for note in logs.notes_so_far())
+
+
+# ---- errors
+
+
+def test_no_error_is_put_together_from_halves():
+    """A template is a whole sentence: an f-string has no template, and a sum is two halves in the order of English."""
+    names = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    marked = names | {"Message", "gettext_noop"}
+    wrong = []
+    for path in sorted(Path(errors.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in marked and node.args:
+                halves = [node.args[0]]
+            elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+                sides = (node.left, node.right)
+                halves = [node] if any(isinstance(one, ast.Call) and _is_message(one) for one in sides) else []
+            else:
+                continue
+            wrong += [f"{path}:{one.lineno}" for one in halves if isinstance(one, ast.JoinedStr | ast.BinOp)]
+    assert wrong == []
+
+
+def _is_message(call):
+    return isinstance(call.func, ast.Name) and call.func.id == "Message"
+
+
+def test_an_error_is_english_text_and_is_shown_in_chinese(capsys):
+    error = errors.UsageError("--{name} {value}: at least {least}", name="lora_rank", value=0, least=1)
+    assert str(error) == "--lora_rank 0: at least 1"
+    assert pickle.loads(pickle.dumps(error)).text == str(error)
+    i18n.use("zh")
+    assert i18n.tr(error.text) == "--lora_rank 0：至少为 1"
+    assert i18n.tr(i18n.Message("{told}; give a smaller --max_seq_length", told=error)).startswith(
+        "--lora_rank 0：至少"
+    )
+
+
+def test_the_text_of_an_error_without_values_may_hold_braces():
+    assert str(errors.DataError('{"a": 1}')) == '{"a": 1}'
+
+
+def test_all_problems_are_shown_in_chinese():
+    problems = [i18n.Message("--{name} {value}: at least {least}", name="x", value=n, least=9) for n in range(3)]
+    i18n.use("zh")
+    told = i18n.tr(errors.UsageError.of_problems(i18n.Message("options"), problems, shown=2).text)
+    assert told == "选项（3 个问题）：\n  --x 0：至少为 9\n  --x 1：至少为 9\n  ……另有 1 个"
+    told = i18n.tr(errors.UsageError.of_problems(i18n.Message("options"), problems[:1]).text)
+    assert told == "选项：--x 0：至少为 9"
+
+
+def test_only_the_first_of_many_are_shown():
+    assert i18n.shortened(["a", "b", "c"], 2) == "a; b; and 1 more"
+    assert i18n.shortened(["a", "b"], 2) == "a; b"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "错误：未知命令 'trian'；是不是 'train'？"),
+        (["merge", "x"], "错误：yangtuo merge：缺少必需的参数：--output_dir；"),
+        (["train", "--max_steps", "many"], "错误：yangtuo train：--max_steps/--max-steps：'many' 不是合法的 int 值"),
+        (["train", "--lora_rnk", "8"], "错误：选项：未知选项 '--lora_rnk'；是不是 '--lora_rank'？"),
+        (["chat", "path/to/model"], "错误：--model_name_or_path path/to/model：没有这个目录；脚本里还是占位的路径"),
+    ],
+)
+def test_what_a_person_types_wrongly_is_answered_in_chinese(capsys, words, said):
+    assert main(["--lang", "zh", *words]) == 2
+    assert capsys.readouterr().err.startswith(said)

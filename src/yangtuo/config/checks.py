@@ -18,7 +18,7 @@ def settle(settings: Settings) -> Settings:
     """Check what can be checked from the options alone, all problems at once, and settle what depends on others."""
     problems = list(_problems(settings))
     if problems:
-        raise UsageError.of_problems("options", problems)
+        raise UsageError.of_problems(Message("options"), problems)
     training = dict(settings.training)
     if not training.get("do_train") and not training.get("do_eval"):
         training["do_train"] = True

@@ -8,7 +8,7 @@ They are not taken, since values are not always spelled alike; the error says wh
 from yangtuo.i18n import Message
 
 LLAMA_FACTORY, TRL, MS_SWIFT = "LLaMA-Factory", "TRL", "ms-swift"
-OTHER = Message("other tools")
+OTHER = "other tools"
 
 # Their name -> the tool, and what does the same here.
 OTHER_NAMES: dict[str, tuple[str, str]] = {
@@ -50,8 +50,8 @@ OTHER_NAMES: dict[str, tuple[str, str]] = {
 def elsewhere(name: str, known: list[str]) -> str | None:
     """What is said of an option that other tools have; None of others, and where a verb has no such option."""
     tool, ours = OTHER_NAMES.get(name.lstrip("-").replace("-", "_"), ("", ""))
-    return (
-        Message("that is the name in {tool}; here it is {ours}", tool=tool, ours=ours)
-        if ours and ours.split()[0] in known
-        else None
-    )
+    if not ours or ours.split()[0] not in known:
+        return None
+    if tool == OTHER:
+        return Message("here it is {meant}", meant=ours)
+    return Message("that is the name in {tool}; here it is {meant}", tool=tool, meant=ours)

@@ -118,7 +118,7 @@ def parse(argv: Sequence[str], parser: _Parser, *, origin: str = "command line")
     problems += not_text({f"--{name}": value for name, value in given.items() if name not in _ANY_NAME})
     problems += in_wide_quotes({f"--{name}": value for name, value in given.items() if name not in _LISTS})
     if problems:
-        raise UsageError.of_problems("options", problems)
+        raise UsageError.of_problems(Message("options"), problems)
     for name in given.keys() & OPTIONS.keys():
         if OPTIONS[name].handling is ArgHandling.FIXED:
             logger.warning("--%s has no effect: %s", name, OPTIONS[name].reason)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from yangtuo.config.help import verb_help
 from yangtuo.config.other_tools import OTHER_NAMES, elsewhere
 from yangtuo.errors import UsageError
-from yangtuo.i18n import Listed, Message
+from yangtuo.i18n import Listed, Message, gettext_noop
 from yangtuo.output import is_text
 
 logger = logging.getLogger(__name__)
@@ -136,6 +136,24 @@ def _bare(option: str) -> str:
     return option.lstrip("-").replace("-", "_").lower()
 
 
+# What argparse says, of Python 3.11 to 3.13.
+_OF_ARGPARSE = (
+    gettext_noop("the following arguments are required: {names}"),
+    gettext_noop("argument {name}: expected one argument"),
+    gettext_noop("argument {name}: expected at least one argument"),
+    gettext_noop("argument {name}: invalid choice: {value} (choose from {known})"),
+    gettext_noop("argument {name}: invalid {kind} value: {value}"),
+)
+
+
+def _of_argparse(message: str) -> str:
+    for template in _OF_ARGPARSE:
+        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.*?)", re.escape(template))
+        if found := re.fullmatch(pattern, message, re.DOTALL):
+            return Message(template, **found.groupdict())
+    return message
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that raises our error, one line, instead of printing how it is used.
 
@@ -161,7 +179,7 @@ class Parser(argparse.ArgumentParser):
         """Raise it, with what was probably meant."""
         quoted = re.search(r": '([^']+)'", message)
         meant = value_meant(quoted[1]) if quoted else None
-        told = [message]
+        told = [_of_argparse(message)]
         if quoted and meant:
             told += [*wide_signs(quoted[1]), Message("did you mean {meant!r}?", meant=meant)]
         elif self.is_short:

@@ -46,7 +46,7 @@ class Trackers:
             except Exception as error:  # of any package
                 problems.append(_cannot_start(name, _said(error)))
         if problems:
-            raise UsageError.of_problems("trackers", problems)
+            raise UsageError.of_problems(Message("trackers"), problems)
         if started:
             self._trackers = started
             self._trainer.add_callback(self)
@@ -105,7 +105,7 @@ def check(names: Sequence[str]) -> None:
         except Exception as error:  # of any package
             problems.append(_cannot_start(name, _said(error)))
     if problems:
-        raise UsageError.of_problems("trackers", problems)
+        raise UsageError.of_problems(Message("trackers"), problems)
 
 
 def _wandb_knows_key() -> bool:

@@ -122,7 +122,7 @@ def read_items(paths: Iterable[Path]) -> tuple[Item, ...]:
             if not faults:
                 items.append(_item(value.content))
     if problems:
-        raise DataError.of_problems("probe items", problems)
+        raise DataError.of_problems(Message("probe items"), problems)
     return tuple(items)
 
 

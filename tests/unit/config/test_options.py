@@ -12,7 +12,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from tests.training_fields import FILE, kind_of, rows
 from yangtuo.config.options import OPTIONS, TRAINING_OPTIONS, add, options_of, training_default
-from yangtuo.config.other_tools import OTHER_NAMES
+from yangtuo.config.other_tools import OTHER, OTHER_NAMES
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.schema import OUR_GROUPS, Decides
 from yangtuo.config.settings import TrainerArguments
@@ -289,6 +289,7 @@ def test_what_other_tools_call_it(name):
     tool, ours = OTHER_NAMES[name]
     assert name not in OPTIONS
     assert {word[2:] for word in ours.split() if word.startswith("--")} <= OPTIONS.keys()
+    of_tool = "" if tool == OTHER else f"that is the name in {tool}; "
     with pytest.raises(UsageError) as caught:
         training_of(f"--{name}", "1")
-    assert str(caught.value) == f"options: unknown option '--{name}'; that is {tool} name; here it is {ours}"
+    assert str(caught.value) == f"options: unknown option '--{name}'; {of_tool}here it is {ours}"

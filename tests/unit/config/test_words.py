@@ -281,16 +281,20 @@ def test_plain_argparse_takes_the_last_value():
 
 
 def test_signs_are_named_with_what_is_typed_for_them():
-    assert wide_signs("“a”，b：c—d") == (
-        "; '“”' is a full-width quote, type '\"'; '，' is a full-width comma, type ','; "
-        "'：' is a full-width colon, type ':'; '—' is a dash, type '-'"
-    )
-    assert wide_signs("‘a’、b－c　d；") == (
-        "; '‘’' is a full-width quote, type \"'\"; '、' is a Chinese comma, type ','; "
-        "'；' is a full-width semicolon, type ';'; '－' is a full-width hyphen, type '-'; "
-        "'\\u3000' is a full-width space, type ' '"
-    )
-    assert wide_signs("data/训练.json") == ""
+    assert wide_signs("“a”，b：c—d") == [
+        "'“”' is a full-width quote, type '\"'",
+        "'，' is a full-width comma, type ','",
+        "'：' is a full-width colon, type ':'",
+        "'—' is a dash, type '-'",
+    ]
+    assert wide_signs("‘a’、b－c　d；") == [
+        "'‘’' is a full-width quote, type \"'\"",
+        "'、' is a Chinese comma, type ','",
+        "'；' is a full-width semicolon, type ';'",
+        "'－' is a full-width hyphen, type '-'",
+        "'\\u3000' is a full-width space, type ' '",
+    ]
+    assert wide_signs("data/训练.json") == []
 
 
 @pytest.mark.parametrize(

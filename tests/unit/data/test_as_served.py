@@ -489,7 +489,7 @@ def test_texts_of_a_rows_settings_are_text():
 def test_whatever_a_template_runs_into_is_a_fault_of_the_row(fault):
     source = "{%- if messages[0].content == '错' %}" + fault + "{%- endif %}" + served_templates.SMOLLM
     template = ChatTemplate(source, NAMES, None, ("<s>", "</s>", *served_templates.CONTROLS))
-    with pytest.raises(TemplateFault, match="the tokenizer's chat template refuses it: "):
+    with pytest.raises(TemplateFault, match="the tokenizer's chat template cannot render this row: "):
         template.render(turns("错", "答"))
 
 
@@ -586,7 +586,7 @@ def test_settings_of_a_row_go_before_those_of_the_run():
 def test_a_template_that_writes_the_day_is_told_one():
     source = "{{- strftime_now('%Y-%m-%d') }}" + served_templates.SMOLLM
     tokenizer = controlled(*served_templates.CONTROLS, chat_template=source)
-    with pytest.raises(TokenizerError, match="it writes today's date; name one: --chat_template_kwargs"):
+    with pytest.raises(TokenizerError, match="it writes today's date; give a fixed one: --chat_template_kwargs"):
         choose_template("tokenizer", tokenizer, None)
     day = {"strftime_now": "2026-01-31"}
     assert choose_template("tokenizer", tokenizer, None, day)[0].kwargs == day

@@ -294,12 +294,16 @@ def test_an_answer_that_is_cut_open_has_nothing_of_the_frame_behind_it():
 @pytest.mark.parametrize(
     ("source", "dialogue", "reason"),
     [
-        (chat_templates.GEMMA, turns("q", "a", system="s"), "refuses it: System role not supported"),
-        (chat_templates.MISTRAL, turns("q", "a", system="s"), "refuses it: Conversation roles must alternate"),
+        (chat_templates.GEMMA, turns("q", "a", system="s"), "cannot render this row: System role not supported"),
+        (
+            chat_templates.MISTRAL,
+            turns("q", "a", system="s"),
+            "cannot render this row: Conversation roles must alternate",
+        ),
         (chat_templates.DROPS_TURNS, turns("q", "a", "r", "b"), "leaves out or changes a turn of this row"),
         (chat_templates.REWRITES, turns("a cat", "a"), "leaves out or changes a turn of this row"),
         (chat_templates.REWRITES, turns("q", "a cat"), "changes the text of this row's turns"),
-        (chat_templates.SYSTEM_LAST, turns("q", "a", system="s"), "unlike the prompts of its answers"),
+        (chat_templates.SYSTEM_LAST, turns("q", "a", system="s"), "differently from the prompts of its single answers"),
     ],
 )
 def test_rows_that_a_template_cannot_render_exactly(source, dialogue, reason):
@@ -313,7 +317,8 @@ def test_no_row_left_says_why_without_advice_on_the_length():
     with pytest.raises(DataError) as caught:
         encoded(chat_templates.GEMMA, turns("q", "a", system="s"))
     assert str(caught.value) == (
-        "none of the 1 rows can be trained on (the tokenizer's chat template refuses it: System role not supported: 1)"
+        "none of the 1 rows can be trained on (the tokenizer's chat template cannot render this row: "
+        "System role not supported: 1)"
     )
 
 
@@ -335,8 +340,8 @@ def test_a_system_prompt_in_the_last_question_makes_an_example_of_each_answer(tr
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("{{ raise_exception('never') }}", "refuses it: never"),
-        ("{{ messages[5].content.x }}", "refuses it: "),
+        ("{{ raise_exception('never') }}", "cannot render this row: never"),
+        ("{{ messages[5].content.x }}", "cannot render this row: "),
         ("nothing", "leaves out an answer"),
         ("{% if %}", "the tokenizer's chat template: "),
     ],

@@ -397,7 +397,7 @@ def test_right_cuts_a_dialogue_where_the_limit_lies():
 
 
 def test_a_system_prompt_that_fills_the_limit():
-    with pytest.raises(DataError, match="the prompt's frame alone fills max_seq_length: 1"):
+    with pytest.raises(DataError, match="the template's text around the prompt alone fills max_seq_length: 1"):
         encoded(turns("q", "a", system="s" * 50), limit=50)
 
 

@@ -361,12 +361,12 @@ def test_an_address_that_is_none(folder, url):
 @pytest.mark.parametrize("kind", ["vllm", "ollama"])
 def test_a_model_that_the_server_has_not(folder, served, kind):
     with running(served, kind, names=("one", "tuned")) as (url, _):
-        with pytest.raises(UsageError, match=r"--model three: .*'three' not found\); it has one, tuned"):
+        with pytest.raises(UsageError, match=r"--model three: .*'three' not found\); it has the models one, tuned"):
             check(url, folder, "--model", "three")
-        with pytest.raises(UsageError, match=r"--model is missing: the server \S+ has one, tuned"):
+        with pytest.raises(UsageError, match=r"--model is missing: the server \S+ has the models one, tuned"):
             check(url, folder)
         check(url, folder, "--model", "tuned", "--max_new_tokens", "0")
-    for names, told in (((), "lists no model"), (None, "does not list what it has")):
+    for names, told in (((), "has no model"), (None, "does not list its models")):
         with running(served, names=names) as (url, _):
             with pytest.raises(UsageError, match=f"--model is missing: .* {told}"):
                 check(url, folder)

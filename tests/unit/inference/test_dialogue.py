@@ -163,7 +163,7 @@ def test_a_file_that_holds_something_else_is_left_alone(tmp_path):
     row = talked(("一", "壹", True)).row()
     for name, why in (
         ("config.json", "no list of rows"),
-        ("broken.json", "cannot be written"),
+        ("broken.json", "cannot be added to"),
         ("a.txt", "ends in .json"),
         ("nothing/a.json", "No such file"),
     ):

@@ -110,7 +110,7 @@ def test_rows_of_the_validation_set_are_asked_in_their_own_ids(find, opened, tmp
         ("p.txt", None, DataError, "no such file"),
         ("p.txt", "\n\n", UsageError, "no prompts"),
         ("p.txt", "问\n" * 17, UsageError, "more than 16 prompts"),
-        ("p.md", "问", DataError, "known by its name"),
+        ("p.md", "问", DataError, "its name has to end in one of"),
         ("p.json", '[{"instruction": 3}]', DataError, "'instruction' is a number"),
         ("p.jsonl", '{"instruction": "甲"}\n{"instruction": ""}', DataError, "p.jsonl:2 row 1"),
         ("p.json", '[{"text": "甲"}]', DataError, "p.json"),

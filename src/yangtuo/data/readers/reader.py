@@ -96,7 +96,7 @@ class Reader:
             unlisted = self.num_dropped - self._num_listed
             problems += [Message("and {unlisted:,} more bad rows", unlisted=unlisted)] if unlisted else []
         if problems:
-            raise DataError.of_problems("data", problems, shown=50)
+            raise DataError.of_problems(Message("data"), problems, shown=50)
 
     def _file(self, path: Path) -> Iterator[Record]:
         asked, source = self.read_options, str(path)

@@ -111,7 +111,7 @@ def _files_in(folder: Path, unwanted: set[Path], option: str, *, recursive: bool
         aside = _held_out(folder, files)
         files = [path for path in files if path not in aside]
     if not any(path.resolve() not in unwanted for path in files):
-        none = Message("no data file besides the validation file") if files else Message("no data file")
+        none = Message("no data file in it besides the validation file") if files else Message("no data file in it")
         told = Message(
             "--{option} {folder}: {none} (found: {others}); expected {suffixes}, also with {packed}",
             option=option,

@@ -65,7 +65,7 @@ def test_all_problems_at_once():
         "  'c': no format has a field 'outptu'; did you mean 'output'?",
         "  'd' is 3; expected a field, or null for a column that is not used",
         "  'a' and 'b' are the field 'instruction'; a field is one column",
-        "  not all of instruction, messages are fields that one format has: "
+        "  no format has all of the fields instruction, messages: "
         "alpaca: chat_template_kwargs, history, input, instruction, output, reasoning_content, system, tools, weight; "
         "sharegpt: chat_template_kwargs, conversations, system, tools, weight; "
         "messages: chat_template_kwargs, messages, system, tools, weight; "
@@ -91,12 +91,12 @@ def test_all_problems_at_once():
         (["a"], '--columns ["a"]: expected columns and fields, as {"客户问题": "instruction", "客服回答": "output"}'),
         (
             {"a": None},
-            '--columns: it names no field; expected columns and fields, as {"客户问题": "instruction", "客服回答": '
-            '"output"}',
+            '--columns: no column is given a field; expected columns and fields, as {"客户问题": "instruction", '
+            '"客服回答": "output"}',
         ),
         (
             {"“客户问题”：“instruction”": None},  # what YAML makes of a mapping in wide signs
-            "--columns: it names no field; '“”' is a full-width quote, type '\"'; '：' is a full-width colon, type",
+            "\"output\"}; '“”' is a full-width quote, type '\"'; '：' is a full-width colon, type ':'",
         ),
         ('{"a": "output", "a": "input"}', 'the key \'a\' stands twice, as "output" and "input"; keep one of them'),
         (
@@ -116,7 +116,7 @@ def test_one_problem(given, said):
 def test_a_format_that_has_not_the_field():
     said = refused({"a": "messages"}, DataFormat.ALPACA)
     assert said.startswith(
-        "--columns: not all of messages are fields that --format alpaca has: alpaca: chat_template_kwargs,"
+        "--columns: --format alpaca has not all of the fields messages: alpaca: chat_template_kwargs,"
     )
 
 
@@ -244,7 +244,7 @@ def test_a_column_that_is_displaced_or_left_out_is_not_used(tmp_path):
     found, reading = read(lines(tmp_path / "a.jsonl", row), fields)
     assert found == [TURNS]
     assert reading.sources[0].unused == ("output",)
-    assert reading.sources[0].layout == "input not at all, rejected not at all, 改写 as output"
+    assert reading.sources[0].layout == "input not used, rejected not used, 改写 as output"
     assert "'rejected' is" in fault_of(lines(tmp_path / "b.jsonl", row), {"改写": "output", "input": None})
 
 
@@ -253,7 +253,7 @@ def test_a_file_with_none_of_the_columns_is_read_by_its_own(tmp_path):
     found, reading = read(path)
     assert found == [TURNS]
     assert not reading.sources[0].is_asked
-    said = "none of the columns of --columns is in it (it has instruction, output)"
+    said = "it has none of the columns that --columns names (it has instruction, output)"
     assert reading.sources[0].layout == said
     path = lines(tmp_path / "b.jsonl", {"甲": QUESTION, "乙": ANSWER})
-    assert fault_of(path) == "b.jsonl:1: none of the columns of --columns is in it (it has 甲, 乙)"
+    assert fault_of(path) == "b.jsonl:1: it has none of the columns that --columns names (it has 甲, 乙)"

@@ -268,7 +268,7 @@ def test_rows_of_the_wrong_width_are_faults_of_their_own(tmp_path):
     [
         ("", "a.csv: the file is empty; expected a line with the names of the columns"),
         ("\r\n\r\n", "a.csv: the file is empty; expected a line with the names of the columns"),
-        ("a;b\n1;2\n", "a.csv:1: columns are separated by ';'; save the table with ',' there"),
+        ("a;b\n1;2\n", "a.csv:1: columns are separated by ';'; save the table with ',' between its columns"),
         ("\na,b,a\n", "a.csv:2: two columns are named 'a'; give each column its own name"),
         (
             'a,b\n1,2\n3,"4\n5,6\n',
@@ -406,7 +406,7 @@ def test_tabs_between_cells(tmp_path):
     path = write(tmp_path / "a.tsv", 'instruction\toutput\n问,一\t"答\n二"\n')
     assert contents(path) == [{"instruction": "问,一", "output": "答\n二"}]
     fault = fault_of(write(tmp_path / "a.tsv", "instruction,output\n问,答\n"))
-    assert fault == "a.tsv:1: columns are separated by ','; save the table with '\\t' there"
+    assert fault == "a.tsv:1: columns are separated by ','; save the table with '\\t' between its columns"
 
 
 def test_of_several_sheets_only_one_may_have_rows(tmp_path):

@@ -214,7 +214,7 @@ def test_an_empty_column_beside_a_system_turn_says_nothing():
     empty = {"messages": [{"role": "system", "content": ""}, asked(), answered()]}
     assert turns({**empty, "system": ""}) == turns(empty) == (Turn("system", "", trained=False), USER, ANSWER)
     fault = faults({"system": "", "messages": [asked(), asked()]}, DataFormat.MESSAGES)
-    assert fault == [f"messages[1] is a turn of the user, expected the assistant: {ORDER}"]
+    assert fault == [f"messages[1] is a turn of the user; expected assistant: {ORDER}"]
 
 
 def test_a_turn_may_say_that_it_is_not_trained():
@@ -299,18 +299,18 @@ DIALOGUE_FAULTS = [
         {"messages": [asked()]},
         "messages[0], the last turn, is the user's, and nothing answers it; remove it or add the answer",
     ),
-    ({"messages": [answered()]}, f"messages[0] is a turn of the assistant, expected the user: {ORDER}"),
+    ({"messages": [answered()]}, f"messages[0] is a turn of the assistant; expected user: {ORDER}"),
     (
         {"messages": [asked(), asked(), answered()]},
-        f"messages[1] is a turn of the user, expected the assistant: {ORDER}",
+        f"messages[1] is a turn of the user; expected assistant: {ORDER}",
     ),
     (
         {"system": "s", "messages": [asked(), answered(), answered()]},
-        f"messages[2] is a turn of the assistant, expected the user or the tool: {ORDER}",
+        f"messages[2] is a turn of the assistant; expected user or tool: {ORDER}",
     ),
     (
         {"system": "s", "messages": [{"role": "system", "content": "t"}, asked(), answered()]},
-        f"messages[0] is a turn of the system, expected the user: {ORDER}",
+        f"messages[0] is a turn of the system; expected user: {ORDER}",
     ),
     ({"messages": [{"role": "system", "content": "t"}]}, "no turn of the user and the assistant"),
     ({"messages": [asked(), answered()], "system": []}, "'system' is a list, []; expected a text, null or no system"),
@@ -344,7 +344,7 @@ def test_a_fault_in_prompts():
         "'completion' is a number, 3; expected a text",
     ]
     assert faults({"prompt": [asked()], "completion": [asked()]}, PROMPTS) == [
-        f"completion[0] is a turn of the user, expected the assistant: {ORDER}"
+        f"completion[0] is a turn of the user; expected assistant: {ORDER}"
     ]
     assert "'prompt' is a list" in faults({"prompt": [asked()], "completion": "答"}, PROMPTS)[0]
 

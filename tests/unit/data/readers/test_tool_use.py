@@ -104,9 +104,12 @@ FAULTS = [
     ({**ANSWER, "reasoning": "a", "thought": "b"}, "'reasoning' and 'thought' contradict each other"),
     (
         {"role": "assistant", "content": "<think>\n甲\n</think>\n\n答", "reasoning_content": "乙"},
-        "a thought stands beside 'content' and another in it; keep one of them",
+        "there is a thought beside 'content' and another inside it; keep one of them",
     ),
-    ({**ANSWER, "tools": [TOOL]}, "in a turn of the assistant; they stand in the row, or in its system turn"),
+    (
+        {**ANSWER, "tools": [TOOL]},
+        "in a turn of the assistant; tools belong at the top of the row, or in its system turn",
+    ),
     ({"role": "function_call", "content": "北京"}, "'content' is no JSON, \"北京\"; expected"),
 ]
 
@@ -124,7 +127,7 @@ def test_calls_and_thoughts_are_an_answers_alone():
     (said,) = faults({"messages": [QUESTION, ANSWER], "reasoning_content": "想"})
     assert said == "'reasoning_content' is \"想\"; it belongs into a turn of 'messages' or 'conversations'"
     (said,) = faults({"messages": [QUESTION, {"role": "tool", "content": "x"}, ANSWER]})
-    assert said.startswith("messages[1] is a turn of the tool, expected the assistant: ")
+    assert said.startswith("messages[1] is a turn of the tool; expected assistant: ")
     (said,) = faults({"messages": openai([CALL])[:3]})
     assert said.startswith("messages[2], the last turn, is the tool's, and nothing answers it")
 
@@ -231,7 +234,7 @@ def test_a_key_that_stands_twice_in_a_tool_or_a_call_is_a_fault(tmp_path):
 @pytest.mark.parametrize(
     ("before", "call", "reason"),
     [
-        ({"thought": "一"}, {"thought": "二"}, "its thought stands behind what the turn before says"),
+        ({"thought": "一"}, {"thought": "二"}, "its thought comes after the text of the turn before"),
         ({"train": False}, {}, "'train' or 'weight' differ"),
         ({"weight": 2}, {}, "'train' or 'weight' differ"),
     ],
