@@ -21,7 +21,7 @@ from tests import tiny
 from tests.cli import test_documented
 from tests.cli.test_documented import without
 from tests.command import REPOSITORY
-from tests.unit.export.test_server_check import Served, running
+from tests.unit.exporting.test_server_check import Served, running
 from yangtuo.cli import OF_A_RUN, main, module_of
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.words import Parser
