@@ -1,10 +1,12 @@
 """Writes docs/cli.md and docs/cli.zh.md from the table of options and the parsers of the verbs.
 
-python scripts/cli_reference.py
+python scripts/cli_reference.py            write both
+python scripts/cli_reference.py --check    change nothing; exit code 1 where one is not of today's options
 """
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -191,7 +193,21 @@ def _cell(text: str) -> str:
     return "".join(f"`{part}`" if i % 2 else part for i, part in enumerate(parts))
 
 
+def main() -> int:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    is_check = parser.parse_args().check
+    made = {DOCS / name: page(language) for language, name in PAGES.items()}
+    stale = [path for path, text in made.items() if path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        if is_check:
+            print(f"stale: {path}; run python scripts/cli_reference.py")
+        else:
+            path.write_text(made[path], encoding="utf-8")
+            print(f"written: {path}")
+    return int(is_check and bool(stale))
+
+
 if __name__ == "__main__":
-    for language, name in PAGES.items():
-        (DOCS / name).write_text(page(language), encoding="utf-8")
-        print(f"written: {DOCS / name}")
+    sys.exit(main())
