@@ -67,10 +67,13 @@ def _in_code(tree: ast.AST) -> Iterator[str]:
 
 
 def _of_help() -> Iterator[str]:
-    """Sentences on verbs, arguments and options, and names of groups; those of transformers stay its own."""
+    """Sentences on verbs, arguments and options, and names of groups; those of transformers stay its own.
+
+    Of an option of transformers that has no sentence of ours, what is done with it, for the page of the command line.
+    """
     yield cli._HELP
     for option in OPTIONS.values():
-        yield from filter(None, [option.help, option.group])
+        yield from filter(None, [option.help or option.reason, option.group])
     for verb in cli.VERBS:
         module = cli.module_of(verb)
         if verb in cli.OF_A_RUN:

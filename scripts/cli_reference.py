@@ -1,11 +1,13 @@
 """Writes docs/cli.md and docs/cli.zh.md from the table of options and the parsers of the verbs.
 
-python scripts/cli_reference.py
+python scripts/cli_reference.py            write both
+python scripts/cli_reference.py --check    change nothing; exit code 1 where one is not of today's options
 """
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from yangtuo.cli import OF_A_RUN, VERBS, module_of
@@ -14,6 +16,7 @@ from yangtuo.config.options import OPTIONS, Option
 from yangtuo.config.parser import build_parser
 from yangtuo.config.trainer_options import RARE, ArgHandling
 from yangtuo.config.words import Parser
+from yangtuo.i18n import in_chinese
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = {"en": "cli.md", "zh": "cli.zh.md"}
@@ -45,13 +48,14 @@ _TEXTS = {
             "value but the default is an error."
         ),
         "refused_heads": "| option | why, and what to do |",
-        "theirs": "as in transformers",
+        "theirs": "As in transformers.",
+        "stop": ".",
     },
     "zh": {
         "title": "# 命令行参考",
         "intro": (
-            "本页由 `scripts/cli_reference.py` 根据选项表生成，各选项的说明为英文原文。终端里 `yangtuo VERB --help` "
-            "显示同样的内容；`yangtuo train --help all` 还有 transformers 对自己选项的说明。"
+            "本页由 `scripts/cli_reference.py` 根据选项表生成。终端里 `yangtuo VERB --help` 显示同样的内容；"
+            "`yangtuo train --help all` 还有 transformers 对自己选项的说明（英文）。"
         ),
         "spelling": (
             "选项写作 `--max_seq_length` 或 `--max-seq-length`。"
@@ -73,38 +77,11 @@ _TEXTS = {
             "以下选项属于 transformers 的 `TrainingArguments`，在这里会改变结果或不起作用。取默认值以外的值会报错。"
         ),
         "refused_heads": "| 选项 | 原因，以及怎么办 |",
-        "theirs": "与 transformers 相同",
+        "theirs": "与 transformers 相同。",
+        "stop": "。",
     },
 }
 _OF_A_RUN = {*OPTIONS, *RENAMED, *WITHOUT_EFFECT, *GONE}
-_GROUPS_ZH = {
-    "base model and tokenizer": "基座模型与分词器",
-    "data": "数据",
-    "LoRA": "LoRA 的选项",
-    "the run": "训练过程",
-    "steps and optimizer": "步数与优化器",
-    "evaluation": "验证",
-    "output folder, checkpoints, logs": "输出目录、checkpoint、日志",
-    "precision, memory, several GPUs": "精度、显存、多卡",
-    RARE: "很少用到",
-}
-_VERBS_ZH = {
-    "train": "训练一个 LoRA，或继续训练已有的 LoRA。",
-    "check": "这次会训练什么：数量、长度、损耗、问题、内存、结论；不加载权重。",
-    "preview": "显示模型看到的数据：提示、参与训练的 token、结束符，彩色显示或写成网页。",
-    "encode": "把训练看到的 token id 和标签写成 JSON，一行一条。",
-    "chat": "用训练时的模板与模型对话或提问；也可以把基座模型与训练后的回答并排显示。",
-    "generate": "批量回答一个文件里的问题，写入另一个文件；中断后同样的命令接着做。",
-    "eval": "评测模型：自己的数据、通用能力、选择题；比较基座模型与训练后的模型，并给出结论。",
-    "report": "把一次训练写成一页网页；给出多个目录则并排比较。",
-    "merge": "把 LoRA 合并进基座模型，并证明结果是同一个模型。",
-    "export": "合并，并写出 Ollama、vLLM、llama.cpp 所需的文件，使它们的提问方式与训练时一致。",
-    "check-deploy": "把正在运行的服务与训练比较：提示的 id、贪心解码的回答。",
-    "vocab": "把词表并入 LLaMA 的词表、扩大模型、训练词表、测量。",
-    "doctor": "这台机器能不能训练：版本、GPU、磁盘、各种限制、环境变量，每一项都写明怎么解决。",
-    "cache": "`yangtuo cache list|clear`：查看或清理这台机器上保留的编码结果。",
-    "demo": "用真实的中文数据精调真实的 135M 参数的 LLaMA，任何机器上几分钟，并显示有什么变化。",
-}
 
 
 def page(language: str) -> str:
@@ -125,34 +102,35 @@ def _run_options(language: str) -> Iterator[str]:
         if option not in refused:
             groups.setdefault(option.group, []).append(option)
     for group in [*(name for name in groups if name != RARE), RARE]:
-        yield f"### {_GROUPS_ZH[group] if language == 'zh' else group[0].upper() + group[1:]}"
-        rows = [f"| `--{o.name}` | {_default(o.default)} | {_meaning(o, texts['theirs'])} |" for o in groups[group]]
+        yield f"### {_begin_large(_said(group, language))}"
+        rows = [f"| `--{o.name}` | {_default(o.default)} | {_meaning(o, language)} |" for o in groups[group]]
         yield "\n".join([texts["heads"], "|---|---|---|", *rows])
     yield texts["refused"]
     yield texts["refused_about"]
-    yield "\n".join([texts["refused_heads"], "|---|---|", *(f"| `--{o.name}` | {_cell(o.reason)} |" for o in refused)])
+    rows = [f"| `--{o.name}` | {_cell(_reason(o, language))} |" for o in refused]
+    yield "\n".join([texts["refused_heads"], "|---|---|", *rows])
 
 
 def _verb(verb: str, language: str) -> Iterator[str]:
     texts, module = _TEXTS[language], module_of(verb)
     yield f"## yangtuo {verb}"
-    about = " ".join((module.__doc__ or "").split("\n\n")[0].split()).removeprefix(f"`yangtuo {verb}`: ")
-    yield _VERBS_ZH[verb] if language == "zh" else about[0].upper() + about[1:]
+    about = " ".join(_said((module.__doc__ or "").strip(), language).split("\n\n")[0].split())
+    yield _begin_large(re.sub(r"^`yangtuo [^`]+`(: |：)", "", about))
     if verb in OF_A_RUN:
         parser = build_parser(f"yangtuo {verb}", module.add_options)
         own = [one for one in _shown(parser) if one.dest not in _OF_A_RUN and one.option_strings]
         yield texts["own"] if own else texts["none"]
         if own:
-            yield _table(own, texts["own_heads"])
+            yield _table(own, language)
         return
     parser = Parser(f"yangtuo {verb}")
     module.add_options(parser)
     below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not below:
-        yield _table(_shown(parser), texts["own_heads"])
+        yield _table(_shown(parser), language)
     for name, sub in (item for action in below for item in action.choices.items()):
         yield f"### yangtuo {verb} {name}"
-        yield _table(_shown(sub), texts["own_heads"]) if _shown(sub) else texts["none"]
+        yield _table(_shown(sub), language) if _shown(sub) else texts["none"]
 
 
 def _shown(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -160,26 +138,48 @@ def _shown(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return [one for one in parser._actions if one.dest != "help" and one.help not in (None, argparse.SUPPRESS)]
 
 
-def _table(actions: Sequence[argparse.Action], heads: str) -> str:
+def _table(actions: Sequence[argparse.Action], language: str) -> str:
     names = dict.fromkeys(_name(action) for action in actions)
     first = {name: next(one for one in actions if _name(one) == name) for name in names}
-    rows = [f"| `{name}` | {_cell(_sentence(action))} |" for name, action in first.items()]
-    return "\n".join([heads, "|---|---|", *rows])
+    rows = [f"| `{name}` | {_cell(_sentence(action, language))} |" for name, action in first.items()]
+    return "\n".join([_TEXTS[language]["own_heads"], "|---|---|", *rows])
 
 
 def _name(action: argparse.Action) -> str:
     return action.option_strings[0] if action.option_strings else str(action.metavar or action.dest)
 
 
-def _sentence(action: argparse.Action) -> str:
-    words = f" One of: {', '.join(map(str, action.choices))}." if action.choices and action.option_strings else ""
-    return f"{(action.help or '') % vars(action)}{words}"
+def _sentence(action: argparse.Action, language: str) -> str:
+    choices = action.choices if action.option_strings else None
+    return f"{_said(action.help or '', language) % vars(action)}{_one_of(choices, language)}"
 
 
-def _meaning(option: Option, theirs: str) -> str:
-    text = option.help or (option.reason and f"{option.reason[0].upper()}{option.reason[1:]}.") or theirs
-    words = f" One of: {', '.join(option.choices)}." if option.choices else ""
-    return _cell(f"{text}{words}")
+def _meaning(option: Option, language: str) -> str:
+    told = _said(option.help or "", language) or _TEXTS[language]["theirs"]
+    if not option.help and option.reason:
+        told = f"{_begin_large(_said(option.reason, language))}{_TEXTS[language]['stop']}"
+    return _cell(f"{told}{_one_of(option.choices, language)}")
+
+
+def _reason(option: Option, language: str) -> str:
+    """Why an option is refused; the catalogue has the whole sentence, as `--help all` says it."""
+    if language == "en":
+        return option.reason
+    return _said(option.help or "", language).removeprefix("不支持：")
+
+
+def _said(text: str, language: str) -> str:
+    return in_chinese(text) if language == "zh" else text
+
+
+def _one_of(choices: Iterable[object] | None, language: str) -> str:
+    return _said(" One of: {choices}.", language).format(choices=", ".join(map(str, choices))) if choices else ""
+
+
+def _begin_large(text: str) -> str:
+    """With a capital letter, but where a file or a program comes first, whose name stays as it is."""
+    is_name = "." in text.split(" ")[0] or text.startswith("torchrun ")
+    return text if is_name else text[:1].upper() + text[1:]
 
 
 def _default(value: object) -> str:
@@ -189,11 +189,25 @@ def _default(value: object) -> str:
 def _cell(text: str) -> str:
     """A text as Markdown shows it in a table; names of options stand as code."""
     text = re.sub(r"([*<>|])", r"\\\1", " ".join(text.split()))
-    parts = re.split(r"('\{.*?\}'|\{.*?\}|(?<![\w-])--[A-Za-z]\w*)", text)
+    parts = re.split(r"('\{.*?\}'|\{.*?\}|(?<![\w-])--[A-Za-z](?:[\w-]*\w)?)", text)
     return "".join(f"`{part}`" if i % 2 else part for i, part in enumerate(parts))
 
 
+def main() -> int:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    is_check = parser.parse_args().check
+    made = {DOCS / name: page(language) for language, name in PAGES.items()}
+    stale = [path for path, text in made.items() if path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        if is_check:
+            print(f"stale: {path}; run python scripts/cli_reference.py")
+        else:
+            path.write_text(made[path], encoding="utf-8")
+            print(f"written: {path}")
+    return int(is_check and bool(stale))
+
+
 if __name__ == "__main__":
-    for language, name in PAGES.items():
-        (DOCS / name).write_text(page(language), encoding="utf-8")
-        print(f"written: {DOCS / name}")
+    sys.exit(main())

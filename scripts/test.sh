@@ -21,7 +21,7 @@ install_engines() {
 # Beside each other: pip takes one processor. Both are waited for, whichever fails.
 install_engines & engines=$!
 code=0
-{ ruff check . && ruff format --check . && mypy; } || code=$?
+bash scripts/lint.sh || code=$?
 wait "$engines" || exit
 [ "$code" -eq 0 ] || exit "$code"
 

@@ -21,7 +21,7 @@ from tests import tiny
 from tests.cli import test_documented
 from tests.cli.test_documented import without
 from tests.command import REPOSITORY
-from tests.unit.export.test_server_check import Served, running
+from tests.unit.exporting.test_server_check import Served, running
 from yangtuo.cli import OF_A_RUN, main, module_of
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.config.words import Parser
@@ -33,7 +33,16 @@ RUN = (
     *("quickstart", "your-data", "templates", "new-lora", "continue-lora", "serve", "from-other-tools", "from-2023"),
     "running",
 )
-PARSED = ("memory-and-time", "several-gpus", "how-it-works", "troubleshooting", "index", "cli", "where-to-look")
+PARSED = (
+    "memory-and-time",
+    "several-gpus",
+    "how-it-works",
+    "troubleshooting",
+    "index",
+    "cli",
+    "where-to-look",
+    "contributing",
+)
 SHORTER = {"train": ["--max_steps", "2"], "vocab train": ["--vocab_size", "400"]}
 
 # What the commands of other programs may have here, from their documentation: Ollama's docs/cli, llama.cpp's
@@ -113,7 +122,7 @@ def check_words(words: list[str]) -> None:
 
 def test_pages_are_run_or_parsed():
     twins = {path.name.removesuffix(".zh.md") for path in (REPOSITORY / "docs").glob("*.zh.md")}
-    run_by_others = {"adapters", "evaluation", "report"}  # test_documented.py
+    run_by_others = {"adapters", "evaluation", "report", "python"}  # test_documented.py, test_examples.py
     with_gaps = {"distributed", "planning"}  # `yangtuo train ... --extend`
     assert twins <= {*RUN, *PARSED, *run_by_others, *with_gaps}
 

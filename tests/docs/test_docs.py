@@ -72,7 +72,7 @@ def files_of(page: Path) -> set[str]:
 
 
 # Programs whose command lines stand in blocks of pages beside ours; their options are not ours to know.
-OTHER_OPTIONS = {"jinja", "max-lora-rank"}  # of them, named in prose
+OTHER_OPTIONS = {"jinja", "max-lora-rank", "served-model-name"}  # of them, named in prose
 OTHER_PROGRAMS = (
     "llama-quantize",
     "llama-server",

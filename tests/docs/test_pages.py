@@ -114,13 +114,32 @@ def test_chinese_pages_are_chinese(name):
     for _, title in headings_of(text):
         is_name = re.fullmatch(r"[\w.\- ]+", title.replace("`", ""), flags=re.A)  # "Ollama", "dataset_info.json"
         assert is_name or re.search(r"[\u4e00-\u9fff]", title), title
-    if name == "cli.zh.md":  # the sentences of options are those of the program
+    if name == "cli.zh.md":  # its rows have names of options and values; see the next test
         return
     for line in prose_of(text).splitlines():
         words = re.sub(r"`[^`\n]+`|\]\([^)]*\)|<!--.*?-->", "", line)
         letters = len(re.findall(r"[A-Za-z]", words))
         if letters > 20:  # names of models and programs stay as they are
             assert len(re.findall(r"[\u4e00-\u9fff]", words)) * 8 > letters, line
+
+
+def sentences_in_english(text: str) -> list[str]:
+    """Last cells of rows without a Chinese character: sentences that the catalogue did not give."""
+    cells = re.findall(r"^\|.*\| ([^|]+) \|$", re.sub(r"\\\|", "", text), flags=re.M)
+    return [cell for cell in cells if not re.search(r"[\u4e00-\u9fff]", cell)]
+
+
+def test_sentences_of_the_chinese_reference_are_chinese():
+    assert len(re.findall(r"^\| `--", doc("cli.zh.md"), flags=re.M)) > 200
+    assert not sentences_in_english(doc("cli.zh.md"))
+    assert sentences_in_english("| `--a` |  | The rank. |\n| `--b` | `2` | 秩 r。 |") == ["The rank."]
+
+
+@pytest.mark.parametrize("text", ["the server takes --served-model-name NAME", "(--served-model-name)"])
+def test_a_name_with_dashes_is_one_span(text):
+    made = script("cli_reference")._cell(text)
+    assert re.findall("`([^`]+)`", made) == ["--served-model-name"]
+    assert script("cli_reference")._cell("--rank-, --a_b.") == "`--rank`-, `--a_b`."
 
 
 @pytest.mark.parametrize("name", [name for pair in PAIRS for name in pair])
