@@ -79,21 +79,21 @@ def run(options: argparse.Namespace) -> None:
 
 
 def next_steps(output_dir: Path) -> str:
-    """What to do after the demo, a command a line."""
-    folder, rows = shlex.quote(str(output_dir)), "rows.json"
-    return "\n".join(
-        (
-            "",
-            "what next:",
-            f"  talk to it             yangtuo chat {folder}",
-            f"  look at the run        {output_dir / 'report.html'} in a browser",
-            f"  what it was taught     yangtuo preview --tokenizer_name_or_path {folder}/{_adapter()} --dataset_dir "
-            f"{shlex.quote(str(DATA))}",
-            f"  your own rows, first   yangtuo check --model_name_or_path MODEL --train_file {rows}",
-            f"  then                   yangtuo train --model_name_or_path MODEL --train_file {rows} --output_dir mine",
-            '  a row of rows.json     {"instruction": "...", "input": "", "output": "..."}',
-        )
-    )
+    """What to do after the demo, a command below what it is for."""
+    folder, rows, options = shlex.quote(str(output_dir)), "rows.json", "--model_name_or_path MODEL --train_file"
+    preview = f"yangtuo preview --tokenizer_name_or_path {folder}/{_adapter()} --dataset_dir {shlex.quote(str(DATA))}"
+    steps = {
+        tr("talk to it"): f"yangtuo chat {folder}",
+        tr("look at the run, in a browser"): str(output_dir / "report.html"),
+        tr("see what it was taught"): preview,
+        tr("check rows of your own, as in {file}").format(file=rows): f"yangtuo check {options} {rows}",
+        tr("train on them"): f"yangtuo train {options} {rows} --output_dir mine",
+        tr("a row of {file}").format(file=rows): '{"instruction": "...", "input": "", "output": "..."}',
+    }
+    lines = ["", tr("what next:")]
+    for told, step in steps.items():
+        lines += [f"  {told}", f"      {step}"]
+    return "\n".join(lines)
 
 
 def _adapter() -> str:

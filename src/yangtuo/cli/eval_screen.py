@@ -9,7 +9,7 @@ from rich.text import Text
 from yangtuo import logs
 from yangtuo.evaluation.results import Evaluation, lines
 from yangtuo.evaluation.verdict import Outcome, Verdict
-from yangtuo.i18n import Message, tr
+from yangtuo.i18n import Message, gettext_noop, shortened, tr
 
 _WIDEST = 10_000  # columns
 _TITLES = {
@@ -17,6 +17,11 @@ _TITLES = {
     Outcome.NO_DIFFERENCE: (Message("no difference shown"), "bold yellow"),
     Outcome.BROKEN: (Message("broken"), "bold red"),
 }
+_CHANGED = {
+    "lost": gettext_noop("right before, wrong now ({num}): {items}"),
+    "gained": gettext_noop("wrong before, right now ({num}): {items}"),
+}
+_MOST_ITEMS = 6
 
 
 def show(found: Evaluation) -> None:
@@ -25,13 +30,10 @@ def show(found: Evaluation) -> None:
     # In a narrow window, or one that is none, figures would be cut; a line that is too long is wrapped by the terminal.
     natural = Measurement.get(console, console.options.update(width=_WIDEST), made).maximum
     logs.console(max(console.width, natural)).print(made)
-    if found.changed:
-        for name, ids in found.changed.items():
-            if ids:
-                shown = ", ".join(ids[:6])
-                if len(ids) > 6:
-                    shown = tr("{shown} and {num} more").format(shown=shown, num=len(ids) - 6)
-                console.print(Text(f"  {name}: {shown}", "dim"))
+    for name, ids in (found.changed or {}).items():
+        if ids:
+            told = tr(_CHANGED[name]).format(num=len(ids), items=tr(shortened(ids, _MOST_ITEMS, ", ")))
+            console.print(Text(f"  {told}", "dim"))
     if found.verdict:
         console.print()
         for part in verdict_lines(found.verdict):
