@@ -29,7 +29,7 @@ def reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or one_line(error, 200)
     short = re.fullmatch(r"(\d+) requested and (\d+) written", text)  # numpy, which does not say why
     return (
-        Message("only {short} of {short2} values could be written; is the disk full?", short=short[2], short2=short[1])
+        Message("only {written} of {all} values could be written; is the disk full?", written=short[2], all=short[1])
         if short
         else text
     )

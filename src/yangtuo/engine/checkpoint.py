@@ -49,11 +49,11 @@ def check_room(folder: Path, num_bytes: int, error: type[YangtuoError] = Checkpo
     if free < num_bytes:
         raise error(
             Message(
-                "{folder}: {mebibytes} free on its disk, where a checkpoint of {mebibytes2} is to be written; free "
+                "{folder}: {free} free on its disk, where a checkpoint of {needed} is to be written; free "
                 "some, or give another --output_dir (a started run goes on with the same command)",
                 folder=folder,
-                mebibytes=_mebibytes(free),
-                mebibytes2=_mebibytes(num_bytes),
+                free=_mebibytes(free),
+                needed=_mebibytes(num_bytes),
             )
         )
 

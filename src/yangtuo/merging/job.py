@@ -101,9 +101,9 @@ def _check_not_merged_yet(adapters: Sequence[SavedAdapter], merged_before: Seque
     for saved in adapters:
         if saved.sha256 in merged_before:
             raise AdapterError(
-                "{folder}: {folder2} has this very adapter in it already; give the base as it was before that merge",
+                "{folder}: {base} has this very adapter in it already; give the base as it was before that merge",
                 folder=saved.folder,
-                folder2=folder,
+                base=folder,
             )
         if saved.sha256 in seen:
             raise AdapterError(

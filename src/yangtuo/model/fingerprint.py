@@ -203,10 +203,10 @@ def _of_values(there: Mapping[str, Any], base: Path, config: PreTrainedConfig) -
             spec.shape[0] != sample["shape"][0] and len(spec.shape) < 2
         ):
             yield Message(
-                "{name} has shape {shape} there, {shape2} here",
+                "{name} has shape {shape} there, {here} here",
                 name=name,
                 shape=sample["shape"],
-                shape2=list(spec.shape),
+                here=list(spec.shape),
             )
         elif not _agree(sample, _sample(weights, name, sample["shape"]), spec.dtype):
             yield Message("{name} has other values", name=name)

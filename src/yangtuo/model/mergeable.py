@@ -94,8 +94,8 @@ def _taken_apart(base: StoredWeights, group: Group) -> None:
     for name, value in group.taken_apart(tensors, base.model).items():
         if tuple(value.shape) != base.files.specs[name].shape:
             raise ModelError(
-                "{name} would have the shape {shape}, not {shape2}",
+                "{name} would have the shape {shape}, not {wanted}",
                 name=name,
                 shape=list(value.shape),
-                shape2=base.files.specs[name].shape,
+                wanted=base.files.specs[name].shape,
             )

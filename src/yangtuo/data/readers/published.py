@@ -39,10 +39,10 @@ def layout_of(row: Mapping[str, Any]) -> tuple[DataFormat, Callable[[Any], Made]
         first = row[key][0] if isinstance(row.get(key), list) and row[key] else None
         if isinstance(first, dict) and not first.keys() & {"role", "from"} and (said := names.said(first)):
             told = Message(
-                "{key} as a dialogue, {said} as the user and {said2} as the assistant",
+                "{key} as a dialogue, {user} as the user and {assistant} as the assistant",
                 key=key,
-                said=said[0],
-                said2=said[1],
+                user=said[0],
+                assistant=said[1],
             )
             return DataFormat.MESSAGES, partial(_made, key=key, read=_pairs), told
     chat = row.get("chat")
