@@ -16,7 +16,7 @@ from yangtuo.engine.batch_tensors import Batch
 from yangtuo.engine.loss import SupervisedLoss, weighted_sum
 from yangtuo.engine.planning import StepShape
 from yangtuo.engine.steps import Execution, Recipe, Steps
-from yangtuo.model import adapters, base
+from yangtuo.model import adapters, base, processor
 
 ROW = {"instruction": "请介绍一下长城。", "input": "", "output": "长城是中国古代的军事防御工程。"}
 
@@ -38,7 +38,7 @@ print(
     layout.targets,
 )
 
-model = base.load(folder, base.Precision(torch.float32), ModelArguments())
+model = base.load(folder, processor.Precision(torch.float32), ModelArguments())
 adapter = adapters.attach_new(model, LoraArguments(lora_rank=4, lora_dropout=0.0, trainable="q_proj,v_proj"))
 total = weighted_sum(adapter.model, SupervisedLoss(model), Batch.of(layout, cpu))  # a sum over the targets
 loss = total / step.plan.total_weight

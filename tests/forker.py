@@ -171,7 +171,7 @@ def import_all():
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     from yangtuo.engine.flops import bfloat16_rate, matmul_rate
-    from yangtuo.model.base import detect_hardware
+    from yangtuo.model.processor import detect_hardware
 
     # Found once, at the first call.
     get_checkpoint_conversion_mapping("llama")

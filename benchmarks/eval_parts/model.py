@@ -10,7 +10,7 @@ from yangtuo.evaluation.measuring import Asked, asked_of, measure
 from yangtuo.evaluation.records import Entry, Records
 from yangtuo.evaluation.tasks import AnswerTask, LikelihoodTask
 from yangtuo.inference.load import Opened, Places, open_model
-from yangtuo.model.base import detect_hardware
+from yangtuo.model.processor import detect_hardware
 
 
 @dataclass(frozen=True)

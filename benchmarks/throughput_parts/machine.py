@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from throughput_parts.work import ModelShape
 from yangtuo.errors import UsageError
 from yangtuo.model.architecture import read_config
-from yangtuo.model.base import detect_hardware
+from yangtuo.model.processor import detect_hardware
 
 MATMUL_TOKENS = (1024, 2048, 2816)
 

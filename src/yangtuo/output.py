@@ -28,11 +28,9 @@ def reason(error: Exception) -> str:
     """Why something cannot be written, in a few words."""
     text = getattr(error, "strerror", None) or one_line(error, 200)
     short = re.fullmatch(r"(\d+) requested and (\d+) written", text)  # numpy, which does not say why
-    return (
-        Message("only {written} of {all} values could be written; is the disk full?", written=short[2], all=short[1])
-        if short
-        else text
-    )
+    if short is None:
+        return text
+    return Message("only {written} of {all} values could be written; is the disk full?", written=short[2], all=short[1])
 
 
 @contextlib.contextmanager
@@ -218,9 +216,7 @@ def check_new(out: Path, option: str) -> None:
     """
     if not is_text(str(out.absolute())):
         raise RunFolderError(
-            "--{option} {absolute}: its name is not UTF-8; choose a folder elsewhere",
-            option=option,
-            absolute=out.absolute(),
+            "--{option} {out}: its name is not UTF-8; choose a folder elsewhere", option=option, out=out.absolute()
         )
     if out.exists() and not out.is_dir():
         raise RunFolderError(
@@ -332,8 +328,7 @@ def check_absent(out: Path, option: str) -> None:
 
 def _make(draft: Path, option: str, *, is_folder: bool) -> None:
     taken = Message(
-        "{draft} exists: another command is writing there, or one was killed; if none runs, remove it",
-        draft=draft,
+        "{draft} exists: another command is writing there, or one was killed; if none runs, remove it", draft=draft
     )
     if draft.exists():
         raise RunFolderError(taken)
@@ -346,11 +341,9 @@ def _make(draft: Path, option: str, *, is_folder: bool) -> None:
     except OSError as error:
         if draft.exists():
             raise RunFolderError(taken) from error
-        why = (
-            Message("{filename} is a file", filename=error.filename)
-            if isinstance(error, FileExistsError)
-            else error.strerror
-        )
+        why = error.strerror
+        if isinstance(error, FileExistsError):
+            why = Message("{filename} is a file", filename=error.filename)
         raise RunFolderError(
             "{draft}: cannot be made: {why}; choose another --{option}", draft=draft, why=why, option=option
         ) from error

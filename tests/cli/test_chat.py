@@ -167,7 +167,7 @@ def test_a_merged_model_is_compared_with_a_base_that_is_named(base, chat, tmp_pa
     told = chat(merged, "--compare", "--model_name_or_path", base, "--ask", QUESTION, *SHORT)
     assert told == f"[base] {greedy(base)}\n[tuned] {greedy(merged)}\n"
     assert "give the merged model as FOLDER and its base" in chat(merged, "--compare", "--ask", "?", code=2)
-    assert "one model too many" in chat(merged, "--model_name_or_path", base, "--ask", "?", code=2)
+    assert "is for --compare alone" in chat(merged, "--model_name_or_path", base, "--ask", "?", code=2)
 
 
 # ---- what a user got wrong
@@ -177,9 +177,9 @@ def test_a_merged_model_is_compared_with_a_base_that_is_named(base, chat, tmp_pa
     ("words", "told"),
     [
         ([], "name the folder of an adapter, of a run or of a model"),
-        (["BASE", "--temperature", "-1"], "--temperature -1.0: expected 0, or from 0.01 up"),
-        (["BASE", "--top_p", "0"], "--top_p 0.0: expected above 0, at most 1"),
-        (["BASE", "--max_new_tokens", "0"], "--max_new_tokens 0: expected at least 1"),
+        (["BASE", "--temperature", "-1"], "--temperature -1.0: allowed: 0, or from 0.01 up"),
+        (["BASE", "--top_p", "0"], "--top_p 0.0: allowed: above 0, at most 1"),
+        (["BASE", "--max_new_tokens", "0"], "--max_new_tokens 0: allowed: at least 1"),
         (["BASE", "--max_new_tokens", "512"], "--max_new_tokens 512: the model has room for 512 tokens"),
         (["BASE", "--template", "nothing"], "--template nothing: no such file"),
         (["BASE", "--torch_dtype", "int8"], "--torch_dtype int8"),

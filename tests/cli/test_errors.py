@@ -96,7 +96,7 @@ def test_attention_code_that_is_misspelt(fails, sentences):
 
 def test_placeholder_left_in_the_script(fails):
     said = fails(model_name_or_path="path/to/hf/llama/or/merged/llama/dir/or/model_id")
-    assert "no such folder (the script still has its placeholder)" in said
+    assert "no such folder; the script still has its placeholder" in said
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,8 @@ def _weights_error(base):
 
     from yangtuo.config.schema import ModelArguments
     from yangtuo.errors import ModelError
-    from yangtuo.model.base import Precision, load
+    from yangtuo.model.base import load
+    from yangtuo.model.processor import Precision
 
     with pytest.raises(ModelError) as caught:
         load(base, Precision(torch.float32), ModelArguments())

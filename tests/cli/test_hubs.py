@@ -162,7 +162,7 @@ def test_modelscope_goes_on_inside_a_file_in_the_next_command(files, tmp_path):
     with hubs.serving(hub, "modelscope") as address:
         asked = Asked(hub, "modelscope", environment(tmp_path, MODELSCOPE_ENDPOINT=address))
         said = last_line(asked.fetch(code=2, MODELSCOPE_DOWNLOAD_MAX_RETRIES="0"))
-        assert f"ModelScope ({address}) did not send" in said
+        assert f"could not be fetched from ModelScope ({address})" in said
         assert "the same command goes on with what has come" in said
         hub.seen.clear()
         folder = Path(asked.fetch().out.strip())
@@ -218,7 +218,7 @@ def test_what_is_not_whole_is_not_taken(asked, inputs):
     asked.check(inputs, "--hub", asked.word, code=2)
     asked.hub.mute = True
     done = asked.check(inputs, "--hub", asked.word, code=2, MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS="1")
-    assert "did not send a model of that name" in last_line(done)
+    assert "the model could not be fetched from" in last_line(done)
 
 
 @needs_client

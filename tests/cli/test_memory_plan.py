@@ -117,7 +117,7 @@ def test_without_a_base_there_is_no_plan(inputs, tmp_path):
 def test_rows_are_reported_where_a_gpu_cannot_be_used(inputs, monkeypatch, capfd, tmp_path):
     from yangtuo.cli import main
 
-    monkeypatch.setattr("yangtuo.model.base.unusable_gpu", lambda: "this machine has a GPU that torch cannot use")
+    monkeypatch.setattr("yangtuo.model.processor.unusable_gpu", lambda: "this machine has a GPU that torch cannot use")
     words = ["--model_name_or_path", inputs.base, "--dataset_dir", inputs.data, "--data_cache_dir", tmp_path]
     assert main(["check", *map(str, words)]) == 0
     out = capfd.readouterr().out

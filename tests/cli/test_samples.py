@@ -18,7 +18,7 @@ from yangtuo.config.schema import ModelArguments
 from yangtuo.data.records import Turn
 from yangtuo.inference.generate import Generator, Sampling
 from yangtuo.inference.load import Places, open_model
-from yangtuo.model.base import Hardware
+from yangtuo.model.processor import Hardware
 from yangtuo.training import samples
 
 QUESTIONS = ("请介绍长城的第1个特点。", "春天来了吗？")

@@ -11,7 +11,7 @@ from yangtuo.config.schema import ModelArguments
 from yangtuo.data.records import Turn
 from yangtuo.data.template_json import from_values
 from yangtuo.inference import load
-from yangtuo.model.base import detect_hardware
+from yangtuo.model.processor import detect_hardware
 
 OFF = '{"enable_thinking": false}'
 CLOSED = "<think>\n\n</think>\n\n"

@@ -544,9 +544,11 @@ def test_optional_packages_are_asked_for_before_the_weights_are_loaded(train, ch
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
 def test_bfloat16_where_a_processor_has_it(train, inputs, tmp_path, monkeypatch, modules_to_save, stored):
     """The processor is made to claim it; the arithmetic is then emulated, slow and the same."""
-    from yangtuo.model import base
+    from yangtuo.model import processor
 
-    monkeypatch.setattr(base, "detect_hardware", lambda use_cpu: base.Hardware("cpu", bfloat16=True, float16=False))
+    monkeypatch.setattr(
+        processor, "detect_hardware", lambda use_cpu: processor.Hardware("cpu", bfloat16=True, float16=False)
+    )
     options = {"modules_to_save": modules_to_save, "validation_file": inputs.validation, "do_eval": True}
     said = train(tmp_path / "out", **options, do_train=True, bf16=True, torch_dtype=stored, gradient_checkpointing=True)
     assert f"frozen in {stored}" in said

@@ -92,9 +92,9 @@ def prepare():
 
         loss.CHUNK_BYTES["cpu"] = 1
     if "BFLOAT16" in os.environ:
-        from yangtuo.model import base
+        from yangtuo.model import processor
 
-        base.detect_hardware = lambda use_cpu: base.Hardware("cpu", bfloat16=True, float16=False)
+        processor.detect_hardware = lambda use_cpu: processor.Hardware("cpu", bfloat16=True, float16=False)
     if "MEASURED" in os.environ:
         measured()
     if "NO_CHECK_OF_ROOM" in os.environ:

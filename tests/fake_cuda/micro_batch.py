@@ -157,7 +157,7 @@ def _without_numbers(setup: Setup, trace: Trace) -> dict[str, Any]:
         return trace.free_when_asked
 
     return {
-        "yangtuo.model.base.unusable_gpu": lambda: "",
+        "yangtuo.model.processor.unusable_gpu": lambda: "",
         "yangtuo.training.load.load_base": random_base,
         "yangtuo.training.load.check_mergeable": lambda *args, **kwargs: None,
         "yangtuo.engine.memory.free_bytes": told,

@@ -36,7 +36,7 @@ from yangtuo.exporting.gguf.model import architecture
 from yangtuo.exporting.plain_lora import lora_of
 from yangtuo.merging import edits, fit, tensor_proof, verify
 from yangtuo.merging import plan as merge_plan
-from yangtuo.model import adapter_files, adapter_state, adapters, base, lora_targets
+from yangtuo.model import adapter_files, adapter_state, adapters, base, lora_targets, processor
 from yangtuo.model.architecture import modules_of
 from yangtuo.model.mergeable import check_mergeable
 from yangtuo.model.provenance import WEIGHTS_FILE
@@ -158,7 +158,7 @@ def write_base(kind: str, folder: Path, dtype: torch.dtype) -> None:
 def write_adapter(folder: Path, kind: str, at: Path, dtype: torch.dtype) -> adapter_state.Adapter:
     """The default LoRA on the base in `folder`, with matrices that are not zero, saved as PEFT loads it."""
     try:
-        model = base.load(folder, base.Precision(dtype), ModelArguments())
+        model = base.load(folder, processor.Precision(dtype), ModelArguments())
         adapter = adapters.attach_new(model, LoraArguments(lora_rank=4, lora_dropout=0.0))
         check_mergeable(folder, adapter.model, trust_remote_code=False)
     except UserError as error:

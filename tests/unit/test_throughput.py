@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from yangtuo.errors import MissingDependencyError, UsageError
-from yangtuo.model.base import Hardware
+from yangtuo.model.processor import Hardware
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))  # no package: as `python FILE` does
 

@@ -264,7 +264,7 @@ def open_sessions(options: ChatOptions, found: Found) -> list["ChatSession"]:
     from yangtuo.inference import load as loading
     from yangtuo.inference.dialogue import ChatSession
     from yangtuo.inference.generate import Generator
-    from yangtuo.model.base import detect_hardware
+    from yangtuo.model.processor import detect_hardware
 
     kwargs, hardware = object_of("chat_template_kwargs", options.chat_template_kwargs), detect_hardware(options.use_cpu)
     opened = loading.open_model(found.places, options.model, options.template, hardware, options.lora, kwargs)

@@ -115,7 +115,8 @@ def run(options: EvaluateOptions) -> tuple[Path, "Evaluation", dict[str, Any]]:
     request, rows = _request(options)
     from yangtuo.evaluation.job import evaluate as measure_all
     from yangtuo.evaluation.results import RESULTS_FILE
-    from yangtuo.training.run_folder import make, versions
+    from yangtuo.training.run_folder import make
+    from yangtuo.training.run_record import versions
 
     with quiet():
         prepared = _prepared(options, models, request, rows)

@@ -105,7 +105,7 @@ def each_model(options: EvaluateOptions, places_by_name: dict[str, Places]) -> I
     """Each model in turn; with --compare the base of the first before it."""
     from yangtuo.evaluation.measuring import asked_of
     from yangtuo.inference import load
-    from yangtuo.model.base import detect_hardware
+    from yangtuo.model.processor import detect_hardware
 
     hardware, model = detect_hardware(options.use_cpu), options.model
     kwargs = object_of("chat_template_kwargs", options.chat_template_kwargs)
@@ -121,7 +121,7 @@ def each_model(options: EvaluateOptions, places_by_name: dict[str, Places]) -> I
 def _base_of(opened: "Opened", options: EvaluateOptions) -> "Asked":
     from yangtuo.evaluation.measuring import asked_of
     from yangtuo.inference import load
-    from yangtuo.model.base import detect_hardware
+    from yangtuo.model.processor import detect_hardware
 
     if opened.loaded_base is not None:
         return asked_of("base", opened, opened.loaded_base, None)

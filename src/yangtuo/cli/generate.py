@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     from yangtuo.evaluation.tasks import AnswerTask
     from yangtuo.inference import load
     from yangtuo.inference.generate import sampling_of
-    from yangtuo.model.base import detect_hardware
+    from yangtuo.model.processor import detect_hardware
 
     logs.quiet_libraries()
     kwargs = object_of("chat_template_kwargs", options.chat_template_kwargs)

@@ -24,8 +24,8 @@ from yangtuo.engine.processes import check_one_gpu
 from yangtuo.errors import UsageError, one_line
 from yangtuo.i18n import Listed, Message
 from yangtuo.model import gpu
-from yangtuo.model.base import Hardware, choose_precision, computed_in, detect_hardware
 from yangtuo.model.dtypes import name_of
+from yangtuo.model.processor import Hardware, choose_precision, computed_in, detect_hardware
 
 _PROCESSORS = {"cpu": "CPU", "cuda": "GPU"}
 _PCI = Path("/sys/bus/pci/devices")

@@ -58,7 +58,7 @@ class Reference:
         import torch
         from transformers import GenerationConfig
 
-        from yangtuo.model import base
+        from yangtuo.model import base, processor
         from yangtuo.model.architecture import read_config
 
         logs.quiet_libraries()
@@ -67,7 +67,7 @@ class Reference:
         folder = Path(str(model.model_name_or_path))
         stored = read_config(folder, trust_remote_code=model.trust_remote_code).dtype
         dtype = stored if device == "cuda" and isinstance(stored, torch.dtype) else torch.float32
-        self._model = base.load(folder, base.Precision(dtype), model, torch.device(device)).eval()
+        self._model = base.load(folder, processor.Precision(dtype), model, torch.device(device)).eval()
         self._ends = list(dict.fromkeys((end_id(tokenizer, template), tokenizer.eos_id)))
         # In place of the folder's own, whose penalties would change even a greedy choice.
         self._model.generation_config = GenerationConfig(

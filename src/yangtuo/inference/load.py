@@ -26,11 +26,11 @@ from yangtuo.errors import UsageError
 from yangtuo.inference.places import Places as Places  # these three: for those who find a model and load it
 from yangtuo.inference.places import model_folder as model_folder
 from yangtuo.inference.places import places_of_adapter as places_of_adapter
-from yangtuo.model import adapter_files, architecture, base, fingerprint, provenance
+from yangtuo.model import adapter_files, architecture, base, fingerprint, processor, provenance
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.adapters import attach_saved, merge_in
-from yangtuo.model.base import Hardware
 from yangtuo.model.hubs import source_of
+from yangtuo.model.processor import Hardware
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def open_model(
         places: of the weights.
         model: dtype, tokenizer, and how to load.
         template: the user's choice, None for the one that travels along.
-        hardware: see `base.detect_hardware`.
+        hardware: see `processor.detect_hardware`.
         lora: says whether an adapter of another base, or one that is not whole, is taken; None for neither.
         kwargs: what a chat template is given beside the messages; None for what it was given in training.
 
@@ -199,7 +199,9 @@ def _load(
     folder: Path, config: PreTrainedConfig, model: ModelArguments, tokenizer: Tokenizer, hardware: Hardware
 ) -> tuple[PreTrainedModel, torch.dtype, int]:
     """The weights with a row for every token; also their dtype, and how many of the rows are new."""
-    precision = base.choose_precision(model.torch_dtype, fp16=False, bf16=False, stored=config.dtype, hardware=hardware)
+    precision = processor.choose_precision(
+        model.torch_dtype, fp16=False, bf16=False, stored=config.dtype, hardware=hardware
+    )
     loaded = base.load(folder, precision, model, torch.device(hardware.device))
     # What is said of rows that are not trained is advice for a training run.
     num_new = base.fit_vocabulary(loaded, tokenizer.num_tokens, are_trained=True)

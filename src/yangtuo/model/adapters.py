@@ -28,7 +28,8 @@ from yangtuo.model.adapter_names import fitted, name_in_use
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.architecture import Published
 from yangtuo.model.lora import use_fused
-from yangtuo.model.lora_options import begins_from_the_base, embedding_names, is_tied, new_config, ties
+from yangtuo.model.lora_checks import begins_from_the_base
+from yangtuo.model.lora_options import embedding_names, is_tied, new_config, ties
 from yangtuo.model.lora_targets import split as names
 from yangtuo.model.sharding import gathered, is_sharded, shape_of
 

@@ -16,25 +16,22 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from yangtuo import output
 from yangtuo.config.choices import Hub
 from yangtuo.config.schema import ModelArguments
-from yangtuo.config.words import with_signs
 from yangtuo.errors import MissingDependencyError, ModelError, one_line
 from yangtuo.i18n import Message
 from yangtuo.installing import pip_install
 from yangtuo.logs import rank
 from yangtuo.model.hub_bar import Bar
+from yangtuo.model.hub_request import MOST_TOLD, HubRequest
 
 logger = logging.getLogger(__name__)
 
-_MIRROR = Message("the mirror HF_ENDPOINT=https://hf-mirror.com with HF_HUB_DISABLE_XET=1")
 _OTHER = "--hub modelscope (USE_MODELSCOPE_HUB=1)"
 _MODELSCOPE = "https://modelscope.cn"
-_MOST_TOLD = 200  # characters of what a client says
 _WHOLE = ".yangtuo-whole"  # in a folder of ModelScope's cache: the files and sizes of when all had come
 _BLOCK = 1 << 24  # bytes of a file that are hashed at once
 
@@ -92,82 +89,6 @@ def is_mirror(endpoint: str) -> bool:
     return host is not None and host != "huggingface.co" and not host.endswith(".huggingface.co")
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What is asked, and how it is told.
-
-    Attributes:
-        about: the option and its value.
-        asked: the hub and its address.
-        other: how the other hub is asked.
-        how: keywords that both clients have.
-    """
-
-    name: str
-    about: str
-    asked: str
-    other: str
-    how: dict[str, Any]
-
-    def has_none(self, error: Exception) -> ModelError:
-        """Of a hub that has answered."""
-        return self._refused(
-            Message("{asked} has no such model, or not for this user", asked=self.asked),
-            error,
-            Message("elsewhere: {other}", other=self.other),
-        )
-
-    def came_to_nothing(self, error: BaseException) -> ModelError:
-        """Of a hub that has not, or not to the end."""
-        way_out = Message(
-            "the same command goes on with what has come; elsewhere: {other}, or {mirror}",
-            other=self.other,
-            mirror=_MIRROR,
-        )
-        return self._refused(Message("the model could not be fetched from {asked}", asked=self.asked), error, way_out)
-
-    def is_offline(self, error: Exception) -> ModelError:
-        """Of a hub that was not asked."""
-        told = Message("{asked} is not asked, since HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set", asked=self.asked)
-        return self._refused(
-            told,
-            error,
-            Message(
-                "where there is a network, unset it; elsewhere: {other}, or {mirror}", other=self.other, mirror=_MIRROR
-            ),
-        )
-
-    def tell_kept(self, error: Exception) -> None:
-        """Say that the hub was of no help and was not needed."""
-        logger.warning(
-            "%s: taken as it was fetched before, since %s does not answer (%s)",
-            self.about,
-            self.asked,
-            one_line(error, _MOST_TOLD),
-        )
-
-    def is_another(self, file: str, why: str) -> ModelError:
-        """Of a file that is not the listed one."""
-        return ModelError(
-            "{about}: {file} of {asked} {why}; deleted, give the same command again",
-            about=self.about,
-            file=file,
-            asked=self.asked,
-            why=why,
-        )
-
-    def _refused(self, what: str, error: BaseException, way_out: str) -> ModelError:
-        told = one_line(error, _MOST_TOLD)
-        text = Message(
-            "{about}: no such folder, and {what} ({told}); {way_out}",
-            about=self.about,
-            what=what,
-            told=told,
-            way_out=way_out,
-        )
-        return ModelError(with_signs(text, self.name))
-
-
 def modelscopes_endpoint() -> str:
     """Its address, as its client reads the environment."""
     return os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN") or _MODELSCOPE
@@ -208,12 +129,12 @@ def fetch(name: str, source: Source, *, option: str, patterns: Sequence[str] | N
         logger.info("%s: asked of %s", about, asked)
         if told:
             logger.info("%s: %s", about, told)
-    folder = fetch_from(_Request(name, about, asked, other, how))
+    folder = fetch_from(HubRequest(name, about, asked, other, how))
     logger.info("%s: it is in %s", about, folder)
     return folder
 
 
-def _from_hugging_face(request: _Request) -> Path:
+def _from_hugging_face(request: HubRequest) -> Path:
     from huggingface_hub import HfApi, constants, errors, snapshot_download
     from huggingface_hub.file_download import repo_folder_name
 
@@ -248,7 +169,7 @@ def _raise_of_disk(error: Exception) -> None:
         raise error
 
 
-def _kept_of_hugging_face(request: _Request) -> Path | None:
+def _kept_of_hugging_face(request: HubRequest) -> Path | None:
     """All files from before; the library takes them itself where it has no connection, not where one ends early."""
     from huggingface_hub import errors, snapshot_download
 
@@ -271,7 +192,7 @@ def _of_xet(endpoint: str, *, is_off: bool) -> str:
     return Message("with Xet, files come from other hosts than the mirror; HF_HUB_DISABLE_XET=1 keeps to it")
 
 
-def _check_blobs(kept_as: Path, known: Collection[str], request: _Request) -> None:
+def _check_blobs(kept_as: Path, known: Collection[str], request: HubRequest) -> None:
     """Compare what has come with its names in the hub's cache, which are its hashes; the library looks at sizes alone.
 
     What is `known` was here before and is not read again. A cache without links (Windows) does not have those names.
@@ -299,7 +220,7 @@ def _hash_as(blob: Path) -> str | None:
     return digest.hexdigest()
 
 
-def _from_modelscope(request: _Request) -> Path:
+def _from_modelscope(request: HubRequest) -> Path:
     try:
         from modelscope_hub import errors
     except ImportError as error:
@@ -327,14 +248,14 @@ def _from_modelscope(request: _Request) -> Path:
         raise _of_modelscope(request, error) from error
 
 
-def _modelscopes_folder(request: _Request, *, is_offline: bool) -> Path:
+def _modelscopes_folder(request: HubRequest, *, is_offline: bool) -> Path:
     from modelscope_hub.compat import snapshot_download
 
     with contextlib.nullcontext() if rank() == 0 else contextlib.redirect_stderr(io.StringIO()):  # the bars of one
         return Path(snapshot_download(request.name, **request.how, local_files_only=is_offline))
 
 
-def _note_whole(folder: Path, request: _Request) -> None:
+def _note_whole(folder: Path, request: HubRequest) -> None:
     """Keep what has come: by the folder alone nobody could tell later, without the hub, that nothing is missing."""
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("[!.]*") if path.is_file()}
     with contextlib.suppress(OSError):  # a cache that is only read
@@ -345,11 +266,11 @@ def _notes_of(folder: Path) -> list[Path]:
     return list(folder.glob(f"{_WHOLE}*"))
 
 
-def _whole_of(request: _Request) -> str:
+def _whole_of(request: HubRequest) -> str:
     return _WHOLE if request.how["allow_patterns"] is None else f"{_WHOLE}-small"
 
 
-def _kept_of_modelscope(request: _Request) -> Path | None:
+def _kept_of_modelscope(request: HubRequest) -> Path | None:
     """All files from before, of which `_note_whole` has told; huggingface_hub looks at this itself."""
     from modelscope_hub.errors import CacheNotFound
 
@@ -363,13 +284,13 @@ def _kept_of_modelscope(request: _Request) -> Path | None:
     return folder if all(path.is_file() and path.stat().st_size == size for path, size in found) else None
 
 
-def _of_modelscope(request: _Request, error: Exception) -> ModelError:
+def _of_modelscope(request: HubRequest, error: Exception) -> ModelError:
     from modelscope_hub import errors
 
     failed = error.failed_files if isinstance(error, errors.FileDownloadError) else {}
     for path, each in failed.items():
         if isinstance(each, errors.FileIntegrityError):
-            return request.is_another(path, Message("is not as it is listed ({each})", each=one_line(each, _MOST_TOLD)))
+            return request.is_another(path, Message("is not as it is listed ({each})", each=one_line(each, MOST_TOLD)))
     if isinstance(error, errors.CacheNotFound):
         return request.is_offline(error)
     refusals = (errors.NotExistError, errors.AuthenticationError, errors.PermissionDeniedError, errors.InvalidParameter)

@@ -16,9 +16,9 @@ from yangtuo.i18n import Message
 from yangtuo.installing import pip_install
 from yangtuo.logs import rank
 from yangtuo.model import base
-from yangtuo.model.base import Hardware
-from yangtuo.model.lora_options import begins_from_the_base
+from yangtuo.model.lora_checks import begins_from_the_base
 from yangtuo.model.lora_targets import split as names
+from yangtuo.model.processor import Hardware
 
 logger = logging.getLogger(__name__)
 

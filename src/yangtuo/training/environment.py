@@ -21,9 +21,9 @@ from yangtuo.engine.processes import Store, agree, check_launch, check_one_gpu, 
 from yangtuo.engine.steps import Execution
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.i18n import Listed, Message
-from yangtuo.model import base
+from yangtuo.model import processor
 from yangtuo.model.adapter_state import Adapter
-from yangtuo.model.base import Precision
+from yangtuo.model.processor import Precision
 from yangtuo.training.engines import check_engines, deepspeed_of, fsdp
 from yangtuo.training.inputs import Inputs
 from yangtuo.training.plan import shares_prefixes
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 def meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precision, TrainingArguments, Store | None]:
     """The precision, what transformers is given, and the store in which the processes have met."""
-    hardware = base.detect_hardware(settings.trainer.use_cpu)
+    hardware = processor.detect_hardware(settings.trainer.use_cpu)
     check_engines(settings, hardware, merges=bool(inputs.merged_in))
     warning = check_launch(os.environ)
     if warning:
@@ -49,7 +49,7 @@ def meet(settings: Settings, inputs: Inputs, output_dir: Path) -> tuple[Precisio
     )
     if hardware.device == "cpu" and hardware.bfloat16:
         hardware = replace(hardware, bfloat16_rate=from_rank_0(bfloat16_rate))
-    precision = base.choose_precision(
+    precision = processor.choose_precision(
         settings.model.torch_dtype,
         fp16=settings.trainer.fp16,
         bf16=settings.trainer.bf16,

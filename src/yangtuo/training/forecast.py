@@ -24,12 +24,12 @@ from yangtuo.engine.loss import chunk_bytes
 from yangtuo.engine.memory import ModelShape
 from yangtuo.errors import AdapterError, MissingDependencyError, ModelError, UsageError, one_line
 from yangtuo.i18n import Listed, Message, gettext_noop
-from yangtuo.model import base
+from yangtuo.model import base, processor
 from yangtuo.model.adapter_config import read_config as read_adapter_config
 from yangtuo.model.adapters import modules_added
 from yangtuo.model.architecture import read_config
-from yangtuo.model.base import Hardware, Precision
 from yangtuo.model.model_sizes import Loading, ModelSizes, sizes_of
+from yangtuo.model.processor import Hardware, Precision
 from yangtuo.training.dataset import Corpus
 from yangtuo.training.disk_plan import disk_bytes, disk_there
 from yangtuo.training.engines import check_engines, deepspeed_of, fsdp
@@ -112,7 +112,7 @@ def would_fit(changes: list[Change]) -> str:
 def precision_on(settings: Settings, config: PreTrainedConfig, hardware: Hardware) -> Precision:
     """Of the weights and of the forward, on that hardware."""
     trainer = settings.trainer
-    return base.choose_precision(
+    return processor.choose_precision(
         settings.model.torch_dtype, fp16=trainer.fp16, bf16=trainer.bf16, stored=config.dtype, hardware=hardware
     )
 
@@ -294,7 +294,7 @@ def for_check(
     if named:
         hardware = Hardware("cuda", bfloat16=True, float16=True)
     else:
-        hardware = base.detect_hardware(settings.trainer.use_cpu)
+        hardware = processor.detect_hardware(settings.trainer.use_cpu)
         if hardware.device == "cpu" and hardware.bfloat16:
             hardware = replace(hardware, bfloat16_rate=bfloat16_rate())
     machine = named or machine_here(hardware.device)

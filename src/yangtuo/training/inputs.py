@@ -16,7 +16,17 @@ from yangtuo.data.examples import Examples
 from yangtuo.data.tokenizer import Tokenizer, is_tokenizer_folder, open_tokenizer
 from yangtuo.errors import DataError, ModelError, TokenizerError, UsageError
 from yangtuo.i18n import Message
-from yangtuo.model import adapter_files, architecture, base, fingerprint, lora_options, lora_targets, provenance
+from yangtuo.model import (
+    adapter_files,
+    architecture,
+    base,
+    fingerprint,
+    lora_checks,
+    lora_options,
+    lora_targets,
+    processor,
+    provenance,
+)
 from yangtuo.model.adapter_files import SavedAdapter
 from yangtuo.model.folders import local_folder
 from yangtuo.model.hubs import source_of
@@ -60,7 +70,7 @@ def open_inputs(settings: Settings) -> Inputs:
     config = architecture.read_config(folder_of_base, trust_remote_code=model.trust_remote_code)
     check_learning_rate(settings, folder_of_base)
     base.check_positions(config, settings.data.max_seq_length)
-    base.check_attention(config, model, base.detect_hardware(settings.trainer.use_cpu))
+    base.check_attention(config, model, processor.detect_hardware(settings.trainer.use_cpu))
     saved = adapter_files.read(lora.peft_path) if lora.peft_path else None
     known, merged_in = None, []
     if saved:
@@ -79,7 +89,7 @@ def open_inputs(settings: Settings) -> Inputs:
             modules_to_save=lora.modules_to_save,
             loraplus_lr_ratio=lora.loraplus_lr_ratio,
         )
-    lora_options.check_options(lora, modules)
+    lora_checks.check_options(lora, modules)
     data = open_data(settings, folder_of_base, saved.folder if saved else None)
     if saved and not is_tokenizer_folder(saved.folder):  # else ids are compared on the data
         fingerprint.check_tokenizer(known, saved.folder, data.tokenizer, force=settings.lora.force_base)

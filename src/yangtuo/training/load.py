@@ -16,13 +16,13 @@ from yangtuo.config.schema import ModelArguments
 from yangtuo.config.settings import Settings
 from yangtuo.data.template_json import to_values
 from yangtuo.i18n import Message
-from yangtuo.model import adapters, base, fingerprint, generation_config, provenance
+from yangtuo.model import adapters, base, fingerprint, generation_config, processor, provenance
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.architecture import published
-from yangtuo.model.base import Precision
 from yangtuo.model.hubs import hub_of
 from yangtuo.model.mergeable import check_mergeable
 from yangtuo.model.narrow import keep_narrow
+from yangtuo.model.processor import Precision
 from yangtuo.model.prompt_files import PromptFiles, prompt_files_of
 from yangtuo.training.inputs import Inputs
 
@@ -59,7 +59,7 @@ def load_adapter(
         adapter = adapters.attach_new(model, lora, new_tokens if lora.train_new_tokens_only else (), known)
     check_mergeable(inputs.base, adapter.model, trust_remote_code=settings.model.trust_remote_code)
     if precision.bf16 or precision.fp16:
-        keep_narrow(adapter.model, adapter.model.get_base_model(), base.computed_in(precision))
+        keep_narrow(adapter.model, adapter.model.get_base_model(), processor.computed_in(precision))
     logger.info(base.describe(inputs.config, model, precision, settings.model))
     logger.info(adapter.describe())
     return adapter

@@ -33,7 +33,7 @@ from yangtuo.i18n import Listed, Message
 from yangtuo.logs import notes_so_far
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
-from yangtuo.training import adapter_card, run_folder, samples, verify
+from yangtuo.training import adapter_card, run_folder, run_record, samples, verify
 from yangtuo.training.dataset import log_summary, split_and_audit, write_audit
 from yangtuo.training.engines import check_packages
 from yangtuo.training.environment import choose_execution, loaded_to, meet, seed_of
@@ -62,7 +62,7 @@ def train(settings: Settings) -> None:
         check_alike(
             recipe
             | {"rows": [part.checks for part in (encoded, validation) if part]}
-            | {"precision": str(precision), "versions": run_folder.versions()}
+            | {"precision": str(precision), "versions": run_record.versions()}
         )
         decision = from_rank_0(lambda: run_folder.decide(settings, output_dir, recipe, lock))
         if decision.start is Start.FINISHED:
@@ -81,7 +81,7 @@ def train(settings: Settings) -> None:
         adapter = load_adapter(settings, inputs, precision, args.seed, loaded_to(settings, args.device))
         execution = choose_execution(settings, inputs, args, corpus.train, decision.checkpoint, adapter)
         known, saved = provenance_of(settings, inputs, recipe), output_dir / run_folder.ADAPTER_FOLDER
-        run = run_folder.run_record(settings, recipe, args.seed, began) | {
+        run = run_record.run_record(settings, recipe, args.seed, began) | {
             **{"plan": plan, "memory_plan": needed},
             "next_commands": next_commands(settings, known, saved),
         }

@@ -6,27 +6,20 @@ what differs; no checkpoint and no adapter is ever deleted or overwritten.
 
 import json
 import logging
-import os
-import platform
-import socket
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-import yangtuo
 from yangtuo import output
-from yangtuo.config.settings import Settings, as_dict, without_secrets
+from yangtuo.config.settings import Settings
 from yangtuo.engine import checkpoint
 from yangtuo.errors import RunFolderError, UsageError, differences
 from yangtuo.i18n import Message
-from yangtuo.logs import notes_so_far, world_size
 from yangtuo.model import adapter_folder
 
 logger = logging.getLogger(__name__)
@@ -323,12 +316,6 @@ def _keep_former_adapter(output_dir: Path) -> None:
         logger.warning("the adapter of the shorter run is now %s", name)
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of the libraries that compute."""
-    libraries = ("torch", "transformers", "peft", "accelerate", "sentencepiece", "tokenizers", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
-
-
 def run_of(place: Path) -> Path | None:
     """The output folder of the run that a folder is, or whose adapter it is; None for any other folder."""
     if (place / RUN_FILE).is_file():
@@ -336,21 +323,3 @@ def run_of(place: Path) -> Path | None:
     above = place.parent if place.name not in ("", "..") else place.resolve().parent
     is_adapter = (place / "adapter_config.json").is_file()
     return above if is_adapter and (above / RUN_FILE).is_file() else None
-
-
-def run_record(settings: Settings, recipe: dict[str, Any], seed: int, began: float) -> dict[str, Any]:
-    """What run.json says of a run that has begun; `began` is time.time()."""
-    return {
-        "yangtuo": yangtuo.__version__,
-        "state": "running",
-        "command": without_secrets(sys.argv),
-        "working_directory": os.getcwd(),
-        "process": f"process {os.getpid()} on {socket.gethostname()}",
-        "began": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began)),
-        "versions": versions(),
-        "world_size": world_size(),
-        "seed": seed,
-        "arguments": as_dict(settings),
-        "recipe": recipe,
-        "notes": notes_so_far(),
-    }

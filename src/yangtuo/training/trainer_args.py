@@ -16,7 +16,7 @@ from yangtuo.config.trainer_options import ArgHandling
 from yangtuo.engine.early_stopping import EarlyStopping
 from yangtuo.engine.progress import Logging
 from yangtuo.errors import MissingDependencyError, UsageError, one_line
-from yangtuo.model.base import Hardware, Precision
+from yangtuo.model.processor import Hardware, Precision
 from yangtuo.training import engines
 
 

@@ -6,7 +6,7 @@ import torch
 from tests.unit.model.test_gpu import machine
 from yangtuo.diagnosis import hardware
 from yangtuo.diagnosis.hardware import Device, Gpu, Gpus, of_attention, of_compiler, of_formats, of_gpus, of_torch
-from yangtuo.model.base import Hardware
+from yangtuo.model.processor import Hardware
 
 __all__ = ["machine"]
 

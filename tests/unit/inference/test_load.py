@@ -12,7 +12,7 @@ from yangtuo.config.schema import LoraArguments, ModelArguments
 from yangtuo.errors import AdapterError, ModelError, TokenizerError, UsageError
 from yangtuo.inference.load import open_base, open_model
 from yangtuo.inference.places import Places, find_adapter, places_of_adapter
-from yangtuo.model.base import Hardware
+from yangtuo.model.processor import Hardware
 
 CPU = Hardware("cpu", bfloat16=False, float16=False)
 IDS = torch.arange(3, 60)[None]

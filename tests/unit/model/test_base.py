@@ -9,17 +9,8 @@ from tests import tiny
 from yangtuo.config.schema import ModelArguments
 from yangtuo.errors import ModelError, OutOfMemoryError, UsageError
 from yangtuo.model.architecture import modules_of, read_config
-from yangtuo.model.base import (
-    Hardware,
-    Precision,
-    _quantisation,
-    check_attention,
-    check_positions,
-    choose_precision,
-    describe,
-    fit_vocabulary,
-    load,
-)
+from yangtuo.model.base import _quantisation, check_attention, check_positions, describe, fit_vocabulary, load
+from yangtuo.model.processor import Hardware, Precision, choose_precision
 
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 CPU = Hardware("cpu", bfloat16=False, float16=False)

@@ -5,7 +5,8 @@ import torch
 
 from yangtuo.errors import UsageError
 from yangtuo.model import gpu
-from yangtuo.model.base import _place, detect_hardware
+from yangtuo.model.base import _place
+from yangtuo.model.processor import detect_hardware
 
 DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12\nGCC version: 12\n"
 ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from yangtuo.config.schema import ModelArguments
 from yangtuo.errors import ModelError
-from yangtuo.model.base import Precision, load
+from yangtuo.model.base import load
+from yangtuo.model.processor import Precision
 from yangtuo.model.weight_names import check_described
 
 BIAS = "model.layers.1.self_attn.q_proj.bias"

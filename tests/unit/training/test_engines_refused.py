@@ -2,7 +2,7 @@ import pytest
 
 from yangtuo.config.parser import build_parser, parse
 from yangtuo.errors import UsageError
-from yangtuo.model.base import Hardware
+from yangtuo.model.processor import Hardware
 from yangtuo.training.engines import check_engines
 
 GPU = Hardware("cuda", bfloat16=True, float16=True)
