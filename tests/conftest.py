@@ -25,9 +25,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # A file goes to one process whole, so that one which comes last leaves the others without work: minutes first, then
 # what starts processes. Of the files with recordings of CUDA, the first records, and the others would wait for it.
 LONG = (
-    *("tests/cli/test_demo.py", "tests/invariants/test_models_", "tests/unit/training/test_memory_plan.py"),
-    *("tests/fake_cuda/test_memory.py", "tests/kill/", "tests/distributed/", "tests/cli/", "tests/gguf/"),
-    *("tests/invariants/", "tests/parity/"),
+    *("tests/cli/test_demo.py", "tests/invariants/test_models_", "tests/invariants/test_engine.py"),
+    *("tests/cli/test_memory_plan.py", "tests/fake_cuda/test_memory.py", "tests/kill/", "tests/distributed/"),
+    *("tests/cli/", "tests/gguf/", "tests/invariants/", "tests/parity/", "tests/unit/engine/test_compiled.py"),
 )
 
 

@@ -152,15 +152,17 @@ def serve(requests, answer):
 
 IMPORTED = (  # by programs, some of them only once they run
     *("deepspeed", "deepspeed.ops.op_builder.all_ops", "google.protobuf.text_format", "numpy.ctypeslib", "numpy.ma"),
-    *(
-        "peft.tuners.lora.bnb",
-        "sentencepiece.sentencepiece_model_pb2",
-        "setuptools.dist",
-        "torch.profiler._cupti_monitor",
-    ),
-    *("peft.utils.transformers_weight_conversion", "rich.live", "rich.table", "torch.distributed.fsdp"),
-    *("torch.distributed.run", "transformers.models.llama.modeling_llama", "yangtuo.cli.chat", "yangtuo.cli.check"),
-    *("yangtuo.cli.encode", "yangtuo.cli.export", "yangtuo.cli.merge", "yangtuo.training.run"),
+    *("deepspeed.comm.mori", "deepspeed.module_inject.auto_ep_layer", "deepspeed.runtime.zero.muon.muon_optimizer"),
+    *("deepspeed.runtime.superoffload.superoffload_stage3", "torch._subclasses.schema_check_mode"),
+    *("peft.tuners.lora.bnb", "sentencepiece.sentencepiece_model_pb2", "setuptools.dist", "distutils.sysconfig"),
+    *("distutils.compilers.C.unix", "torch.profiler._cupti_monitor", "torch.distributed.run", "encodings.utf_32_le"),
+    *("torch.distributed.algorithms.ddp_comm_hooks", "torch.distributed.fsdp", "rich.live", "rich.table"),
+    *("peft.utils.transformers_weight_conversion", "transformers.models.llama.modeling_llama"),
+    *("rouge_score.rouge_scorer", "rjieba", "sacrebleu", "sacrebleu.tokenizers.tokenizer_zh"),
+    *("yangtuo.cli.chat", "yangtuo.cli.check", "yangtuo.cli.encode", "yangtuo.cli.eval", "yangtuo.cli.eval_screen"),
+    *("yangtuo.cli.export", "yangtuo.cli.merge", "yangtuo.cli.preview", "yangtuo.cli.report", "yangtuo.cli.train"),
+    *("yangtuo.evaluation.job", "yangtuo.exporting.folder", "yangtuo.exporting.gguf.convert", "yangtuo.merging.make"),
+    *("yangtuo.report.page", "yangtuo.training.run", "yangtuo.training.validation_rows"),
 )
 
 
@@ -172,12 +174,16 @@ def import_all():
 
     from yangtuo.engine.flops import bfloat16_rate, matmul_rate
     from yangtuo.model.processor import detect_hardware
+    from yangtuo.report import page
 
     # Found once, at the first call.
     get_checkpoint_conversion_mapping("llama")
     matmul_rate(torch.device("cpu"), torch.float32)
     if detect_hardware(use_cpu=True).bfloat16:
         bfloat16_rate()
+    templates = page._environment()  # compiled at the first page of a process, which takes a quarter of a tiny run
+    for name in templates.list_templates(filter_func=lambda name: name.endswith(".html")):
+        templates.get_template(name)
 
 
 if __name__ == "__main__":

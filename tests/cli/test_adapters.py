@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.command import log_of
+from yangtuo.cli import main
 
 FULL = {"modules_to_save": "embed_tokens,lm_head"}
 PREFIX = "base_model.model."
@@ -58,6 +59,21 @@ def with_peft(base, folder):
     return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder)
 
 
+@pytest.fixture(scope="module")
+def made(inputs, tmp_path_factory):
+    """Runs that several tests begin with, each trained once; puts a copy, which the test may change, where it says."""
+    runs = {}
+
+    def copy(to, **options):
+        key = tuple(options.items())
+        if key not in runs:
+            runs[key] = tmp_path_factory.mktemp("made") / "out"
+            assert main(["train", *inputs.options(runs[key], **options)]) == 0
+        return adapter_of(shutil.copytree(runs[key], to))
+
+    return copy
+
+
 VARIANTS = {
     "rslora": {"use_rslora": True},
     "dora": {"use_dora": True},
@@ -77,9 +93,9 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("kind", VARIANTS)
-def test_every_kind_of_lora_is_proven_loads_in_plain_peft_and_merges(train, run, inputs, tmp_path, kind):
+def test_every_kind_of_lora_is_proven_loads_in_plain_peft_and_merges(made, run, inputs, tmp_path, kind):
     out = tmp_path / "out"
-    train(out, **VARIANTS[kind])
+    made(out, **VARIANTS[kind])
     proof = proof_of(out)
     assert proof["passed"]
     assert proof["reload"]["into"] == "a fresh base"
@@ -91,10 +107,9 @@ def test_every_kind_of_lora_is_proven_loads_in_plain_peft_and_merges(train, run,
     torch.testing.assert_close(merged, logits(with_peft(inputs.base, adapter_of(out))), atol=2e-5, rtol=1e-5)
 
 
-def test_kinds_are_what_they_say(train, tmp_path):
+def test_kinds_are_what_they_say(made, tmp_path):
     def trained(kind):
-        train(tmp_path / kind, **VARIANTS[kind])
-        return adapter_of(tmp_path / kind)
+        return made(tmp_path / kind, **VARIANTS[kind])
 
     assert config_of(trained("rslora"))["use_rslora"]
     assert any("lora_magnitude_vector" in key for key in tensors_of(trained("dora")))
@@ -192,8 +207,8 @@ def test_a_lora_on_a_tied_matrix_is_not_merged_in_memory(train, tmp_path):
     assert "cannot be merged in memory; merge it with yangtuo merge" in train(tmp_path / "x", **options, expect=2)
 
 
-def test_without_its_tokenizer_an_adapter_takes_no_other(train, run, inputs, tmp_path):
-    train(tmp_path / "first")
+def test_without_its_tokenizer_an_adapter_takes_no_other(made, train, run, inputs, tmp_path):
+    made(tmp_path / "first")
     folder = adapter_of(tmp_path / "first")
     (folder / "tokenizer.model").unlink()
     other = tmp_path / "other"
@@ -233,8 +248,8 @@ def test_the_template_that_an_adapter_was_trained_with_is_used_again(train, tmp_
     assert "was trained with mine.json, or another system prompt" in said
 
 
-def test_an_adapter_without_a_record_is_said_to_be_unverified(train, tmp_path):
-    train(tmp_path / "first")
+def test_an_adapter_without_a_record_is_said_to_be_unverified(made, train, tmp_path):
+    made(tmp_path / "first")
     folder = adapter_of(tmp_path / "first")
     save_file(tensors_of(folder), folder / "adapter_model.safetensors", metadata={"format": "pt"})
     said = train(tmp_path / "second", peft_path=folder)
@@ -243,30 +258,30 @@ def test_an_adapter_without_a_record_is_said_to_be_unverified(train, tmp_path):
     assert "unverified" in said
 
 
-def test_a_record_of_other_weights_is_refused(train, tmp_path):
-    train(tmp_path / "first")
+def test_a_record_of_other_weights_is_refused(made, train, tmp_path):
+    made(tmp_path / "first")
     train(tmp_path / "other", system_prompt="简短地回答。")
     shutil.copy(adapter_of(tmp_path / "first") / "yangtuo.json", adapter_of(tmp_path / "other"))
     assert "is not of these weights" in train(tmp_path / "c", peft_path=adapter_of(tmp_path / "other"), expect=2)
 
 
-def test_another_tokenizer_in_the_adapters_folder_is_refused(train, tmp_path):
-    train(tmp_path / "first")
+def test_another_tokenizer_in_the_adapters_folder_is_refused(made, train, tmp_path):
+    made(tmp_path / "first")
     (adapter_of(tmp_path / "first") / "added_tokens.json").write_text("{}")
     said = train(tmp_path / "second", peft_path=adapter_of(tmp_path / "first"), expect=2)
     assert "is not the one that it was trained with" in said
 
 
-def test_the_same_base_in_another_dtype_is_the_same_base(train, inputs, tmp_path):
-    train(tmp_path / "first")
+def test_the_same_base_in_another_dtype_is_the_same_base(made, train, inputs, tmp_path):
+    made(tmp_path / "first")
     half = tmp_path / "half"
     shutil.copytree(inputs.base, half)
     AutoModelForCausalLM.from_pretrained(inputs.base, dtype=torch.bfloat16).save_pretrained(half)
     train(tmp_path / "second", peft_path=adapter_of(tmp_path / "first"), model_name_or_path=half)
 
 
-def test_a_base_with_something_merged_in_is_another_base(train, run, inputs, tmp_path):
-    train(tmp_path / "first")
+def test_a_base_with_something_merged_in_is_another_base(made, train, run, inputs, tmp_path):
+    made(tmp_path / "first")
     train(tmp_path / "second", seed=5)
     merged_logits(run, inputs.base, [adapter_of(tmp_path / "second")], tmp_path / "merged")
     options = {"peft_path": adapter_of(tmp_path / "first"), "model_name_or_path": tmp_path / "merged"}
@@ -279,9 +294,9 @@ def test_a_base_with_something_merged_in_is_another_base(train, run, inputs, tmp
     assert "taken nevertheless" in run("merge", *words, "--output_dir", tmp_path / "x", "--force_base")
 
 
-def test_an_adapter_that_continues_another_is_merged_alone(train, run, inputs, tmp_path):
+def test_an_adapter_that_continues_another_is_merged_alone(made, train, run, inputs, tmp_path):
     first, second, third = (adapter_of(tmp_path / name) for name in ("first", "second", "third"))
-    train(tmp_path / "first")
+    made(tmp_path / "first")
     train(tmp_path / "second", peft_path=first, lora_dropout=None)
     train(tmp_path / "third", peft_path=second, lora_dropout=None)
     record = json.loads((third / "yangtuo.json").read_text(encoding="utf-8"))
@@ -316,10 +331,9 @@ def test_an_adapter_that_continues_another_is_merged_alone(train, run, inputs, t
 
 
 @pytest.fixture
-def full(train, tmp_path):
+def full(made, tmp_path):
     """An adapter with embedding and head."""
-    train(tmp_path / "full", **FULL)
-    return adapter_of(tmp_path / "full")
+    return made(tmp_path / "full", **FULL)
 
 
 def continued(train, tmp_path, folder, **options):
@@ -358,8 +372,8 @@ def test_reset_begins_again_with_the_bases(train, inputs, tmp_path, full):
     assert (embedding_of(full) - of_base(inputs.base)).abs().max() > 1e-3
 
 
-def test_modules_can_be_added(train, inputs, tmp_path, sentences):
-    train(tmp_path / "plain")
+def test_modules_can_be_added(made, train, inputs, tmp_path, sentences):
+    made(tmp_path / "plain")
     folder, said = continued(train, tmp_path, adapter_of(tmp_path / "plain"), modules_to_save="lm_head")
     assert "lm_head is trained in full from the base's, new to this adapter" in said
     assert f"{PREFIX}lm_head.weight" in tensors_of(folder)
@@ -402,8 +416,8 @@ def test_tied_bases_keep_one_matrix_through_it_all(train, run, inputs, tmp_path)
 
 
 @pytest.mark.parametrize("below", [{}, FULL, {"use_dora": True}], ids=["lora", "in_full", "dora"])
-def test_a_stack_is_merged_in_its_order(train, run, inputs, tmp_path, below):
-    train(tmp_path / "below", **below)
+def test_a_stack_is_merged_in_its_order(made, train, run, inputs, tmp_path, below):
+    made(tmp_path / "below", **below)
     lower = adapter_of(tmp_path / "below")
     said = train(tmp_path / "top", peft_path=lower, new_adapter=True, lora_rank=4, seed=7)
     assert "is merged into the base in memory; another LoRA comes on top" in said
@@ -421,8 +435,8 @@ def test_a_stack_is_merged_in_its_order(train, run, inputs, tmp_path, below):
     assert not torch.allclose(whole, middle, atol=1e-3)
 
 
-def test_the_top_of_a_stack_is_refused_without_what_lies_below(train, run, inputs, tmp_path):
-    train(tmp_path / "below")
+def test_the_top_of_a_stack_is_refused_without_what_lies_below(made, train, run, inputs, tmp_path):
+    made(tmp_path / "below")
     lower = adapter_of(tmp_path / "below")
     train(tmp_path / "top", peft_path=lower, new_adapter=True, seed=7)
     upper = adapter_of(tmp_path / "top")
@@ -437,8 +451,8 @@ def test_the_top_of_a_stack_is_refused_without_what_lies_below(train, run, input
     assert "which has to be merged first: yangtuo merge --peft_path THAT,THIS" in run("merge", *words, expect=2)
 
 
-def test_the_top_of_a_stack_is_continued_and_stacked_upon(train, run, inputs, tmp_path):
-    train(tmp_path / "below")
+def test_the_top_of_a_stack_is_continued_and_stacked_upon(made, train, run, inputs, tmp_path):
+    made(tmp_path / "below")
     lower = adapter_of(tmp_path / "below")
     train(tmp_path / "top", peft_path=lower, new_adapter=True, seed=7)
     said = train(tmp_path / "more", peft_path=adapter_of(tmp_path / "top"), lora_dropout=None)
@@ -453,8 +467,8 @@ def test_the_top_of_a_stack_is_continued_and_stacked_upon(train, run, inputs, tm
     torch.testing.assert_close(whole, merged_logits(run, inputs.base, [third], tmp_path / "c"), atol=0, rtol=0)
 
 
-def test_merging_in_another_order_is_refused(train, run, inputs, tmp_path):
-    train(tmp_path / "below")
+def test_merging_in_another_order_is_refused(made, train, run, inputs, tmp_path):
+    made(tmp_path / "below")
     lower = adapter_of(tmp_path / "below")
     train(tmp_path / "top", peft_path=lower, new_adapter=True, seed=7)
     upper = adapter_of(tmp_path / "top")
@@ -474,9 +488,9 @@ def rewritten(folder, tensors):
     save_file(tensors, folder / "adapter_model.safetensors", metadata)
 
 
-def test_a_dropped_key_is_refused_and_can_be_allowed(train, run, inputs, tmp_path):
+def test_a_dropped_key_is_refused_and_can_be_allowed(made, train, run, inputs, tmp_path):
     """Half of a pair may be missing, and LoRA of parts that the base has not may be left over: it does nothing."""
-    train(tmp_path / "first")
+    made(tmp_path / "first")
     folder = adapter_of(tmp_path / "first")
     tensors = tensors_of(folder)
     lost = next(key for key in tensors if "q_proj.lora_B" in key)
@@ -508,9 +522,9 @@ DECIDING = {
 
 
 @pytest.mark.parametrize("kind", DECIDING)
-def test_what_decides_the_result_is_refused_even_where_parts_are_allowed(train, run, inputs, tmp_path, kind):
+def test_what_decides_the_result_is_refused_even_where_parts_are_allowed(made, train, run, inputs, tmp_path, kind):
     options, is_hit, renamed = DECIDING[kind]
-    train(tmp_path / "first", **options)
+    made(tmp_path / "first", **options)
     folder = adapter_of(tmp_path / "first")
     tensors = tensors_of(folder)
     hit = [key for key in sorted(tensors) if is_hit(key)][: None if renamed else 1]

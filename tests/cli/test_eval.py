@@ -6,8 +6,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
+from tests.command import Started, yangtuo
 from yangtuo.cli import main
 from yangtuo.data.encoding import EncodingOptions, encode, prompt_ids
 from yangtuo.data.records import Record, Turn
@@ -187,14 +186,14 @@ def test_records_of_another_model_are_renamed(folder, evaluate, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="a signal of Unix")
 def test_an_evaluation_that_was_killed_goes_on(folder, tmp_path):
-    many = [{**row, "instruction": f"{row['instruction']}{n}"} for n in range(40) for row in ROWS[:5]]
+    many = [{**row, "instruction": f"{row['instruction']}{n}"} for n in range(20) for row in ROWS[:5]]
     tiny.write_rows(tmp_path / "many.json", many)
     words = [
-        *(sys.executable, "-m", "yangtuo", "eval", folder / "run", "--validation_file", tmp_path / "many.json"),
-        *("--no_probe", "--num_answers", 200, "--max_new_tokens", 40, "--micro_batch_tokens", 100, "--use_cpu"),
+        *("eval", folder / "run", "--validation_file", tmp_path / "many.json"),
+        *("--no_probe", "--num_answers", 100, "--max_new_tokens", 40, "--micro_batch_tokens", 100, "--use_cpu"),
         *("--output_dir", tmp_path / "out"),
     ]
-    process = subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE)
+    process = Started(["-m", "yangtuo", *words], stdout="/dev/null", stderr="/dev/null")
     records = tmp_path / "out" / "tuned.jsonl"
     deadline = time.monotonic() + 300
     while not (records.is_file() and records.read_text().count("/answers/") >= 20) and process.poll() is None:
@@ -203,16 +202,15 @@ def test_an_evaluation_that_was_killed_goes_on(folder, tmp_path):
     assert process.poll() is None, "it was done before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    process.stderr.close()
     lines = records.read_text().splitlines()
     with records.open("a") as file:  # as a line that was being written
         file.write('{"task": "own/answers/')
-    again = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
+    again = yangtuo(*words)
+    assert again.code == 0, again.said
     after = [json.loads(line) for line in records.read_text().splitlines()]
     assert [json.dumps(one, ensure_ascii=False) for one in after[: len(lines)]] == lines
-    assert "prompts answered: " in again.stderr
-    undisturbed = [*words[:-1], tmp_path / "once"]
-    subprocess.run(list(map(str, undisturbed)), capture_output=True, check=True)
+    assert "prompts answered: " in again.err
+    assert yangtuo(*words[:-1], tmp_path / "once").code == 0
     assert results(tmp_path / "out")["measures"] == results(tmp_path / "once")["measures"]
     assert (tmp_path / "out" / "answers.jsonl").read_bytes() == (tmp_path / "once" / "answers.jsonl").read_bytes()
 

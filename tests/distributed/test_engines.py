@@ -1,14 +1,16 @@
 """Every engine gives the curve and the adapter of one process, and what it saves is whole."""
 
 import json
+import sys
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from tests import tiny
 from tests.command import REPOSITORY, log_of, run, yangtuo
-from tests.distributed.launch import LAUNCHED, RUN, adapter, assert_same, needs, train
+from tests.distributed.launch import LAUNCHED, RUN, Running, adapter, assert_same, needs, train
 
 SHARDED = "the base in memory"
 EVALUATE = {"do_train": True, "do_eval": True, "eval_strategy": "steps", "eval_steps": 4}
@@ -22,6 +24,23 @@ def reference(request, inputs, tmp_path_factory):
     done = yangtuo("train", *inputs.options(out, **{**RUN, **options, "per_device_train_batch_size": 8}))
     assert done.code == 0, done.said
     return out, options
+
+
+@pytest.fixture(scope="module")
+def alone(inputs, tmp_path_factory):
+    """The folder of one process's run with these options, made once for all engines."""
+    made = {}
+
+    def of(**options):
+        key = tuple(options.items())
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("alone") / "out"
+            values = {**RUN, **options, "per_device_train_batch_size": 8}
+            done = yangtuo("train", *inputs.options(made[key], **values))
+            assert done.code == 0, done.said
+        return made[key]
+
+    return of
 
 
 @pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "fsdp2"])
@@ -45,14 +64,12 @@ def test_an_engine_gives_the_result_of_one_process(name, engines, reference, inp
 
 
 @pytest.mark.parametrize("name", ["zero3", "fsdp2"])
-def test_an_adapter_is_continued_under_an_engine(name, engines, reference, inputs, tmp_path):
+def test_an_adapter_is_continued_under_an_engine(name, engines, reference, alone, inputs, tmp_path):
     """From what another engine has saved; its first loss tells that it was read."""
     reference_out, options = reference
     options = {**options, "modules_to_save": None, "peft_path": reference_out / "sft_lora_model", "max_steps": 2}
     train(inputs, tmp_path / "out", engines[name], **options)
-    done = yangtuo("train", *inputs.options(tmp_path / "one", **{**RUN, **options, "per_device_train_batch_size": 8}))
-    assert done.code == 0, done.said
-    ours, theirs = ([entry["loss"] for entry in log_of(tmp_path / which)] for which in ("out", "one"))
+    ours, theirs = ([entry["loss"] for entry in log_of(out)] for out in (tmp_path / "out", alone(**options)))
     assert ours == pytest.approx(theirs, abs=2e-6)
     assert theirs[0] < log_of(reference_out)[0]["loss"] - 0.05
     assert adapter(tmp_path / "out").keys() == adapter(reference_out).keys()
@@ -66,37 +83,34 @@ def test_the_negative_control(engines, reference, inputs, tmp_path):
         assert_same(tmp_path / "out", reference_out)
 
 
-@pytest.mark.parametrize("name", ["ddp", "zero2", "fsdp2"])
-def test_new_rows_alone(name, engines, inputs, tmp_path):
-    from tests import tiny
+@pytest.fixture(scope="module")
+def fewer_rows(tmp_path_factory):
+    """A base with fewer rows than the tokenizer has tokens."""
+    return tiny.tiny_llama(tmp_path_factory.mktemp("fewer") / "base", num_rows=400)
 
-    base = tiny.tiny_llama(tmp_path / "base", num_rows=400)
-    options = {"model_name_or_path": base, "tokenizer_name_or_path": inputs.base, "train_new_tokens_only": True}
+
+@pytest.mark.parametrize("name", ["ddp", "zero2", "fsdp2"])
+def test_new_rows_alone(name, engines, alone, fewer_rows, inputs, tmp_path):
+    options = {"model_name_or_path": fewer_rows, "tokenizer_name_or_path": inputs.base, "train_new_tokens_only": True}
     train(inputs, tmp_path / "out", engines[name], env={"SMALL_CHUNKS": "1"}, **options)
-    done = yangtuo("train", *inputs.options(tmp_path / "one", **{**RUN, **options, "per_device_train_batch_size": 8}))
-    assert done.code == 0, done.said
-    assert_same(tmp_path / "out", tmp_path / "one")
+    assert_same(tmp_path / "out", alone(**options))
 
 
 @pytest.mark.parametrize("name", ["ddp", "zero2"])
-def test_a_quantised_base_under_an_engine(name, engines, inputs, tmp_path):
+def test_a_quantised_base_under_an_engine(name, engines, alone, inputs, tmp_path):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra qlora)")
     options = {"load_in_4bit": True}
     train(inputs, tmp_path / "out", engines[name], **options)
-    done = yangtuo("train", *inputs.options(tmp_path / "one", **{**RUN, **options, "per_device_train_batch_size": 8}))
-    assert done.code == 0, done.said
-    assert_same(tmp_path / "out", tmp_path / "one")
+    assert_same(tmp_path / "out", alone(**options))
     assert json.loads((tmp_path / "out" / "proof.json").read_text())["reload"]["into"] == "a fresh base"
 
 
 @pytest.mark.parametrize("name", ["ddp", "zero2"])
-def test_two_learning_rates_under_an_engine(name, engines, inputs, tmp_path):
+def test_two_learning_rates_under_an_engine(name, engines, alone, inputs, tmp_path):
     """LoRA+ on DoRA: groups of weights, of matrices and of vectors, in checkpoints too."""
     options = {"use_dora": True, "loraplus_lr_ratio": 4}
     train(inputs, tmp_path / "out", engines[name], **options)
-    done = yangtuo("train", *inputs.options(tmp_path / "one", **{**RUN, **options, "per_device_train_batch_size": 8}))
-    assert done.code == 0, done.said
-    ours, theirs = ([entry["loss"] for entry in log_of(tmp_path / which)] for which in ("out", "one"))
+    ours, theirs = ([entry["loss"] for entry in log_of(out)] for out in (tmp_path / "out", alone(**options)))
     assert ours == pytest.approx(theirs, abs=1e-5)
 
 
@@ -124,12 +138,15 @@ def test_deepspeed_without_a_launcher(engines, inputs, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "fsdp2"])
-def test_bfloat16_trains_float32_masters(name, engines, inputs, tmp_path):
-    """Played on a processor without it, which is slow and right; with embedding and head, which ZeRO-3 minds."""
+def test_bfloat16_trains_float32_masters(name, engines, alone, inputs, tmp_path):
+    """Played on a processor without it, which is slow and right; with embedding and head, which ZeRO-3 minds.
+
+    Beside the same in float32 by one process, whose curve every engine has.
+    """
     options = {"modules_to_save": "embed_tokens,lm_head", "bf16": True, "max_steps": 4}
     train(inputs, tmp_path / "out", engines[name], env={"BFLOAT16": "1"}, **options)
-    train(inputs, tmp_path / "plain", engines[name], **{**options, "bf16": None})
-    ours, theirs = ([entry["loss"] for entry in log_of(tmp_path / which)] for which in ("out", "plain"))
+    plain = alone(**{**options, "bf16": None})
+    ours, theirs = ([entry["loss"] for entry in log_of(out)] for out in (tmp_path / "out", plain))
     assert ours == pytest.approx(theirs, abs=5e-2)
     assert ours != pytest.approx(theirs, abs=1e-5)
     assert {tensor.dtype for tensor in adapter(tmp_path / "out").values()} == {torch.float32}
@@ -138,22 +155,23 @@ def test_bfloat16_trains_float32_masters(name, engines, inputs, tmp_path):
 
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_the_seed_pages_command_with_its_deepspeed_file(num_processes, inputs, tmp_path):
-    """--fp16 and an old min_loss_scale included; no compiler is asked for."""
+    """--fp16 and an old min_loss_scale included; no compiler is asked for. Two processes by a start, one by forks."""
     needs("DEEPSPEED")
     file = REPOSITORY / "scripts" / "ds_zero2_no_offload.json"
     old = json.loads(file.read_text())
     old["fp16"]["min_loss_scale"] = 1e-10
     (tmp_path / "old.json").write_text(json.dumps(old))
-    done = run(
-        [
-            *("torchrun", "--nnodes", 1, "--nproc_per_node", num_processes, LAUNCHED),
-            *inputs.options(
-                tmp_path / "out", max_steps=2, fp16=True, torch_dtype="float16", gradient_checkpointing=True
-            ),
-            *("--deepspeed", tmp_path / "old.json", "--modules_to_save", "embed_tokens,lm_head"),
-        ],
-        env={"OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"), "CXX": "/bin/false"},
-    )
+    words = [
+        *("--nnodes", 1, "--nproc_per_node", num_processes, LAUNCHED),
+        *inputs.options(tmp_path / "out", max_steps=2, fp16=True, torch_dtype="float16", gradient_checkpointing=True),
+        *("--deepspeed", tmp_path / "old.json", "--modules_to_save", "embed_tokens,lm_head"),
+    ]
+    env = {"OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"), "CXX": "/bin/false"}
+    if num_processes == 2:
+        done = run(["torchrun", *words], env=env)
+    else:
+        with Running([sys.executable, "-m", "torch.distributed.run", *words], env=env) as running:
+            done = running.end()
     assert done.code == 0, done.said
     assert done.said.count("min_loss_scale 1e-10 counts as 1") == 1
     assert len(log_of(tmp_path / "out")) == 2

@@ -148,7 +148,7 @@ TRAINING_ARGUMENTS: dict[str, ArgRule] = {
     ),
     **_refused("ignore_data_skip", Message("a resumed run would train on other rows than the one it continues")),
     **_refused("restore_callback_states_from_checkpoint", Message("no call-back here keeps a state between runs")),
-    **_refused("enable_jit_checkpoint", "use --save_steps"),
+    **_refused("enable_jit_checkpoint", Message("give --save_steps")),
     **_refused(
         "accelerator_config parallelism_config",
         Message("rows are dealt to ranks by this program, not by accelerate; leave it out"),

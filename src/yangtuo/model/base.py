@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import math
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -164,7 +165,7 @@ def load(
             **quantisation,
             **_place(device, is_quantised=bool(quantisation)),
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, UnpicklingError) as error:
         if is_out_of_memory(error):
             files = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")]
             needed = sum(path.stat().st_size for path in files) / 2**30

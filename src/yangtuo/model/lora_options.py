@@ -3,7 +3,7 @@
 import logging
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from peft import LoraConfig, TaskType
@@ -31,6 +31,26 @@ def check_contradictions(
     Raises:
         AdapterError: every option whose value is not the adapter's.
     """
+    problems: list[str] = []
+    for name, asked, there in _differing(saved, lora, given, modules):
+        told = Message("--{name} {asked}: the adapter has {there}", name=name, asked=_shown(asked), there=_shown(there))
+        if name != "modules_to_save":
+            problems.append(told)
+        elif not there <= asked:  # more are added
+            problems.append(
+                Message("{told}; to leave modules out or to freeze them, give --modules_to_save_policy", told=told)
+            )
+    if problems:
+        raise AdapterError.of_problems(
+            Message("options contradict the adapter {folder}, which decides; remove the line", folder=saved.folder),
+            problems,
+        )
+
+
+def _differing(
+    saved: SavedAdapter, lora: LoraArguments, given: Collection[str], modules: Mapping[str, nn.Module]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Options that were given and have another value than the adapter: each with its value and the adapter's."""
     config = saved.config
     targets = config.target_modules
     asked: Any = set(names(lora.trainable))
@@ -67,30 +87,9 @@ def check_contradictions(
         "layers_to_transform": layers(lora.layers_to_transform),
         "init_lora_weights": lora.init_lora_weights.lower(),
     }
-    different = [name for name, value in of_options.items() if name in given and value != of_adapter[name]]
-    problems = []
-    for name in different:
-        asked, there = of_options[name], of_adapter[name]
-        if name != "modules_to_save":
-            problems.append(
-                Message(
-                    "--{name} {asked}: the adapter has {there}", name=name, asked=_shown(asked), there=_shown(there)
-                )
-            )
-        elif not _full(saved) <= set(names(lora.modules_to_save)):  # more are added
-            problems.append(
-                Message(
-                    "--modules_to_save {asked}: the adapter has {there}; to leave modules out or to freeze them, give "
-                    "--modules_to_save_policy",
-                    asked=_shown(asked),
-                    there=_shown(there),
-                )
-            )
-    if problems:
-        raise AdapterError.of_problems(
-            Message("options contradict the adapter {folder}, which decides; remove the line", folder=saved.folder),
-            problems,
-        )
+    for name, value in of_options.items():
+        if name in given and value != of_adapter[name]:
+            yield name, value, of_adapter[name]
 
 
 def _full(saved: SavedAdapter) -> set[str]:

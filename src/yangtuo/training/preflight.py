@@ -178,7 +178,27 @@ def _findings(settings: Settings, report: dict[str, Any], place: str) -> Iterato
                 place=place,
             ),
         )
-    ends = train["rows_with_trained_end_token"]
+    yield from _end_findings(train, settings.data.max_seq_length)
+    if not steps["an_epoch"]:
+        yield Finding(
+            True,
+            Message(
+                "{kept:,} rows are fewer than the {rows_of_a_step} of a step, which is left out",
+                kept=kept,
+                rows_of_a_step=steps["rows_of_a_step"],
+            ),
+        )
+    elif steps["all"] < _FEW_STEPS:
+        yield Finding(False, _too_few(settings, steps))
+    yield from _text_findings(train, fit, report)
+    shared = report.get("validation", {}).get("prompts_also_trained_on", 0)
+    if shared:
+        yield Finding(False, Message("{shared:,} validation rows have a prompt that is trained on too", shared=shared))
+
+
+def _end_findings(train: dict[str, Any], max_seq_length: int) -> Iterator[Finding]:
+    """On the ends of answers."""
+    kept, ends = train["examples"], train["rows_with_trained_end_token"]
     if ends < _LEAST_ENDS * kept:
         yield Finding(
             True,
@@ -188,7 +208,7 @@ def _findings(settings: Settings, report: dict[str, Any], place: str) -> Iterato
                 ends=ends,
                 kept=kept,
                 share=ends / kept,
-                max_seq_length=settings.data.max_seq_length,
+                max_seq_length=max_seq_length,
             ),
         )
     elif ends < kept:
@@ -208,24 +228,9 @@ def _findings(settings: Settings, report: dict[str, Any], place: str) -> Iterato
                 shortened=shortened,
                 kept=kept,
                 share=shortened / kept,
-                max_seq_length=settings.data.max_seq_length,
+                max_seq_length=max_seq_length,
             ),
         )
-    if not steps["an_epoch"]:
-        yield Finding(
-            True,
-            Message(
-                "{kept:,} rows are fewer than the {rows_of_a_step} of a step, which is left out",
-                kept=kept,
-                rows_of_a_step=steps["rows_of_a_step"],
-            ),
-        )
-    elif steps["all"] < _FEW_STEPS:
-        yield Finding(False, _too_few(settings, steps))
-    yield from _text_findings(train, fit, report)
-    shared = report.get("validation", {}).get("prompts_also_trained_on", 0)
-    if shared:
-        yield Finding(False, Message("{shared:,} validation rows have a prompt that is trained on too", shared=shared))
 
 
 def _too_few(settings: Settings, steps: dict[str, Any]) -> str:

@@ -60,9 +60,8 @@ def train(settings: Settings) -> None:
     watchdog = Watchdog(store, settings.run.watchdog_minutes * 60)  # from now on, since loading may take long
     with watchdog, Lock(output_dir) as lock, peers_lost_are_named("training"):
         check_alike(
-            recipe
-            | {"rows": [part.checks for part in (encoded, validation) if part]}
-            | {"precision": str(precision), "versions": run_record.versions()}
+            {**recipe, "rows": [part.checks for part in (encoded, validation) if part], "precision": str(precision)}
+            | {"versions": run_record.versions()}
         )
         decision = from_rank_0(lambda: run_folder.decide(settings, output_dir, recipe, lock))
         if decision.start is Start.FINISHED:

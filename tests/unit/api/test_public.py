@@ -118,15 +118,15 @@ WRONG = {
 
 
 def test_a_users_script_is_checked_by_mypy(tmp_path):
+    """From the repository's own folder, where mypy has kept what it found out of `src`: seconds in place of many."""
     pytest.importorskip("mypy")
-    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
-    for number, line in enumerate(WRONG):
-        (tmp_path / f"wrong_{number}.py").write_text(f"import yangtuo\n\n{line}\n", encoding="utf-8")
-    options = ["--strict", "--no-error-summary", "--config-file", REPOSITORY / "pyproject.toml", "--no-incremental"]
-    files = ["script.py", *(f"wrong_{number}.py" for number in range(len(WRONG)))]
-    src = str(REPOSITORY / "src")
-    done = run([sys.executable, "-m", "mypy", *options, *files], cwd=tmp_path, env={"MYPYPATH": src}, timeout=600)
+    files = {"script": SCRIPT, **{f"wrong_{i}": f"import yangtuo\n\n{line}\n" for i, line in enumerate(WRONG)}}
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    options = ["--strict", "--no-error-summary", "--config-file", REPOSITORY / "pyproject.toml"]
+    scripts = [tmp_path / f"{name}.py" for name in files]
+    done = run([sys.executable, "-m", "mypy", *options, *scripts], cwd=REPOSITORY, timeout=600)
     lines = [line for line in done.out.splitlines() if "error:" in line]
-    assert not [line for line in lines if line.startswith("script.py")], done.said
+    assert not [line for line in lines if "script.py:" in line], done.said
     for number, kind in enumerate(WRONG.values()):
-        assert [line for line in lines if line.startswith(f"wrong_{number}.py") and f"[{kind}]" in line], done.said
+        assert [line for line in lines if f"wrong_{number}.py:" in line and f"[{kind}]" in line], done.said
