@@ -5,7 +5,13 @@ import math
 from pathlib import Path
 
 NOTES = ("--fp16: this CPU has no 16-bit instructions; float32 is used",)
-EVENT = {"step": 7, "event": "loss_spike", "text": "the loss of step 7 is 9.0000, where it was about 2.0000"}
+NOTES_ZH = ("--fp16：这个 CPU 没有 16 位指令；改用 float32",)
+EVENT = {
+    "step": 7,
+    "event": "loss_spike",
+    "text": "the loss of step 7 is 9.0000, where it was about 2.0000",
+    "text_zh": "第 7 步的损失为 9.0000，之前约为 2.0000",
+}
 
 
 def steps(number, *, spikes=(), seed=0):
@@ -82,6 +88,7 @@ def record(**changes):
             "output_dir": {"value": "out", "from": "command line"},
         },
         "notes": list(NOTES),
+        "notes_zh": list(NOTES_ZH),
         "plan": ["steps: 60 of 8 rows (8 a device x 1 accumulated x 1 process(es)); 6 steps an epoch, 10.00 epochs"],
         "memory_plan": {
             "machine": {"kind": "cpu", "num_devices": 1},

@@ -3,8 +3,8 @@
 What `tr` is given is a whole sentence with named places, filled in by `str.format` afterwards, so that Chinese may put
 them in another order; a log line is translated where it is shown, and its places are those of `%`. A sentence that
 goes to a file as well as to the screen is a `Message`: English text that knows its template; so is the text of an
-error. Files, JSON keys and `run.json`'s notes stay English. `scripts/catalogue.py` collects the messages; the
-catalogue lies in `locale/`.
+error. Files are English; what a page is made of is there in Chinese too (`with_chinese`). `scripts/catalogue.py`
+collects the messages; the catalogue lies in `locale/`.
 """
 
 import gettext
@@ -57,6 +57,15 @@ def in_chinese(message: str) -> str:
         return tr(message)
     finally:
         _chosen = spoken
+
+
+def with_chinese(name: str, said: str | Sequence[str]) -> dict[str, Any]:
+    """A text or several under a name, and in Chinese under the same name with `_zh`, as files have it.
+
+    Of these a page is made that shows both languages.
+    """
+    chinese = in_chinese(said) if isinstance(said, str) else [in_chinese(one) for one in said]
+    return {name: said, f"{name}_zh": chinese}
 
 
 class Message(str):

@@ -12,15 +12,23 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from yangtuo.i18n import Message, tr
+from yangtuo.i18n import Message, in_chinese, tr
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def _filled(record: logging.LogRecord, language: Callable[[str], str]) -> str:
+    """A line as `getMessage` has it, in a language."""
+    message, args = language(record.msg) if isinstance(record.msg, str) else str(record.msg), record.args
+    if isinstance(args, tuple):
+        args = tuple(language(each) if isinstance(each, Message) else each for each in args)
+    return message % args if args else message
 
 
 class _Notes(logging.Handler):
@@ -28,22 +36,19 @@ class _Notes(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.texts: list[str] = []
+        self.texts: dict[str, str] = {}  # each with its Chinese
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if text not in self.texts:
-            self.texts.append(text)
+            self.texts[text] = _filled(record, in_chinese)
 
 
 class _Screen(logging.Handler):
     """Writes to whatever stderr is at the moment, in the reader's language, beside a progress bar, not into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        message, args = tr(record.msg) if isinstance(record.msg, str) else str(record.msg), record.args
-        if isinstance(args, tuple):
-            args = tuple(tr(each) if isinstance(each, Message) else each for each in args)
-        say(message % args if args else message)
+        say(_filled(record, tr))
 
 
 class _NotesOfLibrary(_Notes):
@@ -74,8 +79,13 @@ def rank() -> int:
 
 
 def notes_so_far() -> list[str]:
-    """Everything said at warning level by this program."""
+    """Everything said at warning level by this program, in English."""
     return list(_notes.texts)
+
+
+def notes_with_chinese() -> dict[str, list[str]]:
+    """The same for a file of which a page is made, with its Chinese."""
+    return {"notes": list(_notes.texts), "notes_zh": list(_notes.texts.values())}
 
 
 def set_up() -> None:

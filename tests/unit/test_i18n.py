@@ -250,3 +250,15 @@ def test_only_the_first_of_many_are_shown():
 def test_what_a_person_types_wrongly_is_answered_in_chinese(capsys, words, said):
     assert main(["--lang", "zh", *words]) == 2
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_what_a_page_is_made_of_is_in_a_file_in_both_languages():
+    few = i18n.Message("--{name} {value}: at least {least}", name="x", value=0, least=1)
+    i18n.use("en")
+    assert i18n.with_chinese("text", few) == {"text": "--x 0: at least 1", "text_zh": "--x 0：至少为 1"}
+    assert i18n.with_chinese("notes", [few, "as it is"])["notes_zh"] == ["--x 0：至少为 1", "as it is"]
+    assert i18n.tr(few) == "--x 0: at least 1", "the language that is spoken is as before"
+    logs.set_up()
+    logging.getLogger("yangtuo.test").warning("step %d: %s", 5, few)
+    kept = logs.notes_with_chinese()
+    assert (kept["notes"][-1], kept["notes_zh"][-1]) == ("step 5: --x 0: at least 1", "第 5 步：--x 0：至少为 1")

@@ -11,7 +11,7 @@ from yangtuo.engine.progress import Logging, Progress
 from yangtuo.engine.signals import StopRequest
 from yangtuo.engine.step_log import StepLog
 from yangtuo.engine.watchdog import Watchdog
-from yangtuo.i18n import tr
+from yangtuo.i18n import tr, with_chinese
 
 logger = logging.getLogger(__name__)
 
@@ -54,5 +54,5 @@ class RunContext:
     def tell_events(self, step: int, events: Iterable[Event]) -> None:
         """Say what a person should look at, and log it."""
         for event in events:
-            self.step_log.write({"step": step, "event": event.name, "text": event.text})
+            self.step_log.write({"step": step, "event": event.name, **with_chinese("text", event.text)})
             logger.warning("step %d: %s", step, event.text)

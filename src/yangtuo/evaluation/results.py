@@ -11,7 +11,7 @@ from typing import Any
 from yangtuo import output
 from yangtuo.evaluation.measures import Measure
 from yangtuo.evaluation.verdict import OWN_TEXT_LOSS, Verdict, judge
-from yangtuo.i18n import in_chinese
+from yangtuo.i18n import with_chinese
 
 RESULTS_FILE, ANSWERS_FILE, FOLDER = "results.json", "answers.jsonl", "evaluation"
 _VERSION = 1
@@ -56,8 +56,11 @@ def as_json(found: Evaluation, versions: Mapping[str, str], seconds: float) -> d
     """What `results.json` holds."""
     verdict = None
     if found.verdict:
-        rules = [{"name": rule.name, "passed": rule.passed, **_said(rule.text)} for rule in found.verdict.rules]
-        verdict = {"outcome": str(found.verdict.outcome), **_said(found.verdict.text), "rules": rules}
+        rules = [
+            {"name": rule.name, "passed": rule.passed, **with_chinese("text", rule.text)}
+            for rule in found.verdict.rules
+        ]
+        verdict = {"outcome": str(found.verdict.outcome), **with_chinese("text", found.verdict.text), "rules": rules}
     return {
         "version": _VERSION,
         "versions": dict(versions),
@@ -72,11 +75,6 @@ def as_json(found: Evaluation, versions: Mapping[str, str], seconds: float) -> d
         "samples": found.samples,
         "computed": found.computed,
     }
-
-
-def _said(text: str) -> dict[str, str]:
-    """For the run's page, which has both languages."""
-    return {"text": text, "text_zh": in_chinese(text)}
 
 
 def write(folder: Path, value: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]) -> None:

@@ -17,12 +17,14 @@ from yangtuo.report.evaluation import FILE as EVALUATION_FILE
 from yangtuo.report.evaluation import Evaluation, read_evaluation
 from yangtuo.report.json_reading import (
     FileState,
+    Spoken,
     State,
     count,
     counts,
     mapping,
     number,
     read_object,
+    spoken,
     text,
     texts,
     truth,
@@ -48,7 +50,7 @@ class Proof:
 
     Attributes:
         passed: whether all of it was right.
-        problems: what was not, in English.
+        problems: what was not.
         adapter: its folder.
         num_tensors: in the file on the disk, each bit-equal to memory.
         num_bytes: of that file.
@@ -64,7 +66,7 @@ class Proof:
     """
 
     passed: bool
-    problems: tuple[str, ...]
+    problems: tuple[Spoken, ...]
     adapter: str
     num_tensors: int | None
     num_bytes: int | None
@@ -117,7 +119,7 @@ class RunFacts:
         seed: of the draws.
         versions: of libraries.
         options: every option.
-        notes: what was said at warning level, in English.
+        notes: what was said at warning level.
         plan: what was said of the steps before the first, in English.
         next_commands: what a person does with the adapter, a line each.
         planned_seconds: that the steps were to take, by a measurement before the first.
@@ -141,8 +143,8 @@ class RunFacts:
     seed: int | None
     versions: Mapping[str, str]
     options: tuple[OptionValue, ...]
-    notes: tuple[str, ...]
-    plan: tuple[str, ...]
+    notes: tuple[Spoken, ...]
+    plan: tuple[Spoken, ...]
     next_commands: tuple[str, ...]
     planned_seconds: float | None
     max_steps: int | None
@@ -221,8 +223,8 @@ def read_run(folder: Path) -> RunFacts:
         seed=count(run.get("seed")),
         versions={name: one for name, one in mapping(run.get("versions")).items() if isinstance(one, str)},
         options=options,
-        notes=texts(run.get("notes")),
-        plan=texts(run.get("plan")),
+        notes=spoken(run, "notes"),
+        plan=spoken(run, "plan"),
         next_commands=texts(run.get("next_commands")),
         planned_seconds=number(run.get("planned_seconds")),
         max_steps=_max_steps(trainer, options, texts(run.get("plan"))),
@@ -301,7 +303,7 @@ def _proof(found: Mapping[str, Any]) -> Proof | None:
     changes, reload, gain = (mapping(found.get(name)) for name in ("changes", "reload", "gain"))
     return Proof(
         passed=passed,
-        problems=texts(found.get("problems")),
+        problems=spoken(found, "problems"),
         adapter=text(found.get("adapter")),
         num_tensors=count(found.get("num_tensors")),
         num_bytes=count(found.get("num_bytes")),

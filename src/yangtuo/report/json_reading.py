@@ -104,6 +104,22 @@ def texts(value: Any) -> tuple[str, ...]:
     return tuple(one for one in (value if isinstance(value, list) else ()) if isinstance(one, str))
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """What a run has said, in English and in Chinese; "" where a file does not have its Chinese."""
+
+    text: str
+    text_zh: str = ""
+
+
+def spoken(found: Mapping[str, Any], name: str) -> tuple[Spoken, ...]:
+    """The texts under a name, and their Chinese under the same name with `_zh`."""
+    english, chinese = texts(found.get(name)), texts(found.get(f"{name}_zh"))
+    if len(chinese) != len(english):
+        chinese = ("",) * len(english)
+    return tuple(map(Spoken, english, chinese))
+
+
 def counts(value: Any) -> dict[str, int]:
     """The whole numbers of an object, by name."""
     found = {name: count(one) for name, one in mapping(value).items()}

@@ -22,11 +22,12 @@ _PEAKS = ("device_peak_bytes", "peak_memory_bytes")
 
 @dataclass(frozen=True)
 class Event:
-    """Something that the run said to look at; `name` is the monitor's word for it, the text is English."""
+    """Something that the run said to look at; `name` is the monitor's word for it; the Chinese may be missing."""
 
     step: int
     name: str
     text: str
+    text_zh: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def log_of(entries: Iterable[Mapping[str, Any]]) -> RunLog:
         if step is None:
             continue
         if "event" in entry:
-            events.append(Event(step, text(entry["event"]), text(entry.get("text"))))
+            events.append(Event(step, *(text(entry.get(key)) for key in ("event", "text", "text_zh"))))
         elif "eval_loss" in entry:
             evaluations[step] = entry
         elif "samples" in entry:

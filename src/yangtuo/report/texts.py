@@ -1,7 +1,7 @@
 """Every text of the page, in English and Chinese: one table, `texts.json`.
 
 Both languages stand in the page, each in a span of its class, and the style sheet shows one of them. What the run
-itself has said (notes, events, problems) is English and stays so; its verdict is in both.
+itself has said (notes, events, problems, verdict) its files have in both languages.
 """
 
 import json

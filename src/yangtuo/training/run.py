@@ -29,8 +29,8 @@ from yangtuo.engine.steps import Steps
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.engine.watchdog import Watchdog
 from yangtuo.errors import StoppedError, UsageError
-from yangtuo.i18n import Listed, Message
-from yangtuo.logs import notes_so_far
+from yangtuo.i18n import Listed, Message, with_chinese
+from yangtuo.logs import notes_with_chinese
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.training import adapter_card, run_folder, run_record, samples, verify
@@ -81,7 +81,8 @@ def train(settings: Settings) -> None:
         execution = choose_execution(settings, inputs, args, corpus.train, decision.checkpoint, adapter)
         known, saved = provenance_of(settings, inputs, recipe), output_dir / run_folder.ADAPTER_FOLDER
         run = run_record.run_record(settings, recipe, args.seed, began) | {
-            **{"plan": plan, "memory_plan": needed},
+            **with_chinese("plan", plan),
+            "memory_plan": needed,
             "next_commands": next_commands(settings, known, saved),
         }
         if is_main:
@@ -119,7 +120,11 @@ def _context(
         made = checkpoint.step_of(decision.checkpoint)
         entries = [
             *entries,
-            {"step": made, "event": EXTENDED, "text": Message("more steps than the {made} that were made", made=made)},
+            {
+                "step": made,
+                "event": EXTENDED,
+                **with_chinese("text", Message("more steps than the {made} that were made", made=made)),
+            },
         ]
         step_log.write(entries[-1])
     return RunContext(
@@ -184,7 +189,7 @@ def _finish(trainer: StepTrainer, context: RunContext, settings: Settings, run: 
         end: dict[str, Any] = {
             "peak_memory_bytes": peaks,
             "shortcuts": shortcuts,
-            "notes": notes_so_far(),
+            **notes_with_chinese(),
             "state": "finished",
         }
         end |= {"planned_seconds": context.screen.planned_seconds, "seconds": time.time() - began}

@@ -10,7 +10,7 @@ from typing import Any
 
 import yangtuo
 from yangtuo.config.settings import Settings, as_dict, without_secrets
-from yangtuo.logs import notes_so_far, world_size
+from yangtuo.logs import notes_with_chinese, world_size
 
 
 def versions() -> dict[str, str]:
@@ -33,5 +33,5 @@ def run_record(settings: Settings, recipe: dict[str, Any], seed: int, began: flo
         "seed": seed,
         "arguments": as_dict(settings),
         "recipe": recipe,
-        "notes": notes_so_far(),
+        **notes_with_chinese(),
     }

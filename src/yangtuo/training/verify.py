@@ -28,7 +28,7 @@ from yangtuo.engine.processes import from_rank_0
 from yangtuo.engine.tolerance import mean_loss_limit
 from yangtuo.engine.trainer import StepTrainer
 from yangtuo.errors import ProofError, is_out_of_memory, one_line
-from yangtuo.i18n import Listed, Message
+from yangtuo.i18n import Listed, Message, with_chinese
 from yangtuo.model import adapter_state
 from yangtuo.model.adapter_state import Adapter
 from yangtuo.model.provenance import WEIGHTS_FILE
@@ -202,7 +202,7 @@ def prove(
     record = {
         "adapter": str(saved),
         "passed": not problems,
-        "problems": problems,
+        **with_chinese("problems", problems),
         "num_steps": num_steps,
         "num_tensors": num_tensors,
         "num_bytes": num_bytes,

@@ -25,7 +25,8 @@ def test_a_whole_folder(tmp_path):
     assert (run.name, run.state, run.seconds, run.planned_seconds, run.max_steps) == ("out", "finished", 95, 25, 60)
     assert run.command == "yangtuo train 'run file.yaml' --learning_rate 1e-4"
     assert {one.name: (one.value, one.origin) for one in run.options}["max_steps"] == (60, "configuration file")
-    assert run.notes == run_folders.NOTES
+    assert [note.text for note in run.notes] == list(run_folders.NOTES)
+    assert [note.text_zh for note in run.notes] == list(run_folders.NOTES_ZH)
     assert missing(run) == {}
     log = run.log
     assert (log.num_steps, log.last_step, log.step_seconds, log.num_tokens) == (60, 60, 30.0, 60 * 512)

@@ -8,7 +8,19 @@ import re
 import pytest
 
 from tests.html_pages import Page
-from tests.run_folders import audit, evaluations, proof, record, results, samples, steps, write_run
+from tests.run_folders import (
+    EVENT,
+    NOTES,
+    NOTES_ZH,
+    audit,
+    evaluations,
+    proof,
+    record,
+    results,
+    samples,
+    steps,
+    write_run,
+)
 from yangtuo.errors import UsageError, WriteError
 from yangtuo.report import charts, page
 from yangtuo.report.facts import read_run
@@ -64,8 +76,11 @@ def test_a_whole_run_in_both_languages(tmp_path):
     ):
         assert told in chinese
         assert told not in english
+    for told, told_zh in ((NOTES[0], NOTES_ZH[0]), (EVENT["text"], EVENT["text_zh"])):
+        assert told in english
+        assert told_zh in chinese
+        assert told not in chinese
     for text in (english, chinese):
-        assert "the loss of step 7 is 9.0000" in text  # what the run said stays as it was said
         assert "长城很长。" in text
         assert "the loss fell by 1.1" in text  # of which this file has no Chinese
         assert "我是羊驼。" in text
@@ -121,7 +136,8 @@ def test_eight_long_runs_stay_small(tmp_path):
 
 
 def test_everything_is_escaped(tmp_path):
-    run = record(command=["yangtuo", EVIL], notes=[EVIL], plan=[EVIL], versions={EVIL: EVIL}, process=EVIL, began=EVIL)
+    said = {name: [EVIL] for name in ("notes", "notes_zh", "plan", "plan_zh")}
+    run = record(**said, command=["yangtuo", EVIL], versions={EVIL: EVIL}, process=EVIL, began=EVIL)
     run["arguments"]["model_name_or_path"] = {"value": EVIL, "from": EVIL}
     run["arguments"][EVIL] = {"value": [EVIL], "from": "command line"}
     run["next_commands"] = [f"to {EVIL}: yangtuo {EVIL}"]
@@ -130,7 +146,8 @@ def test_everything_is_escaped(tmp_path):
     evil = results(models=[{"name": EVIL}], samples=[{"prompt": EVIL, "reference": EVIL, "answers": {EVIL: EVIL}}])
     evil["measures"][0] |= {"name": EVIL, "unit": EVIL, "values": {EVIL: 1.0}}
     evil["verdict"] |= {"outcome": EVIL, "text": EVIL, "rules": [{"name": EVIL, "passed": None, "text": EVIL}]}
-    log = [*steps(60), {"step": 3, "event": EVIL, "text": EVIL}, samples(60, EVIL, prompt=EVIL, base=EVIL)]
+    event = {"step": 3, "event": EVIL, "text": EVIL, "text_zh": EVIL}
+    log = [*steps(60), event, samples(60, EVIL, prompt=EVIL, base=EVIL)]
     folder = tmp_path / "</script><img onerror=x>".replace("/", "∕")
     changes = {"run": run, "log": log, "data": data, "evaluated": evil, "proven": proof(passed=False, problems=[EVIL])}
     write_run(folder, **changes)
