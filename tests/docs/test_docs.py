@@ -78,6 +78,7 @@ OTHER_FILES = {"convert_hf_to_gguf.py"}  # llama.cpp's
 # Programs whose command lines stand in blocks of pages beside ours, or in messages; their options are not ours to know.
 OTHER_OPTIONS = {"jinja", "max-lora-rank", "nproc_per_node", "served-model-name"}  # of them, named in prose
 OTHER_PROGRAMS = (
+    "curl",
     "llama-quantize",
     "llama-server",
     "llamafactory-cli",
