@@ -10,6 +10,7 @@ import pytest
 from tests.docs.messages import is_said
 from tests.docs.test_docs import REPOSITORY, code_of, flags_of, headings_of, prose_of, text_of
 from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
+from yangtuo.logs import notes_with_chinese
 
 CHINESE = sorted(path.name for path in (REPOSITORY / "docs").glob("*.zh.md"))
 ENGLISH = [name.replace(".zh.md", ".md") for name in CHINESE]
@@ -200,6 +201,14 @@ def test_the_chinese_of_a_quoted_message(quoted, chinese):
 def test_a_message_without_chinese_is_seen():
     with pytest.raises(LookupError):
         script("messages_table").chinese_of("unknown option …; did you think of …?")
+
+
+def test_names_of_chinese_texts_in_files_are_those_that_are_written():
+    sources = [path for path in sorted((REPOSITORY / "src").rglob("*.py")) if path.parent.name != "evaluation"]
+    written = {name for path in sources for name in re.findall(r"\*\*with_chinese\(\"(\w+)\"", path.read_text("utf-8"))}
+    named = {name for name in spans_of(doc("running.md")) if re.fullmatch("[a-z]+_zh", name)}
+    assert named == {f"{name}_zh" for name in {*written, *notes_with_chinese()} if not name.endswith("_zh")}
+    assert {"text_zh", "problems_zh", "notes_zh"} <= {*re.findall(r"\w+_zh", doc("report.md"))} <= named
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
