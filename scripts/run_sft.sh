@@ -42,7 +42,8 @@ run=exec
 [ -z "$dry_run" ] || run='printf %s\n' # one word a line
 
 if [ -z "$pretrained_model" ]; then
-    echo "pretrained_model is empty, so the demo runs: SmolLM2-135M on src/yangtuo/demo_data. Edit the block at the top of $0 for your own model."
+    say "pretrained_model is empty, so the demo runs: SmolLM2-135M on src/yangtuo/demo_data. Edit the block at the top of $0 for your own model." \
+        "pretrained_model 为空，因此运行演示：用 src/yangtuo/demo_data 里的数据训练 SmolLM2-135M。要用自己的模型，请修改 $0 开头的参数部分。"
     $run yangtuo demo --output_dir "$output_dir"
     exit
 fi
@@ -68,7 +69,8 @@ if [ -n "$master_addr" ] && [ "$max_restarts" -gt 0 ]; then
 elif [ -n "$master_addr" ]; then
     meeting=(--nnodes "$num_nodes" --node_rank "$node_rank" --master_addr "$master_addr" --master_port "${master_port:-29500}")
 elif [ "$num_nodes" -gt 1 ]; then
-    echo "run_sft.sh: num_nodes=$num_nodes needs master_addr, the address of the machine with node_rank=0" >&2
+    say "run_sft.sh: num_nodes=$num_nodes needs master_addr, the address of the machine with node_rank=0" \
+        "run_sft.sh：num_nodes=${num_nodes} 需要 master_addr，即 node_rank=0 那台机器的地址" >&2
     exit 2
 else
     meeting=(--standalone --nnodes 1)

@@ -6,6 +6,7 @@ Both languages have the same blocks (tests/docs/test_pages.py), so the English p
 import argparse
 import contextlib
 import itertools
+import json
 import os
 import re
 import shlex
@@ -50,6 +51,7 @@ SHORTER = {"train": ["--max_steps", "2"], "vocab train": ["--vocab_size", "400"]
 OTHERS = {
     "ollama create": {"-f"},
     "ollama run": set(),
+    "curl": {"-H", "-d"},
     "llama-server": {"-m", "--jinja", "--port"},
     "llama-quantize": set(),
     "vllm serve": {"--served-model-name", "--port", "--enable-lora", "--max-lora-rank", "--lora-modules"},
@@ -213,6 +215,36 @@ def test_commands_of_other_programs_are_known(page):
         name = next((name for name in OTHERS if " ".join(words).startswith(name)), None)
         assert name, f"{page}: {' '.join(words)}: not one of {', '.join(OTHERS)}"
         assert {word for word in words if word.startswith("-")} <= OTHERS[name], " ".join(words)
+
+
+def questions_of(lines: list[str]) -> list[tuple[str, str, str]]:
+    """Of each question to a server: the program that was started last, port and model that differ from its own."""
+    found, server, port, names = [], "", "", set()
+    for words in map(shlex.split, lines):
+        if "--port" in words:
+            server, port = words[0], words[words.index("--port") + 1]
+            given = [words[i + 1] for i, word in enumerate(words) if word == "--served-model-name"]
+            adapters = [word.split("=")[0] for word in words if "=" in word]
+            names = {*(given or [words[2]]), *adapters}
+        elif words[0] == "curl":
+            url, asked = words[1], json.loads(words[words.index("-d") + 1])
+            assert url.endswith("/v1/chat/completions")
+            assert [one["role"] for one in asked["messages"]] == ["user"]
+            is_known = server == "llama-server" or asked["model"] in names  # which takes any name
+            found.append((server, "" if f":{port}/" in url else url, "" if is_known else asked["model"]))
+    return found
+
+
+def test_each_server_is_asked_at_its_port_by_its_name():
+    servers = ["llama-server", "vllm", "vllm", "transformers"]
+    assert questions_of(lines_of("serve")) == [(server, "", "") for server in servers]
+
+
+def test_a_question_to_another_port_or_model_is_seen():
+    wrong = [line.replace(":8000", ":8080").replace("my-lora", "lora") for line in lines_of("serve")]
+    wrong = [line.replace("lora=pure", "my-lora=pure") for line in wrong]
+    assert [bool(url) for _, url, _ in questions_of(wrong)] == [False, True, True, True]
+    assert [model for *_, model in questions_of(wrong)] == ["", "", "lora", ""]
 
 
 def test_extras_that_pages_install_are_there():

@@ -16,6 +16,7 @@ from tests.command import REPOSITORY, evaluations_of, log_of, run, yangtuo
 from yangtuo.data import cache_build
 
 SCRIPTS = REPOSITORY / "scripts"
+ENGLISH = {"YANGTUO_LANG": "en"}  # whatever the locale is; Chinese is in test_scripts_in_two_languages.py
 TARGETS = "q_proj,v_proj,k_proj,o_proj,gate_proj,down_proj,up_proj"
 
 
@@ -187,7 +188,8 @@ def test_large_data_is_encoded_by_processes_of_their_own(start, inputs, tmp_path
 
 
 def test_run_sft_several_machines_need_a_meeting_place(environment):
-    done = run(["bash", SCRIPTS / "run_sft.sh"], env={**environment, "pretrained_model": "x", "num_nodes": "2"})
+    values = {"pretrained_model": "x", "num_nodes": "2", **ENGLISH}
+    done = run(["bash", SCRIPTS / "run_sft.sh"], env=environment | values)
     assert done.code == 2
     assert "num_nodes=2 needs master_addr" in done.err
 
@@ -198,7 +200,8 @@ def old_python(folder: Path) -> dict:
     for name in ("python3", "python3.11", "python3.12", "python3.13", "python"):
         (folder / name).write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.10" && exit 0\nexit 1\n')
         (folder / name).chmod(0o755 | stat.S_IXUSR)
-    return {"PATH": f"{folder}:{os.environ['PATH']}", "VIRTUAL_ENV": "", "CONDA_PREFIX": "", "PYTHON": ""}
+    found = {"PATH": f"{folder}:{os.environ['PATH']}", "VIRTUAL_ENV": "", "CONDA_PREFIX": "", "PYTHON": ""}
+    return {**found, **ENGLISH}
 
 
 def test_setup_says_which_python_is_needed(tmp_path):
@@ -213,7 +216,7 @@ def test_setup_says_how_much_disk_is_needed(tmp_path):
     (tmp_path / "bin" / "df").write_text("#!/bin/sh\necho head\necho x 1 1 1048576 1% /\n")
     (tmp_path / "bin" / "df").chmod(0o755)
     env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "YANGTUO_VENV": tmp_path / "venv", "PYTHON": sys.executable}
-    done = run(["bash", SCRIPTS / "setup.sh"], env=env)
+    done = run(["bash", SCRIPTS / "setup.sh"], env={**env, **ENGLISH})
     assert done.code == 2
     assert "1 GiB free" in done.err
     assert "YANGTUO_VENV=/path" in done.err

@@ -68,12 +68,17 @@ def files_of(page: Path) -> set[str]:
     text = page.read_text(encoding="utf-8")
     words = {word for span in code_of(text) for word in span.split()}
     own = set(re.findall(r'^```\w+ title="([^"]+)"', text, flags=re.M))  # the reader's, made of a block
-    return {word for word in words - own if re.fullmatch(r"[\w.-]+", word) and word.endswith(SOURCE_SUFFIXES)}
+    return {
+        word for word in words - own - OTHER_FILES if re.fullmatch(r"[\w.-]+", word) and word.endswith(SOURCE_SUFFIXES)
+    }
 
 
-# Programs whose command lines stand in blocks of pages beside ours; their options are not ours to know.
-OTHER_OPTIONS = {"jinja", "max-lora-rank", "served-model-name"}  # of them, named in prose
+OTHER_FILES = {"convert_hf_to_gguf.py"}  # llama.cpp's
+
+# Programs whose command lines stand in blocks of pages beside ours, or in messages; their options are not ours to know.
+OTHER_OPTIONS = {"jinja", "max-lora-rank", "nproc_per_node", "served-model-name"}  # of them, named in prose
 OTHER_PROGRAMS = (
+    "curl",
     "llama-quantize",
     "llama-server",
     "llamafactory-cli",

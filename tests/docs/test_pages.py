@@ -10,6 +10,7 @@ import pytest
 from tests.docs.messages import is_said
 from tests.docs.test_docs import REPOSITORY, code_of, flags_of, headings_of, prose_of, text_of
 from yangtuo.config.old_options import GONE, RENAMED, WITHOUT_EFFECT
+from yangtuo.logs import notes_with_chinese
 
 CHINESE = sorted(path.name for path in (REPOSITORY / "docs").glob("*.zh.md"))
 ENGLISH = [name.replace(".zh.md", ".md") for name in CHINESE]
@@ -61,8 +62,14 @@ def tables_of(text: str) -> list[int]:
     return [line.count("|") for line in lines if line.startswith("|")]
 
 
+def without_chinese_of_messages(text: str) -> str:
+    """A Chinese page without the Chinese that stands before a quoted message, which the English page has not."""
+    return re.sub(r"^\| `[^`\n]+`<br>`", "| `", text, flags=re.M)
+
+
 def differences(english: str, chinese: str) -> list[str]:
     """In what two pages are not in step."""
+    chinese = without_chinese_of_messages(chinese)
     looks = {
         "headings": [[level for level, _ in headings_of(text)] for text in (english, chinese)],
         "blocks": [blocks_of(text) for text in (english, chinese)],
@@ -96,6 +103,7 @@ def test_pages_out_of_step_are_seen():
     page = "# A\n\nSee `--x`, 12 of them, [there](b.md).\n\n| a | b |\n\n```bash\nls\n```\n"
     twin = "# 甲\n\n见 `--x`，共 12 个，[那里](b.md)。\n\n| 甲 | 乙 |\n\n```bash\nls\n```\n"
     assert not differences(page, twin)
+    assert not differences(f"{page}\n| `x` | b |\n", f"{twin}\n| `甲`<br>`x` | 乙 |\n")
     changes = {
         "headings": ("# 甲", "## 甲"),
         "blocks": ("\nls", "\nls -l"),
@@ -167,6 +175,40 @@ def test_a_message_that_nobody_says_is_seen():
     assert is_said("unknown option …; did you mean …?")
     assert not is_said("unknown option …; did you think of …?")
     assert not is_said("did you mean …? unknown option …")
+
+
+def test_messages_of_the_chinese_page_are_those_of_the_catalogue():
+    text = doc("troubleshooting.zh.md")
+    made = script("messages_table").page(text)
+    assert text == made, "stale: python scripts/messages_table.py writes it anew"
+    assert re.findall(r"^\| `[^`\n]+`<br>`([^`\n]+)` \|", text, flags=re.M) == quoted_messages()
+
+
+@pytest.mark.parametrize(
+    ("quoted", "chinese"),
+    [
+        ("proof failed: …", "校验失败：…"),  # the shortest of many that begin so
+        ("… GB are needed, … GB are free", "--… …：需要 … GB，那里空闲 … GB"),
+        ("unknown option …; did you mean …?", "未知选项 …；是不是 …？"),  # one message in a place of another
+    ],
+)
+def test_the_chinese_of_a_quoted_message(quoted, chinese):
+    made = script("messages_table").page(f"| `{quoted}` | a | b |")
+    assert made == f"| `{chinese}`<br>`{quoted}` | a | b |"
+    assert script("messages_table").page(made.replace("：", "；")) == made  # what stood there is replaced
+
+
+def test_a_message_without_chinese_is_seen():
+    with pytest.raises(LookupError):
+        script("messages_table").chinese_of("unknown option …; did you think of …?")
+
+
+def test_names_of_chinese_texts_in_files_are_those_that_are_written():
+    sources = [path for path in sorted((REPOSITORY / "src").rglob("*.py")) if path.parent.name != "evaluation"]
+    written = {name for path in sources for name in re.findall(r"\*\*with_chinese\(\"(\w+)\"", path.read_text("utf-8"))}
+    named = {name for name in spans_of(doc("running.md")) if re.fullmatch("[a-z]+_zh", name)}
+    assert named == {f"{name}_zh" for name in {*written, *notes_with_chinese()} if not name.endswith("_zh")}
+    assert {"text_zh", "problems_zh", "notes_zh"} <= {*re.findall(r"\w+_zh", doc("report.md"))} <= named
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
