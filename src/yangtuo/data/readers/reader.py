@@ -177,9 +177,11 @@ class Reader:
 
     def _drop(self, source: str, value: Value, *reasons: str) -> None:
         self.num_dropped += 1
+        if self.read_options.bad_rows is BadRows.ERROR:
+            reasons = tuple(map(_with_remedy, reasons))
         if self._num_listed < MOST_LISTED:
             self._num_listed += 1
-            self.dropped += [Dropped(source, value.row, value.line, _with_remedy(reason)) for reason in reasons]
+            self.dropped += [Dropped(source, value.row, value.line, reason) for reason in reasons]
 
 
 def _with_remedy(fault: str) -> str:

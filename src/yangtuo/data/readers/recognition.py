@@ -97,13 +97,17 @@ def _asked(first: Any, data_format: DataFormat, columns: Columns) -> Layout | st
             has=columns_of(there),
         )
         free = [name for name in there if name and name not in columns.fields]
-        hints = [did_you_mean(column, free, "", cutoff=_NEAR) for column in missing]
-        return Listed([unknown, *filter(None, hints)], "; ")
+        hints = {column: did_you_mean(column, free, "", cutoff=_NEAR) for column in missing}
+        if len(missing) == 1:
+            told: list[str] = [hint for hint in hints.values() if hint]
+        else:
+            told = [Message("{column!r}: {hint}", column=column, hint=hint) for column, hint in hints.items() if hint]
+        return Listed([unknown, *([Listed(told, " ")] if told else [])], "; ")
     if columns.by_place and names.are_names(_cells(first, columns)):
-        told = ", ".join(_cells(first, columns))
+        given = ", ".join(_cells(first, columns))
         return Message(
             "--columns goes by places, and the first line has names ({told}); give these names in place of numbers",
-            told=told,
+            told=given,
         )
     renaming = Renaming(columns.fields, needed, may_displace=True)
     return Layout(fits, renaming, renaming.told(), renaming, is_asked=True)

@@ -224,8 +224,21 @@ def test_an_unknown_column_is_named_with_those_that_are_there(tmp_path):
     path = write_table(tmp_path / "a.csv", ["客户问题", "客服答复", "备注"], [[QUESTION, ANSWER, ""]])
     fields = {**OWN, "补充": "input"}
     assert fault_of(path, fields) == (
-        "a.csv:1: --columns: no column '客服回答', '补充'; there are 客户问题, 客服答复, 备注; did you mean '客服答复'?"
+        "a.csv:1: --columns: no column '客服回答', '补充'; there are 客户问题, 客服答复, 备注; "
+        "'客服回答': did you mean '客服答复'?"
     ).replace("a.csv:1", "a.csv:2")
+
+
+def test_a_column_that_is_nearly_there_is_offered(tmp_path):
+    path = write_table(tmp_path / "a.csv", ["客户问题", "客服答复"], [[QUESTION, ANSWER]])
+    assert fault_of(path, OWN).endswith("no column '客服回答'; there are 客户问题, 客服答复; did you mean '客服答复'?")
+    fields = {"客户问提": "instruction", "客服回答": "output", "备注": None}
+    path = write_table(tmp_path / "b.csv", ["客户问题", "客服答复", "备注"], [[QUESTION, ANSWER, ""]])
+    assert fault_of(path, fields).endswith(
+        "备注; '客户问提': did you mean '客户问题'? '客服回答': did you mean '客服答复'?"
+    )
+    taken = {"客服答复": "instruction", "客服回答": "output"}
+    assert "did you mean" not in fault_of(path, taken)  # the near one is named already
 
 
 def test_a_column_without_a_name_is_told_by_its_number(tmp_path):
