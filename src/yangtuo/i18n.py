@@ -86,6 +86,11 @@ class Message(str):
         return made
 
     @property
+    def template(self) -> str:
+        """The sentence with its places, in English."""
+        return self._template
+
+    @property
     def values(self) -> Mapping[str, Any]:
         """What stands at its places, by their names."""
         return self._values

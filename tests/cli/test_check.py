@@ -164,12 +164,22 @@ def test_rows_that_the_template_cannot_render_are_bad_rows(verb, tmp_path, sente
 
 
 def test_many_lost_rows_are_a_bad_verdict(verb, tmp_path):
-    data = rows_file(tmp_path, [*tiny.rows(9), {"instruction": "问", "output": None}])
-    _, err = verb("check", dataset_dir=data, bad_rows="drop", expect=2)
-    assert "1 of 10 rows are lost (10%); --out FOLDER lists them in dropped_rows.jsonl" in err
+    data = rows_file(tmp_path, [*tiny.rows(39), *[{"instruction": "问", "output": "答" * 900}] * 10])
+    given = {"dataset_dir": data, "truncation": "drop"}
+    _, err = verb("check", **given, expect=2)
+    assert "10 of 49 rows are lost (20%); --out FOLDER lists them in dropped_rows.jsonl" in err
     assert "check: rows are dropped" not in err
-    _, err = verb("check", "--out", "audit", dataset_dir=data, bad_rows="drop", expect=2)
-    assert "1 of 10 rows are lost (10%); audit/dropped_rows.jsonl has them" in err
+    _, err = verb("check", "--out", "audit", **given, expect=2)
+    assert "10 of 49 rows are lost (20%); audit/dropped_rows.jsonl has them" in err
+
+
+def test_rows_that_a_user_asked_to_drop_are_no_reason_against_training(verb, tmp_path):
+    data = rows_file(tmp_path, [*tiny.rows(39), *[{"instruction": "问", "output": None}] * 10])
+    out, err = verb("check", "--json", dataset_dir=data, bad_rows="drop")
+    report = json.loads(out)
+    assert report["verdict"] == "look"
+    assert any("10 of 49 rows are left out" in one["text"] for one in report["findings"])
+    assert "check: rows are dropped; --out FOLDER" in err
 
 
 def test_bad_rows_stop_it_as_they_stop_training(verb, tmp_path):

@@ -405,7 +405,7 @@ def test_generate_answers_a_file(folder, capfd, tmp_path):
         ({"--file": "nowhere.txt"}, "no such file"),
         ({"--out": "answers.txt"}, ".jsonl"),
         ({"--max_new_tokens": "0"}, "--max_new_tokens"),
-        ({"--file": "valid.csv"}, "its name has to end in one of"),
+        ({"--file": "valid.csv"}, "of a table, save the questions as a .txt"),
     ],
 )
 def test_generate_refuses(folder, capfd, tmp_path, monkeypatch, changes, told):

@@ -162,6 +162,7 @@ CASES = [
     Case("CSV: no header", "a.csv", "你好,你好！\n再见,再见！\n".encode()),
     Case("CSV: only the header", "a.csv", TWO_COLUMNS),
     Case("CSV: too many values", "a.csv", TWO_COLUMNS + b"a,b,c\n"),
+    Case("CSV: a title above the names", "a.csv", b"2026,\n" + TWO_COLUMNS + b"a,b\n"),
     Case("CSV: too few values", "a.csv", TWO_COLUMNS + b"a\n"),
     Case("CSV: a quote that is not closed", "a.csv", TWO_COLUMNS + b'a,b\nc,"d\n'),
     Case("CSV: two columns of one name", "a.csv", b"output,output\n"),

@@ -84,8 +84,8 @@ class DataArguments:
 
     dataset_dir: str | None = option(
         None,
-        "Folder with data files (.json, .jsonl, .parquet, .csv, also .gz and .zst), or one file, or several separated "
-        "by commas. Sub-folders are read with --include_subfolders only.",
+        "Folder with data files (.json, .jsonl, .ndjson, .csv, .tsv, .xlsx, .parquet, .arrow, texts also as .gz and "
+        ".zst), or one file, or several separated by commas. Sub-folders are read with --include_subfolders only.",
         decides=Decides.CONTENT,
     )
     train_file: str | None = option(

@@ -46,10 +46,11 @@ def plain(word: str) -> str:
     return unicodedata.normalize("NFKC", word.translate(_AS_ASCII))
 
 
-def nearest(word: str, known: Collection[str]) -> list[str]:
+def nearest(word: str, known: Collection[str], cutoff: float = _NEAR) -> list[str]:
     """The known words that this is a slip or the begin of; none where there is nothing near.
 
-    Dashes in front and capitals do not count, and `-` is as good as `_`.
+    Dashes in front and capitals do not count, and `-` is as good as `_`. `cutoff` is how like it a word has to be, as
+    difflib counts, from 0 to 1.
     """
     bare: dict[str, str] = {}
     for one in known:
@@ -61,12 +62,12 @@ def nearest(word: str, known: Collection[str]) -> list[str]:
     if longer:
         return [bare[one] for one in longer] if len(longer) <= _MOST_NAMED else []
     swapped = [one for i in range(len(meant) - 1) if (one := _swapped(meant, i)) in bare]
-    return [bare[one] for one in swapped or difflib.get_close_matches(meant, bare, n=1, cutoff=_NEAR)]
+    return [bare[one] for one in swapped or difflib.get_close_matches(meant, bare, n=1, cutoff=cutoff)]
 
 
-def did_you_mean(word: str, known: Collection[str], otherwise: str) -> str:
+def did_you_mean(word: str, known: Collection[str], otherwise: str, *, cutoff: float = _NEAR) -> str:
     """`did you mean ...?` where there is something near, else what is said in its place."""
-    near = nearest(word, known)
+    near = nearest(word, known, cutoff)
     return Message("did you mean {near}?", near=Listed(map(repr, near), " or ")) if near else otherwise
 
 

@@ -104,7 +104,9 @@ def build(
     num_read = sum(source.num_rows for source in reader.sources)
     if read_options.bad_rows is BadRows.ERROR:
         check_rendered(totals.dropped, totals.reasons)
-    check_kept(totals.num_kept, num_read, totals.dropped, totals.reasons, options)
+    all_dropped = (*reader.dropped, *totals.dropped)
+    reasons = dict((totals.reasons + Counter(count_reasons(reader.dropped))).most_common())
+    check_kept(totals.num_kept, num_read, all_dropped, reasons, options)
     if totals.is_plain:
         (folder / "weights").unlink()
     number_of = {name: number for number, name in enumerate(names)}
@@ -117,7 +119,7 @@ def build(
         "truncation": options.truncation,
         "reading": asdict(read_options),
         "sources": [asdict(source) for source in reader.sources],
-        "dropped": [[number_of[one.source], *one[1:]] for one in (*reader.dropped, *totals.dropped)],
+        "dropped": [[number_of[one.source], *one[1:]] for one in all_dropped],
         "num_bad": reader.num_dropped,
         "reasons": totals.reasons,
         "special": totals.special,

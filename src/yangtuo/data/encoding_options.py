@@ -14,6 +14,7 @@ NO_ROOM = Message("the template's text around the prompt alone fills max_seq_len
 NO_ANSWER_LEFT = Message("no answer token left after the cut")
 NO_CALL_CUT = Message("longer than max_seq_length, and calls of tools are not shortened")
 NO_TURN_LEFT = Message("no trained answer left without the oldest turns")
+_MOST_TOLD = 3  # reasons, in a sentence
 _OF_LENGTH = (TOO_LONG, NO_ROOM, NO_ANSWER_LEFT, NO_CALL_CUT, NO_TURN_LEFT)
 
 
@@ -37,7 +38,7 @@ def check_kept(
         num_kept: rows with an example.
         num_read: all rows.
         dropped: those without one, or the first of them.
-        reasons: how many there are of each kind.
+        reasons: how many there are of each kind, the most frequent first.
         options: what was to be done with rows that are too long.
 
     Raises:
@@ -54,7 +55,10 @@ def check_kept(
             )
     if not num_kept:
         told = Listed(
-            (Message("{reason}: {count}", reason=reason, count=count) for reason, count in reasons.items()), "; "
+            [Message("{reason}: {count}", reason=reason, count=count) for reason, count in reasons.items()][
+                :_MOST_TOLD
+            ],
+            "; ",
         )
         text = Message("none of the {num_read} rows can be trained on ({told})", num_read=num_read, told=told)
         if any(reason in _OF_LENGTH for reason in reasons):
@@ -74,6 +78,11 @@ def check_rendered(dropped: Iterable[Dropped], reasons: Mapping[str, int]) -> No
         counted = [Message("{count:,} rows: {reason}", count=count, reason=reason) for reason, count in bad.items()]
         title = Message("rows that the template cannot render; --bad_rows drop leaves them out")
         raise DataError.of_problems(title, listed or counted)
+
+
+def num_too_long(reasons: Mapping[str, int]) -> int:
+    """Rows that are left out for their length; arguments as `check_kept`."""
+    return sum(count for reason, count in reasons.items() if reason.startswith(_OF_LENGTH))
 
 
 def count_reasons(dropped: Iterable[Dropped]) -> dict[str, int]:

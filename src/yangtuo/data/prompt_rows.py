@@ -27,6 +27,7 @@ from yangtuo.i18n import Message
 
 _MARK = "yangtuo"  # a question whose place in the template's text is looked for
 _SUFFIXES = (".txt", ".json", ".jsonl", ".ndjson")
+_TABLES = (".csv", ".tsv", ".xlsx")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,14 @@ def check_file(path: Path, *, option: str) -> None:
             told=told,
         )
     if path.suffix.lower() not in _SUFFIXES:
+        if path.suffix.lower() in _TABLES:
+            raise DataError(
+                "--{option} {path}: its name has to end in one of {suffixes}; of a table, save the questions as a "
+                ".txt, a line each",
+                option=option,
+                path=path,
+                suffixes=", ".join(_SUFFIXES),
+            )
         raise DataError(
             "--{option} {path}: its name has to end in one of {suffixes}; rename it",
             option=option,

@@ -303,11 +303,10 @@ def log_summary(corpus: Corpus) -> None:
     for name, report in corpus.audits.items():
         for line in summary(_DATA_OF[name], report):
             logger.info(line)
-    train = corpus.audits["train"]
-    if train["repeated_rows"] and not train["repeated_rows_left_out"]:
-        logger.info(
-            "  %s rows are equal to an earlier one; --deduplicate exact leaves them out", train["repeated_rows"]
-        )
+        if report.get("repeated_rows") and not report["repeated_rows_left_out"]:  # of training rows alone
+            logger.info(
+                "  %s rows are equal to an earlier one; --deduplicate exact leaves them out", report["repeated_rows"]
+            )
     shared = corpus.audits.get("validation", {}).get("prompts_also_trained_on")
     if shared:
         logger.warning("data: %d validation rows have a prompt that is trained on too; their loss flatters", shared)

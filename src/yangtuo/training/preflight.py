@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from yangtuo.config.choices import DataOrder
+from yangtuo.config.choices import BadRows, DataOrder
 from yangtuo.config.settings import Settings
 from yangtuo.data import dedup, measures
+from yangtuo.data.encoding_options import num_too_long
 from yangtuo.data.examples import Examples
 from yangtuo.data.own_system import own_system
 from yangtuo.engine import planning
@@ -165,19 +166,8 @@ def _near_repeats(examples: Examples) -> dict[str, int]:
 
 def _findings(settings: Settings, report: dict[str, Any], place: str) -> Iterator[Finding]:
     train, fit, steps = report["train"], report["fit"], report["steps"]
-    kept, read = train["examples"], train["rows_read"]
-    lost = train["rows_that_cannot_be_used"] + sum(train["rows_dropped"].values())
-    if lost > _MOST_LOST * read:
-        yield Finding(
-            True,
-            Message(
-                "{lost:,} of {read:,} rows are lost ({share:.0%}); {place}",
-                lost=lost,
-                read=read,
-                share=lost / read,
-                place=place,
-            ),
-        )
+    kept = train["examples"]
+    yield from _lost_findings(train, settings.data.bad_rows, place)
     yield from _end_findings(train, settings.data.max_seq_length)
     if not steps["an_epoch"]:
         yield Finding(
@@ -194,6 +184,34 @@ def _findings(settings: Settings, report: dict[str, Any], place: str) -> Iterato
     shared = report.get("validation", {}).get("prompts_also_trained_on", 0)
     if shared:
         yield Finding(False, Message("{shared:,} validation rows have a prompt that is trained on too", shared=shared))
+
+
+def _lost_findings(train: dict[str, Any], bad_rows: BadRows, place: str) -> Iterator[Finding]:
+    """On rows that are not trained on. Those that a user asked to leave out speak against nothing."""
+    read, reasons = train["rows_read"], train["rows_dropped"]
+    all_lost = train["rows_that_cannot_be_used"] + sum(reasons.values())
+    lost = num_too_long(reasons) if bad_rows is BadRows.DROP else all_lost
+    if lost > _MOST_LOST * read:
+        yield Finding(
+            True,
+            Message(
+                "{lost:,} of {read:,} rows are lost ({share:.0%}); {place}",
+                lost=lost,
+                read=read,
+                share=lost / read,
+                place=place,
+            ),
+        )
+    if all_lost - lost > _MOST_LOST * read:
+        yield Finding(
+            False,
+            Message(
+                "{lost:,} of {read:,} rows are left out, as --bad_rows drop asks; the other {kept:,} can be trained on",
+                lost=all_lost - lost,
+                read=read,
+                kept=read - all_lost,
+            ),
+        )
 
 
 def _end_findings(train: dict[str, Any], max_seq_length: int) -> Iterator[Finding]:

@@ -232,6 +232,18 @@ def test_dropped_rows_and_weights_are_kept_with_the_entry(tmp_path, tokenizer):
         assert weights.tolist() == [1, 1, 1, 0.5]
 
 
+@pytest.mark.parametrize(("num_null", "first"), [(5, "'output' is null"), (2, "'instruction' is empty")])
+def test_where_all_rows_are_bad_the_most_frequent_reason_is_told(tmp_path, tokenizer, num_null, first):
+    rows = [{"instruction": "问", "output": None}] * num_null + [{"instruction": "", "output": "答"}] * 3
+    path = tiny.write_rows(tmp_path / "a.json", rows)
+    with pytest.raises(DataError) as caught:
+        stored_in(None, [path], tokenizer, reading=replace(READING, bad_rows=BadRows.DROP))
+    said = str(caught.value)
+    assert said.startswith(f"none of the {len(rows)} rows can be trained on ({first}")
+    assert f": {max(num_null, 3)}" in said
+    assert "--max_seq_length" not in said
+
+
 def test_processes_give_what_one_process_gives(tmp_path, files, tokenizer, monkeypatch):
     monkeypatch.setattr(cache_build, "_PARALLEL_BYTES", 0)
     monkeypatch.setattr(cache_build, "_BATCH_ROWS", 4)

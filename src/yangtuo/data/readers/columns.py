@@ -120,8 +120,11 @@ def parse(text: str, data_format: DataFormat = DataFormat.AUTO) -> Columns:
     """
     try:
         given = json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        reason = _no_json(text) or Message("not JSON; write it as '{json}'", json=_meant(text, data_format))
+        raise UsageError("--columns {text}: {reason}", text=text, reason=reason) from error
     except ValueError as error:
-        raise UsageError("--columns {text}: {reason}", text=text, reason=_no_json(text) or error) from error
+        raise UsageError("--columns {text}: {reason}", text=text, reason=error) from error
     if not isinstance(given, dict) or not given:
         raise UsageError("--columns {text}: expected columns and fields, as {example}", text=text, example=_EXAMPLE)
     problems = list(_problems(given, data_format))
@@ -200,6 +203,18 @@ def _no_json(text: str) -> str:
             guess=guess,
         )
     return ""
+
+
+def _meant(text: str, data_format: DataFormat) -> str:
+    """The JSON of a text such as `{column: field}` or `column=field, column=field`; an example where it is neither."""
+    inside = signs_in_ascii(text).strip().removeprefix("{").removesuffix("}")
+    pairs = [[word.strip(" \t\"'") for word in re.split("[:=]", pair)] for pair in inside.split(",")]
+    if not all(len(pair) == 2 and all(pair) for pair in pairs):
+        return _EXAMPLE
+    given = {column: None if field == "null" else field for column, field in pairs}
+    turned = {field: column for column, field in pairs}
+    fitting = (one for one in (given, turned) if len(one) == len(pairs) and not list(_problems(one, data_format)))
+    return next(map(_json, fitting), _EXAMPLE)
 
 
 def _json(value: Any) -> str:

@@ -11,6 +11,7 @@ from yangtuo.config.choices import BadRows, DataFormat, TrainTurns
 from yangtuo.data.readers import files, formats, recognition, search
 from yangtuo.data.readers.columns import Columns
 from yangtuo.data.readers.recognition import Layout
+from yangtuo.data.readers.row_faults import is_of_empty_text
 from yangtuo.data.readers.tool_use import BESIDE, beside
 from yangtuo.data.records import Record, Source, Turn, Value
 from yangtuo.errors import DataError
@@ -176,9 +177,17 @@ class Reader:
 
     def _drop(self, source: str, value: Value, *reasons: str) -> None:
         self.num_dropped += 1
+        if self.read_options.bad_rows is BadRows.ERROR:
+            reasons = tuple(map(_with_remedy, reasons))
         if self._num_listed < MOST_LISTED:
             self._num_listed += 1
             self.dropped += [Dropped(source, value.row, value.line, reason) for reason in reasons]
+
+
+def _with_remedy(fault: str) -> str:
+    if is_of_empty_text(fault):
+        return Message("{fault}; write it, or leave the row out (--bad_rows drop)", fault=fault)
+    return fault
 
 
 def _displaced(path: Path, layout: Layout) -> set[str]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from yangtuo.config.choices import DataFormat
+from yangtuo.config.words import did_you_mean
 from yangtuo.data.readers import names, published
 from yangtuo.data.readers.columns import Columns, Renaming
-from yangtuo.data.readers.shown import keys_of, shown
-from yangtuo.i18n import Message
+from yangtuo.data.readers.shown import columns_of, keys_of, shown
+from yangtuo.i18n import Listed, Message
 
 _TELLING = {  # a format is told by these keys
     DataFormat.MESSAGES: {"messages"},
@@ -19,6 +20,7 @@ _TELLING = {  # a format is told by these keys
     DataFormat.PROMPT_COMPLETION: {"prompt", "completion"},
     DataFormat.ALPACA: {"instruction", "output"},
 }
+_NEAR = 0.7  # as difflib counts: one character of four, since Chinese names are short
 _LISTS = ("conversation", "dialogue", "dialog", "chat", "对话")  # of turns with roles, under another name
 
 
@@ -58,7 +60,7 @@ def layout_of(
         return Layout(DataFormat.ALPACA)  # the row itself is the fault
     without = ""
     if columns:
-        without = Message("it has none of the columns that --columns names (it has {keys})", keys=keys_of(first))
+        without = Message("it has none of the columns that --columns names (it has {keys})", keys=columns_of(first))
     if data_format is not DataFormat.AUTO:
         return Layout(data_format, told=without)
     found = _recognized(first, has_cells=has_cells)
@@ -76,7 +78,7 @@ def detect(first: dict[str, Any]) -> tuple[DataFormat | None, str]:
 
 
 def _asked(first: Any, data_format: DataFormat, columns: Columns) -> Layout | str:
-    there = {str(place) for place in range(len(first))} if isinstance(first, list) else first.keys()
+    there = [str(place) for place in range(len(first))] if isinstance(first, list) else list(first)
     missing = [column for column in columns.fields if column not in there]
     fits = columns.data_format or (None if data_format is DataFormat.AUTO else data_format)
     if fits is None:
@@ -89,15 +91,23 @@ def _asked(first: Any, data_format: DataFormat, columns: Columns) -> Layout | st
         fits = found.data_format
     needed = frozenset(_TELLING[fits])
     if any(columns.fields[column] in needed for column in missing):
-        has = keys_of(dict.fromkeys(there))
-        return Message(
-            "--columns: no column {missing}; there are {has}", missing=", ".join(map(repr, missing)), has=has
+        unknown = Message(
+            "--columns: no column {missing}; there are {has}",
+            missing=", ".join(map(repr, missing)),
+            has=columns_of(there),
         )
+        free = [name for name in there if name and name not in columns.fields]
+        hints = {column: did_you_mean(column, free, "", cutoff=_NEAR) for column in missing}
+        if len(missing) == 1:
+            told: list[str] = [hint for hint in hints.values() if hint]
+        else:
+            told = [Message("{column!r}: {hint}", column=column, hint=hint) for column, hint in hints.items() if hint]
+        return Listed([unknown, *([Listed(told, " ")] if told else [])], "; ")
     if columns.by_place and names.are_names(_cells(first, columns)):
-        told = ", ".join(_cells(first, columns))
+        given = ", ".join(_cells(first, columns))
         return Message(
             "--columns goes by places, and the first line has names ({told}); give these names in place of numbers",
-            told=told,
+            told=given,
         )
     renaming = Renaming(columns.fields, needed, may_displace=True)
     return Layout(fits, renaming, renaming.told(), renaming, is_asked=True)

@@ -8,7 +8,7 @@ from yangtuo.data.readers.shown import found as _found
 from yangtuo.data.readers.shown import keys_of as _keys
 from yangtuo.data.readers.shown import short as _short
 from yangtuo.data.readers.shown import shown as _shown
-from yangtuo.i18n import Message
+from yangtuo.i18n import Message, gettext_noop
 
 _HEAVIEST = 1_000_000
 _DEEPEST = 100  # levels of lists and objects; templates render them by recursion
@@ -23,6 +23,7 @@ _MEANING = {
     **dict.fromkeys(("chosen", "rejected", "rejected_response", "rejected_messages"), _PREFERENCE),
     **dict.fromkeys(("loss_mask", "mask", "masked"), _MASK),
 }
+_EMPTY = gettext_noop("{key!r} is empty; expected {rule}")
 NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -49,7 +50,14 @@ def text_faults(row: dict[str, Any], key: str, rule: str, *, may_be_empty: bool 
             "{key!r} has half of a surrogate pair, which is no character; expected {rule}", key=key, rule=rule
         )
     elif not may_be_empty and not row[key].strip():
-        yield Message("{key!r} is empty; expected {rule}", key=key, rule=rule)
+        yield Message(_EMPTY, key=key, rule=rule)
+
+
+def is_of_empty_text(fault: str) -> bool:
+    """Whether a fault is that a text is empty, at any place of a row."""
+    while isinstance(fault, Message) and isinstance(inner := fault.values.get("fault"), str):
+        fault = inner
+    return isinstance(fault, Message) and fault.template == _EMPTY
 
 
 def optional_faults(row: dict[str, Any], key: str) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """Values and keys of a row as a message shows them: one line, short, and nothing that cannot be printed."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 
 _MOST_KEYS = 8
 _LONGEST = 60
@@ -41,6 +42,14 @@ def keys_of(content: dict[str, Any]) -> str:
     """The first keys of a row, and how many more there are."""
     first = ", ".join(shown(key) for key in list(content)[:_MOST_KEYS])
     more = len(content) - _MOST_KEYS
+    return Message("{first} and {more:,} more", first=first, more=more) if more > 0 else first or "none"
+
+
+def columns_of(names: Iterable[str]) -> str:
+    """The first columns of a file, and how many more there are; one without a name by its number, from 1."""
+    told = [name or Message("(column {number}, without a name)", number=i) for i, name in enumerate(names, start=1)]
+    first = Listed((name if isinstance(name, Message) else shown(name) for name in told[:_MOST_KEYS]), ", ")
+    more = len(told) - _MOST_KEYS
     return Message("{first} and {more:,} more", first=first, more=more) if more > 0 else first or "none"
 
 

@@ -3,15 +3,20 @@
 import contextlib
 import csv
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from yangtuo.data.readers.columns import Columns
+from yangtuo.data.readers.shown import shown
 from yangtuo.data.records import Value
 from yangtuo.errors import DataError, MissingDependencyError, one_line
 from yangtuo.i18n import Message
 from yangtuo.installing import pip_install
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_CELL = 1 << 26  # characters
 _BATCH_ROWS = 1024
@@ -37,10 +42,51 @@ def csv_values(text: IO[str], path: str, columns: Columns | None = None, separat
     Raises:
         DataError: no line with names, or a fault that leaves open where the next row begins.
     """
+    lines = _csv_lines(text, path, separator)
+    head = _head(lines, path, columns, separator)
+    if head is None:
+        raise DataError("{path}: the file is empty; expected a line with the names of the columns", path=path)
+    of_head = Message("columns of the header") if head.is_head else Message("cells of the first line")
+    inside = Message("a tab") if separator == "\t" else Message("a comma")
+    for row, (line, cells) in enumerate(_filled(head.lines, path)):
+        fault = ""
+        if len(cells) != len(head.names):
+            fault = Message(
+                "{num_cells} value(s) for the {num_names} {of_head}",
+                num_cells=len(cells),
+                num_names=len(head.names),
+                of_head=of_head,
+            )
+        if len(cells) > len(head.names):
+            fault = Message(
+                "{fault}; probably {inside} inside a cell, which then needs quotes", fault=fault, inside=inside
+            )
+        yield Value(row, line, _content(head.names, cells, head.apart), fault)
+
+
+_Line = tuple[int, list[str]]  # its 1-based number, and its cells
+
+
+class _Head(NamedTuple):
+    """The names of the columns, and what is below.
+
+    Attributes:
+        names: of the columns.
+        apart: see `_not_texts`.
+        is_head: whether the first line has the names.
+        lines: the rows, blank ones included.
+    """
+
+    names: list[str]
+    apart: dict[str, str]
+    is_head: bool
+    lines: Iterator[_Line]
+
+
+def _csv_lines(text: IO[str], path: str, separator: str) -> Iterator[_Line]:
+    """The lines with cells, so that an empty one is left out."""
     csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(_lines(text, path), delimiter=separator, strict=True)
-    names: list[str] | None = None
-    row = 0
     while True:
         line = reader.line_num + 1
         try:
@@ -51,39 +97,78 @@ def csv_values(text: IO[str], path: str, columns: Columns | None = None, separat
                 "{path}:{line}: broken CSV: the row that begins here: {reason}", path=path, line=line, reason=reason
             ) from error
         if cells is None:
-            break
-        if not cells:  # an empty line
-            continue
-        if names is None:
-            others = [mark for mark in _SEPARATORS if mark != separator and mark in cells[0]]
-            if len(cells) == 1 and others:
-                raise DataError(
-                    "{path}:{line}: columns are separated by {others!r}; save the table with {separator!r} "
-                    "between its columns",
-                    path=path,
-                    line=line,
-                    others=others[0],
-                    separator=separator,
-                )
-            names, is_head = _names(cells, f"{path}:{line}", columns)
-            apart = _not_texts(names, columns)
-            if is_head:
-                continue
-        of_head = Message("columns of the header") if is_head else Message("cells of the first line")
-        fault = (
-            ""
-            if len(cells) == len(names)
-            else Message(
-                "{num_cells} value(s) for the {num_names} {of_head}",
-                num_cells=len(cells),
-                num_names=len(names),
-                of_head=of_head,
-            )
+            return
+        if cells:
+            yield line, cells
+
+
+def _head(lines: Iterator[_Line], path: str, columns: Columns | None, separator: str = "") -> _Head | None:
+    """What the first line that is not blank says; None where there is none.
+
+    Args:
+        lines: of the table.
+        path: of the file, for messages.
+        columns: of `--columns`.
+        separator: of the cells of a text.
+    """
+    first = next(((line, cells) for line, cells in lines if not _is_blank(cells)), None)
+    if first is None:
+        return None
+    line, cells = first
+    others = [mark for mark in _SEPARATORS if separator and mark != separator and mark in cells[0]]
+    if len(cells) == 1 and others:
+        raise DataError(
+            "{path}:{line}: columns are separated by {others!r}; save the table with {separator!r} between its columns",
+            path=path,
+            line=line,
+            others=others[0],
+            separator=separator,
         )
-        yield Value(row, line, _content(names, cells, apart), fault)
-        row += 1
-    if names is None:
-        raise DataError("{path}: the file is empty; expected a line with the names of the columns", path=path)
+    if not (columns and columns.by_place):  # else the first line may be a row with an empty cell
+        lines = _below_title(first, lines, path)
+    if not separator:  # a sheet is as wide as its widest row
+        cells = cells[: len(cells) - _num_empty_at_end(cells)]
+    names, is_head = _names(cells, f"{path}:{line}", columns)
+    return _Head(names, _not_texts(names, columns), is_head, lines if is_head else chain([first], lines))
+
+
+def _below_title(first: _Line, lines: Iterator[_Line], path: str) -> Iterator[_Line]:
+    """The lines below the first, which has to have names and not a title alone."""
+    line, cells = first
+    # A cell that a title was merged into is the leftmost; pandas writes a first column without a name.
+    if not cells[0].strip() or sum(map(bool, map(str.strip, cells))) > 1:
+        return lines
+    passed: list[_Line] = []
+    for one in lines:
+        passed.append(one)
+        if _is_blank(one[1]):
+            continue
+        if sum(map(bool, map(str.strip, one[1]))) > 1:
+            raise DataError(
+                "{path}: row {line} has one cell, {text!r}, apparently a title; delete it so that the names of the "
+                "columns are row 1",
+                path=path,
+                line=line,
+                text=shown(cells[0]),
+            )
+        break
+    return chain(passed, lines)
+
+
+def _filled(lines: Iterator[_Line], path: str | Path) -> Iterator[_Line]:
+    """The lines that are not blank; how many others there are is said at the end."""
+    num_blank = 0
+    for line, cells in lines:
+        if _is_blank(cells):
+            num_blank += 1
+        else:
+            yield line, cells
+    if num_blank:
+        logger.info("%s: %d blank rows skipped", path, num_blank)
+
+
+def _is_blank(cells: list[str]) -> bool:
+    return not any(map(str.strip, cells))
 
 
 def _lines(text: IO[str], path: str) -> Iterator[str]:
@@ -204,35 +289,31 @@ def xlsx_values(path: Path, columns: Columns | None = None) -> Iterator[Value]:
 
     try:
         with path.open("rb") as file, python_calamine.load_workbook(file) as book:
-            sheets = {name: book.get_sheet_by_name(name).to_python() for name in book.sheet_names}
+            sheets = {name: _sheet_lines(book.get_sheet_by_name(name)) for name in book.sheet_names}
     except (python_calamine.CalamineError, IndexError, ValueError) as error:
         raise DataError(
             "{path}: no Excel file, or a broken one: {error}", path=path, error=one_line(error, 120)
         ) from error
-    filled = {name: lines for name, lines in sheets.items() if any(map(any, lines))}
+    filled = {name: lines for name, lines in sheets.items() if not all(_is_blank(cells) for _, cells in lines)}
     if len(filled) > 1:
         raise DataError(
             "{path}: several sheets have rows ({filled}); save each as a file of its own",
             path=path,
             filled=", ".join(filled),
         )
-    names: list[str] | None = None
-    row = 0
-    for line, given in enumerate(next(iter(filled.values()), []), start=1):
-        cells = [_cell(value) for value in given]
-        if not any(cells):  # an empty line
-            continue
-        if names is None:
-            names, is_head = _names(cells[: len(cells) - _num_empty_at_end(cells)], f"{path}:{line}", columns)
-            apart = _not_texts(names, columns)
-            if is_head:
-                continue
-        beyond = len(cells) - _num_empty_at_end(cells) > len(names)
-        fault = Message("more cells than the {num_names} columns of the header", num_names=len(names)) if beyond else ""
-        yield Value(row, line, _content(names, cells, apart), fault)
-        row += 1
-    if names is None:
+    head = _head(iter(next(iter(filled.values()), [])), str(path), columns)
+    if head is None:
         raise DataError("{path}: no sheet has a row; expected a line with the names of the columns", path=path)
+    num_names = len(head.names)
+    for row, (line, cells) in enumerate(_filled(head.lines, path)):
+        beyond = len(cells) - _num_empty_at_end(cells) > num_names
+        fault = Message("more cells than the {num_names} columns of the header", num_names=num_names) if beyond else ""
+        yield Value(row, line, _content(head.names, cells, head.apart), fault)
+
+
+def _sheet_lines(sheet: Any) -> list[_Line]:
+    above = sheet.start[0] if sheet.start else 0  # empty rows at the top are not among those given
+    return [(line, list(map(_cell, cells))) for line, cells in enumerate(sheet.to_python(), start=above + 1)]
 
 
 def _cell(value: Any) -> str:

@@ -106,7 +106,18 @@ def test_all_problems_at_once():
         ),
         ("{‘a’: ‘output’}", '\'‘’\' is a full-width quote, type "\'"; did you mean \'{"a": "output"}\'?'),
         ("{'a': 'output'}", 'JSON has double quotes; did you mean \'{"a": "output"}\'?'),
-        ('{"a": "output"', "Expecting ',' delimiter: line 1 column 15 (char 14)"),
+        ('{"a": "output"', 'not JSON; write it as \'{"a": "output"}\''),
+        ("{客户问题: instruction}", 'not JSON; write it as \'{"客户问题": "instruction"}\''),
+        ("客户问题=instruction", 'not JSON; write it as \'{"客户问题": "instruction"}\''),
+        (
+            "{问：instruction，答：output，备注：null}",
+            'not JSON; write it as \'{"问": "instruction", "答": "output", "备注": null}\'',
+        ),
+        ("instruction=客户问题", 'not JSON; write it as \'{"客户问题": "instruction"}\''),  # the wrong way round
+        *(
+            (text, f"not JSON; write it as '{columns._EXAMPLE}'")
+            for text in ("客户问题", "a=b", "a=output,a=input", "")
+        ),
     ],
 )
 def test_one_problem(given, said):
@@ -213,8 +224,29 @@ def test_an_unknown_column_is_named_with_those_that_are_there(tmp_path):
     path = write_table(tmp_path / "a.csv", ["客户问题", "客服答复", "备注"], [[QUESTION, ANSWER, ""]])
     fields = {**OWN, "补充": "input"}
     assert fault_of(path, fields) == (
-        "a.csv:1: --columns: no column '客服回答', '补充'; there are 客户问题, 客服答复, 备注"
+        "a.csv:1: --columns: no column '客服回答', '补充'; there are 客户问题, 客服答复, 备注; "
+        "'客服回答': did you mean '客服答复'?"
     ).replace("a.csv:1", "a.csv:2")
+
+
+def test_a_column_that_is_nearly_there_is_offered(tmp_path):
+    path = write_table(tmp_path / "a.csv", ["客户问题", "客服答复"], [[QUESTION, ANSWER]])
+    assert fault_of(path, OWN).endswith("no column '客服回答'; there are 客户问题, 客服答复; did you mean '客服答复'?")
+    fields = {"客户问提": "instruction", "客服回答": "output", "备注": None}
+    path = write_table(tmp_path / "b.csv", ["客户问题", "客服答复", "备注"], [[QUESTION, ANSWER, ""]])
+    assert fault_of(path, fields).endswith(
+        "备注; '客户问提': did you mean '客户问题'? '客服回答': did you mean '客服答复'?"
+    )
+    taken = {"客服答复": "instruction", "客服回答": "output"}
+    assert "did you mean" not in fault_of(path, taken)  # the near one is named already
+
+
+def test_a_column_without_a_name_is_told_by_its_number(tmp_path):
+    path = write_table(tmp_path / "a.csv", ["客户问题", "回复", "备注", ""], [[QUESTION, ANSWER, "", ""]])
+    fault = fault_of(path, OWN)
+    assert "备注, (column 4, without a name)" in fault
+    assert "did you mean" not in fault  # nothing is near
+    assert fault_of(path, {"甲": "instruction", "乙": "output"}).endswith("备注, (column 4, without a name))")
 
 
 def test_a_column_that_may_be_missing_has_to_be_in_some_row(tmp_path):
@@ -230,7 +262,8 @@ def test_bad_rows_are_told_in_the_names_of_the_file(tmp_path):
     path = lines(tmp_path / "a.jsonl", *rows, "text")
     assert fault_of(path).splitlines() == [
         "data (4 problems):",
-        "  a.jsonl:2 row 1: '客户问题' is empty; expected a text that is not empty",
+        "  a.jsonl:2 row 1: '客户问题' is empty; expected a text that is not empty; write it, or leave the row out "
+        "(--bad_rows drop)",
         "  a.jsonl:2 row 1: '客服回答' is null; expected a text",
         "  a.jsonl:3 row 2: no '客服回答' (keys: 客户问题); it is the output",
         '  a.jsonl:4 row 3: expected an object, found a text, "text"',

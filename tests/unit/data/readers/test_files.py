@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tables import write_excel
-from yangtuo.data.readers import decode, files, tables
+from tests.tables import write_excel, write_table
+from yangtuo.data.readers import columns, decode, files, tables
 from yangtuo.errors import DataError, MissingDependencyError
 from yangtuo.installing import pip_install
 
@@ -258,7 +258,7 @@ def test_rows_of_the_wrong_width_are_faults_of_their_own(tmp_path):
     _, values = read(write(tmp_path / "a.csv", "instruction,output\na\na,b,c\na,b\n"))
     assert [value.fault for value in values] == [
         "1 value(s) for the 2 columns of the header",
-        "3 value(s) for the 2 columns of the header",
+        "3 value(s) for the 2 columns of the header; probably a comma inside a cell, which then needs quotes",
         "",
     ]
 
@@ -414,3 +414,75 @@ def test_of_several_sheets_only_one_may_have_rows(tmp_path):
     assert contents(write_excel(tmp_path / "a.xlsx", [], lines, [])) == [{"instruction": "问", "output": "答"}]
     fault = fault_of(write_excel(tmp_path / "a.xlsx", lines, lines))
     assert fault == "a.xlsx: several sheets have rows (s1, s2); save each as a file of its own"
+
+
+# ---- tables as people keep them
+
+
+def table(path, lines):
+    return write_table(path, lines[0], lines[1:])
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.xlsx"])
+def test_a_title_above_the_names_is_one_error(tmp_path, name):
+    lines = [["2026年客服记录", "", ""], ["instruction", "output", "备注"], *[["问", "答", "好"]] * 50]
+    fault = fault_of(table(tmp_path / name, lines))
+    assert fault.startswith(f"{name}: row 1 ")
+    assert "2026年客服记录" in fault
+    assert "title" in fault
+    assert len(contents(table(tmp_path / name, lines[1:]))) == 50
+
+
+def test_a_title_in_a_line_of_its_own_is_one_too_and_blank_rows_may_stand_around_it(tmp_path):
+    assert "row 1 has one cell" in fault_of(write(tmp_path / "a.csv", "标题\ninstruction,output\n问,答\n"))
+    assert "row 2 has one cell" in fault_of(write(tmp_path / "b.csv", ",\n标题,\n,\ninstruction,output\n问,答\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "text\n一\n二\n",  # a column alone
+        ",text\n0,一\n",  # of pandas: its first column has no name
+        "instruction,output\n问,\n问,答\n",  # a row has one cell, and not the first line
+    ],
+)
+def test_what_is_no_title(tmp_path, text):
+    assert contents(write(tmp_path / "a.csv", text))
+
+
+def test_a_first_row_with_an_empty_cell_is_no_title_where_columns_go_by_place(tmp_path):
+    path = write(tmp_path / "a.csv", "问,\n问,答\n")
+    asked = columns.parse('{"0": "instruction", "1": "output"}')
+    _, values = files.values_of(path, columns=asked)
+    assert [value.content for value in values] == [{"0": "问", "1": ""}, {"0": "问", "1": "答"}]
+    assert "title" in fault_of(path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.xlsx"])
+def test_blank_rows_are_skipped_and_counted_and_lines_stay_right(tmp_path, name, caplog):
+    caplog.set_level(logging.INFO)
+    blank = ["", ""]
+    lines = [blank, ["instruction", "output"], blank, ["一", "二"], blank, [" ", ""], ["三", "四"], blank]
+    values = read(table(tmp_path / name, lines))[1]
+    assert [(value.row, value.line, value.content["instruction"], value.fault) for value in values] == [
+        (0, 4, "一", ""),
+        (1, 7, "三", ""),
+    ]
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / name}: 4 blank rows skipped"]
+
+
+def test_nothing_is_said_of_a_table_without_blank_rows(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    read(write(tmp_path / "a.csv", "instruction,output\n问,答\n\n"))
+    assert not caplog.records
+
+
+def test_lines_of_a_sheet_with_empty_rows_at_the_top_are_those_that_excel_shows(tmp_path):
+    lines = [[None, None], [None, None], ["instruction", "output"], ["问", "答"]]
+    assert [value.line for value in read(write_excel(tmp_path / "a.xlsx", lines))[1]] == [4]
+
+
+def test_a_tab_too_many_is_told_as_one(tmp_path):
+    values = read(write(tmp_path / "a.tsv", "instruction\toutput\n问\t答\t二\n"))[1]
+    assert "a tab inside a cell" in values[0].fault
+    assert "inside a cell" not in read(write(tmp_path / "b.tsv", "a\tb\n问\n"))[1][0].fault

@@ -90,6 +90,18 @@ def test_all_faults_of_all_files_at_once(tmp_path):
     assert len(records.read([good])[0]) == 2
 
 
+def test_an_empty_question_says_what_to_do_as_an_empty_answer_does(tmp_path):
+    remedy = "write it, or leave the row out (--bad_rows drop)"
+    dialogue = [{"role": "user", "content": " "}, {"role": "assistant", "content": "答"}]
+    bad = ({"instruction": "", "output": "答"}, {"instruction": "问", "output": ""}, {"messages": dialogue})
+    for number, row in enumerate(bad):
+        assert fault_of([lines(tmp_path / f"{number}.jsonl", [row])]).endswith(remedy)
+    asked = Reader([tmp_path / "0.jsonl"], ReadOptions(bad_rows=BadRows.DROP))
+    assert list(asked.records()) == []
+    assert remedy not in asked.dropped[0].told  # it is done
+    assert remedy not in fault_of([lines(tmp_path / "null.jsonl", [{"instruction": None, "output": "答"}])])
+
+
 def test_one_row_with_two_faults_is_no_more_bad_rows_than_it_is(tmp_path):
     path = lines(tmp_path / "a.jsonl", [{"instruction": 1}])
     assert fault_of([path]).splitlines()[0] == "data (2 problems):"

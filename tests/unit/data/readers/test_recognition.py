@@ -157,7 +157,8 @@ def test_where_it_is_not_plain_the_option_is_proposed(row, proposed):
 def test_a_later_row_with_the_real_column_is_a_fault(tmp_path):
     path = lines(tmp_path / "a.jsonl", {"input": "", "output": "b"}, {"instruction": "问", "input": "", "output": "答"})
     assert fault_of(path).splitlines()[1:] == [
-        "  a.jsonl:1 row 0: 'input' is empty; expected a text that is not empty",
+        "  a.jsonl:1 row 0: 'input' is empty; expected a text that is not empty; write it, or leave the row out "
+        "(--bad_rows drop)",
         "  a.jsonl:2 row 1: has both 'instruction' and 'input', of which the file's first row has 'input' alone; "
         "say which is which with --columns",
     ]
