@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side, and tiny models: one thread each
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tiny models need no more threads, and a process that is forked (tests/forker.py) must have had none beside it: those of
+# OpenMP are not in the fork, which would wait for them for ever.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests import tiny
 from tests.command import end_forker

@@ -18,7 +18,7 @@ from yangtuo.training import run_folder
 TIMES = {
     "distances",
     *("tokens_per_s", "mfu", "step_seconds", "runtime", "eval_runtime", "train_runtime", "train_samples_per_second"),
-    *("train_steps_per_second", "began", "seconds", "process", "notes", "memory_plan", "cpu_wait"),
+    *("train_steps_per_second", "began", "seconds", "process", "notes", "notes_zh", "memory_plan", "cpu_wait"),
     *("memory_bytes", "peak_memory_bytes", "planned_seconds"),
 }
 ENDED = {"kill": (137,), "kill all": (137,), "tear": (153,), "stop": (143, 0)}  # 0: asked in the last step
