@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-# Tiny models need no more threads, and a process that is forked (tests/forker.py) must have had none beside it: those of
-# OpenMP are not in the fork, which would wait for them for ever.
+# Tiny models need no more threads; and a process that is forked (tests/forker.py) must have had none beside it, since
+# OpenMP's are not in the fork, which would wait for them for ever.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests import tiny
