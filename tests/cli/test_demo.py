@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 
 import pytest
 import torch
@@ -39,9 +40,17 @@ def test_main_command_teaches_the_model_its_name(environment, tmp_path):  # noqa
     assert all(demo.NAME in text for text in after), after
 
 
+@pytest.mark.parametrize("is_switched_on", [True, False])
+def test_in_an_environment_that_is_not_switched_on_that_comes_first(is_switched_on, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "env") if is_switched_on else "")
+    text = demo.next_steps(tmp_path / "out", tmp_path / "base")
+    assert (f"source {tmp_path}/env/bin/activate" in text) != is_switched_on
+
+
 def test_it_ends_with_commands_that_there_are(tmp_path):
     """Each is read by its verb's parser; MODEL and rows.json are the user's."""
-    text = demo.next_steps(tmp_path / "my run")
+    text = demo.next_steps(tmp_path / "my run", tmp_path / "a base")
     commands = [shlex.split(line.partition("yangtuo ")[2]) for line in text.splitlines() if "yangtuo " in line]
     assert [words[0] for words in commands] == ["chat", "preview", "check", "train"]
     for verb, *words in commands:

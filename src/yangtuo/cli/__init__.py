@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.prepare()
     set_environment()
     asked, words = i18n.taken_from(list(sys.argv[1:] if argv is None else argv))
-    i18n.use(i18n.of_machine() if asked in (None, "auto") else asked)
+    i18n.use(asked if asked in i18n.LANGUAGES else i18n.of_machine())
     if wrong := _wrong_numbers():
         sys.stderr.write(f"{tr('error{where}: {message}').format(where='', message=wrong)}\n")  # of which process?
         return UsageError.exit_code

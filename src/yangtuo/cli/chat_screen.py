@@ -69,7 +69,7 @@ class Screen:
                 self._console.print()
                 self._say(tr("/quit or Ctrl-D ends"))
                 continue
-            if typed is None or typed == "/quit":
+            if typed is None or typed in ("/quit", "/exit", "/退出"):
                 return
             try:
                 self._do(typed)

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import os
 import shlex
 import shutil
 import subprocess
@@ -75,14 +76,21 @@ def run(options: argparse.Namespace) -> None:
     train.run(settings)
     _show(base, Path(options.output_dir))
     _measure(options.output_dir)
-    print(next_steps(Path(options.output_dir)))  # noqa: T201
+    print(next_steps(Path(options.output_dir), base))  # noqa: T201
 
 
-def next_steps(output_dir: Path) -> str:
-    """What to do after the demo, a command below what it is for."""
-    folder, rows, options = shlex.quote(str(output_dir)), "rows.json", "--model_name_or_path MODEL --train_file"
+def next_steps(output_dir: Path, base: Path) -> str:
+    """What to do after the demo, a command below what it is for; the commands are found once the environment is on."""
+    folder, rows = shlex.quote(str(output_dir)), "rows.json"
+    options = f"--model_name_or_path {shlex.quote(str(base))} --train_file"
     preview = f"yangtuo preview --tokenizer_name_or_path {folder}/{_adapter()} --dataset_dir {shlex.quote(str(DATA))}"
+    # scripts/run_sft.sh switches the environment on for itself alone.
+    is_switched_on = sys.prefix == sys.base_prefix or bool(os.environ.get("VIRTUAL_ENV"))
+    first = (
+        {} if is_switched_on else {tr("first, in each new terminal"): f"source {shlex.quote(sys.prefix)}/bin/activate"}
+    )
     steps = {
+        **first,
         tr("talk to it"): f"yangtuo chat {folder}",
         tr("look at the run, in a browser"): str(output_dir / "report.html"),
         tr("see what it was taught"): preview,

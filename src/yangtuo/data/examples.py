@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yangtuo.data.readers.reader import Dropped
+from yangtuo.i18n import Message
 
 Hashes = npt.NDArray[np.uint64]
 IGNORED_LABEL = -100  # the label that transformers and torch leave out of the loss
@@ -150,7 +151,7 @@ class Examples:
 
     def where(self, i: int) -> str:
         """File and row of an example, for messages."""
-        return f"{self.source(i)} row {self.rows[i]}"
+        return Message("{path} row {row}", path=self.source(i), row=int(self.rows[i]))
 
     def num_with(self, outcome: RowOutcome) -> int:
         """Rows to which this happened."""

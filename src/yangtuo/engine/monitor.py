@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 from yangtuo.model.adapter_state import module_of
 
 _AT_START = 5  # steps that are the start
@@ -190,17 +190,19 @@ def _shared_processor(steps: list[Mapping[str, Any]]) -> Iterator[Event]:
     waited = sum(entry["cpu_wait"] * entry["step_seconds"] for entry in recent) / seconds
     if waited > _WAITED:
         load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-        yield Event(
-            "shared_processor",
-            Message(
-                "the processor is shared: {waited:.0%} of the last steps' time this process waited for one "
-                "({load} programs want to run on {cpu_count} processors); end the others, or give fewer "
-                "threads (OMP_NUM_THREADS=1): threads that wait for each other lose most",
-                waited=waited,
-                load=load,
-                cpu_count=os.cpu_count(),
-            ),
+        told = Message(
+            "the processor is shared: {waited:.0%} of the last steps' time this process waited for one ({load} "
+            "programs want to run on {cpu_count} processors)",
+            waited=waited,
+            load=load,
+            cpu_count=os.cpu_count(),
         )
+        advice = [Message("end the others")]
+        if os.environ.get("OMP_NUM_THREADS") != "1":
+            advice.append(
+                Message("or give fewer threads (OMP_NUM_THREADS=1): threads that wait for each other lose most")
+            )
+        yield Event("shared_processor", Message("{told}; {advice}", told=told, advice=Listed(advice)))
 
 
 def _number(value: Any) -> float:

@@ -152,7 +152,10 @@ def _loss(entry: dict[str, Any]) -> str:
 
 def _saved(entry: dict[str, Any]) -> str:
     """Model FLOP utilisation, and the parts of a padded batch that the step did not compute."""
-    told = tr("MFU {mfu:.0%}, saved {padding:.0%} padding + {prefix:.0%} prefix")
+    if entry["mfu"] > 1:  # the processor was busy with something else while its rate was measured
+        told = tr("saved {padding:.0%} padding + {prefix:.0%} prefix")
+    else:
+        told = tr("MFU {mfu:.0%}, saved {padding:.0%} padding + {prefix:.0%} prefix")
     return told.format(mfu=entry["mfu"], padding=entry["padding_saved"], prefix=entry["prefix_saved"])
 
 

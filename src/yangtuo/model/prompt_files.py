@@ -74,7 +74,7 @@ class PromptFiles:
     def told(self) -> str:
         """In one sentence, whether transformers asks from this folder as training did."""
         if self.difference:
-            return f"{self.difference}; {OTHER_WAYS}."
+            return Message("{difference}; {other_ways}.", difference=self.difference, other_ways=OTHER_WAYS)
         return Message(
             "transformers {version} makes the token ids of training in all dialogues that were tried.",
             version=_version(),

@@ -42,6 +42,8 @@ def find_tokenizer(settings: Settings, base_folder: Path | None, adapter_folder:
     named = settings.model.tokenizer_name_or_path
     folders = [folder for folder in (adapter_folder, base_folder) if folder]
     tokenizer = provenance.find_tokenizer(folders, named, source_of(settings.model))
+    if tokenizer is None and not folders:
+        raise UsageError("--model_name_or_path is missing: the base's folder, or --tokenizer_name_or_path alone")
     if tokenizer is None:
         raise UsageError("--tokenizer_name_or_path is missing, and neither adapter nor base holds a tokenizer")
     if not named:

@@ -74,7 +74,8 @@ def test_skipped_steps(number, found):
 
 
 @pytest.mark.parametrize(("wait", "seconds", "found"), [(0.5, 2.0, True), (0.1, 2.0, False), (0.5, 0.1, False)])
-def test_a_shared_processor_is_said_with_what_helps(wait, seconds, found):
+def test_a_shared_processor_is_said_with_what_helps(wait, seconds, found, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monitor, told = TrainingMonitor(), []
     for entry in steps_of([2.0] * 6, cpu_wait=wait, step_seconds=seconds):
         told += monitor.step(entry)
@@ -82,6 +83,14 @@ def test_a_shared_processor_is_said_with_what_helps(wait, seconds, found):
     if found:
         assert "50% of the last steps' time" in told[0].text
         assert "OMP_NUM_THREADS=1" in told[0].text
+
+
+def test_who_has_one_thread_is_not_told_to_take_one(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monitor, told = TrainingMonitor(), []
+    for entry in steps_of([2.0] * 6, cpu_wait=0.5, step_seconds=2.0):
+        told += monitor.step(entry)
+    assert told[0].text.endswith("; end the others")
 
 
 def evaluations(losses, training):
