@@ -1,4 +1,4 @@
-"""A name of a model that is no folder, or a folder that is no model: what is said, before anything is asked of a hub."""
+"""A name that is no folder, or a folder that is no model: what is said of it before a hub is asked."""
 
 import pytest
 
