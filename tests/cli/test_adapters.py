@@ -181,8 +181,8 @@ def test_loraplus_gives_b_the_higher_rate(train, tmp_path):
         ({"layers_to_transform": "one"}, "--layers_to_transform one: expected numbers and ranges"),
         ({"lora_rank": 0}, "--lora_rank 0: at least 1"),
         ({"loraplus_lr_ratio": -1}, "--loraplus_lr_ratio -1: expected a number above 0"),
-        ({"new_adapter": True}, "--new_adapter: it says what becomes of the adapter of --peft_path"),
-        ({"modules_to_save_policy": "drop"}, "--modules_to_save_policy: it says what becomes of the adapter"),
+        ({"new_adapter": True}, "--new_adapter needs --peft_path, which is not given"),
+        ({"modules_to_save_policy": "drop"}, "--modules_to_save_policy needs --peft_path"),
         ({"load_in_4bit": True, "load_in_8bit": True}, "--load_in_4bit and --load_in_8bit: give one of them"),
         ({"load_in_4bit": True, "init_lora_weights": "pissa"}, "--load_in_4bit with --init_lora_weights pissa"),
     ],
@@ -310,7 +310,7 @@ def test_an_adapter_that_continues_another_is_merged_alone(made, train, run, inp
         said = run("merge", *words, "--output_dir", tmp_path / "x", expect=2)
         other = next(folder for folder in given if folder != third)
         assert said.splitlines()[-1] == (
-            f"error: --peft_path: {third} continues {other} and holds what that one learned; merge it alone: "
+            f"error: --peft_path: {third} continues {other} and holds what that one learned; merge without {other}: "
             f"yangtuo merge --model_name_or_path {inputs.base} --peft_path {third} --output_dir merged"
         )
         assert not (tmp_path / "x").exists()
@@ -323,7 +323,7 @@ def test_an_adapter_that_continues_another_is_merged_alone(made, train, run, inp
     merged_logits(run, inputs.base, [second, above], tmp_path / "stacked")  # what lies below it is no double
     words = ["--model_name_or_path", inputs.base, "--peft_path", f"{first},{above}", "--output_dir", tmp_path / "x"]
     said = run("merge", *words, expect=2)
-    assert f"merge it without that one: yangtuo merge --model_name_or_path {inputs.base} --peft_path " in said
+    assert f"yangtuo merge --model_name_or_path {inputs.base} --peft_path " in said
     assert f"--peft_path {second},{above} --output_dir merged" in said
 
 
