@@ -215,7 +215,7 @@ def test_other_words_that_are_no_text_are_named(words):
     done = forked(*given, "\udcca\udcfd")
     assert done.code == 2
     (line,) = done.err.splitlines()
-    assert line.endswith(f"{words[-1]} '\\udcca\\udcfd': not UTF-8; rename what has this name")
+    assert line.endswith(f"{words[-1]} '\\udcca\\udcfd': not UTF-8; rename the file or folder of this name")
 
 
 def test_a_value_of_a_file_of_options_that_is_no_text_is_named(tmp_path, sentences):

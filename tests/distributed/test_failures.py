@@ -42,7 +42,7 @@ def test_a_process_that_is_killed_is_named_first_and_alone(engines, inputs, tmp_
     launcher = ("--standalone",)
     done = train(inputs, tmp_path / "out", engines["zero2"], expect=137, env={"KILL_AT": "1:5"}, launcher=launcher)
     assert errors(done.said)[0].startswith(
-        f"error: the process of rank 1 on {socket.gethostname()} was ended by SIGKILL; if nobody did that"
+        f"error: the process of rank 1 on {socket.gethostname()} was ended by SIGKILL; if nobody killed it"
     )
     assert len(errors(done.said)) == 1
     assert "Traceback" not in done.said

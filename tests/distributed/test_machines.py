@@ -188,8 +188,8 @@ def test_a_meeting_to_which_not_all_come_is_told(rank, engines, inputs, tmp_path
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     done = yangtuo("train", *inputs.options(tmp_path / "out", ddp_timeout=3), env=env, timeout=60)
     assert (
-        f"rank {rank}: waiting for 1 of 2 processes at 127.0.0.1:{port}, since WORLD_SIZE=2 is in the environment; "
-        "started alone, unset WORLD_SIZE and RANK"
+        f"rank {rank}: waiting for the other processes (1 of 2) at 127.0.0.1:{port}; WORLD_SIZE=2 is in the "
+        "environment; started alone, unset WORLD_SIZE and RANK"
     ) in done.said
     assert done.code == 1
     assert "the meeting of all processes: another process is gone or unreachable" in done.said

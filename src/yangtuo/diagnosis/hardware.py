@@ -265,7 +265,7 @@ def takes_trackers() -> list[str]:
 
 def _computed_in(hardware: Hardware) -> torch.dtype:
     """The dtype of a run without options; what the choice logs is said by the finding."""
-    logger = logging.getLogger("yangtuo.model.base")
+    logger = logging.getLogger("yangtuo.model.processor")
     was, logger.disabled = logger.disabled, True
     try:
         precision = choose_precision(None, fp16=False, bf16=False, stored=torch.bfloat16, hardware=hardware)

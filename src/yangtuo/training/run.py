@@ -81,8 +81,7 @@ def train(settings: Settings) -> None:
         execution = choose_execution(settings, inputs, args, corpus.train, decision.checkpoint, adapter)
         known, saved = provenance_of(settings, inputs, recipe), output_dir / run_folder.ADAPTER_FOLDER
         run = run_record.run_record(settings, recipe, args.seed, began) | {
-            **with_chinese("plan", plan),
-            "memory_plan": needed,
+            **(with_chinese("plan", plan) | {"memory_plan": needed}),
             "next_commands": next_commands(settings, known, saved),
         }
         if is_main:
