@@ -11,6 +11,7 @@ import pytest
 # Tiny models need no more threads; and a process that is forked (tests/forker.py) must have had none beside it, since
 # OpenMP's are not in the fork, which would wait for them for ever.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["YANGTUO_LANG"] = "en"  # of whoever runs the tests, the locale may be Chinese
 
 from tests import tiny
 from tests.command import end_forker

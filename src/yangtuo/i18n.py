@@ -43,20 +43,18 @@ def use(language: str) -> None:
 
 def tr(message: str) -> str:
     """The message in the chosen language; itself where the catalogue does not have it."""
-    if isinstance(message, Message):
-        return message.shown()
-    return _chosen.gettext(message) if message else message
+    return _said(message, _chosen)
 
 
 def in_chinese(message: str) -> str:
     """The message in Chinese, whatever is spoken: for a page that has both languages."""
-    global _chosen
-    spoken = _chosen
-    use("zh")
-    try:
-        return tr(message)
-    finally:
-        _chosen = spoken
+    return _said(message, _catalogue())
+
+
+def _said(message: str, catalogue: gettext.NullTranslations) -> str:
+    if isinstance(message, Message):
+        return message.shown(catalogue)
+    return catalogue.gettext(message) if message else message
 
 
 def with_chinese(name: str, said: str | Sequence[str]) -> dict[str, Any]:
@@ -97,14 +95,14 @@ class Message(str):
 
     def with_values(self, **values: Any) -> Self:
         """The same sentence, other values at some of its places."""
-        return type(self)(self._template, **{**self._values, **values})
+        return _made_again(type(self), self._template, {**self._values, **values})  # type: ignore[return-value]
 
-    def shown(self) -> str:
-        """In the chosen language."""
-        template = tr(self._template)
-        if template == self._template and _speaks_chinese() and not any(map(str.isalnum, _PLACE.sub("", template))):
+    def shown(self, catalogue: gettext.NullTranslations) -> str:
+        """Out of a catalogue, with what stands at its places out of the same."""
+        template = catalogue.gettext(self._template)
+        if _is_chinese(catalogue) and not any(map(str.isalnum, _PLACE.sub("", template))):
             template = "".join(_BETWEEN_PLACES.get(part, part) for part in _MARK.split(template))
-        return template.format(**{name: _translated(value) for name, value in self._values.items()})
+        return template.format(**{name: _value(value, catalogue) for name, value in self._values.items()})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _made_again, (type(self), self._template, self._values)
@@ -125,10 +123,10 @@ class Listed(Message):
         made._template = between
         return made
 
-    def shown(self) -> str:
-        """In the chosen language."""
-        between = _BETWEEN.get(self._template, self._template) if _speaks_chinese() else self._template
-        return between.join(map(_translated, self._values.values()))
+    def shown(self, catalogue: gettext.NullTranslations) -> str:
+        """Out of a catalogue."""
+        between = _BETWEEN.get(self._template, self._template) if _is_chinese(catalogue) else self._template
+        return between.join(_value(value, catalogue) for value in self._values.values())
 
 
 def shortened(parts: Sequence[str], most: int, between: str = "; ") -> Listed:
@@ -137,8 +135,8 @@ def shortened(parts: Sequence[str], most: int, between: str = "; ") -> Listed:
     return Listed([*parts[:most], *more], between)
 
 
-def _speaks_chinese() -> bool:
-    return type(_chosen) is not gettext.NullTranslations
+def _is_chinese(catalogue: gettext.NullTranslations) -> bool:
+    return type(catalogue) is not gettext.NullTranslations
 
 
 def columns_of(text: str) -> int:
@@ -146,10 +144,11 @@ def columns_of(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
-def _translated(value: Any) -> Any:
+def _value(value: Any, catalogue: gettext.NullTranslations) -> Any:
+    """What stands at a place: a message or the text of an error in the language, all else as it is."""
     if isinstance(value, Exception) and len(value.args) == 1 and isinstance(value.args[0], str):
-        return tr(value.args[0])
-    return tr(value) if isinstance(value, Message) else value
+        return _said(value.args[0], catalogue)
+    return value.shown(catalogue) if isinstance(value, Message) else value
 
 
 def _made_again(cls: type[Message], template: str, values: dict[str, Any]) -> Message:

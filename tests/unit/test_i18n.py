@@ -8,6 +8,7 @@ import logging
 import pickle
 import re
 import string
+import threading
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,30 @@ def test_what_stands_between_is_chinese_too(between, chinese):
     assert i18n.tr(listed) == f"甲{between}乙"
     i18n.use("zh")
     assert i18n.tr(listed) == chinese
+
+
+def test_a_message_with_another_value_is_the_same_sentence():
+    few = i18n.Message("--{name} {value}: at least {least}", name="x", value=0, least=1)
+    assert few.with_values(name="y") == "--y 0: at least 1"
+    assert i18n.Listed([few, "b"], "; ").with_values(part1="c") == "--x 0: at least 1; c"
+
+
+def test_chinese_for_a_file_is_not_heard_by_another_thread():
+    """A line that is said beside it stays in the language that was chosen."""
+    few = i18n.Message("--{name} {value}: at least {least}", name="x", value=0, least=1)
+    stop = threading.Event()
+
+    def notes():
+        while not stop.is_set():
+            i18n.in_chinese(few)
+
+    beside = threading.Thread(target=notes)
+    beside.start()
+    try:
+        assert {str(i18n.tr(few)) for _ in range(20_000)} == {"--x 0: at least 1"}
+    finally:
+        stop.set()
+        beside.join()
 
 
 @given(st.text(), st.integers())

@@ -8,15 +8,18 @@ reference where it has one, in the order of the prompts. Killed in the middle, t
 import argparse
 import json
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from yangtuo import logs, output
-from yangtuo.cli.model_options import add_model_options, lora_arguments, model_arguments, places_of
+from yangtuo.api.chat import ModelOptions
+from yangtuo.cli.model_options import add_model_options
 from yangtuo.config.choices import DataFormat
 from yangtuo.config.json_values import object_of
 from yangtuo.errors import DataError, UsageError
 from yangtuo.i18n import Message
+from yangtuo.inference.places import places_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +50,8 @@ def run(options: argparse.Namespace) -> None:
         RunFailure: the model computes no numbers, or memory does not do.
     """
     _check(options)
-    target = options.target or options.model_name_or_path
-    model, places = model_arguments(options), places_of(target, options)
+    chosen = ModelOptions(**{field.name: getattr(options, field.name) for field in fields(ModelOptions)})
+    model, places = chosen.model, places_of(options.target or options.model_name_or_path, chosen.model)
     from yangtuo.data import prompt_rows
     from yangtuo.data.encoding import EncodingOptions
     from yangtuo.data.readers.reader import ReadOptions
@@ -72,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
     folders = [folder for folder in (places.adapter, places.base) if folder]
     sampling = sampling_of(folders, options.max_new_tokens, given, seed=options.seed)
     hardware = detect_hardware(options.use_cpu)
-    opened = load.open_model(places, model, options.template, hardware, lora_arguments(options), kwargs)
+    opened = load.open_model(places, model, options.template, hardware, chosen.lora, kwargs)
     keys = tuple(map(str, range(len(prompts))))
     task = AnswerTask("prompts", tuple(prompts), keys, options.max_new_tokens, sampling)
     out = Path(options.out).expanduser()

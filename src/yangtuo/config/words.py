@@ -4,6 +4,7 @@ Chats, web pages and Chinese input methods turn `--` into a dash, and `=` and `,
 """
 
 import argparse
+import contextlib
 import difflib
 import logging
 import os
@@ -11,6 +12,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from yangtuo.config.help import verb_help
@@ -37,6 +39,7 @@ _QUOTES = "“”‘’"
 _AS_ASCII = str.maketrans({sign: ascii_ for signs, _, ascii_ in _WIDE for sign in signs})
 _FREE_TEXTS = ("system_prompt", "ask", "columns")  # what a person says, and what has a reader of its own
 _NEAR = 0.85  # as difflib counts; one letter in seven
+_NEAR_PATH = 0.75
 _LEAST_PREFIX = 3
 _MOST_NAMED = 4
 
@@ -78,6 +81,23 @@ def wide_signs(value: str) -> list[str]:
         for signs, name, ascii_ in _WIDE
         if (there := [sign for sign in signs if sign in value])
     ]
+
+
+def near_path(path: str) -> Iterator[str]:
+    """What was probably meant by a path that is not there: one of nearly the same name; or a script's placeholder."""
+    if path.startswith("path/to"):
+        yield Message("the script still has its placeholder")
+        return
+    place = Path(os.path.expanduser(path))
+    with contextlib.suppress(OSError, ValueError):  # no such folder either, or no name at all
+        others = [other.name for other in place.absolute().parent.iterdir()]
+        if near := difflib.get_close_matches(place.name, others, n=1, cutoff=_NEAR_PATH):
+            yield Message("did you mean {meant!r}?", meant=str(Path(path).with_name(near[0])))
+
+
+def of_missing_path(text: str, path: str) -> str:
+    """A message on a path that is not there, with what was probably meant and what is said of its signs."""
+    return Listed([text, *near_path(path), *wide_signs(path)], "; ")
 
 
 def with_signs(text: str, value: str) -> str:

@@ -1,7 +1,7 @@
 """Looks at each step and each evaluation of a run, and says early what a person would want to know.
 
 Everything here is a function of log.jsonl's entries, so a run that is resumed goes on with what it knew. Each kind is
-said once: on the screen, in run.json's notes, and as an entry `{"step", "event", "text"}` of log.jsonl.
+said once: on the screen, in run.json's notes, and as an entry `{"step", "event", "text", "text_zh"}` of log.jsonl.
 """
 
 import math

@@ -9,10 +9,10 @@ from typing import Any
 
 from yangtuo.config.schema import ModelArguments
 from yangtuo.errors import AdapterError, UsageError, one_line
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 from yangtuo.model import adapter_folder
 from yangtuo.model.adapter_folder import CONFIG_FILE
-from yangtuo.model.folders import local_folder
+from yangtuo.model.folders import local_folder, taken_for_a_model
 from yangtuo.model.hubs import source_of
 
 logger = logging.getLogger(__name__)
@@ -59,14 +59,14 @@ def find_adapter(target: str | None, peft_path: str | None) -> Path | None:
     if (found / CONFIG_FILE).is_file():
         return found
     if folder.is_dir() and not (folder / "config.json").is_file():
-        names = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
-        raise UsageError(
-            "{target}: neither {config_file} nor config.json in that folder (found: {names}){meant}",
+        told = Message(
+            "{target}: neither {config_file} nor config.json in that folder (found: {names})",
             target=target,
             config_file=CONFIG_FILE,
-            names=names,
-            meant=adapter_folder.meant(folder),
+            names=", ".join(sorted(path.name for path in folder.iterdir())[:6]) or Message("nothing"),
         )
+        meant = [*adapter_folder.meant(folder), *taken_for_a_model(folder, "model_name_or_path")]
+        raise UsageError(Listed([told, *meant], "; "))
     return None
 
 

@@ -5,11 +5,12 @@ A wrong path is the most common error there is, so it is found before the librar
 
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from yangtuo.config.words import with_signs
+from yangtuo.config.words import of_missing_path
 from yangtuo.errors import AdapterError
-from yangtuo.i18n import Message
+from yangtuo.i18n import Listed, Message
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +30,17 @@ def check_adapter(peft_path: str, *, is_optional: bool = False) -> Path:
     """
     folder = Path(peft_path)
     if not folder.is_dir():
-        told = Message("--peft_path {peft_path}: no such folder", peft_path=peft_path)
+        told = of_missing_path(Message("--peft_path {peft_path}: no such folder", peft_path=peft_path), peft_path)
         if is_optional:
             raise AdapterError("{told}; for a new LoRA, leave --peft_path out", told=told)
-        raise AdapterError(with_signs(told, peft_path))
+        raise AdapterError(told)
     if not (folder / CONFIG_FILE).is_file():
-        raise AdapterError(
-            "--peft_path {peft_path}: no {config_file} in that folder, so it is no adapter{meant}",
+        told = Message(
+            "--peft_path {peft_path}: no {config_file} in that folder, so it is no adapter",
             peft_path=peft_path,
             config_file=CONFIG_FILE,
-            meant=meant(folder),
         )
+        raise AdapterError(Listed([told, *meant(folder)], "; "))
     return folder
 
 
@@ -52,9 +53,10 @@ def of_run(folder: Path) -> Path:
     return adapter
 
 
-def meant(folder: Path) -> str:
+def meant(folder: Path) -> Iterator[str]:
     """For messages, which sub-folder was probably meant: a run's adapter, its best, its last checkpoint, another."""
     names = [path.parent.name for path in sorted(folder.glob(f"[!.]*/{CONFIG_FILE}"))]
     step = {name: int(found[1]) for name in names if (found := re.fullmatch(r"checkpoint-(\d+)", name))}
     names.sort(key=lambda name: (name != OF_RUN, name != _BEST, -step.get(name, -1)))
-    return Message("; did you mean its sub-folder {names!r}?", names=names[0]) if names else ""
+    if names:
+        yield Message("did you mean its sub-folder {name!r}?", name=names[0])

@@ -1,14 +1,12 @@
 """A name that the user gave -> a local folder. Only from here something may be fetched, and only by name."""
 
-import contextlib
-import difflib
 import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from yangtuo.config.words import wide_signs
+from yangtuo.config.words import of_missing_path
 from yangtuo.errors import ModelError
 from yangtuo.i18n import Listed, Message
 from yangtuo.model.hubs import Source, fetch
@@ -28,7 +26,6 @@ _OF_GGUF = Message(
     "GGUF is for serving and cannot be used here; give the model that it was made from, a folder with config.json and "
     "*.safetensors"
 )
-_NEAR = 0.75  # of difflib's ratio
 
 
 def local_folder(
@@ -83,33 +80,21 @@ def check_place(name: str, *, option: str, must_hold: Sequence[str]) -> Path | N
             must_hold=Listed(must_hold, " or "),
             found=", ".join(sorted(os.listdir(folder))[:6]) or Message("nothing"),
         )
-        told = Listed([found, *_taken_for_a_model(folder, option)], "; ")
+        told = Listed([found, *taken_for_a_model(folder, option)], "; ")
         raise ModelError("{about}: {told}", about=about, told=told)
     if folder.suffix.lower() == ".gguf":
         raise ModelError("{about}: {told}", about=about, told=_OF_GGUF)
     if _HUB_NAME.fullmatch(name):
         return None
-    told = Listed([Message("no such folder"), *_meant(folder, name), *wide_signs(name)], "; ")
-    raise ModelError("{about}: {told}", about=about, told=told)
+    raise ModelError(of_missing_path(Message("{about}: no such folder", about=about), name))
 
 
-def _taken_for_a_model(folder: Path, option: str) -> Iterator[str]:
+def taken_for_a_model(folder: Path, option: str) -> Iterator[str]:
     """What a folder is, where it is something else."""
     if option == "model_name_or_path" and (folder / "adapter_config.json").is_file():
         yield Message("it is an adapter, which is given as --peft_path, beside its base")
     elif any(folder.glob("*.gguf")):
         yield _OF_GGUF
-
-
-def _meant(folder: Path, name: str) -> Iterator[str]:
-    """What was probably meant by a folder that is not there."""
-    if name.startswith("path/to"):
-        yield Message("the script still has its placeholder")
-        return
-    with contextlib.suppress(OSError, ValueError):
-        others = [path.name for path in folder.absolute().parent.iterdir() if path.is_dir()]
-        if near := difflib.get_close_matches(folder.name, others, n=1, cutoff=_NEAR):
-            yield Message("did you mean {meant!r}?", meant=str(Path(name).with_name(near[0])))
 
 
 def cache_folder() -> Path | None:

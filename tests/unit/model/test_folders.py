@@ -3,7 +3,10 @@
 import pytest
 
 from tests import tiny
-from yangtuo.errors import ModelError
+from yangtuo.data.readers.search import find_files
+from yangtuo.errors import AdapterError, DataError, ModelError, UsageError
+from yangtuo.inference import places
+from yangtuo.model.adapter_folder import check_adapter
 from yangtuo.model.folders import check_place
 
 
@@ -35,6 +38,23 @@ def test_a_folder_of_nearly_the_same_name_is_offered(tmp_path):
     (tmp_path / "other").mkdir()
     assert said(tmp_path / "my_runn").endswith(f"no such folder; did you mean '{tmp_path / 'my_run'}'?")
     assert said(tmp_path / "something").endswith(": no such folder")
+
+
+def test_so_are_an_adapter_and_data_of_nearly_the_same_name(tmp_path):
+    (tmp_path / "my_run").mkdir()
+    (tmp_path / "data.json").write_text("[]")
+    with pytest.raises(AdapterError, match=f"did you mean '{tmp_path / 'my_run'}'"):
+        check_adapter(str(tmp_path / "my_rum"))
+    with pytest.raises(AdapterError, match=r"did you mean .*; for a new LoRA, leave --peft_path out"):
+        check_adapter(str(tmp_path / "my_rum"), is_optional=True)
+    with pytest.raises(DataError, match=f"did you mean '{tmp_path / 'data.json'}'"):
+        find_files(str(tmp_path / "date.json"), option="train_file", recursive=False)
+
+
+def test_gguf_where_an_adapter_or_a_run_may_be_named_too(tmp_path):
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(UsageError, match=r"found: model.gguf\); GGUF is for serving"):
+        places.find_adapter(str(tmp_path), None)
 
 
 def test_gguf_is_named_as_a_file_and_in_a_folder(tmp_path):

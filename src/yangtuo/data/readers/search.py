@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from yangtuo.config.words import with_signs
+from yangtuo.config.words import of_missing_path
 from yangtuo.data.readers.decode import PACKED
 from yangtuo.errors import DataError
 from yangtuo.i18n import Listed, Message, shortened
@@ -48,7 +48,7 @@ def find_files(
                 option=option,
                 place=place,
             )
-            raise DataError(with_signs(told, str(place)))
+            raise DataError(of_missing_path(told, str(place)))
     return list(dict.fromkeys(path for path in found if path.resolve() not in unwanted))
 
 
